@@ -1,0 +1,17 @@
+from . import errors as errors
+from .classifier import Classifier as Classifier
+from .contract import InputSpec as InputSpec
+from .contract import Outputs as Outputs
+from .contract import Preprocessing as Preprocessing
+from .data.image import Image as Image
+from .data.read import read as read
+from .data.transform import transform as transform
+from .factory import create as create
+from .prediction import predict as predict
+from .registry import ModelSpec as ModelSpec
+from .registry import describe as describe
+from .registry import list_models as list_models
+from .registry import register as register
+from .weights.record import Weights as Weights
+
+__version__: str

@@ -1,0 +1,388 @@
+"""What every model of the zoo is: an encoder and a head, a checked forward, and timm's backbone verbs.
+
+Axes: b batch, c channels, s the spatial axes (h w or d h w), n classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from medzoo.contract import InputSpec, Outputs, Preprocessing, Task
+from medzoo.errors import ConfigError, InputError
+from medzoo.nn.head import Head
+
+if TYPE_CHECKING:
+    from medzoo.weights.load import LoadReport
+
+__all__ = ["Classifier", "FeatureExtractor", "FeatureInfo"]
+
+
+class FeatureInfo(list[dict[str, Any]]):
+    """The maps an encoder gives, in order: ``num_chs``, ``reduction`` (stride to the input) and ``module`` of each."""
+
+    def channels(self) -> list[int]:
+        """Return the channels of each map."""
+        return [info["num_chs"] for info in self]
+
+    def reduction(self) -> list[int]:
+        """Return the stride of each map to the input."""
+        return [info["reduction"] for info in self]
+
+    def module_name(self) -> list[str]:
+        """Return the name of the module that gives each map, within the encoder."""
+        return [info["module"] for info in self]
+
+
+class CheckedModel(nn.Module):
+    """An encoder behind an input check: what :class:`Classifier` and :class:`FeatureExtractor` share.
+
+    Args:
+        encoder: gives the last map from ``forward`` and others from ``forward_intermediates``, as a timm model built
+            with ``num_classes=0, global_pool=""`` does.
+        input_spec: what :meth:`check_input` holds inputs to.
+        name: the registered name, for messages.
+        options: the builder options it was made with.
+        preprocessing: how a file becomes an input.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        input_spec: InputSpec,
+        name: str = "",
+        options: Mapping[str, Any] | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.input_spec = input_spec
+        self.name = name or type(self).__name__
+        self.options = dict(options or {})
+        self.preprocessing = preprocessing
+        self.load_report: LoadReport | None = None
+        self._encoder_frozen = False
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise unless ``x`` is what the model takes; see :meth:`medzoo.contract.InputSpec.check`."""
+        like = next(self.encoder.parameters())
+        self.input_spec.check(x, who=self.name, like=like, training=self.encoder.training)
+
+    def _maps(self, x: Tensor, indices: list[int]) -> list[Tensor]:
+        """Return the chosen maps of a checked input."""
+        self.check_input(x)
+        wanted = sorted(set(indices))  # timm returns each once and in order, whatever it was asked for
+        maps = self.encoder.forward_intermediates(  # type: ignore[operator]
+            x, indices=wanted, stop_early=True, intermediates_only=True
+        )
+        return [maps[wanted.index(i)] for i in indices]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory in training: recompute the encoder's inner results in the backward pass."""
+        self.encoder.set_grad_checkpointing(enable)  # type: ignore[operator]
+
+    def freeze_encoder(self, frozen: bool = True) -> Self:
+        """Stop (or, with ``False``, resume) training the encoder; its BatchNorm stays in eval through ``train()``."""
+        self._encoder_frozen = frozen
+        self.encoder.requires_grad_(not frozen)
+        self.encoder.train(self.training and not frozen)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode; a frozen encoder stays in eval."""
+        super().train(mode)
+        if self._encoder_frozen:
+            self.encoder.eval()
+        return self
+
+    def rebuild_buffers(self, device: torch.device | str) -> None:
+        """Derive again, on ``device``, every buffer that is not stored with the weights.
+
+        Needed once after a model that was built under ``torch.device("meta")`` was given its tensors.
+        """
+        for module in self.modules():
+            if module is not self and hasattr(module, "rebuild_buffers"):
+                module.rebuild_buffers(torch.device(device))  # type: ignore[operator]
+
+
+class FeatureExtractor(CheckedModel):
+    """The chosen maps of an encoder as a list, ``b c *s -> [b c' *s', ...]``; what ``features_only=True`` gives.
+
+    Args:
+        model: the classifier whose encoder is used; its head is left behind.
+        out_indices: numbers of the maps, counted as in ``model.feature_info``; negative ones count from the end.
+    """
+
+    def __init__(self, model: Classifier, out_indices: Sequence[int] | None = None) -> None:
+        super().__init__(
+            model.encoder,
+            input_spec=replace(model.input_spec, exact=False),
+            name=model.name,
+            options=model.options,
+            preprocessing=model.preprocessing,
+        )
+        self.load_report = model.load_report
+        self.out_indices = _take(model.feature_info, out_indices, model.name)
+        self.feature_info = FeatureInfo(model.feature_info[i] for i in self.out_indices)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Check the input and return the maps."""
+        return self._maps(x, self.out_indices)
+
+
+class Classifier(CheckedModel):
+    """A model that turns images into logits, ``b c *s -> b n``.
+
+    The state dict has two roots, ``encoder.`` and ``head.``; the last linear layer is always ``head.classifier``.
+
+    Args:
+        encoder: see :class:`CheckedModel`; also gives ``feature_info``.
+        head: turns the last map into logits.
+        input_spec: what ``forward`` holds its input to.
+        outputs: what the logits mean; by default unnamed and untrained. ``None`` when there is no head.
+        name: the registered name, for messages.
+        options: the builder options it was made with.
+        preprocessing: how a file becomes an input.
+
+    Attributes:
+        load_report: what was loaded from which weights; ``None`` for a model that starts from random numbers.
+    """
+
+    head: Head
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        head: Head,
+        *,
+        input_spec: InputSpec,
+        outputs: Outputs | None = None,
+        name: str = "",
+        options: Mapping[str, Any] | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        super().__init__(
+            encoder,
+            input_spec=replace(input_spec, exact=head.flattens),
+            name=name,
+            options=options,
+            preprocessing=preprocessing,
+        )
+        self.head = head
+        self.outputs = outputs or default_outputs(head.num_classes, "multilabel")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Check the input and return logits ``b n``, or averaged features ``b num_features`` without a head.
+
+        Raises:
+            ShapeError: wrong axes, channels or sizes.
+            InputError: wrong type, dtype or device, or more than the memory holds.
+        """
+        try:
+            return self.forward_head(self.forward_features(x))
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise InputError(
+                f"{self.name}: {tuple(x.shape)} needs more memory than {x.device} has. Use a smaller batch, or cut the "
+                "image into tiles; in training, model.set_grad_checkpointing() helps. The model is still usable."
+            ) from error
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Check the input and return the last map, ``b num_features *s'``."""
+        self.check_input(x)
+        out: Tensor = self.encoder(x)
+        return out
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Turn the last map into logits, or with ``pre_logits`` into what ``head.classifier`` is given."""
+        out: Tensor = self.head(x, pre_logits=pre_logits)
+        return out
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        *,
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Return the last map and a list of the chosen ones, as timm does.
+
+        Args:
+            x: the input.
+            indices: numbers of maps as in ``feature_info``, negative ones from the end; a single number n means the
+                last n; ``None`` all.
+            intermediates_only: return the list alone.
+        """
+        if isinstance(indices, int):
+            indices = range(len(self.feature_info))[-indices:]
+        chosen = _take(self.feature_info, indices, self.name)
+        if intermediates_only:
+            return self._maps(x, chosen)
+        *maps, last = self._maps(x, [*chosen, len(self.feature_info) - 1])
+        return last, maps
+
+    @property
+    def feature_info(self) -> FeatureInfo:
+        """Channels, stride and module of every map that ``forward_intermediates`` can give."""
+        return FeatureInfo(self.encoder.feature_info)  # type: ignore[arg-type]
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last map."""
+        return int(self.feature_info[-1]["num_chs"])
+
+    @property
+    def num_classes(self) -> int:
+        """Number of logits; 0 without a head."""
+        return self.head.num_classes
+
+    def get_classifier(self) -> nn.Module:
+        """Return the last linear layer, or an identity without a head."""
+        return self.head.classifier
+
+    def reset_classifier(self, num_classes: int, whole_head: bool = False) -> None:
+        """Replace the last linear layer by a new one; its outputs are unnamed and untrained.
+
+        Args:
+            num_classes: number of logits; 0 drops the head, and the model gives averaged features.
+            whole_head: renew the head's hidden layer too. Always so after the head was dropped.
+
+        Raises:
+            ConfigError: ``num_classes`` is negative.
+        """
+        _check_count(num_classes, self.name)
+        like = next(self.encoder.parameters())
+        if whole_head or num_classes == 0 or self.num_classes == 0:
+            self.head = self.head.rebuilt(num_classes).to(like.device, like.dtype)
+        elif isinstance(self.head.classifier, nn.Linear):
+            width = self.head.classifier.in_features
+            self.head.classifier = nn.Linear(width, num_classes, device=like.device, dtype=like.dtype)
+            self.head.num_classes = num_classes
+        self.head.train(self.training)
+        self.input_spec = replace(self.input_spec, exact=self.head.flattens)
+        self.outputs = default_outputs(num_classes, self.outputs.task)
+        self.options["num_classes"] = num_classes
+
+    def set_outputs(
+        self,
+        *,
+        labels: Sequence[str] | None = None,
+        task: Task | None = None,
+        thresholds: Sequence[float] | None = None,
+        trained: bool | Sequence[bool] = True,
+    ) -> Self:
+        """Say what the logits mean, after one's own training.
+
+        Args:
+            labels: one name for each output; ``None`` keeps the present ones.
+            task: ``"binary"``, ``"multilabel"`` or ``"multiclass"``; ``None`` keeps the present one.
+            thresholds: probability at and above which an output is positive, one for each label; ``None`` means 0.5.
+            trained: whether the outputs mean something, for all or for each.
+
+        Raises:
+            ConfigError: the labels are not as many as the logits, or the parts do not go together.
+        """
+        names = self.outputs.labels if labels is None else tuple(labels)
+        if len(names) != self.num_classes:
+            raise ConfigError(
+                f"{self.name}: expected {self.num_classes} labels, one for each logit, got {len(names)}. "
+                f"model.reset_classifier({len(names)}) makes room for them."
+            )
+        flags = (trained,) * len(names) if isinstance(trained, bool) else tuple(trained)
+        self.outputs = Outputs(
+            labels=names,
+            task=task or self.outputs.task,
+            thresholds=tuple(thresholds or ()),
+            trained=flags,
+        )
+        return self
+
+    def param_groups(
+        self,
+        lr: float,
+        weight_decay: float = 0.0,
+        layer_decay: float = 1.0,
+    ) -> list[dict[str, Any]]:
+        """Return the trainable parameters in groups for an optimiser.
+
+        Biases, norms and position bias tables are not decayed. With ``layer_decay`` below 1 the learning rate shrinks
+        by that factor with each stage from the head down to the input.
+
+        Args:
+            lr: learning rate of the head.
+            weight_decay: weight decay of matrices and kernels.
+            layer_decay: factor for each stage, in (0, 1].
+        """
+        if not 0.0 < layer_decay <= 1.0:
+            raise ConfigError(f"{self.name}: expected layer_decay in (0, 1], got {layer_decay}.")
+        depth = self._parameter_depths()
+        top = len(self.feature_info)
+        groups: dict[tuple[int, bool], dict[str, Any]] = {}
+        for name, parameter in self.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            decayed = parameter.ndim > 1 and not name.endswith("relative_position_bias_table")
+            level = depth[name] if layer_decay < 1.0 else top
+            group = groups.setdefault(
+                (level, decayed),
+                {
+                    "params": [],
+                    "lr": lr * layer_decay ** (top - level),
+                    "weight_decay": weight_decay if decayed else 0.0,
+                },
+            )
+            group["params"].append(parameter)
+        return [groups[key] for key in sorted(groups)]
+
+    def _parameter_depths(self) -> dict[str, int]:
+        """Number the stage each parameter belongs to, from 0 at the input; the head is one above the last.
+
+        Modules are registered in the order they run, so a module belongs to the first stage that ends at or after it.
+        """
+        order = [name for name, _ in self.encoder.named_modules()]
+        ends = [
+            max(i for i, name in enumerate(order) if name == end or name.startswith(end + "."))
+            for end in self.feature_info.module_name()
+        ]
+        place = {name: i for i, name in enumerate(order)}
+        depths = {f"head.{name}": len(ends) for name, _ in self.head.named_parameters()}
+        for name, _ in self.encoder.named_parameters():
+            at = place[name.rpartition(".")[0]]
+            depths[f"encoder.{name}"] = next((i for i, end in enumerate(ends) if at <= end), len(ends) - 1)
+        return depths
+
+
+def _take(info: FeatureInfo, indices: Sequence[int] | None, who: str) -> list[int]:
+    """Resolve indices of maps: ``None`` is all, negative ones count from the end."""
+    count = len(info)
+    chosen = list(range(count)) if indices is None else [int(i) for i in indices]
+    if not chosen or any(not -count <= i < count for i in chosen):
+        raise ConfigError(
+            f"{who}: expected numbers of its {count} maps, {-count} to {count - 1}, got {chosen}. See feature_info."
+        )
+    return [i % count for i in chosen]
+
+
+def _check_count(num_classes: int, who: str) -> None:
+    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 0:
+        raise ConfigError(f"{who}: expected num_classes of 0 or more, got {num_classes!r}. 0 makes a backbone.")
+
+
+def default_outputs(num_classes: int, task: Task) -> Outputs:
+    """Return unnamed outputs for a task, or for the nearest one that can have so many."""
+    if task == "binary" and num_classes != 1:
+        task = "multiclass" if num_classes else "multilabel"
+    if task == "multiclass" and num_classes == 1:
+        task = "binary"
+    return Outputs.unnamed(num_classes, task)
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Tell running out of memory, on a GPU or in the CPU's allocator, from other failures."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -1,0 +1,295 @@
+"""What a model takes and what it gives, as data: :class:`InputSpec`, :class:`Preprocessing`, :class:`Outputs`.
+
+Axes: b batch, c channels, d h w depth height width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from medzoo.errors import ConfigError, InputError, ShapeError
+
+__all__ = ["InputSpec", "Outputs", "Preprocessing", "Task"]
+
+Task = Literal["binary", "multilabel", "multiclass"]
+TASKS: tuple[Task, ...] = ("binary", "multilabel", "multiclass")
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The tensor a model takes, in einops notation, and the check that holds it to that.
+
+    Attributes:
+        axes: ``"b c h w"`` or ``"b c d h w"``.
+        channels: what ``c`` must be.
+        size: the size the model was designed for, in pixels or voxels, one number for each spatial axis.
+        multiple: every spatial size must be a multiple of this.
+        minimum: the smallest spatial size, so that the last map is not empty.
+        exact: only ``size`` is taken, as by a head that flattens the last map.
+        lone_minimum: a training batch of one needs a side of at least this, because BatchNorm needs two values of a
+            channel. 0 where there is no such limit.
+    """
+
+    axes: str
+    channels: int
+    size: tuple[int, ...]
+    multiple: int = 1
+    minimum: int = 1
+    exact: bool = False
+    lone_minimum: int = 0
+
+    @property
+    def spatial(self) -> tuple[str, ...]:
+        """The letters of the spatial axes, such as ``("d", "h", "w")``."""
+        return tuple(self.axes.split()[2:])
+
+    @property
+    def dims(self) -> int:
+        """Number of spatial axes: 2 or 3."""
+        return len(self.spatial)
+
+    def __str__(self) -> str:
+        """Return the shape in words.
+
+        >>> print(InputSpec("b c d h w", channels=1, size=(96, 96, 96), multiple=32, minimum=32))
+        'b 1 d h w' with d, h, w multiples of 32
+        """
+        shape = " ".join(["b", str(self.channels), *self.spatial])
+        letters = ", ".join(self.spatial)
+        if self.exact:
+            return f"'{shape}' with {letters} = {', '.join(map(str, self.size))}"
+        if self.multiple > 1:
+            return f"'{shape}' with {letters} multiples of {self.multiple}"
+        return f"'{shape}' with {letters} of at least {self.minimum}"
+
+    def with_channels(self, channels: int) -> InputSpec:
+        """Return this spec for another number of channels."""
+        return replace(self, channels=channels)
+
+    def built_for(self, size: int | tuple[int, ...], pool: str, who: str) -> InputSpec:
+        """Return this spec for a model whose head flattens maps of inputs of ``size``, or averages them.
+
+        Args:
+            size: one number for every axis, or one for each.
+            pool: ``"flatten"``, which takes exactly ``size``, or ``"avg"``, which takes any from ``minimum``.
+            who: the model's name, for the message.
+        """
+        sizes = (size,) * self.dims if isinstance(size, int) else tuple(size)
+        letters = ", ".join(self.spatial)
+        if pool not in ("flatten", "avg"):
+            raise ConfigError(f"{who}: expected pool 'flatten' or 'avg', got {pool!r}.")
+        if len(sizes) != self.dims or min(sizes) < self.minimum:
+            raise ConfigError(
+                f"{who}: expected size to be a number or ({letters}), each at least {self.minimum}, got {size}."
+            )
+        return replace(self, size=sizes, exact=pool == "flatten")
+
+    def fits(self, size: Sequence[int]) -> bool:
+        """Whether the spatial ``size`` is one the model takes."""
+        if self.exact:
+            return tuple(size) == self.size
+        # A loop, not all(...): torch.compile traces it without a closure.
+        for length in size:  # noqa: SIM110
+            if length < self.minimum or length % self.multiple != 0:
+                return False
+        return True
+
+    def check(self, x: Tensor, *, who: str, like: Tensor, training: bool = False) -> None:
+        """Raise unless ``x`` is what the model takes. Nothing is resized, cast or added.
+
+        NaN and infinity are not looked for here: that would read every voxel; :func:`medzoo.predict` does.
+
+        Args:
+            x: the input.
+            who: the model's name, for the message.
+            like: a parameter of the model; ``x`` must share its dtype and device.
+            training: whether the model's BatchNorm layers are in training mode.
+
+        Raises:
+            ShapeError: wrong axes, channels or sizes.
+            InputError: not a tensor, not floating point, another dtype or device, or a batch of one that BatchNorm
+                cannot train on.
+        """
+        if not isinstance(x, Tensor):
+            raise InputError(
+                f"{who}: expected a torch.Tensor, got {type(x).__name__}. "
+                "medzoo.predict(model, ...) takes paths, images and arrays; medzoo.transform(model) makes the tensor."
+            )
+        if x.ndim != 2 + self.dims or x.shape[1] != self.channels or not self.fits(x.shape[2:]):
+            raise ShapeError(f"{who}: expected {self}, got {tuple(x.shape)}: {self._shape_fault(tuple(x.shape))}.")
+        if not x.is_floating_point():
+            raise InputError(
+                f"{who}: expected {like.dtype}, got {x.dtype}. Prepare it with medzoo.transform(model), "
+                "or with x.float() / 255 if it holds 8-bit grey levels."
+            )
+        if x.device != like.device:
+            raise InputError(
+                f"{who}: expected a tensor on {like.device}, where the model is, got one on {x.device}. "
+                f"Move it with x.to({str(like.device)!r}), or the model with model.to({str(x.device)!r})."
+            )
+        if x.dtype != like.dtype and not torch.is_autocast_enabled(x.device.type):
+            raise InputError(
+                f"{who}: expected {like.dtype}, as the model's parameters are, got {x.dtype}. "
+                f"Cast it with x.to({like.dtype}), or run under torch.autocast({x.device.type!r})."
+            )
+        if training and self.lone_minimum and x.shape[0] == 1 and max(x.shape[2:]) < self.lone_minimum:
+            raise InputError(
+                f"{who}: expected a batch of two or more, or a side of at least {self.lone_minimum}, got "
+                f"{tuple(x.shape)} in training: BatchNorm would see one value of each channel. "
+                "Use a larger batch or input, or model.eval()."
+            )
+
+    def _shape_fault(self, shape: tuple[int, ...]) -> str:
+        """Say which axis of ``shape`` is wrong, and the nearest size that is right."""
+        if len(shape) != 2 + self.dims:
+            return f"that is {len(shape)} axes, not {2 + self.dims}" + self._missing_axes(shape)
+        if shape[1] != self.channels:
+            return f"c={shape[1]} is not {self.channels}; medzoo.create(..., in_chans={shape[1]}) makes such a model"
+        faults = []
+        for letter, length, built in zip(self.spatial, shape[2:], self.size, strict=True):
+            if self.exact and length != built:
+                faults.append(f"{letter}={length} is not {built}")
+            elif not self.exact and (length < self.minimum or length % self.multiple):
+                below, above = self.nearest(length)
+                near = f"nearest is {above}" if below == above else f"nearest are {below} and {above}"
+                faults.append(f"{letter}={length} is not; the {near}")
+        if self.exact:
+            return ", ".join(faults) + "; build it with size=..., or for any size with pool='avg'"
+        return ", ".join(faults)
+
+    def _missing_axes(self, shape: tuple[int, ...]) -> str:
+        """Guess which axes were forgotten."""
+        if len(shape) == 1 + self.dims and shape[0] == self.channels:
+            return "; add the batch axis with x[None]"
+        if len(shape) == 1 + self.dims and self.channels == 1:
+            return "; add the channel axis with x[:, None]"
+        if len(shape) == self.dims:
+            return "; add the batch and channel axes with x[None, None]" if self.channels == 1 else ""
+        return ""
+
+    def nearest(self, length: int) -> tuple[int, int]:
+        """Return the nearest valid sizes at or below and at or above ``length``.
+
+        >>> InputSpec("b c d h w", channels=1, size=(96, 96, 96), multiple=32, minimum=32).nearest(60)
+        (32, 64)
+        """
+        smallest = math.ceil(self.minimum / self.multiple) * self.multiple
+        below = max(smallest, length // self.multiple * self.multiple)
+        above = max(smallest, math.ceil(length / self.multiple) * self.multiple)
+        return below, above
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a file becomes the tensor a set of weights was trained on. Every step is optional and is reported.
+
+    Attributes:
+        size: spatial size of the tensor, in the model's axis order.
+        orientation: where the spatial axes of a volume point, such as ``"RAS"`` (x, y, z) or ``"SPL"`` (slices from
+            the feet up, rows to the back, columns to the left, as a reader of axial slices sees them). ``None`` in 2D.
+        intensity: ``"unit"`` maps the stored range to [0, 1]; ``"window"`` maps ``window`` to [0, 1] and clips;
+            ``"zscore"`` subtracts the mean of the image and divides by its standard deviation.
+        window: lowest and highest value of ``intensity="window"``, in HU for CT.
+        mean: subtracted after ``intensity``, one number for all channels or one for each.
+        std: divided by after ``mean``, likewise.
+    """
+
+    size: tuple[int, ...]
+    orientation: str | None = None
+    intensity: Literal["unit", "window", "zscore"] = "unit"
+    window: tuple[float, float] | None = None
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if len(self.size) not in (2, 3):
+            raise ConfigError(f"Preprocessing: expected size of 2 or 3 numbers, got {self.size}.")
+        if (self.window is None) == (self.intensity == "window"):
+            raise ConfigError(
+                f"Preprocessing: intensity='window' and window=(low, high) go together, got "
+                f"intensity={self.intensity!r} and window={self.window}."
+            )
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ConfigError(f"Preprocessing: expected window=(low, high) with low < high, got {self.window}.")
+        if any(s <= 0 for s in self.std):
+            raise ConfigError(f"Preprocessing: expected std above 0, got {self.std}.")
+        if self.orientation is not None and sorted(map(_axis_of, self.orientation)) != [0, 1, 2]:
+            raise ConfigError(
+                f"Preprocessing: expected an orientation of one of RL, one of AP and one of SI, such as 'RAS', "
+                f"got {self.orientation!r}."
+            )
+
+
+def _axis_of(letter: str) -> int:
+    """Return the world axis a letter of an orientation names: 0 for R and L, 1 for A and P, 2 for S and I."""
+    return "RLAPSI".find(letter) // 2
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the logits mean.
+
+    Attributes:
+        labels: one name for each output.
+        task: ``"binary"`` (one output, sigmoid), ``"multilabel"`` (a sigmoid each) or ``"multiclass"`` (softmax).
+        thresholds: probability at and above which an output is positive, one for each label; 0.5 by default.
+            ``"multiclass"`` takes the largest instead and has none.
+        trained: which outputs mean something. A new head is untrained until :meth:`Classifier.set_outputs` says so.
+    """
+
+    labels: tuple[str, ...]
+    task: Task
+    thresholds: tuple[float, ...] = ()
+    trained: tuple[bool, ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.labels)
+        if self.task not in TASKS:
+            raise ConfigError(f"Outputs: expected task 'binary', 'multilabel' or 'multiclass', got {self.task!r}.")
+        if self.task == "binary" and n != 1:
+            raise ConfigError(
+                f"Outputs: a binary task has 1 output, got {n} labels. "
+                "Use task='multiclass' where exactly one of them is true, task='multilabel' where several can be."
+            )
+        if self.task == "multiclass" and n == 1:
+            raise ConfigError("Outputs: a multiclass task needs 2 outputs or more, got 1. Use task='binary'.")
+        if len(set(self.labels)) != n:
+            twice = sorted({name for name in self.labels if self.labels.count(name) > 1})
+            raise ConfigError(f"Outputs: expected different labels, got {', '.join(map(repr, twice))} more than once.")
+        if not self.trained:
+            object.__setattr__(self, "trained", (False,) * n)
+        if not self.thresholds and self.task != "multiclass":
+            object.__setattr__(self, "thresholds", (0.5,) * n)
+        if len(self.trained) != n:
+            raise ConfigError(f"Outputs: expected {n} values in trained, one for each label, got {len(self.trained)}.")
+        if self.task == "multiclass" and self.thresholds:
+            raise ConfigError("Outputs: a multiclass task takes the most probable label and has no thresholds.")
+        if self.task != "multiclass" and len(self.thresholds) != n:
+            raise ConfigError(f"Outputs: expected {n} thresholds, one for each label, got {len(self.thresholds)}.")
+        if any(not 0.0 < t < 1.0 for t in self.thresholds):
+            raise ConfigError(f"Outputs: expected thresholds between 0 and 1, got {self.thresholds}.")
+
+    @classmethod
+    def unnamed(cls, num_classes: int, task: Task) -> Outputs:
+        """Return untrained outputs whose labels are numbers.
+
+        >>> Outputs.unnamed(3, "multiclass").labels
+        ('class_0', 'class_1', 'class_2')
+        """
+        return cls(labels=tuple(f"class_{i}" for i in range(num_classes)), task=task)
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Map logits to probabilities in [0, 1], ``b n -> b n``: softmax for multiclass, else sigmoid."""
+        return logits.softmax(-1) if self.task == "multiclass" else logits.sigmoid()
+
+    def positive(self, probabilities: Tensor) -> Tensor:
+        """Say which outputs are positive, ``b n -> b n`` of bool: the largest, or those at or above the threshold."""
+        if self.task == "multiclass":
+            return torch.nn.functional.one_hot(probabilities.argmax(-1), len(self.labels)).bool()
+        return probabilities >= torch.tensor(self.thresholds, dtype=probabilities.dtype, device=probabilities.device)

@@ -1,0 +1,258 @@
+"""``create``: from a name to a model with its weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+
+from medzoo.classifier import Classifier, FeatureExtractor, default_outputs
+from medzoo.contract import Outputs, Preprocessing, Task
+from medzoo.errors import ConfigError, WeightsCorrupt, did_you_mean
+from medzoo.registry import ModelSpec, describe
+from medzoo.weights.fetch import locate
+from medzoo.weights.load import CLASSIFIER, FOREIGN_SUFFIXES, load_tensors, read_tensors
+from medzoo.weights.record import Weights
+
+__all__ = ["create"]
+
+
+@overload
+def create(
+    model: str,
+    *,
+    pretrained: bool | str | os.PathLike[str] = ...,
+    num_classes: int | None = ...,
+    in_chans: int | None = ...,
+    labels: Sequence[str] | None = ...,
+    task: Task | None = ...,
+    preprocessing: Preprocessing | None = ...,
+    features_only: Literal[False] = ...,
+    out_indices: None = ...,
+    **options: Any,
+) -> Classifier: ...
+@overload
+def create(
+    model: str,
+    *,
+    pretrained: bool | str | os.PathLike[str] = ...,
+    in_chans: int | None = ...,
+    preprocessing: Preprocessing | None = ...,
+    features_only: Literal[True],
+    out_indices: Sequence[int] | None = ...,
+    **options: Any,
+) -> FeatureExtractor: ...
+def create(
+    model: str,
+    *,
+    pretrained: bool | str | os.PathLike[str] = False,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    labels: Sequence[str] | None = None,
+    task: Task | None = None,
+    preprocessing: Preprocessing | None = None,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
+    **options: Any,
+) -> Classifier | FeatureExtractor:
+    """Build a model, in eval mode when it has weights and in training mode when it starts from random numbers.
+
+    Args:
+        model: a registered name; :func:`medzoo.list_models` gives them all.
+        pretrained: ``True`` for the default weights, a tag, or the path of a safetensors file of this model.
+        num_classes: number of logits; 0 drops the head and gives averaged features. ``None`` takes the weights', else
+            the builder's.
+        in_chans: channels of the input; ``None`` takes the weights', else the builder's. Another number than the
+            weights' changes the first kernel: summed for one channel, else repeated and scaled.
+        labels: names of the outputs; sets ``num_classes``.
+        task: ``"binary"``, ``"multilabel"`` or ``"multiclass"``.
+        preprocessing: how files become inputs, instead of the weights' or the builder's way.
+        features_only: return the encoder's maps as a list instead of logits.
+        out_indices: which maps, with ``features_only``.
+        **options: options of the builder; ``medzoo.describe(model).options`` lists them.
+
+    Returns:
+        A :class:`~medzoo.classifier.Classifier`, or with ``features_only`` a
+        :class:`~medzoo.classifier.FeatureExtractor`.
+
+    Raises:
+        UnknownModelError: no model of that name.
+        ConfigError: an unknown tag or option, or arguments that contradict each other or the weights.
+        WeightsUnavailable, WeightsCorrupt, UnsafeWeights: the weight file cannot be had or must not be used.
+        WeightsMismatch: the weights do not fit the model.
+
+    >>> import medzoo, torch
+    >>> model = medzoo.create("cnn3d_small", size=32, num_classes=2).eval()
+    >>> tuple(model(torch.zeros(1, 1, 32, 32, 32)).shape)
+    (1, 2)
+    """
+    spec = describe(model)
+    if labels is not None:
+        num_classes = _count_of(spec.name, labels, num_classes)
+    _check_options(spec, options)
+    if out_indices is not None and not features_only:
+        raise ConfigError(f"{spec.name}: out_indices chooses among the maps that features_only=True returns.")
+    if features_only and (num_classes is not None or task is not None):
+        raise ConfigError(f"{spec.name}: features_only=True returns maps; num_classes, labels and task have no place.")
+
+    record, path = _weights_of(spec, pretrained)
+    merged = _merge_options(spec, record, options)
+    if path is None:
+        built = _build(spec, merged, num_classes, in_chans)
+    else:
+        tensors, digest = read_tensors(path)
+        _check_digest(record, digest, path)
+        built = _build_with(spec, merged, num_classes, in_chans, tensors, digest, record, path)
+    _describe_outputs(built, spec, record, labels, task)
+    built.preprocessing = _fit_channels(
+        preprocessing or (record and record.preprocessing) or spec.preprocessing, built.input_spec.channels
+    )
+    if path is not None:
+        built.eval()
+    return FeatureExtractor(built, out_indices).train(built.training) if features_only else built
+
+
+def _count_of(who: str, labels: Sequence[str], num_classes: int | None) -> int:
+    if isinstance(labels, str):
+        raise ConfigError(f"{who}: expected labels to be a list of names, got the text {labels!r}.")
+    if num_classes is not None and num_classes != len(labels):
+        raise ConfigError(
+            f"{who}: got {len(labels)} labels and num_classes={num_classes}. Leave num_classes out; labels set it."
+        )
+    return len(labels)
+
+
+def _check_options(spec: ModelSpec, options: Mapping[str, Any]) -> None:
+    known = spec.options.keys()
+    for option in options:
+        if option not in known:
+            raise ConfigError(
+                f"{spec.name}: no option {option!r}.{did_you_mean(option, known)} It has {', '.join(sorted(known))}."
+            )
+
+
+def _weights_of(spec: ModelSpec, pretrained: bool | str | os.PathLike[str]) -> tuple[Weights | None, Path | None]:
+    """Resolve ``pretrained`` to a record and a file, to a file alone, or to neither."""
+    if pretrained is False or pretrained is None:
+        return None, None
+    if isinstance(pretrained, os.PathLike) or (isinstance(pretrained, str) and _is_path(pretrained)):
+        return None, Path(pretrained)
+    tags = ", ".join(map(repr, spec.weights)) or "none yet"
+    if pretrained is True:
+        record = spec.default_weights
+        if record is None:
+            raise ConfigError(
+                f"{spec.name}: there are no default weights (tags: {tags}). Use pretrained=False to start from random "
+                "numbers, or give the path of a safetensors file."
+            )
+        return record, locate(record)
+    if pretrained not in spec.weights:
+        raise ConfigError(
+            f"{spec.name}: no weights {pretrained!r}.{did_you_mean(str(pretrained), spec.weights)} "
+            f"Tags: {tags}. A path needs a separator or a suffix such as .safetensors."
+        )
+    return spec.weights[pretrained], locate(spec.weights[pretrained])
+
+
+def _is_path(text: str) -> bool:
+    separators = [os.sep, os.altsep] if os.altsep else [os.sep]
+    return any(s in text for s in separators) or Path(text).suffix.lower() in FOREIGN_SUFFIXES | {".safetensors"}
+
+
+def _merge_options(spec: ModelSpec, record: Weights | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what the weights need; an option that contradicts it is an error."""
+    merged = dict(record.options) if record else {}
+    for name, value in options.items():
+        if name in merged and merged[name] != value:
+            raise ConfigError(
+                f"{spec.name}: the weights {record.tag!r} need {name}={merged[name]!r}, got {value!r}. "  # type: ignore[union-attr]
+                "Leave it out, or use other weights."
+            )
+        merged[name] = value
+    return merged
+
+
+def _build(spec: ModelSpec, options: Mapping[str, Any], num_classes: int | None, in_chans: int | None) -> Classifier:
+    """Call the builder, and let the model know its own name and options."""
+    explicit = {"num_classes": num_classes, "in_chans": in_chans}
+    chosen = spec.options | dict(options) | {k: v for k, v in explicit.items() if v is not None}
+    for name, least in (("num_classes", 0), ("in_chans", 1)):
+        if not isinstance(chosen[name], int) or isinstance(chosen[name], bool) or chosen[name] < least:
+            raise ConfigError(f"{spec.name}: expected {name} to be a number from {least}, got {chosen[name]!r}.")
+    built = spec.builder(**chosen)
+    built.name, built.options = spec.name, chosen
+    return built
+
+
+def _build_with(
+    spec: ModelSpec,
+    options: Mapping[str, Any],
+    num_classes: int | None,
+    in_chans: int | None,
+    tensors: Mapping[str, Tensor],
+    digest: str,
+    record: Weights | None,
+    path: Path,
+) -> Classifier:
+    """Build on the meta device, where nothing is drawn at random, and give the model its tensors."""
+    head = tensors.get(CLASSIFIER[0])
+    if num_classes is None and head is not None:
+        num_classes = head.shape[0]
+    part = record.part if record else "model"
+    with torch.device("meta"):
+        built = _build(spec, options, num_classes, in_chans)
+        if in_chans is None:
+            kernel, _ = next(built.encoder.named_parameters())
+            stored = tensors.get(f"encoder.{kernel}")
+            if stored is not None and stored.ndim > 1 and stored.shape[1] != built.input_spec.channels:
+                built = _build(spec, options, num_classes, stored.shape[1])
+    source = f"{spec.name}:{record.tag}" if record else str(path)
+    if built.num_classes == 0:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+    built.load_report = load_tensors(built, tensors, source=source, digest=digest, part=part)
+    built.rebuild_buffers("cpu")
+    return built
+
+
+def _check_digest(record: Weights | None, digest: str, path: Path) -> None:
+    if record is not None and digest != record.digest:
+        raise WeightsCorrupt(
+            f"{path}: expected {record.digest}, got {digest}. The file was changed; install medzoo again."
+        )
+
+
+def _describe_outputs(
+    built: Classifier, spec: ModelSpec, record: Weights | None, labels: Sequence[str] | None, task: Task | None
+) -> None:
+    """Name the outputs: as asked, else as the weights say, else as the builder does, else by number."""
+    count = built.num_classes
+    if count == 0:
+        return
+    loaded = built.load_report is not None and CLASSIFIER[0] not in built.load_report.new
+    if record and record.task and loaded:
+        outputs = Outputs(record.labels, record.task, record.thresholds, record.trained or (True,) * count)
+        built.outputs = outputs if labels is None and task is None else _renamed(outputs, labels, task)
+        return
+    names = tuple(labels or (spec.outputs.labels if len(spec.outputs.labels) == count else ()))
+    outputs = default_outputs(count, task or spec.outputs.task)
+    built.outputs = Outputs(names or outputs.labels, task or outputs.task)
+
+
+def _renamed(outputs: Outputs, labels: Sequence[str] | None, task: Task | None) -> Outputs:
+    """Give trained outputs other names; another task would need other training."""
+    if task is not None and task != outputs.task:
+        raise ConfigError(f"the weights were trained for task={outputs.task!r}, got {task!r}. Use num_classes or labels.")
+    return replace(outputs, labels=tuple(labels or outputs.labels))
+
+
+def _fit_channels(preprocessing: Preprocessing, channels: int) -> Preprocessing:
+    """Average per-channel mean and std when the model has another number of channels."""
+    if len(preprocessing.mean) in (1, channels) and len(preprocessing.std) in (1, channels):
+        return preprocessing
+    mean, std = preprocessing.mean, preprocessing.std
+    return replace(preprocessing, mean=(sum(mean) / len(mean),), std=(sum(std) / len(std),))

@@ -1,0 +1,112 @@
+"""Two plain 3D CNNs: ``cnn3d_small`` and ``cnn3d_base``.
+
+``cnn3d_small`` follows a Lightning project that predicts EGFR mutation from chest CT: 3 × [Conv3d k2 s1 p1, ReLU,
+BatchNorm, MaxPool 3], dropout 0.3 and two fully connected layers. Its source gives no widths, and does not say what
+stands between the two layers; 32 64 128, 128 hidden units and a ReLU are ours.
+
+``cnn3d_base`` follows the Keras 3D classification example (Zunair et al., Uniformizing Techniques to Process CT scans
+with 3D CNNs, https://arxiv.org/abs/2007.13224; https://keras.io/examples/vision/3D_image_classification/), used for the
+MGMT promoter from FLAIR MR: 4 × [Conv3d k3 valid, ReLU, MaxPool 2, BatchNorm], average, Dense 512 ReLU, dropout 0.3,
+Dense. Keras' BatchNorm has epsilon 1e-3 and momentum 0.99; ours has PyTorch's 1e-5 and 0.1.
+
+Axes: b batch, c channels, d h w depth height width, n classes.
+"""
+
+from __future__ import annotations
+
+from medzoo.classifier import Classifier
+from medzoo.contract import InputSpec, Outputs, Preprocessing
+from medzoo.nn.conv import ConvEncoder, StageTable
+from medzoo.nn.head import Head
+from medzoo.registry import register
+
+__all__ = ["cnn3d_base", "cnn3d_small"]
+
+SMALL = StageTable(stages=3, kernel=2, padding=1, order=("relu", "norm", "pool"), pool=3)
+SMALL_INPUT = InputSpec("b c d h w", channels=1, size=(64, 64, 64), minimum=14, exact=True)
+
+BASE = StageTable(stages=4, kernel=3, padding=0, order=("relu", "pool", "norm"), pool=2)
+BASE_INPUT = InputSpec("b c d h w", channels=1, size=(64, 128, 128), minimum=46, lone_minimum=62)
+
+
+@register(
+    input_spec=SMALL_INPUT,
+    outputs=Outputs(labels=("positive",), task="binary"),
+    preprocessing=Preprocessing(size=SMALL_INPUT.size, orientation="SPL", intensity="zscore"),
+    parameters=214_177,
+    summary="three convolution stages with a flatten head",
+    source="an EGFR mutation project on chest CT (Lightning)",
+    citation="none published",
+    cam_layer="encoder.stages.2.norm",
+    tiny={"size": 16, "widths": (4, 8, 8), "hidden": 8},
+    tiny_size=(16, 16, 16),
+)
+def cnn3d_small(
+    *,
+    num_classes: int = 1,
+    in_chans: int = 1,
+    size: int | tuple[int, ...] = 64,
+    pool: str = "flatten",
+    widths: tuple[int, ...] = (32, 64, 128),
+    hidden: int = 128,
+    dropout: float = 0.3,
+) -> Classifier:
+    """Build the small 3D CNN, ``b c d h w -> b n``.
+
+    Args:
+        num_classes: number of logits, or 0 for the averaged features ``b widths[-1]``.
+        in_chans: channels of the volume.
+        size: the input size the flatten head is built for, one number or (d, h, w).
+        pool: ``"flatten"`` takes exactly ``size``; ``"avg"`` averages the last map and takes any size from 14.
+        widths: channels after each stage.
+        hidden: width of the first fully connected layer.
+        dropout: rate before the fully connected layers.
+
+    Raises:
+        ConfigError: a ``size`` too small for the stages, or another ``pool``.
+    """
+    spec = SMALL_INPUT.built_for(size, pool, "cnn3d_small").with_channels(in_chans)
+    encoder = ConvEncoder(in_chans, widths, SMALL, dims=3)
+    head = Head(
+        encoder.num_features,
+        num_classes,
+        order=("dropout", "fc", "relu"),
+        hidden=hidden,
+        dropout=dropout,
+        flatten=SMALL.map_size(spec.size) if spec.exact else (),
+    )
+    return Classifier(encoder, head, input_spec=spec)
+
+
+@register(
+    input_spec=BASE_INPUT,
+    outputs=Outputs(labels=("positive",), task="binary"),
+    preprocessing=Preprocessing(size=BASE_INPUT.size, orientation="SPL", intensity="zscore"),
+    parameters=1_351_873,
+    summary="four valid convolution stages, averaged, with a wide hidden layer",
+    source="https://keras.io/examples/vision/3D_image_classification/",
+    citation="Zunair et al., Uniformizing Techniques to Process CT scans with 3D CNNs, PRIME 2020",
+    cam_layer="encoder.stages.3.relu",
+    tiny={"widths": (4, 4, 8, 8), "hidden": 8},
+    tiny_size=(46, 46, 62),
+)
+def cnn3d_base(
+    *,
+    num_classes: int = 1,
+    in_chans: int = 1,
+    widths: tuple[int, ...] = (64, 64, 128, 256),
+    hidden: int = 512,
+    dropout: float = 0.3,
+) -> Classifier:
+    """Build the 3D CNN of the Keras example, ``b c d h w -> b n``; any size from 46.
+
+    Args:
+        num_classes: number of logits, or 0 for the averaged features ``b widths[-1]``.
+        in_chans: channels of the volume.
+        widths: channels after each stage.
+        hidden: width of the hidden layer.
+        dropout: rate after the hidden layer.
+    """
+    encoder = ConvEncoder(in_chans, widths, BASE, dims=3)
+    head = Head(encoder.num_features, num_classes, order=("fc", "relu", "dropout"), hidden=hidden, dropout=dropout)
+    return Classifier(encoder, head, input_spec=BASE_INPUT.with_channels(in_chans))

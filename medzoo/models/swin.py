@@ -1,0 +1,280 @@
+"""The Swin Transformer encoder of Swin UNETR, with an MLP head: ``swin_encoder_mlp``.
+
+Sources: Hatamizadeh et al., Swin UNETR, https://arxiv.org/abs/2201.01266; Tang et al., Self-Supervised Pre-Training of
+Swin Transformers for 3D Medical Image Analysis, https://arxiv.org/abs/2111.14791; He et al., SwinUNETR-V2,
+https://doi.org/10.1007/978-3-031-43901-8_40 (``use_v2``). Keys and arithmetic are those of MONAI's ``SwinTransformer``;
+the position index is derived instead of stored, and the head is ours.
+
+Axes: b batch, c channels, d h w depth height width, n classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from medzoo.classifier import Classifier
+from medzoo.contract import InputSpec, Outputs, Preprocessing
+from medzoo.errors import ConfigError, did_you_mean
+from medzoo.nn.attention import WindowAttention
+from medzoo.nn.encoder import Encoder
+from medzoo.nn.head import Head
+from medzoo.nn.merging import OCTANTS, PatchMerging
+from medzoo.nn.windows import WindowGrid
+from medzoo.registry import register
+
+__all__ = ["SwinEncoder", "swin_encoder_mlp"]
+
+WINDOW = (7, 7, 7)
+PATCH = 2
+DEPTHS = (2, 2, 2, 2)
+HEADS = (3, 6, 12, 24)
+FEATURE_SIZES = (12, 24, 48, 96, 192)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between, ``... c -> ... c``."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(channels, hidden)
+        self.linear2 = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Widen, bend, narrow."""
+        return self.linear2(F.gelu(self.linear1(x)))
+
+
+class DropPath(nn.Module):
+    """In training, drop a branch for some samples and scale it for the rest, so that its mean stays."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop whole samples of the batch."""
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.rate
+        return x * keep.to(x.dtype) / (1.0 - self.rate)
+
+
+class SwinBlock(nn.Module):
+    """Window attention and an MLP, each behind a LayerNorm and added to its input: ``b d h w c -> b d h w c``."""
+
+    def __init__(self, channels: int, heads: int, shifted: bool, drop_path: float) -> None:
+        super().__init__()
+        self.shifted = shifted
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn = WindowAttention(channels, heads, WINDOW)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = Mlp(channels, 4 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend, then transform each token."""
+        grid = WindowGrid.of(x.shape[1:4], WINDOW, self.shifted)
+        # The padding is added after the norm: its tokens are zeros, and are attended to, as in MONAI.
+        attended = self.attn(grid.split(self.norm1(x)), grid.mask(x.device))
+        x = x + self.drop_path(grid.join(attended))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class SwinStage(nn.Module):
+    """The blocks of one resolution, then patch merging: ``b c d h w -> b 2c d/2 h/2 w/2``."""
+
+    def __init__(self, channels: int, heads: int, drop_path: Sequence[float], patch_merging: str) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            SwinBlock(channels, heads, shifted=i % 2 == 1, drop_path=rate) for i, rate in enumerate(drop_path)
+        )
+        self.downsample = PatchMerging(channels, patch_merging)
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the blocks on channels-last tokens."""
+        x = rearrange(x, "b c d h w -> b d h w c").contiguous()
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing and self.training else block(x)
+        return rearrange(self.downsample(x), "b d h w c -> b c d h w").contiguous()
+
+
+class ConvLayer(nn.Module):
+    """A 3 x 3 x 3 convolution under the name that MONAI's checkpoints use, ``conv.weight``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(channels, channels, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve."""
+        return self.conv(x)
+
+
+class ResidualLayer(nn.Module):
+    """Two convolutions with instance norm, added to their input: ``b c d h w -> b c d h w``."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = ConvLayer(channels)
+        self.conv2 = ConvLayer(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refine the map."""
+        y = F.leaky_relu(F.instance_norm(self.conv1(x)), 0.01)
+        return F.leaky_relu(F.instance_norm(self.conv2(y)) + x, 0.01)
+
+
+class ResidualBlock(nn.Module):
+    """The block that SwinUNETR-V2 puts before each stage, under MONAI's name for it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layer = ResidualLayer(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refine the map."""
+        return self.layer(x)
+
+
+class PatchEmbed(nn.Module):
+    """Cut the volume into 2 x 2 x 2 patches and project each, ``b c d h w -> b c' d/2 h/2 w/2``."""
+
+    def __init__(self, in_chans: int, channels: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv3d(in_chans, channels, PATCH, stride=PATCH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Project each patch."""
+        return self.proj(x)
+
+
+class SwinEncoder(Encoder):
+    """Five maps at strides 2, 4, 8, 16, 32, each normalised over its channels; ``forward`` gives the last.
+
+    Args:
+        in_chans: channels of the volume.
+        feature_size: channels of the first map; they double with each stage.
+        patch_merging: ``"monai1.4"``, ``"monai1.5"`` or ``"v2"``, see :data:`medzoo.nn.merging.OCTANTS`.
+        use_v2: put SwinUNETR-V2's residual convolutions before each stage.
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
+    """
+
+    def __init__(
+        self,
+        in_chans: int = 1,
+        *,
+        feature_size: int = 48,
+        patch_merging: str = "monai1.5",
+        use_v2: bool = False,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbed(in_chans, feature_size)
+        self.feature_info.append({"num_chs": feature_size, "reduction": 2, "module": "patch_embed"})
+        rates = [drop_path_rate * i / (sum(DEPTHS) - 1) for i in range(sum(DEPTHS))]
+        for i, (depth, heads) in enumerate(zip(DEPTHS, HEADS, strict=True)):
+            channels = feature_size * 2**i
+            # MONAI keeps each stage in a list of one, hence "layers1.0.blocks.0" in every checkpoint.
+            if use_v2:
+                self.add_module(f"layers{i + 1}c", nn.Sequential(ResidualBlock(channels)))
+            stage = SwinStage(channels, heads, rates[:depth], patch_merging)
+            self.add_module(f"layers{i + 1}", nn.Sequential(stage))
+            del rates[:depth]
+            self.feature_info.append(
+                {"num_chs": 2 * channels, "reduction": 2 ** (i + 2), "module": f"layers{i + 1}"},
+            )
+        self.use_v2 = use_v2
+        self.apply(_init_linear)
+
+    def stage(self, i: int, x: Tensor) -> Tensor:
+        """Embed the patches, or run the stage of one resolution."""
+        if i == 0:
+            return self.patch_embed(x)
+        if self.use_v2:
+            x = self.get_submodule(f"layers{i}c")(x)
+        return self.get_submodule(f"layers{i}")(x)
+
+    def publish(self, x: Tensor) -> Tensor:
+        """Normalise each voxel over its channels, without learned scale, as Swin UNETR does to every map it gives."""
+        return F.layer_norm(x.movedim(1, -1), x.shape[1:2]).movedim(-1, 1)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory in training: keep only what goes into each block, and recompute the rest."""
+        for module in self.modules():
+            if isinstance(module, SwinStage):
+                module.grad_checkpointing = enable
+
+
+def _init_linear(module: nn.Module) -> None:
+    """Start linear layers as the Swin paper's code does."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+INPUT = InputSpec("b c d h w", channels=1, size=(96, 96, 96), multiple=32, minimum=32)
+
+
+@register(
+    input_spec=INPUT,
+    outputs=Outputs(labels=("positive",), task="binary"),
+    preprocessing=Preprocessing(size=(96, 96, 96), orientation="RAS", intensity="zscore"),
+    parameters=8_259_123,
+    summary="Swin Transformer encoder of Swin UNETR with an MLP head",
+    source="https://arxiv.org/abs/2201.01266",
+    citation="Hatamizadeh et al., Swin UNETR: Swin Transformers for Semantic Segmentation of Brain Tumors, 2022",
+    cam_layer="encoder",
+    tiny={"feature_size": 12, "hidden": 8},
+    tiny_size=(32, 32, 32),
+)
+def swin_encoder_mlp(
+    *,
+    num_classes: int = 1,
+    in_chans: int = 1,
+    feature_size: int = 48,
+    patch_merging: str = "monai1.5",
+    use_v2: bool = False,
+    drop_path_rate: float = 0.0,
+    hidden: int = 256,
+) -> Classifier:
+    """Build the Swin encoder and its head, ``b c d h w -> b n``; every side is a multiple of 32.
+
+    Args:
+        num_classes: number of logits, or 0 for the averaged features ``b 16*feature_size``.
+        in_chans: channels of the volume.
+        feature_size: 12, 24, 48, 96 or 192. The papers' Swin UNETR has 48.
+        patch_merging: ``"monai1.4"`` for weights trained with MONAI up to 1.4, ``"monai1.5"`` since, or ``"v2"``.
+        use_v2: the residual convolutions of SwinUNETR-V2, as VoCo's weights need.
+        drop_path_rate: stochastic depth of the last block, in [0, 1).
+        hidden: width of the head's hidden layer; ours.
+
+    Raises:
+        ConfigError: a ``feature_size``, ``patch_merging`` or ``drop_path_rate`` that there is not.
+    """
+    if feature_size not in FEATURE_SIZES:
+        raise ConfigError(f"swin_encoder_mlp: expected feature_size 12, 24, 48, 96 or 192, got {feature_size!r}.")
+    if patch_merging not in OCTANTS:
+        known = ", ".join(map(repr, OCTANTS))
+        raise ConfigError(
+            f"swin_encoder_mlp: expected patch_merging to be one of {known}, got {patch_merging!r}."
+            + did_you_mean(str(patch_merging), OCTANTS)
+        )
+    if not 0.0 <= drop_path_rate < 1.0:
+        raise ConfigError(f"swin_encoder_mlp: expected drop_path_rate in [0, 1), got {drop_path_rate}.")
+    encoder = SwinEncoder(
+        in_chans,
+        feature_size=feature_size,
+        patch_merging=patch_merging,
+        use_v2=use_v2,
+        drop_path_rate=drop_path_rate,
+    )
+    head = Head(encoder.num_features, num_classes, order=("fc", "gelu"), hidden=hidden)
+    return Classifier(encoder, head, input_spec=INPUT.with_channels(in_chans))

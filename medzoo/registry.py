@@ -1,0 +1,185 @@
+"""Which models there are: a dict of :class:`ModelSpec`, filled by :func:`register`.
+
+This module imports no model. The first look-up imports ``medzoo.models``, then the entry points of the group
+``medzoo.models``, by which other packages add theirs.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from medzoo.contract import InputSpec, Outputs, Preprocessing, Task
+from medzoo.errors import ConfigError, UnknownModelError, did_you_mean
+from medzoo.weights.record import Weights
+
+if TYPE_CHECKING:
+    from medzoo.classifier import Classifier
+
+__all__ = ["ModelSpec", "describe", "list_models", "register"]
+
+Builder = Callable[..., "Classifier"]
+
+_MODELS: dict[str, ModelSpec] = {}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What the zoo knows of a model without building it.
+
+    Attributes:
+        name: what :func:`medzoo.create` is given.
+        builder: the function that builds it from keyword arguments.
+        summary: one line.
+        input_spec: the input of the model with its default options.
+        outputs: the default outputs, untrained.
+        preprocessing: how a file is prepared when neither weights nor the user say otherwise.
+        parameters: trainable parameters with the default options.
+        source: paper or code it follows.
+        citation: how to cite that.
+        cam_layer: dotted name of the module whose output an activation map is drawn from.
+        tiny: builder options for a model small enough for a quick test.
+        tiny_size: spatial input size for the tiny model.
+        weights: tag to record.
+    """
+
+    name: str
+    builder: Builder
+    summary: str
+    input_spec: InputSpec
+    outputs: Outputs
+    preprocessing: Preprocessing
+    parameters: int
+    source: str
+    citation: str
+    cam_layer: str
+    tiny: Mapping[str, Any]
+    tiny_size: tuple[int, ...]
+    weights: Mapping[str, Weights] = field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The builder's options and their defaults."""
+        return {name: p.default for name, p in inspect.signature(self.builder).parameters.items()}
+
+    @property
+    def default_weights(self) -> Weights | None:
+        """The record that ``pretrained=True`` means."""
+        return next((record for record in self.weights.values() if record.default), None)
+
+
+def register(
+    *,
+    input_spec: InputSpec,
+    outputs: Outputs,
+    preprocessing: Preprocessing,
+    parameters: int,
+    summary: str,
+    source: str,
+    citation: str,
+    cam_layer: str,
+    tiny: Mapping[str, Any],
+    tiny_size: tuple[int, ...],
+    weights: tuple[Weights, ...] = (),
+) -> Callable[[Builder], Builder]:
+    """Make a builder known under its own name; the arguments are those of :class:`ModelSpec`.
+
+    Raises:
+        ConfigError: the name is taken, a tag is given twice, more than one record is the default, or the builder takes
+            positional or catch-all arguments.
+    """
+
+    def add(builder: Builder) -> Builder:
+        name = builder.__name__
+        if name in _MODELS:
+            taken = _MODELS[name].builder
+            raise ConfigError(
+                f"a model {name!r} is already registered by {taken.__module__}; give {builder.__module__}'s another name."
+            )
+        loose = [p.name for p in inspect.signature(builder).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+        if loose:
+            raise ConfigError(f"{name}: expected keyword-only options, got {', '.join(loose)}. Put a * before them.")
+        by_tag = {record.tag: record for record in weights}
+        if len(by_tag) != len(weights) or sum(record.default for record in weights) > 1:
+            raise ConfigError(f"{name}: expected different tags and at most one default among its weights.")
+        _MODELS[name] = ModelSpec(
+            name=name,
+            builder=builder,
+            summary=summary,
+            input_spec=input_spec,
+            outputs=outputs,
+            preprocessing=preprocessing,
+            parameters=parameters,
+            source=source,
+            citation=citation,
+            cam_layer=cam_layer,
+            tiny=MappingProxyType(dict(tiny)),
+            tiny_size=tiny_size,
+            weights=MappingProxyType(by_tag),
+        )
+        return builder
+
+    return add
+
+
+@cache
+def _load_models() -> None:
+    """Import every module that registers models, once."""
+    import_module("medzoo.models")
+    for entry in entry_points(group="medzoo.models"):
+        entry.load()
+
+
+def _models() -> dict[str, ModelSpec]:
+    _load_models()
+    return _MODELS
+
+
+def list_models(
+    pattern: str = "*",
+    *,
+    dims: int | None = None,
+    task: Task | None = None,
+    pretrained: bool = False,
+) -> list[str]:
+    """Return the names of the registered models, sorted.
+
+    Args:
+        pattern: shell-style pattern, such as ``"cnn3d_*"``.
+        dims: 2 or 3 for models of images or of volumes only.
+        task: only models whose default task this is.
+        pretrained: only models that have weights.
+
+    >>> import medzoo
+    >>> medzoo.list_models("cnn3d_*")
+    ['cnn3d_base', 'cnn3d_small']
+    """
+    return sorted(
+        name
+        for name, spec in _models().items()
+        if fnmatchcase(name, pattern)
+        and dims in (None, spec.input_spec.dims)
+        and task in (None, spec.outputs.task)
+        and (spec.weights or not pretrained)
+    )
+
+
+def describe(name: str) -> ModelSpec:
+    """Return what the zoo knows of a model; its ``weights`` maps tags to records.
+
+    Raises:
+        UnknownModelError: there is no model of that name.
+    """
+    models = _models()
+    if name not in models:
+        raise UnknownModelError(
+            f"no model {name!r}.{did_you_mean(name, models)} medzoo.list_models() names all {len(models)}."
+        )
+    return models[name]

@@ -1,0 +1,265 @@
+"""Put tensors into a model strictly, and prove that every one arrived.
+
+Knows no model: it is given a plain ``nn.Module`` built on the meta device, the tensors, and what may be new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import struct
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from medzoo.errors import UnsafeWeights, WeightsCorrupt, WeightsMismatch, WeightsUnavailable
+
+__all__ = ["FOREIGN_SUFFIXES", "LoadReport", "load_tensors", "read_tensors"]
+
+logger = logging.getLogger("medzoo")
+
+# Formats that hold pickles, programs or other than a flat dict of tensors.
+FOREIGN_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pt2", ".ts", ".npz"})
+CLASSIFIER = ("head.classifier.weight", "head.classifier.bias")
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of every tensor.
+
+    Attributes:
+        source: the weights' tag or file.
+        digest: ``sha256:...`` of the bytes that were read.
+        loaded: names of tensors taken as they are.
+        adapted: how each changed tensor was changed, by name.
+        new: names of tensors that start from random numbers.
+        dropped: names of tensors in the file that the model has no place for.
+    """
+
+    source: str
+    digest: str
+    loaded: tuple[str, ...]
+    adapted: Mapping[str, str]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        arrived = len(self.loaded) + len(self.adapted)
+        lines = [
+            f"{self.source} ({self.digest[:19]}…)",
+            f"{arrived} of {arrived + len(self.new)} tensors loaded, {len(self.new)} random",
+        ]
+        lines += [f"adapted {name}: {how}" for name, how in self.adapted.items()]
+        if self.new:
+            lines.append(f"random: {_some(self.new)}")
+        if self.dropped:
+            lines.append(f"dropped: {_some(self.dropped)}")
+        return "\n".join(lines)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Read a safetensors file once, and return the tensors of those bytes and their digest.
+
+    Raises:
+        UnsafeWeights: another format, which could run code.
+        WeightsUnavailable: no such file, or it cannot be read.
+        WeightsCorrupt: not the bytes of a safetensors file, or NaN or infinity in a tensor.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    if path.suffix.lower() in FOREIGN_SUFFIXES:
+        raise UnsafeWeights(
+            f"{path}: expected a .safetensors file, got {path.suffix}, a format that can run code when it is read. "
+            "Save the state dict with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')."
+        )
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsUnavailable(
+            f"{path}: the weight file cannot be read ({error.strerror or error}). Check the path."
+        ) from error
+    _check_header(data, path)
+    try:
+        tensors: dict[str, Tensor] = load(data)
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise WeightsCorrupt(f"{path}: not a sound safetensors file ({error}). Fetch or save it again.") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise WeightsCorrupt(f"{path}: {name} holds NaN or infinity, expected finite numbers. Use another file.")
+    return tensors, f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _check_header(data: bytes, path: Path) -> None:
+    """Refuse what the safetensors reader would accept or fail on obscurely: a short file, a name given twice."""
+    if len(data) < 8:
+        raise WeightsCorrupt(f"{path}: expected a safetensors file, got {len(data)} bytes. Fetch or save it again.")
+    (length,) = struct.unpack("<Q", data[:8])
+    if length > len(data) - 8:
+        raise WeightsCorrupt(
+            f"{path}: expected a safetensors header of at most {len(data) - 8} bytes, got a length of {length}. "
+            "The file is cut short or is of another format."
+        )
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        if len({key for key, _ in pairs}) != len(pairs):
+            raise ValueError("a key is given twice")
+        return dict(pairs)
+
+    try:
+        json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise WeightsCorrupt(f"{path}: the safetensors header is not sound JSON ({error}).") from error
+
+
+def load_tensors(
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    *,
+    source: str,
+    digest: str,
+    part: str = "model",
+    device: torch.device | str = "cpu",
+) -> LoadReport:
+    """Give a model on the meta device its tensors, on ``device``; what the tensors lack is drawn at random there.
+
+    Only ``head.classifier`` may differ in size, and the whole head may be missing where the weights are an encoder's.
+
+    Args:
+        model: has the roots ``encoder.`` and ``head.``.
+        tensors: by the model's own names.
+        source: the weights' tag or file, for the report and messages.
+        digest: of the bytes the tensors came from, for the report.
+        part: ``"model"``, or ``"encoder"`` when the head is new.
+        device: where the tensors end up.
+
+    Raises:
+        WeightsMismatch: a missing, unexpected or misshapen tensor, or one of another kind of number.
+    """
+    places = model.state_dict()
+    needed = {name for name in places if part == "model" or name.startswith("encoder.")}
+    new_classifier = _classifier_differs(places, tensors)
+    dropped = tuple(name for name in CLASSIFIER if new_classifier and name in tensors)
+    taken = {name: tensors[name] for name in places if name in tensors and name not in dropped}
+    missing = needed - taken.keys() - (set(CLASSIFIER) if new_classifier else set())
+    unexpected = tensors.keys() - places.keys() - set(dropped)
+    if missing or unexpected:
+        raise WeightsMismatch(_key_message(source, missing, unexpected, tensors.keys(), places.keys()))
+
+    adapted: dict[str, str] = {}
+    kernel = next((f"encoder.{name}" for name, _ in model.get_submodule("encoder").named_parameters()), "")
+    if kernel in taken and _only_channels_differ(taken[kernel], places[kernel]):
+        adapted[kernel] = f"{taken[kernel].shape[1]} input channels to {places[kernel].shape[1]}"
+        taken[kernel] = adapt_channels(taken[kernel], places[kernel].shape[1])
+    _check_shapes(source, taken, places)
+    ready = _match_dtypes(source, taken, places)
+
+    new = tuple(sorted(places.keys() - ready.keys()))
+    for owner in sorted({name.rpartition(".")[0] for name in new}):
+        module = model.get_submodule(owner)
+        module.to_empty(device=device)
+        module.reset_parameters()  # type: ignore[operator]
+    model.load_state_dict({name: t.to(device) for name, t in ready.items()}, strict=False, assign=True)
+    if part == "model" and dropped:
+        warnings.warn(
+            f"{source}: head.classifier starts from random numbers, because the weights have "
+            f"{tensors[CLASSIFIER[0]].shape[0]} outputs and the model has {_outputs_of(places)}. Train it before use.",
+            stacklevel=4,
+        )
+    loaded = tuple(name for name in ready if name not in adapted)
+    return LoadReport(source, digest, loaded, adapted, new, dropped)
+
+
+def _outputs_of(places: Mapping[str, Tensor]) -> int:
+    return places[CLASSIFIER[0]].shape[0] if CLASSIFIER[0] in places else 0
+
+
+def _classifier_differs(places: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the last layer is another size here than in the file, and nothing but that size."""
+    ours, theirs = places.get(CLASSIFIER[0]), tensors.get(CLASSIFIER[0])
+    if ours is None or theirs is None:
+        return False
+    return ours.ndim == theirs.ndim and ours.shape[1:] == theirs.shape[1:] and ours.shape[0] != theirs.shape[0]
+
+
+def _only_channels_differ(tensor: Tensor, place: Tensor) -> bool:
+    """Whether a first kernel fits but for the number of input channels."""
+    return (
+        tensor.ndim == place.ndim
+        and tensor.ndim > 2
+        and tensor.shape[1] != place.shape[1]
+        and (tensor.shape[0], *tensor.shape[2:]) == (place.shape[0], *place.shape[2:])
+    )
+
+
+def adapt_channels(kernel: Tensor, channels: int) -> Tensor:
+    """Change the input channels of a first kernel, ``o c *k -> o channels *k``.
+
+    To one channel the kernels are summed, as a grey image repeated over the old channels would give. Otherwise they
+    are repeated in turn and scaled by old over new, which keeps the size of the response.
+
+    >>> adapt_channels(torch.ones(1, 3, 1, 1), 1).flatten().tolist()
+    [3.0]
+    >>> adapt_channels(torch.ones(1, 1, 1, 1), 4).flatten().tolist()
+    [0.25, 0.25, 0.25, 0.25]
+    """
+    if channels == 1:
+        return kernel.sum(1, keepdim=True)
+    old = kernel.shape[1]
+    return kernel[:, [i % old for i in range(channels)]] * (old / channels)
+
+
+def _check_shapes(source: str, taken: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
+    wrong = [name for name in taken if taken[name].shape != places[name].shape]
+    if wrong:
+        shown = "; ".join(
+            f"{name} is {tuple(taken[name].shape)} in the file, {tuple(places[name].shape)} in the model"
+            for name in wrong[:SHOWN]
+        )
+        more = f", and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        raise WeightsMismatch(
+            f"{source} does not fit the model: {shown}{more}. Create it with the options it was saved with."
+        )
+
+
+def _match_dtypes(source: str, taken: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Cast floating tensors to the model's precision, with one log line; refuse another kind of number."""
+    cast: set[torch.dtype] = set()
+    ready = {}
+    for name, tensor in taken.items():
+        want = places[name].dtype
+        if tensor.dtype != want:
+            plain = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+            if tensor.dtype not in plain or want not in plain:
+                raise WeightsMismatch(f"{source}: expected {name} to be {want}, got {tensor.dtype}. Convert the file.")
+            cast.add(tensor.dtype)
+            tensor = tensor.to(want)
+        ready[name] = tensor
+    if cast:
+        logger.info("%s: cast from %s", source, ", ".join(sorted(map(str, cast))))
+    return ready
+
+
+def _key_message(source: str, missing: set[str], unexpected: set[str], given: object, places: object) -> str:
+    message = f"{source} does not fit the model:"
+    if missing:
+        message += f" missing {_some(sorted(missing))};"
+    if unexpected:
+        message += f" unexpected {_some(sorted(unexpected))};"
+    prefixes = {name.partition(".")[0] for name in unexpected}
+    for prefix in ("module", "_orig_mod"):
+        if prefix in prefixes:
+            return message + f" every name must start with 'encoder.' or 'head.': strip the prefix {prefix + '.'!r}."
+    return message + " create it with the options it was saved with."
+
+
+def _some(names: tuple[str, ...] | list[str]) -> str:
+    """Join the first few names, and count the rest."""
+    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
