@@ -60,7 +60,8 @@ class CheckedModel(nn.Module):
         preprocessing: Preprocessing | None = None,
     ) -> None:
         super().__init__()
-        self.encoder = encoder
+        # Any: an nn.Module with timm's verbs, for which timm has no type.
+        self.encoder: Any = encoder
         self.input_spec = input_spec
         self.name = name or type(self).__name__
         self.options = dict(options or {})
@@ -77,14 +78,12 @@ class CheckedModel(nn.Module):
         """Return the chosen maps of a checked input."""
         self.check_input(x)
         wanted = sorted(set(indices))  # timm returns each once and in order, whatever it was asked for
-        maps = self.encoder.forward_intermediates(  # type: ignore[operator]
-            x, indices=wanted, stop_early=True, intermediates_only=True
-        )
+        maps = self.encoder.forward_intermediates(x, indices=wanted, stop_early=True, intermediates_only=True)
         return [maps[wanted.index(i)] for i in indices]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trade time for memory in training: recompute the encoder's inner results in the backward pass."""
-        self.encoder.set_grad_checkpointing(enable)  # type: ignore[operator]
+        self.encoder.set_grad_checkpointing(enable)
 
     def freeze_encoder(self, frozen: bool = True) -> Self:
         """Stop (or, with ``False``, resume) training the encoder; its BatchNorm stays in eval through ``train()``."""
@@ -106,8 +105,9 @@ class CheckedModel(nn.Module):
         Needed once after a model that was built under ``torch.device("meta")`` was given its tensors.
         """
         for module in self.modules():
-            if module is not self and hasattr(module, "rebuild_buffers"):
-                module.rebuild_buffers(torch.device(device))  # type: ignore[operator]
+            rebuild = getattr(module, "rebuild_buffers", None)
+            if module is not self and callable(rebuild):
+                rebuild(torch.device(device))
 
 
 class FeatureExtractor(CheckedModel):
@@ -196,13 +196,11 @@ class Classifier(CheckedModel):
     def forward_features(self, x: Tensor) -> Tensor:
         """Check the input and return the last map, ``b num_features *s'``."""
         self.check_input(x)
-        out: Tensor = self.encoder(x)
-        return out
+        return self.encoder(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Turn the last map into logits, or with ``pre_logits`` into what ``head.classifier`` is given."""
-        out: Tensor = self.head(x, pre_logits=pre_logits)
-        return out
+        return self.head(x, pre_logits=pre_logits)
 
     def forward_intermediates(
         self,
@@ -230,7 +228,7 @@ class Classifier(CheckedModel):
     @property
     def feature_info(self) -> FeatureInfo:
         """Channels, stride and module of every map that ``forward_intermediates`` can give."""
-        return FeatureInfo(self.encoder.feature_info)  # type: ignore[arg-type]
+        return FeatureInfo(self.encoder.feature_info)
 
     @property
     def num_features(self) -> int:

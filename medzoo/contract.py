@@ -189,21 +189,29 @@ class InputSpec:
 class Preprocessing:
     """How a file becomes the tensor a set of weights was trained on. Every step is optional and is reported.
 
+    The steps run in the order of the attributes.
+
     Attributes:
         size: spatial size of the tensor, in the model's axis order.
         orientation: where the spatial axes of a volume point, such as ``"RAS"`` (x, y, z) or ``"SPL"`` (slices from
             the feet up, rows to the back, columns to the left, as a reader of axial slices sees them). ``None`` in 2D.
+        spacing: mm between voxel centres after resampling, in the order of ``orientation``; ``None`` keeps the file's.
         intensity: ``"unit"`` maps the stored range to [0, 1]; ``"window"`` maps ``window`` to [0, 1] and clips;
             ``"zscore"`` subtracts the mean of the image and divides by its standard deviation.
         window: lowest and highest value of ``intensity="window"``, in HU for CT.
-        mean: subtracted after ``intensity``, one number for all channels or one for each.
+        foreground: crop a volume to the box around what is above 0 after ``intensity``.
+        fit: how the image comes to ``size``: ``"resize"`` scales each axis; ``"crop"`` cuts or pads around the centre.
+        mean: subtracted last, one number for all channels or one for each.
         std: divided by after ``mean``, likewise.
     """
 
     size: tuple[int, ...]
     orientation: str | None = None
+    spacing: tuple[float, ...] | None = None
     intensity: Literal["unit", "window", "zscore"] = "unit"
     window: tuple[float, float] | None = None
+    foreground: bool = False
+    fit: Literal["resize", "crop"] = "resize"
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
 
@@ -217,6 +225,15 @@ class Preprocessing:
             )
         if self.window is not None and not self.window[0] < self.window[1]:
             raise ConfigError(f"Preprocessing: expected window=(low, high) with low < high, got {self.window}.")
+        if self.spacing is not None and (len(self.spacing) != len(self.size) or min(self.spacing) <= 0):
+            raise ConfigError(
+                f"Preprocessing: expected spacing to be {len(self.size)} numbers of mm above 0, got {self.spacing}."
+            )
+        if self.intensity not in ("unit", "window", "zscore") or self.fit not in ("resize", "crop"):
+            raise ConfigError(
+                "Preprocessing: expected intensity 'unit', 'window' or 'zscore' and fit 'resize' or 'crop', got "
+                f"{self.intensity!r} and {self.fit!r}."
+            )
         if any(s <= 0 for s in self.std):
             raise ConfigError(f"Preprocessing: expected std above 0, got {self.std}.")
         if self.orientation is not None and sorted(map(_axis_of, self.orientation)) != [0, 1, 2]:

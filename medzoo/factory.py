@@ -109,9 +109,8 @@ def create(
         _check_digest(record, digest, path)
         built = _build_with(spec, merged, num_classes, in_chans, tensors, digest, record, path)
     _describe_outputs(built, spec, record, labels, task)
-    built.preprocessing = _fit_channels(
-        preprocessing or (record and record.preprocessing) or spec.preprocessing, built.input_spec.channels
-    )
+    stated = record.preprocessing if record else None
+    built.preprocessing = _fit_preprocessing(built, preprocessing or stated, spec)
     if path is not None:
         built.eval()
     return FeatureExtractor(built, out_indices).train(built.training) if features_only else built
@@ -166,15 +165,14 @@ def _is_path(text: str) -> bool:
 
 def _merge_options(spec: ModelSpec, record: Weights | None, options: Mapping[str, Any]) -> dict[str, Any]:
     """Add what the weights need; an option that contradicts it is an error."""
-    merged = dict(record.options) if record else {}
-    for name, value in options.items():
-        if name in merged and merged[name] != value:
+    needed = record.options if record else {}
+    for name, value in needed.items():
+        if options.get(name, value) != value:
             raise ConfigError(
-                f"{spec.name}: the weights {record.tag!r} need {name}={merged[name]!r}, got {value!r}. "  # type: ignore[union-attr]
+                f"{spec.name}: the weights {record and record.tag!r} need {name}={value!r}, got {options[name]!r}. "
                 "Leave it out, or use other weights."
             )
-        merged[name] = value
-    return merged
+    return {**needed, **options}
 
 
 def _build(spec: ModelSpec, options: Mapping[str, Any], num_classes: int | None, in_chans: int | None) -> Classifier:
@@ -246,13 +244,19 @@ def _describe_outputs(
 def _renamed(outputs: Outputs, labels: Sequence[str] | None, task: Task | None) -> Outputs:
     """Give trained outputs other names; another task would need other training."""
     if task is not None and task != outputs.task:
-        raise ConfigError(f"the weights were trained for task={outputs.task!r}, got {task!r}. Use num_classes or labels.")
+        raise ConfigError(
+            f"the weights were trained for task={outputs.task!r}, got {task!r}. Use num_classes or labels."
+        )
     return replace(outputs, labels=tuple(labels or outputs.labels))
 
 
-def _fit_channels(preprocessing: Preprocessing, channels: int) -> Preprocessing:
-    """Average per-channel mean and std when the model has another number of channels."""
-    if len(preprocessing.mean) in (1, channels) and len(preprocessing.std) in (1, channels):
-        return preprocessing
-    mean, std = preprocessing.mean, preprocessing.std
-    return replace(preprocessing, mean=(sum(mean) / len(mean),), std=(sum(std) / len(std),))
+def _fit_preprocessing(built: Classifier, asked: Preprocessing | None, spec: ModelSpec) -> Preprocessing:
+    """Take the preprocessing asked for, or the builder's at the built size; average mean and std over channels."""
+    takes = built.input_spec
+    chosen = asked or replace(spec.preprocessing, size=takes.size)
+    if len(chosen.size) != takes.dims or not takes.fits(chosen.size):
+        raise ConfigError(f"{spec.name}: preprocessing gives size {chosen.size}, but the model takes {takes}.")
+    if len(chosen.mean) not in (1, takes.channels) or len(chosen.std) not in (1, takes.channels):
+        mean, std = chosen.mean, chosen.std
+        chosen = replace(chosen, mean=(sum(mean) / len(mean),), std=(sum(std) / len(std),))
+    return chosen

@@ -7,6 +7,7 @@ This module imports no model. The first look-up imports ``medzoo.models``, then 
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -99,9 +100,9 @@ def register(
     def add(builder: Builder) -> Builder:
         name = builder.__name__
         if name in _MODELS:
-            taken = _MODELS[name].builder
             raise ConfigError(
-                f"a model {name!r} is already registered by {taken.__module__}; give {builder.__module__}'s another name."
+                f"a model {name!r} is already registered by {_MODELS[name].builder.__module__}; "
+                f"give that of {builder.__module__} another name."
             )
         loose = [p.name for p in inspect.signature(builder).parameters.values() if p.kind is not p.KEYWORD_ONLY]
         if loose:
@@ -134,7 +135,11 @@ def _load_models() -> None:
     """Import every module that registers models, once."""
     import_module("medzoo.models")
     for entry in entry_points(group="medzoo.models"):
-        entry.load()
+        try:
+            entry.load()
+        except (ImportError, AttributeError) as error:
+            # A package that cannot be imported must not take the zoo's own models away.
+            warnings.warn(f"the models of {entry.value} ({entry.name}) are missing: {error}", stacklevel=2)
 
 
 def _models() -> dict[str, ModelSpec]:

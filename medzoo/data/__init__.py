@@ -1,0 +1,1 @@
+"""From a file to an image, from an image to a tensor, and back."""

@@ -44,5 +44,5 @@ def densenet121_xray(*, num_classes: int = 18, in_chans: int = 1) -> Classifier:
     import timm
 
     encoder = timm.create_model("densenet121", num_classes=0, global_pool="", in_chans=in_chans)
-    head = Head(encoder.num_features, num_classes)
+    head = Head(1024, num_classes)
     return Classifier(encoder, head, input_spec=INPUT.with_channels(in_chans))

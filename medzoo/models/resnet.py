@@ -45,5 +45,5 @@ def resnet18_multilabel(*, num_classes: int = 14, in_chans: int = 3, drop_path_r
     encoder = timm.create_model(
         "resnet18", num_classes=0, global_pool="", in_chans=in_chans, drop_path_rate=drop_path_rate
     )
-    head = Head(encoder.num_features, num_classes)
+    head = Head(512, num_classes)
     return Classifier(encoder, head, input_spec=INPUT.with_channels(in_chans))

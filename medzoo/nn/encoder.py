@@ -7,6 +7,7 @@ Axes: b batch, c channels, s any number of spatial axes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 __all__ = ["Encoder"]
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """A chain of stages, ``b c *s -> b num_features *s'``.
 
     Subclasses fill ``feature_info``, one ``{"num_chs", "reduction", "module"}`` for each stage, and define
@@ -32,9 +33,9 @@ class Encoder(nn.Module):
         """Channels of the last map."""
         return int(self.feature_info[-1]["num_chs"])
 
+    @abstractmethod
     def stage(self, i: int, x: Tensor) -> Tensor:
         """Run stage ``i``, given what stage ``i - 1`` returned."""
-        raise NotImplementedError  # pragma: no cover
 
     def publish(self, x: Tensor) -> Tensor:
         """Return a stage's result as the outside sees it."""

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -150,7 +151,7 @@ def load_tensors(
     missing = needed - taken.keys() - (set(CLASSIFIER) if new_classifier else set())
     unexpected = tensors.keys() - places.keys() - set(dropped)
     if missing or unexpected:
-        raise WeightsMismatch(_key_message(source, missing, unexpected, tensors.keys(), places.keys()))
+        raise WeightsMismatch(_key_message(source, missing, unexpected))
 
     adapted: dict[str, str] = {}
     kernel = next((f"encoder.{name}" for name, _ in model.get_submodule("encoder").named_parameters()), "")
@@ -162,9 +163,9 @@ def load_tensors(
 
     new = tuple(sorted(places.keys() - ready.keys()))
     for owner in sorted({name.rpartition(".")[0] for name in new}):
-        module = model.get_submodule(owner)
+        module: Any = model.get_submodule(owner)
         module.to_empty(device=device)
-        module.reset_parameters()  # type: ignore[operator]
+        module.reset_parameters()
     model.load_state_dict({name: t.to(device) for name, t in ready.items()}, strict=False, assign=True)
     if part == "model" and dropped:
         warnings.warn(
@@ -246,7 +247,7 @@ def _match_dtypes(source: str, taken: Mapping[str, Tensor], places: Mapping[str,
     return ready
 
 
-def _key_message(source: str, missing: set[str], unexpected: set[str], given: object, places: object) -> str:
+def _key_message(source: str, missing: set[str], unexpected: set[str]) -> str:
     message = f"{source} does not fit the model:"
     if missing:
         message += f" missing {_some(sorted(missing))};"

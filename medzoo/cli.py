@@ -1,0 +1,150 @@
+"""The command line: one thin command per verb.
+
+Heavy libraries are imported inside the commands, so that ``--version`` and ``--help`` answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import medzoo
+from medzoo.errors import MedzooError, did_you_mean
+
+if TYPE_CHECKING:
+    from medzoo.prediction import Prediction
+
+__all__ = ["main"]
+
+
+class Commands(click.Group):
+    """Turns medzoo's errors into one line and an exit code, and suggests the command that was meant."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; no traceback without ``--debug``."""
+        try:
+            return super().invoke(ctx)
+        except MedzooError as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"{type(error).__name__}: {error}", err=True)
+            sys.exit(error.exit_code)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command, or the nearest one's name."""
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(f"no command {args[0]!r}.{did_you_mean(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(medzoo.__version__, prog_name="medzoo")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def main(debug: bool) -> None:
+    """Models for medical image classification, 2D and 3D."""
+
+
+@main.command("list")
+@click.argument("pattern", default="*")
+@click.option("--dims", type=click.Choice(["2", "3"]), help="Only models of images, or of volumes.")
+@click.option("--task", type=click.Choice(["binary", "multilabel", "multiclass"]))
+@click.option("--pretrained", is_flag=True, help="Only models that have weights.")
+def list_command(pattern: str, dims: str | None, task: Any, pretrained: bool) -> None:
+    """List the models whose name matches PATTERN."""
+    from rich.table import Table
+
+    table = Table("model", "input", "outputs", "parameters", "weights", "what")
+    for name in medzoo.list_models(pattern, dims=int(dims) if dims else None, task=task, pretrained=pretrained):
+        spec = medzoo.describe(name)
+        outputs = f"{len(spec.outputs.labels)} {spec.outputs.task}"
+        tags = ", ".join(spec.weights) or "–"
+        table.add_row(name, _shape(spec.input_spec), outputs, f"{spec.parameters:,}", tags, spec.summary)
+    _print(table)
+
+
+@main.command()
+@click.argument("name")
+def info(name: str) -> None:
+    """Tell all that is known of the model NAME."""
+    from rich.table import Table
+
+    spec = medzoo.describe(name)
+    how = spec.preprocessing
+    rows = {
+        "what": spec.summary,
+        "input": f"{spec.input_spec}; default {_shape(spec.input_spec)}",
+        "outputs": f"{spec.outputs.task}: {', '.join(spec.outputs.labels)}",
+        "preparation": f"{how.fit} to {' × '.join(map(str, how.size))}, {how.intensity}"
+        + (f", orientation {how.orientation}" if how.orientation else ""),
+        "parameters": f"{spec.parameters:,}",
+        "options": ", ".join(f"{key}={value!r}" for key, value in spec.options.items()),
+        "weights": ", ".join(spec.weights) or "none yet",
+        "activation maps": spec.cam_layer,
+        "source": spec.source,
+        "citation": spec.citation,
+    }
+    table = Table(title=name, show_header=False, title_justify="left")
+    for key, value in rows.items():
+        table.add_row(key, value)
+    _print(table)
+
+
+@main.command()
+@click.argument("model")
+@click.argument("paths", nargs=-1, required=True, type=click.Path())
+@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--device", help="Such as cpu or cuda:0.")
+@click.option("--allow-untrained", is_flag=True, help="Run although no output was trained; the result says so.")
+def predict(model: str, paths: tuple[str, ...], batch_size: int, device: str | None, allow_untrained: bool) -> None:
+    """Predict with MODEL (a NAME without weights, or NAME:TAG) for the images PATHS."""
+    name, _, tag = model.partition(":")
+    built = medzoo.create(name, pretrained=tag or False)
+    results = medzoo.predict(built, list(paths), batch_size=batch_size, device=device, allow_untrained=allow_untrained)
+    for result in results:
+        _print(prediction_table(result))
+
+
+@main.command()
+@click.argument("file", required=False, type=click.Path())
+@click.option("--to", default="medzoo-quickstart", show_default=True, help="Folder for the images it draws.")
+def quickstart(file: str | None, to: str) -> None:
+    """Take every model through reading, preparing, a checked forward pass and named outputs, on FILE or on drawings."""
+    from pathlib import Path
+
+    from medzoo.quickstart import run
+
+    run(Path(file) if file else None, Path(to))
+
+
+def prediction_table(result: Prediction) -> Any:
+    """Draw one prediction: most probable first, and what is untrained marked."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    title = f"{escape(result.source)} · {result.provenance['model']} · weights {result.provenance['weights']}"
+    if not result.trained:
+        title += "\n[bold red]untrained outputs: these numbers mean nothing[/]"
+    table = Table("output", "probability", "positive", title=title, title_justify="left")
+    table.caption = escape(" → ".join(result.steps))
+    table.caption_justify = "left"
+    for label in sorted(result.probabilities, key=result.probabilities.__getitem__, reverse=True):
+        mark = " (untrained)" if label in result.untrained else ""
+        table.add_row(label + mark, f"{result.probabilities[label]:.3f}", "yes" if result.positive[label] else "no")
+    return table
+
+
+def _shape(spec: medzoo.InputSpec) -> str:
+    return " × ".join(map(str, (spec.channels, *spec.size)))
+
+
+def _print(table: Any) -> None:
+    """Print to the terminal; a pipe gets wide lines instead of ones broken at 80 columns."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+if __name__ == "__main__":
+    main()
