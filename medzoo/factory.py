@@ -100,6 +100,9 @@ def create(
     if features_only and (num_classes is not None or task is not None):
         raise ConfigError(f"{spec.name}: features_only=True returns maps; num_classes, labels and task have no place.")
 
+    if features_only:
+        num_classes = 0
+
     record, path = _weights_of(spec, pretrained)
     merged = _merge_options(spec, record, options)
     if path is None:
@@ -199,7 +202,7 @@ def _build_with(
 ) -> Classifier:
     """Build on the meta device, where nothing is drawn at random, and give the model its tensors."""
     head = tensors.get(CLASSIFIER[0])
-    if num_classes is None and head is not None:
+    if num_classes is None and head is not None and head.ndim:
         num_classes = head.shape[0]
     part = record.part if record else "model"
     with torch.device("meta"):
@@ -210,8 +213,6 @@ def _build_with(
             if stored is not None and stored.ndim > 1 and stored.shape[1] != built.input_spec.channels:
                 built = _build(spec, options, num_classes, stored.shape[1])
     source = f"{spec.name}:{record.tag}" if record else str(path)
-    if built.num_classes == 0:
-        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
     built.load_report = load_tensors(built, tensors, source=source, digest=digest, part=part)
     built.rebuild_buffers("cpu")
     return built

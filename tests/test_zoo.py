@@ -166,7 +166,9 @@ def test_a_backbone_takes_sizes_that_its_flatten_head_would_not(name):
     larger = tuple(spec.nearest(2 * max(s, spec.minimum))[1] for s in medzoo.describe(name).tiny_size)
     x = torch.randn(1, spec.channels, *larger)
     if spec.exact:
-        with pytest.raises(medzoo.errors.ShapeError, match=r"build it with size=\.\.\., or for any size with pool='avg'"):
+        with pytest.raises(
+            medzoo.errors.ShapeError, match=r"build it with size=\.\.\., or for any size with pool='avg'"
+        ):
             model(x)
     model.reset_classifier(0)
     assert model(x).shape == (1, model.num_features)

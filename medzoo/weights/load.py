@@ -146,7 +146,10 @@ def load_tensors(
     places = model.state_dict()
     needed = {name for name in places if part == "model" or name.startswith("encoder.")}
     new_classifier = _classifier_differs(places, tensors)
-    dropped = tuple(name for name in CLASSIFIER if new_classifier and name in tensors)
+    if any(name.startswith("head.") for name in places):
+        dropped = tuple(name for name in CLASSIFIER if new_classifier and name in tensors)
+    else:
+        dropped = tuple(name for name in tensors if name.startswith("head."))
     taken = {name: tensors[name] for name in places if name in tensors and name not in dropped}
     missing = needed - taken.keys() - (set(CLASSIFIER) if new_classifier else set())
     unexpected = tensors.keys() - places.keys() - set(dropped)
@@ -167,18 +170,15 @@ def load_tensors(
         module.to_empty(device=device)
         module.reset_parameters()
     model.load_state_dict({name: t.to(device) for name, t in ready.items()}, strict=False, assign=True)
-    if part == "model" and dropped:
+    if part == "model" and new_classifier:
         warnings.warn(
             f"{source}: head.classifier starts from random numbers, because the weights have "
-            f"{tensors[CLASSIFIER[0]].shape[0]} outputs and the model has {_outputs_of(places)}. Train it before use.",
+            f"{tensors[CLASSIFIER[0]].shape[0]} outputs and the model has {places[CLASSIFIER[0]].shape[0]}. "
+            "Train it before use.",
             stacklevel=4,
         )
     loaded = tuple(name for name in ready if name not in adapted)
     return LoadReport(source, digest, loaded, adapted, new, dropped)
-
-
-def _outputs_of(places: Mapping[str, Tensor]) -> int:
-    return places[CLASSIFIER[0]].shape[0] if CLASSIFIER[0] in places else 0
 
 
 def _classifier_differs(places: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> bool:

@@ -1,0 +1,350 @@
+"""``create``: options, outputs, and weights from a file, strictly."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import medzoo
+from medzoo import registry
+from medzoo.errors import ConfigError, UnsafeWeights, WeightsCorrupt, WeightsMismatch, WeightsUnavailable
+from medzoo.models.findings import CHESTXRAY14, TORCHXRAYVISION18
+from medzoo.weights import fetch
+from medzoo.weights.load import adapt_channels
+
+TINY = {"size": 16, "widths": (4, 8, 8), "hidden": 8}
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Return a tiny cnn3d_small with 3 outputs, and the file of its tensors."""
+    model = medzoo.create("cnn3d_small", num_classes=3, **TINY).eval()
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    return model, tmp_path / "model.safetensors"
+
+
+def changed(path, **tensors):
+    """Write the file again with some tensors replaced, or dropped where the value is None."""
+    merged = load_file(path) | {name.replace("__", "."): tensor for name, tensor in tensors.items()}
+    save_file({name: tensor for name, tensor in merged.items() if tensor is not None}, path)
+
+
+def test_an_unknown_option_is_answered_with_the_nearest():
+    message = r"^cnn3d_small: no option 'widhts'\. Did you mean 'widths'\? It has dropout, hidden, in_chans"
+    with pytest.raises(ConfigError, match=message):
+        medzoo.create("cnn3d_small", widhts=(1, 2, 3))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_classes": -1}, "expected num_classes to be a number from 0, got -1"),
+        ({"num_classes": "3"}, "expected num_classes to be a number from 0, got '3'"),
+        ({"in_chans": 0}, "expected in_chans to be a number from 1, got 0"),
+        ({"labels": "abc"}, "expected labels to be a list of names, got the text 'abc'"),
+        ({"labels": ["a", "b"], "num_classes": 3}, "got 2 labels and num_classes=3"),
+        ({"labels": ["a", "a"]}, "expected different labels, got 'a' more than once"),
+        ({"num_classes": 2, "task": "binary"}, "a binary task has 1 output, got 2"),
+        ({"task": "regression"}, "expected task 'binary', 'multilabel' or 'multiclass', got 'regression'"),
+        ({"features_only": True, "num_classes": 2}, "features_only=True returns maps"),
+        ({"out_indices": [0]}, "out_indices chooses among the maps"),
+        ({"features_only": True, "out_indices": [3]}, r"expected numbers of its 3 maps, -3 to 2, got \[3\]"),
+        ({"features_only": True, "out_indices": []}, r"expected numbers of its 3 maps"),
+        ({"widths": (4, 8)}, r"expected 3 widths, one for each stage, got \(4, 8\)"),
+        ({"size": 13}, r"expected size to be a number or \(d, h, w\), each at least 14, got 13"),
+        ({"size": (64, 64)}, r"expected size to be a number or \(d, h, w\)"),
+        ({"pool": "max"}, "expected pool 'flatten' or 'avg', got 'max'"),
+        ({"preprocessing": medzoo.Preprocessing(size=(32, 32, 32))}, r"gives size \(32, 32, 32\), but the model takes"),
+        ({"preprocessing": medzoo.Preprocessing(size=(64, 64))}, r"gives size \(64, 64\), but the model takes"),
+        ({"pretrained": True}, r"there are no default weights \(tags: none yet\)"),
+        ({"pretrained": "best"}, "no weights 'best'.*Tags: none yet"),
+    ],
+)  # fmt: skip
+def test_arguments_that_cannot_be_are_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        medzoo.create("cnn3d_small", **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "labels", "task"),
+    [
+        ({}, ("positive",), "binary"),
+        ({"num_classes": 3}, ("class_0", "class_1", "class_2"), "multiclass"),
+        ({"num_classes": 3, "task": "multilabel"}, ("class_0", "class_1", "class_2"), "multilabel"),
+        ({"labels": ["benign", "malignant"]}, ("benign", "malignant"), "multiclass"),
+        ({"labels": ["benign", "malignant"], "task": "multilabel"}, ("benign", "malignant"), "multilabel"),
+        ({"labels": ["EGFR"]}, ("EGFR",), "binary"),
+    ],
+)
+def test_outputs_are_named_and_untrained(arguments, labels, task):
+    outputs = medzoo.create("cnn3d_small", **TINY, **arguments).outputs
+    assert (outputs.labels, outputs.task) == (labels, task)
+    assert outputs.trained == (False,) * len(labels)
+    assert outputs.thresholds == (() if task == "multiclass" else (0.5,) * len(labels))
+
+
+def test_label_orders_are_the_documented_ones():
+    assert medzoo.create("resnet18_multilabel").outputs.labels == CHESTXRAY14
+    assert medzoo.create("densenet121_xray").outputs.labels == TORCHXRAYVISION18
+    assert CHESTXRAY14[:3] == ("Atelectasis", "Cardiomegaly", "Effusion")
+    assert TORCHXRAYVISION18[:3] == ("Atelectasis", "Consolidation", "Infiltration")
+    assert set(CHESTXRAY14) < set(TORCHXRAYVISION18)
+
+
+def test_preprocessing_follows_size_and_channels():
+    assert medzoo.create("cnn3d_small", size=(16, 32, 32)).preprocessing.size == (16, 32, 32)
+    grey = medzoo.create("resnet18_multilabel", in_chans=1).preprocessing
+    assert grey.mean == pytest.approx((0.449,), abs=1e-3)
+    assert grey.std == pytest.approx((0.226,), abs=1e-3)
+
+
+def test_set_outputs_says_what_was_trained():
+    model = medzoo.create("cnn3d_small", num_classes=2, **TINY)
+    assert model.set_outputs(labels=["a", "b"], task="multilabel", thresholds=[0.2, 0.9]) is model
+    assert model.outputs == medzoo.Outputs(("a", "b"), "multilabel", (0.2, 0.9), (True, True))
+    model.set_outputs(trained=[True, False])
+    assert model.outputs.trained == (True, False)
+    assert model.outputs.labels == ("a", "b")
+    with pytest.raises(ConfigError, match=r"expected 2 labels.*got 3\. model\.reset_classifier\(3\) makes room"):
+        model.set_outputs(labels=["a", "b", "c"])
+    with pytest.raises(ConfigError, match="expected thresholds between 0 and 1"):
+        model.set_outputs(thresholds=[0.0, 0.5])
+
+
+def test_weights_decide_classes_and_channels(tmp_path):
+    model = medzoo.create("cnn3d_small", num_classes=4, in_chans=2, **TINY).eval()
+    save_file(model.state_dict(), tmp_path / "m.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = medzoo.create("cnn3d_small", pretrained=str(tmp_path / "m.safetensors"), **TINY)
+    assert (again.num_classes, again.input_spec.channels) == (4, 2)
+    x = torch.randn(1, 2, 16, 16, 16)
+    assert torch.equal(again(x), model(x))
+
+
+def test_load_report_accounts_for_every_tensor(saved):
+    model, path = saved
+    report = medzoo.create("cnn3d_small", pretrained=path, **TINY).load_report
+    assert set(report.loaded) == set(model.state_dict())
+    assert report.digest == f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    assert "25 of 25 tensors loaded, 0 random" in str(report)
+
+
+def test_20_another_number_of_classes_renews_the_classifier_alone(saved):
+    model, path = saved
+    message = r"head\.classifier starts from random numbers, because the weights have 3 outputs and the model has 5"
+    with pytest.warns(UserWarning, match=message):
+        other = medzoo.create("cnn3d_small", pretrained=path, num_classes=5, **TINY)
+    assert other.load_report.new == ("head.classifier.bias", "head.classifier.weight")
+    assert other.load_report.dropped == ("head.classifier.weight", "head.classifier.bias")
+    assert torch.equal(other.head.fc.weight, model.head.fc.weight)
+    assert other.head.classifier.weight.std() > 0
+    assert not any(t.is_meta for t in other.state_dict().values())
+
+
+def test_a_backbone_leaves_the_head_in_the_file(saved):
+    model, path = saved
+    backbone = medzoo.create("cnn3d_small", pretrained=path, num_classes=0, **TINY)
+    x = torch.randn(2, 1, 16, 16, 16)
+    torch.testing.assert_close(backbone(x), model.forward_features(x).mean((2, 3, 4)))
+
+
+def test_features_only_has_its_report(saved):
+    _, path = saved
+    extractor = medzoo.create("cnn3d_small", pretrained=path, features_only=True, **TINY)
+    assert not extractor.training
+    assert len(extractor.load_report.loaded) == 21
+    assert set(extractor.load_report.dropped) == {
+        f"head.{layer}.{kind}" for layer in ("fc", "classifier") for kind in ("weight", "bias")
+    }
+
+
+@pytest.mark.parametrize(("old", "new"), [(3, 1), (1, 3), (1, 4), (4, 2), (2, 3)])
+def test_in_chans_rule_keeps_the_response(old, new):
+    """To one channel: as repeated grey. Else: a grey image repeated over the channels gives what it gave before."""
+    kernel = torch.randn(5, old, 3, 3, 3)
+    adapted = adapt_channels(kernel, new)
+    assert adapted.shape == (5, new, 3, 3, 3)
+    if old == 1 or new == 1 or new % old == 0:
+        torch.testing.assert_close(adapted.sum(1), kernel.sum(1))
+    if new > 1:
+        torch.testing.assert_close(adapted[:, 0], kernel[:, 0] * old / new)
+
+
+def test_in_chans_other_than_the_weights_is_adapted_and_reported(saved):
+    model, path = saved
+    wide = medzoo.create("cnn3d_small", pretrained=path, in_chans=3, **TINY)
+    grey = torch.randn(1, 1, 16, 16, 16)
+    torch.testing.assert_close(wide(grey.expand(1, 3, 16, 16, 16)), model(grey), rtol=1e-4, atol=1e-5)
+    assert dict(wide.load_report.adapted) == {"encoder.stages.0.conv.weight": "1 input channels to 3"}
+
+
+def test_16_wrong_shape_names_both(saved):
+    _, path = saved
+    message = r"encoder\.stages\.1\.conv\.weight is \(8, 4, 2, 2, 2\) in the file, \(6, 4, 2, 2, 2\) in the model; .*, and \d+ more"
+    with pytest.raises(WeightsMismatch, match=message):
+        medzoo.create("cnn3d_small", pretrained=path, **TINY | {"widths": (4, 6, 6)})
+
+
+def test_17_a_missing_tensor(saved):
+    _, path = saved
+    changed(path, encoder__stages__1__norm__running_var=None)
+    with pytest.raises(WeightsMismatch, match=r"missing encoder\.stages\.1\.norm\.running_var"):
+        medzoo.create("cnn3d_small", pretrained=path, **TINY)
+
+
+def test_18_an_unexpected_tensor(saved):
+    _, path = saved
+    changed(path, encoder__extra=torch.zeros(1))
+    with pytest.raises(WeightsMismatch, match=r"unexpected encoder\.extra"):
+        medzoo.create("cnn3d_small", pretrained=path, **TINY)
+
+
+@pytest.mark.parametrize("prefix", ["module", "_orig_mod"])
+def test_18_a_prefix_is_named(saved, prefix):
+    _, path = saved
+    save_file({f"{prefix}.{name}": tensor for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(WeightsMismatch, match=f"strip the prefix '{prefix}.'"):
+        medzoo.create("cnn3d_small", pretrained=path, **TINY)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_19_another_precision_is_cast_with_one_log_line(saved, dtype, caplog):
+    _, path = saved
+    save_file({n: t.to(dtype) if t.is_floating_point() else t for n, t in load_file(path).items()}, path)
+    with caplog.at_level("INFO", logger="medzoo"):
+        model = medzoo.create("cnn3d_small", pretrained=path, **TINY)
+    assert [r.getMessage() for r in caplog.records] == [f"{path}: cast from {dtype}"]
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.float8_e4m3fn])
+def test_19_another_kind_of_number(saved, dtype):
+    _, path = saved
+    changed(path, head__fc__bias=torch.zeros(8).to(dtype))
+    with pytest.raises(WeightsMismatch, match=rf"expected head\.fc\.bias to be torch\.float32, got {dtype}"):
+        medzoo.create("cnn3d_small", pretrained=path, **TINY)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_14_nan_and_infinity(saved, value):
+    _, path = saved
+    changed(path, head__fc__bias=torch.full((8,), value))
+    with pytest.raises(WeightsCorrupt, match=r"head\.fc\.bias holds NaN or infinity"):
+        medzoo.create("cnn3d_small", pretrained=path, **TINY)
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pt2", ".ts", ".npz", ".PTH"])
+def test_21_a_format_that_can_run_code(tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(b"anything")
+    with pytest.raises(UnsafeWeights, match=r"a format that can run code when it is read"):
+        medzoo.create("cnn3d_small", pretrained=str(path))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "got 0 bytes"),
+        (b"1234567", "got 7 bytes"),
+        ((2**64 - 1).to_bytes(8, "little") + b"{}", "got a length of 18446744073709551615"),
+        ((100).to_bytes(8, "little") + b"{}", "expected a safetensors header of at most 2 bytes, got a length of 100"),
+        ((2).to_bytes(8, "little") + b"\xff\xff", "not sound JSON"),
+        ((16).to_bytes(8, "little") + b'{"a": 1, "a": 2}', "a key is given twice"),
+        ((10).to_bytes(8, "little") + b'{"a": 123}', "not a sound safetensors file"),
+    ],
+)
+def test_bytes_that_are_no_safetensors_file(tmp_path, data, message):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(data)
+    with pytest.raises(WeightsCorrupt, match=message):
+        medzoo.create("cnn3d_small", pretrained=path)
+
+
+def test_3_4_a_short_or_long_file(saved):
+    _, path = saved
+    whole = path.read_bytes()
+    for data in (whole[:-1], whole + b"x"):
+        path.write_bytes(data)
+        with pytest.raises(WeightsCorrupt, match="not a sound safetensors file"):
+            medzoo.create("cnn3d_small", pretrained=path, **TINY)
+
+
+def test_a_wrong_path_says_so(tmp_path):
+    with pytest.raises(
+        WeightsUnavailable, match=r"missing\.safetensors: the weight file cannot be read \(No such file"
+    ):
+        medzoo.create("cnn3d_small", pretrained=tmp_path / "missing.safetensors")
+
+
+@pytest.fixture
+def packaged(saved, monkeypatch):
+    """Give cnn3d_small a record whose file lies in a package folder of the test."""
+    model, path = saved
+    record = medzoo.Weights(
+        tag="ours",
+        file=path.name,
+        digest=f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}",
+        size=path.stat().st_size,
+        license="Apache-2.0",
+        citation="none",
+        trained_on="nothing",
+        labels=("a", "b", "c"),
+        task="multiclass",
+        options=TINY,
+        preprocessing=medzoo.Preprocessing(size=(16, 16, 16), intensity="window", window=(-1000, 400)),
+        default=True,
+    )
+    spec = replace(medzoo.describe("cnn3d_small"), weights={"ours": record})
+    monkeypatch.setitem(registry._MODELS, "cnn3d_small", spec)
+    monkeypatch.setattr(fetch, "ASSETS", path.parent)
+    return model, path
+
+
+@pytest.mark.parametrize("pretrained", [True, "ours"])
+def test_packaged_weights_bring_options_outputs_and_preprocessing(packaged, pretrained):
+    original, _ = packaged
+    model = medzoo.create("cnn3d_small", pretrained=pretrained)
+    x = torch.randn(1, 1, 16, 16, 16)
+    assert torch.equal(model(x), original(x))
+    assert model.outputs == medzoo.Outputs(("a", "b", "c"), "multiclass", trained=(True,) * 3)
+    assert model.preprocessing.window == (-1000, 400)
+    assert model.load_report.source == "cnn3d_small:ours"
+    assert medzoo.list_models(pretrained=True) == ["cnn3d_small"]
+
+
+def test_packaged_weights_are_held_to_their_digest(packaged):
+    _, path = packaged
+    changed(path, head__fc__bias=torch.ones(8))
+    with pytest.raises(WeightsCorrupt, match=r"expected sha256:\w+, got sha256:\w+\. The file was changed"):
+        medzoo.create("cnn3d_small", pretrained=True)
+
+
+def test_an_option_that_contradicts_the_weights_is_an_error(packaged):
+    with pytest.raises(ConfigError, match=re.escape("the weights 'ours' need size=16, got 32")):
+        medzoo.create("cnn3d_small", pretrained=True, size=32)
+
+
+def test_a_misspelt_tag_is_answered_with_the_nearest(packaged):
+    with pytest.raises(ConfigError, match=r"no weights 'our'\. Did you mean 'ours'\? Tags: 'ours'"):
+        medzoo.create("cnn3d_small", pretrained="our")
+
+
+def test_trained_outputs_can_be_renamed_but_not_made_another_task(packaged):
+    model = medzoo.create("cnn3d_small", pretrained=True, labels=["x", "y", "z"])
+    assert model.outputs.labels == ("x", "y", "z")
+    assert all(model.outputs.trained)
+    with pytest.raises(ConfigError, match="the weights were trained for task='multiclass', got 'multilabel'"):
+        medzoo.create("cnn3d_small", pretrained=True, task="multilabel")
+
+
+def test_new_labels_of_another_number_are_untrained(packaged):
+    with pytest.warns(UserWarning, match=r"head\.classifier starts from random numbers"):
+        model = medzoo.create("cnn3d_small", pretrained=True, labels=["x", "y"])
+    assert model.outputs == medzoo.Outputs(("x", "y"), "multiclass", trained=(False, False))

@@ -1,0 +1,65 @@
+"""``import medzoo`` is light: each case in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ["timm", "monai", "torchvision", "pandas", "pydicom", "nibabel", "SimpleITK", "lightning", "matplotlib", "sklearn"]  # fmt: skip
+
+
+def loaded_after(code: str) -> set[str]:
+    """Run code and return which of the heavy libraries it loaded."""
+    program = f"{code}\nimport json, sys\nprint(json.dumps([n for n in ['torch', *{HEAVY}] if n in sys.modules]))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_import_loads_not_even_torch():
+    assert loaded_after("import medzoo; medzoo.__version__; dir(medzoo)") == set()
+
+
+def test_errors_are_reachable_without_torch():
+    assert loaded_after("import medzoo; medzoo.errors.ShapeError") == set()
+
+
+def test_listing_models_loads_torch_alone():
+    assert loaded_after("import medzoo; medzoo.list_models(); medzoo.describe('densenet121_xray')") == {"torch"}
+
+
+@pytest.mark.parametrize("name", ["cnn3d_small", "cnn3d_base", "swin_encoder_mlp", "xray_cnn"])
+def test_own_models_run_without_timm_and_monai(name):
+    code = f"""
+import medzoo, torch
+model = medzoo.create({name!r}).eval()
+model(torch.zeros(1, model.input_spec.channels, *model.input_spec.size))
+"""
+    assert loaded_after(code) == {"torch"}
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["predict", "--help"], ["quickstart", "--help"]])
+def test_the_command_line_answers_without_torch(arguments):
+    code = f"""
+import sys, medzoo.cli
+sys.argv = ["medzoo", *{arguments}]
+try:
+    medzoo.cli.main()
+except SystemExit as stop:
+    assert not stop.code
+"""
+    assert loaded_after(code) == set()
+
+
+def test_functions_are_not_hidden_by_modules_of_their_name():
+    code = "import medzoo, medzoo.cli, medzoo.quickstart; assert callable(medzoo.predict) and callable(medzoo.read)"
+    loaded_after(code)
+
+
+def test_the_stub_lists_what_there_is():
+    import medzoo
+
+    for name in medzoo.__all__:
+        assert getattr(medzoo, name) is not None

@@ -1,0 +1,154 @@
+"""The registry: names, look-ups, and models of other packages."""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+import pytest
+
+import medzoo
+from medzoo import registry
+from medzoo.contract import InputSpec, Outputs, Preprocessing
+from medzoo.errors import ConfigError, UnknownModelError
+
+NAMES = ["cnn3d_base", "cnn3d_small", "densenet121_xray", "resnet18_multilabel", "swin_encoder_mlp", "xray_cnn"]
+
+
+@pytest.fixture
+def facts():
+    """Return what register needs beside the builder."""
+    return {
+        "input_spec": InputSpec("b c h w", channels=1, size=(8, 8)),
+        "outputs": Outputs(labels=("x",), task="binary"),
+        "preprocessing": Preprocessing(size=(8, 8)),
+        "parameters": 0,
+        "summary": "for a test",
+        "source": "here",
+        "citation": "none",
+        "cam_layer": "encoder",
+        "tiny": {},
+        "tiny_size": (8, 8),
+    }
+
+
+@pytest.fixture
+def scratch(monkeypatch):
+    """Keep what a test registers out of the zoo."""
+    medzoo.list_models()
+    monkeypatch.setattr(registry, "_MODELS", dict(registry._MODELS))
+
+
+def test_the_six_models():
+    assert medzoo.list_models() == NAMES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"pattern": "cnn3d*"}, ["cnn3d_base", "cnn3d_small"]),
+        ({"dims": 3}, ["cnn3d_base", "cnn3d_small", "swin_encoder_mlp"]),
+        ({"dims": 2}, ["densenet121_xray", "resnet18_multilabel", "xray_cnn"]),
+        ({"task": "multilabel"}, ["densenet121_xray", "resnet18_multilabel", "xray_cnn"]),
+        ({"task": "multiclass"}, []),
+        ({"pattern": "CNN3D*"}, []),
+        ({"dims": 3, "pattern": "*mlp"}, ["swin_encoder_mlp"]),
+    ],
+)
+def test_list_models_filters(arguments, expected):
+    assert medzoo.list_models(**arguments) == expected
+
+
+def test_an_unknown_model_is_answered_with_the_nearest():
+    message = r"^no model 'cnn3d_smal'\. Did you mean 'cnn3d_small'\? medzoo\.list_models\(\) names all 6\.$"
+    for look_up in (medzoo.describe, medzoo.create):
+        with pytest.raises(UnknownModelError, match=message):
+            look_up("cnn3d_smal")
+
+
+@pytest.mark.parametrize("name", ["../x", "", "hf_hub:a/b", "swin_encoder_mlp:btcv"])
+def test_115_a_strange_name_is_unknown(name):
+    with pytest.raises(UnknownModelError, match="no model"):
+        medzoo.create(name)
+
+
+def test_a_name_is_registered_once(facts, scratch):
+    def cnn3d_small(*, num_classes=1, in_chans=1): ...
+
+    with pytest.raises(
+        ConfigError, match=r"'cnn3d_small' is already registered by medzoo\.models\.cnn3d; give that of"
+    ):
+        medzoo.register(**facts)(cnn3d_small)
+
+
+def test_a_builder_has_named_options_only(facts, scratch):
+    def loose(num_classes=1, **rest): ...
+
+    with pytest.raises(ConfigError, match="loose: expected keyword-only options, got num_classes, rest"):
+        medzoo.register(**facts)(loose)
+
+
+def test_weights_have_different_tags_and_one_default(facts, scratch):
+    def weighted(*, num_classes=1, in_chans=1): ...
+
+    def record(tag):
+        return medzoo.Weights(
+            tag=tag, file="f", digest="sha256:0", size=0, license="MIT", citation="", trained_on="", part="encoder",
+            default=True,
+        )  # fmt: skip
+
+    for tags in (("a", "a"), ("a", "b")):
+        with pytest.raises(ConfigError, match="different tags and at most one default"):
+            medzoo.register(**facts, weights=tuple(map(record, tags)))(weighted)
+
+
+class Entry:
+    """An entry point of another package."""
+
+    name, value = "theirs", "their_package.models"
+
+    def __init__(self, load):
+        self.load = load
+
+
+@pytest.fixture
+def fresh_look_up(scratch, monkeypatch):
+    registry._load_models.cache_clear()
+    yield lambda entry: monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group else [])
+    registry._load_models.cache_clear()
+
+
+def test_another_package_adds_a_model(facts, fresh_look_up):
+    def their_model(*, num_classes=1, in_chans=1): ...
+
+    fresh_look_up(Entry(lambda: medzoo.register(**facts)(their_model)))
+    assert medzoo.list_models() == sorted([*NAMES, "their_model"])
+    assert medzoo.describe("their_model").builder is their_model
+
+
+def test_a_package_that_cannot_be_imported_leaves_the_zoo_whole(fresh_look_up):
+    def broken():
+        raise ImportError("no module named y")
+
+    fresh_look_up(Entry(broken))
+    with pytest.warns(UserWarning, match=r"models of their_package\.models \(theirs\) are missing: no module named y"):
+        assert medzoo.list_models() == NAMES
+
+
+def test_the_group_is_the_documented_one(monkeypatch, scratch):
+    asked = []
+    registry._load_models.cache_clear()
+    monkeypatch.setattr(registry, "entry_points", lambda *, group: asked.append(group) or [])
+    medzoo.list_models()
+    registry._load_models.cache_clear()
+    assert asked == ["medzoo.models"]
+    assert importlib.metadata.version("medzoo") == medzoo.__version__
+
+
+def test_describe_tells_the_options_and_their_defaults():
+    assert medzoo.describe("cnn3d_base").options == {
+        "num_classes": 1,
+        "in_chans": 1,
+        "widths": (64, 64, 128, 256),
+        "hidden": 512,
+        "dropout": 0.3,
+    }
