@@ -1,5 +1,7 @@
 """Sphinx settings. The build needs no network."""
 
+from pathlib import Path
+
 import medzoo
 
 project = "medzoo"
@@ -13,5 +15,31 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 napoleon_google_docstring = True
 napoleon_use_ivar = True
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_generated"]
 nitpicky = False
+
+
+def write_models(app):
+    """Write what the registry says of each model, so that the page cannot be out of date."""
+    folder = Path(app.srcdir) / "_generated"
+    folder.mkdir(exist_ok=True)
+    parts = []
+    for name in medzoo.list_models():
+        spec = medzoo.describe(name)
+        options = ", ".join(f"`{key}={value!r}`" for key, value in spec.options.items())
+        parts.append(
+            f"## {name}\n\n{spec.summary[0].upper()}{spec.summary[1:]}.\n\n"
+            f"- input: {spec.input_spec}; designed for {' × '.join(map(str, spec.input_spec.size))}\n"
+            f"- outputs: {spec.outputs.task}: {', '.join(spec.outputs.labels)}\n"
+            f"- trainable parameters: {spec.parameters:,}\n"
+            f"- options: {options}\n"
+            f"- activation maps are drawn from `{spec.cam_layer}`\n"
+            f"- source: {spec.source}\n"
+            f"- cite: {spec.citation}\n"
+        )
+    (folder / "models.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def setup(app):
+    """Connect to Sphinx."""
+    app.connect("builder-inited", write_models)

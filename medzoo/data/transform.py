@@ -151,25 +151,14 @@ _MEND = {
 def _as_image(source: Source, who: str) -> Image:
     if isinstance(source, Image):
         return source
-    if isinstance(source, (str, os.PathLike)):
-        return read(source)
     if isinstance(source, Tensor):
         source = source.detach().cpu().numpy()
-    if not isinstance(source, np.ndarray):
-        raise InputError(
-            f"{who}: expected a path, a medzoo.Image or an array (c, ...), got {type(source).__name__}. "
-            "Use numpy.asarray(...) to make an array."
-        )
-    if source.ndim not in (3, 4) or source.dtype.kind not in "uifb" or 0 in source.shape:
-        raise InputError(
-            f"{who}: expected an array (c, h, w) or (c, d, h, w) of numbers, got {source.dtype} {source.shape}. "
-            "Add the channel axis with x[None]; leave the batch axis out."
-        )
-    span = None
-    if source.dtype.kind in "uib":
-        info = np.iinfo(source.dtype) if source.dtype.kind in "ui" else None
-        span = (float(info.min), float(info.max)) if info else (0.0, 1.0)
-    return Image(source, value_range=span)
+    if isinstance(source, (str, os.PathLike, np.ndarray)):
+        return read(source)
+    raise InputError(
+        f"{who}: expected a path, a medzoo.Image or an array (c, ...), got {type(source).__name__}. "
+        "Use numpy.asarray(...) to make an array."
+    )
 
 
 def _implausible(x: Tensor, image: Image, wanted: Preprocessing) -> str | None:

@@ -1,0 +1,138 @@
+"""What lies in a folder tree: pictures one by one, DICOM slices as series, and what is no image, with the reason."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from medzoo.data.dicom_header import PICTURES, modality, not_an_image
+from medzoo.data.dicom_pixels import load
+from medzoo.data.files import MAX_VOXELS, existing, identify, looks_like_image, refusing
+from medzoo.errors import DataError
+
+__all__ = ["Source", "scan", "series_of"]
+
+_TAGS = ["SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "Rows", "Columns", "NumberOfFrames"]
+_MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing to read, or to pass over.
+
+    Attributes:
+        paths: the file, or the files of a series.
+        kind: ``"image"`` for one file, ``"series"`` for the slices of a volume, ``"skip"`` for what is no image.
+        reason: why it is passed over; empty otherwise.
+        label: what to call it in a table: the path from the folder that was scanned, and how many files.
+    """
+
+    paths: tuple[Path, ...]
+    kind: Literal["image", "series", "skip"]
+    reason: str
+    label: str
+
+
+def scan(path: str | os.PathLike[str]) -> list[Source]:
+    """List what a file or folder tree holds, in the order of the paths.
+
+    DICOM slices are grouped by SeriesInstanceUID wherever they lie; projection X-rays and multi-frame files stand
+    alone. A broken image is listed as an image, so that reading it says what is wrong.
+
+    Raises:
+        DataError: the path cannot be opened.
+    """
+    root = existing(path)
+    if not root.is_dir():
+        return [_look(root, root.parent)[0]]
+    found: list[Source] = []
+    series: dict[str, list[Path]] = defaultdict(list)
+    for file in _files(root):
+        source, uid = _look(file, root)
+        if uid:
+            series[uid].append(file)
+        else:
+            found.append(source)
+    for files in series.values():
+        label = str(files[0].relative_to(root))
+        if len(files) == 1:
+            found.append(Source(tuple(files), "image", "", label))
+        else:
+            place = files[0].relative_to(root).parent
+            found.append(Source(tuple(files), "series", "", f"{place} ({len(files)} slices)"))
+    return sorted(found, key=lambda source: source.paths)
+
+
+def series_of(folder: Path) -> tuple[Path, ...]:
+    """Return the files of the one DICOM series that lies directly in a folder.
+
+    Raises:
+        DataError: none, or several.
+    """
+    series: dict[str, list[Path]] = defaultdict(list)
+    others: list[str] = []
+    for file in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
+        if file.stat().st_size == 0 or identify(file) != "dicom":
+            others.append(file.name)
+            continue
+        source, uid = _look(file, folder)
+        if source.kind != "skip":
+            series[uid or file.name].append(file)
+    if len(series) != 1:
+        found = f"{len(series)} of them" if series else f"none among {len(others)} other file(s)"
+        raise DataError(
+            f"{folder}: expected exactly one DICOM series, found {found}. "
+            "Give a file, a folder with one series, or use medzoo.predict for a whole tree."
+        )
+    return tuple(next(iter(series.values())))
+
+
+def _files(root: Path) -> list[Path]:
+    """Return every file below a folder, hidden ones aside; links to folders are not followed."""
+    found: list[Path] = []
+    for place, folders, names in os.walk(root, onerror=_cannot_list):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found.extend(Path(place) / name for name in sorted(names) if not name.startswith("."))
+    return found
+
+
+def _cannot_list(error: OSError) -> None:
+    raise DataError(f"{error.filename}: the folder cannot be listed ({error.strerror}). Ask for read access.")
+
+
+def _look(file: Path, root: Path) -> tuple[Source, str]:
+    """Return a file as a source by itself, and the series it is a slice of, if it is one."""
+    label = str(file.relative_to(root))
+
+    def source(kind: Literal["image", "skip"], reason: str = "") -> Source:
+        return Source((file,), kind, reason, label)
+
+    try:
+        kind = identify(existing(file))
+    except DataError as error:  # unreadable or empty: reading it will say so again, if it was meant to be an image
+        return source("image") if looks_like_image(file) else source("skip", str(error)), ""
+    if kind == "":
+        return source("image") if looks_like_image(file) else source("skip", "not an image file"), ""
+    if kind != "dicom":
+        return source("image"), ""
+    try:
+        ds = load(file, max_voxels=MAX_VOXELS, tags=_TAGS)
+        with refusing(file, "a DICOM header"):
+            return _look_at_dicom(ds, source)
+    except DataError:
+        return source("image"), ""
+
+
+def _look_at_dicom(ds: Any, source: Any) -> tuple[Source, str]:
+    if str(ds.file_meta.get("MediaStorageSOPClassUID") or "") == _MEDIA_DIRECTORY:
+        return source("skip", "a DICOMDIR"), ""
+    what = not_an_image(ds)
+    if what:
+        return source("skip", what), ""
+    if "LOCALIZER" in [str(v).upper() for v in (ds.get("ImageType") or ())]:
+        return source("skip", "a scout (LOCALIZER)"), ""
+    alone = modality(ds) in PICTURES or int(ds.get("NumberOfFrames") or 1) > 1
+    return source("image"), "" if alone else str(ds.get("SeriesInstanceUID") or "")

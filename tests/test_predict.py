@@ -1,0 +1,161 @@
+"""``predict``: from files to named outputs."""
+
+from __future__ import annotations
+
+import re
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+
+import medzoo
+from medzoo.errors import ConfigError, DataError
+from medzoo.quickstart import write_ct, write_xray
+
+SMALL = {
+    "cnn3d_small": {"size": 32, "widths": (4, 8, 8), "hidden": 8},
+    "cnn3d_base": {"widths": (4, 4, 8, 8)},
+    "swin_encoder_mlp": {"feature_size": 12},
+    "xray_cnn": {"size": 64, "widths": (4, 4, 8, 8), "hidden": 8},
+}
+
+
+def small(name, **options):
+    return medzoo.create(name, **SMALL.get(name, {}) | options).eval()
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Return the drawn X-ray and CT by number of axes."""
+    folder = tmp_path_factory.mktemp("drawn")
+    return {2: write_xray(folder), 3: write_ct(folder)}
+
+
+@pytest.mark.parametrize("name", medzoo.list_models())
+def test_every_model_names_its_outputs(name, drawn):
+    model = small(name)
+    path = drawn[model.input_spec.dims]
+    result = medzoo.predict(model, path, allow_untrained=True)
+    assert tuple(result.probabilities) == model.outputs.labels
+    logits = model(medzoo.transform(model)(path)[None])[0]
+    assert list(result.logits.values()) == pytest.approx(logits.tolist(), rel=1e-4, abs=1e-5)
+    assert list(result.probabilities.values()) == pytest.approx(logits.sigmoid().tolist(), rel=1e-4)
+    assert result.positive == {label: p >= 0.5 for label, p in result.probabilities.items()}
+    assert result.source == str(path)
+    assert result.steps
+    assert result.provenance == {
+        "model": name,
+        "weights": "none",
+        "digest": "none",
+        "medzoo": medzoo.__version__,
+    }
+    assert not result.trained
+    assert result.untrained == model.outputs.labels
+
+
+def test_untrained_outputs_are_refused(drawn):
+    message = r"^cnn3d_small: no output was trained, so its probabilities mean nothing\. Load weights, or say"
+    with pytest.raises(ConfigError, match=message):
+        medzoo.predict(small("cnn3d_small"), drawn[3])
+
+
+def test_trained_outputs_are_not(drawn):
+    model = small("cnn3d_small", num_classes=3).set_outputs(labels=["a", "b", "c"], trained=[True, True, False])
+    result = medzoo.predict(model, drawn[3])
+    assert result.untrained == ("c",)
+    assert sum(result.probabilities.values()) == pytest.approx(1)
+    assert sum(result.positive.values()) == 1
+
+
+def test_a_list_gives_a_list_in_its_order_whatever_the_batch(drawn):
+    model = small("xray_cnn")
+    images = [np.full((1, 64, 64), level, np.uint8) for level in (0, 40, 80, 120, 160)]
+    one_by_one = medzoo.predict(model, images, allow_untrained=True)
+    for batch_size in (2, 5, 8):
+        together = medzoo.predict(model, tuple(images), batch_size=batch_size, allow_untrained=True)
+        for a, b in zip(one_by_one, together, strict=True):
+            assert list(a.logits.values()) == pytest.approx(list(b.logits.values()), abs=1e-5)
+    assert medzoo.predict(model, [], allow_untrained=True) == []
+    with pytest.raises(ConfigError, match="expected batch_size of 1 or more, got 0"):
+        medzoo.predict(model, images, batch_size=0, allow_untrained=True)
+
+
+def test_the_model_is_left_as_it_was(drawn):
+    model = small("cnn3d_small").train()
+    x = medzoo.predict(model, drawn[3], allow_untrained=True)
+    assert model.training
+    assert medzoo.predict(model, drawn[3], allow_untrained=True, device="cpu").logits == x.logits
+
+
+def test_111_a_device_this_machine_lacks(drawn):
+    with patch("torch.cuda.is_available", return_value=False), pytest.raises(ConfigError, match="got 'cuda:0'"):
+        medzoo.predict(small("cnn3d_small"), drawn[3], device="cuda:0", allow_untrained=True)
+
+
+def test_a_backbone_has_nothing_to_name(drawn):
+    with pytest.raises(ConfigError, match=r"no outputs to name \(num_classes=0\)"):
+        medzoo.predict(small("cnn3d_small", num_classes=0), drawn[3])
+
+
+def test_55_nan_is_found_and_named(drawn):
+    bad = np.zeros((1, 64, 64), np.float32)
+    bad[0, 3, 3] = np.inf
+    with pytest.raises(DataError, match="the array: expected finite values"):
+        medzoo.predict(small("xray_cnn"), [np.zeros((1, 64, 64), np.uint8), bad], allow_untrained=True)
+
+
+def test_56_strict_raises_where_predict_would_warn():
+    image = np.full((1, 64, 64), 200.0, np.float32)
+    with pytest.warns(UserWarning, match=r"expected values in \[0, 1\]"):
+        medzoo.predict(small("xray_cnn"), image, allow_untrained=True)
+    with pytest.raises(DataError, match=r"expected values in \[0, 1\]"):
+        medzoo.predict(small("xray_cnn"), image, allow_untrained=True, strict=True)
+
+
+@pytest.mark.parametrize("name", ["cnn3d_small", "cnn3d_base", "swin_encoder_mlp"])
+def test_an_image_into_a_volume_model_is_a_clear_error(name, drawn):
+    message = rf"chest_xray\.png: {name} takes a 3D volume, got a 2D image\. Give the whole series"
+    with pytest.raises(DataError, match=message):
+        medzoo.predict(small(name), drawn[2], allow_untrained=True)
+
+
+def test_a_volume_into_an_image_model_is_a_clear_error(drawn):
+    with pytest.raises(DataError, match=r"chest_ct\.nii\.gz: xray_cnn takes a 2D image, got a 3D volume"):
+        medzoo.predict(small("xray_cnn"), drawn[3], allow_untrained=True)
+
+
+def test_a_wrong_path_is_a_clear_error(tmp_path):
+    with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'none.png'}")):
+        medzoo.predict(small("xray_cnn"), tmp_path / "none.png", allow_untrained=True)
+
+
+def test_nothing_is_kept_for_gradients(drawn):
+    model = small("cnn3d_small")
+    medzoo.predict(model, drawn[3], allow_untrained=True)
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.is_grad_enabled()
+
+
+REAL_IMAGES = ["chestxray14_64px", "chestxray14_1024px", "chestxray14_dicom", "pneumonia_cxr"]
+
+
+@pytest.mark.parametrize("name", medzoo.list_models(dims=2))
+@pytest.mark.parametrize("folder", REAL_IMAGES)
+def test_real_x_rays(name, folder, data):
+    path = next(p for p in sorted((data / folder).rglob("*")) if p.suffix in (".png", ".dcm", ".jpeg", ".jpg"))
+    result = medzoo.predict(small(name), path, allow_untrained=True, strict=True)
+    assert all(0 <= p <= 1 for p in result.probabilities.values())
+
+
+@pytest.mark.parametrize("name", medzoo.list_models(dims=3))
+@pytest.mark.parametrize("file", ["chest_ct/A0002.nii.gz", "brain_mr/PGBM-002_FLAIR.nii.gz"])
+def test_real_volumes(name, file, data):
+    result = medzoo.predict(small(name), data / file, allow_untrained=True, strict=True)
+    assert np.isfinite(list(result.logits.values())).all()
+
+
+def test_a_real_single_slice_into_a_volume_model_is_a_clear_error(data):
+    path = sorted((data / "ct_slices").glob("*.dcm"))[0]
+    with pytest.raises(DataError, match="takes a 3D volume, got a 2D image"):
+        medzoo.predict(small("swin_encoder_mlp"), path, allow_untrained=True)

@@ -1,0 +1,220 @@
+"""From an image to a tensor, and the way back."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+import medzoo
+from medzoo.data.transform import Transform
+from medzoo.errors import ConfigError, DataError, InputError
+
+FLIPS = list(itertools.product((1, -1), repeat=3))
+
+
+def prepare(preprocessing, source, channels=1, **options):
+    return Transform(preprocessing, channels=channels, who="model").prepare(source, **options)
+
+
+def volume(shape=(12, 10, 8), spacing=(1.0, 2.0, 3.0), flips=(1, 1, 1)):
+    """Return a smooth volume in RAS whose values tell where they lie, stored with some axes flipped."""
+    grid = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"))
+    values = grid[0] * 100.0 + grid[1] * 10 + grid[2]
+    affine = np.diag([*spacing, 1.0])
+    for axis, flip in enumerate(flips):
+        if flip < 0:
+            values = np.flip(values, axis)
+            affine[:, 3] += affine[:, axis] * (shape[axis] - 1)
+            affine[:, axis] *= -1
+    return medzoo.Image(values[None].astype(np.float32).copy(), affine=affine, spacing=spacing, value_range=(0, 1))
+
+
+def test_an_x_ray_is_scaled_by_its_storage_resized_and_repeated():
+    pixels = np.zeros((1, 40, 60), np.uint8)
+    pixels[:, :20] = 255
+    prepared = prepare(medzoo.Preprocessing(size=(20, 20), mean=(0.5,), std=(0.25,)), pixels, channels=3)
+    assert prepared.tensor.shape == (3, 20, 20)
+    assert prepared.tensor.dtype == torch.float32
+    torch.testing.assert_close(prepared.tensor[:, 0], torch.full((3, 20), 2.0))
+    torch.testing.assert_close(prepared.tensor[:, -1], torch.full((3, 20), -2.0))
+    assert prepared.steps == (
+        "range 0 to 255 mapped to 0 to 1",
+        "resized from 40 × 60 to 20 × 20",
+        "grey repeated to 3 channels",
+        "normalised with mean 0.5 and std 0.25",
+    )
+
+
+def test_torchxrayvisions_range():
+    how = medzoo.describe("densenet121_xray").preprocessing
+    x = prepare(how, np.array([[[0, 255]]], np.uint8).repeat(2, 1)).tensor
+    assert x.min() == pytest.approx(-1024)
+    assert x.max() == pytest.approx(1024)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "bool"])
+def test_an_integer_array_has_its_types_range(dtype):
+    span = (0, 1) if dtype == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    x = prepare(medzoo.Preprocessing(size=(2, 2)), np.array([span, span])[None].astype(dtype)).tensor
+    torch.testing.assert_close(x[0], torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
+
+
+def test_colour_is_mixed_to_grey():
+    red = np.zeros((3, 4, 4), np.uint8)
+    red[0] = 255
+    prepared = prepare(medzoo.Preprocessing(size=(4, 4)), red)
+    torch.testing.assert_close(prepared.tensor, torch.full((1, 4, 4), 0.299))
+    with pytest.raises(DataError, match=r"model takes 1 channels, got 2\. Give .* in_chans=2"):
+        prepare(medzoo.Preprocessing(size=(4, 4)), red[:2])
+
+
+@pytest.mark.parametrize("flips", FLIPS, ids=str)
+@pytest.mark.parametrize("orientation", ["RAS", "SPL", "LPI"])
+def test_86_every_flip_of_a_volume_gives_the_same_tensor(flips, orientation):
+    size = {"R": 12, "L": 12, "A": 10, "P": 10, "S": 8, "I": 8}
+    how = medzoo.Preprocessing(size=tuple(size[a] for a in orientation), orientation=orientation)
+    stored = volume(flips=flips)
+    x = prepare(how, stored).tensor[0]
+    expected = torch.from_numpy(volume().array[0])
+    axes = ["RL".find, "AP".find, "SI".find]
+    order = [next(i for i, find in enumerate(axes) if find(a) >= 0) for a in orientation]
+    expected = expected.permute(order).flip([i for i, a in enumerate(orientation) if a in "LPI"])
+    torch.testing.assert_close(x, expected)
+
+
+@pytest.mark.parametrize("flips", FLIPS, ids=str)
+def test_a_map_comes_back_to_the_original_voxels(flips):
+    """Anisotropic, flipped, reoriented and resized: back to half a voxel."""
+    stored = volume(shape=(24, 20, 16), flips=flips)
+    how = medzoo.Preprocessing(size=(32, 40, 36), orientation="SPL")
+    prepared = prepare(how, stored)
+    back = prepared.geometry.invert(prepared.tensor)
+    assert back.shape == stored.array.shape
+    inner = (slice(None), slice(2, -2), slice(2, -2), slice(2, -2))
+    # One voxel is 100, 10 and 1 in the values.
+    assert (back - torch.from_numpy(stored.array))[inner].abs().max() < 0.5
+
+
+def test_a_coarse_map_comes_back_where_it_was():
+    stored = volume(shape=(32, 32, 16))
+    prepared = prepare(medzoo.Preprocessing(size=(32, 64, 64), orientation="SPL"), stored)
+    coarse = torch.zeros(1, 4, 8, 8)
+    coarse[0, 1, 6, 2] = 1.0  # S 4..8 of 16, P 24..28 of 32, L 8..12 of 32
+    back = prepared.geometry.invert(coarse)[0]
+    weight = back / back.sum()
+    centre = [float((weight.sum([a for a in range(3) if a != axis]) * torch.arange(n)).sum()) for axis, n in enumerate((32, 32, 16))]  # fmt: skip
+    assert centre == pytest.approx([31 - 9.5, 31 - 25.5, 5.5], abs=0.5)
+
+
+@pytest.mark.parametrize("fit", ["resize", "crop"])
+@pytest.mark.parametrize("size", [(20, 34), (51, 47), (19, 60)], ids=str)
+def test_an_image_comes_back_to_its_pixels(fit, size):
+    v, u = np.mgrid[:40, :48]
+    pixels = ((v + u) / 100)[None].astype(np.float32)
+    prepared = prepare(medzoo.Preprocessing(size=size, fit=fit), pixels)
+    assert prepared.tensor.shape[1:] == size
+    back = prepared.geometry.invert(prepared.tensor)
+    covered = prepared.geometry.invert(torch.ones_like(prepared.tensor)) > 0.999
+    inner = torch.zeros_like(covered)
+    inner[:, 3:-3, 3:-3] = True
+    assert (covered & inner).any()
+    assert (back - torch.from_numpy(pixels))[covered & inner].abs().max() < 0.005
+
+
+def test_87_anisotropic_spacing_keeps_the_physical_size():
+    stored = volume(shape=(30, 30, 12), spacing=(0.7, 0.7, 2.5))
+    how = medzoo.Preprocessing(size=(64, 64, 64), orientation="RAS", spacing=(1.0, 1.0, 1.0), fit="crop")
+    prepared = prepare(how, stored)
+    assert "resampled to 1, 1, 1 mm" in prepared.steps
+    for axis, length in enumerate((0.7, 0.7, 2.5)):
+        assert 1 / np.linalg.norm(prepared.geometry.to_source[:3, axis]) == pytest.approx(length)
+
+
+def test_a_window_is_mapped_and_clipped():
+    how = medzoo.Preprocessing(size=(1, 1, 4), intensity="window", window=(-1000, 400))
+    hu = medzoo.Image(np.array([-2000, -1000, -300, 3000], np.int16).reshape(1, 1, 1, 4), unit="HU")
+    torch.testing.assert_close(prepare(how, hu).tensor.flatten(), torch.tensor([0.0, 0.0, 0.5, 1.0]))
+
+
+def test_foreground_is_cut_out():
+    hu = np.full((1, 20, 20, 20), -1000, np.int16)
+    hu[:, 4:12, 5:15, 6:10] = 40
+    how = medzoo.Preprocessing(size=(8, 10, 4), intensity="window", window=(-500, 500), foreground=True)
+    prepared = prepare(how, medzoo.Image(hu, unit="HU"))
+    assert "cropped to the foreground, 20 × 20 × 20 to 8 × 10 × 4" in prepared.steps
+    assert (prepared.tensor == 0.54).all()
+    back = prepared.geometry.invert(prepared.tensor)
+    assert torch.equal(back[0] > 0.5, torch.from_numpy(hu[0] == 40))
+
+
+def test_a_constant_image_is_zero_after_z_score():
+    x = prepare(medzoo.Preprocessing(size=(2, 2), intensity="zscore"), np.full((1, 2, 2), 7, np.uint8)).tensor
+    assert torch.equal(x, torch.zeros(1, 2, 2))
+
+
+def test_an_array_without_geometry_skips_orientation_and_says_so():
+    prepared = prepare(
+        medzoo.Preprocessing(size=(4, 4, 4), orientation="SPL", intensity="zscore"), np.ones((1, 4, 4, 4))
+    )
+    assert "no geometry: orientation and spacing skipped" in prepared.steps
+
+
+@pytest.mark.parametrize(
+    ("how", "image", "message"),
+    [
+        (
+            medzoo.Preprocessing(size=(2, 2)),
+            np.full((1, 2, 2), 200.0),
+            r"the array: expected values in \[0, 1\] where the range of the storage is not known, got 200 to 200",
+        ),
+        (
+            medzoo.Preprocessing(size=(2, 2, 2), intensity="window", window=(-1000, 400)),
+            np.ones((1, 2, 2, 2)),
+            r"the array: expected values around -1000, 400 \(HU for CT\), got 1 to 1: already scaled\?",
+        ),
+    ],
+)
+def test_56_a_range_that_cannot_be_right(how, image, message):
+    with pytest.warns(UserWarning, match=message):
+        prepare(how, image)
+    with pytest.raises(DataError, match=message):
+        prepare(how, image, strict=True)
+
+
+def test_55_nan_names_the_source():
+    image = np.zeros((1, 4, 4))
+    image[0, 1, 2:] = np.nan
+    for source in (image, medzoo.Image(image, identity={"file": "the array"})):
+        with pytest.raises(DataError, match="the array: expected finite values, .* 2 "):
+            prepare(medzoo.Preprocessing(size=(4, 4)), source)
+
+
+@pytest.mark.parametrize("thing", [[1.0], 3, None, {}])
+def test_58_what_is_no_image_is_refused(thing):
+    with pytest.raises(InputError, match=r"model: expected a path, a medzoo\.Image or an array"):
+        prepare(medzoo.Preprocessing(size=(4, 4)), thing)
+
+
+def test_a_volume_for_an_image_model_and_the_other_way():
+    with pytest.raises(DataError, match="model takes a 2D image, got a 3D volume"):
+        prepare(medzoo.Preprocessing(size=(4, 4)), np.zeros((1, 4, 4, 4)))
+    with pytest.raises(DataError, match="model takes a 3D volume, got a 2D image"):
+        prepare(medzoo.Preprocessing(size=(4, 4, 4)), np.zeros((1, 4, 4)))
+
+
+@pytest.mark.parametrize("name", medzoo.list_models())
+def test_every_models_transform_gives_what_it_takes_and_can_be_pickled(name):
+    spec = medzoo.describe(name)
+    model = medzoo.create(name, **spec.tiny).eval()
+    to_tensor = pickle.loads(pickle.dumps(medzoo.transform(model)))
+    source = np.random.default_rng(0).integers(0, 255, (1, *[40] * spec.input_spec.dims), np.uint8)
+    assert model(to_tensor(source)[None]).isfinite().all()
+
+
+def test_augmentation_is_kept_for_later():
+    with pytest.raises(ConfigError, match=r"transform\(train=True\) is kept for augmentation"):
+        medzoo.transform(medzoo.create("cnn3d_small"), train=True)
