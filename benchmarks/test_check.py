@@ -31,4 +31,4 @@ def test_check(benchmark, name):
     if benchmark.stats:
         share = benchmark.stats.stats.median / median(forward)
         benchmark.extra_info |= {"forward_s": median(forward), "share_of_forward": share, "torch": torch.__version__}
-        print(f"\n{name}: the check is {share:.3%} of a forward pass of {1000 * median(forward):.1f} ms")  # noqa: T201
+        print(f"\n{name}: the check is {share:.3%} of a forward pass of {1000 * median(forward):.1f} ms")

@@ -5,7 +5,7 @@ from pathlib import Path
 import medzoo
 
 project = "medzoo"
-copyright = "the medzoo authors"  # noqa: A001
+copyright = "the medzoo authors"
 version = release = medzoo.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 myst_enable_extensions = ["colon_fence"]

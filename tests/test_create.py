@@ -187,7 +187,8 @@ def test_in_chans_other_than_the_weights_is_adapted_and_reported(saved):
 
 def test_16_wrong_shape_names_both(saved):
     _, path = saved
-    message = r"encoder\.stages\.1\.conv\.weight is \(8, 4, 2, 2, 2\) in the file, \(6, 4, 2, 2, 2\) in the model; .*, and \d+ more"
+    shapes = r"is \(8, 4, 2, 2, 2\) in the file, \(6, 4, 2, 2, 2\) in the model; .*, and \d+ more"
+    message = rf"encoder\.stages\.1\.conv\.weight {shapes}"
     with pytest.raises(WeightsMismatch, match=message):
         medzoo.create("cnn3d_small", pretrained=path, **TINY | {"widths": (4, 6, 6)})
 

@@ -8,7 +8,10 @@ import sys
 
 import pytest
 
-HEAVY = ["timm", "monai", "torchvision", "pandas", "pydicom", "nibabel", "SimpleITK", "lightning", "matplotlib", "sklearn"]  # fmt: skip
+HEAVY = [
+    "timm", "monai", "torchvision", "pandas", "pydicom", "nibabel", "SimpleITK", "PIL",
+    "lightning", "matplotlib", "sklearn",
+]  # fmt: skip
 
 
 def loaded_after(code: str) -> set[str]:

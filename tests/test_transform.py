@@ -106,7 +106,10 @@ def test_a_coarse_map_comes_back_where_it_was():
     coarse[0, 1, 6, 2] = 1.0  # S 4..8 of 16, P 24..28 of 32, L 8..12 of 32
     back = prepared.geometry.invert(coarse)[0]
     weight = back / back.sum()
-    centre = [float((weight.sum([a for a in range(3) if a != axis]) * torch.arange(n)).sum()) for axis, n in enumerate((32, 32, 16))]  # fmt: skip
+    centre = [
+        float((weight.sum([a for a in range(3) if a != axis]) * torch.arange(length)).sum())
+        for axis, length in enumerate((32, 32, 16))
+    ]
     assert centre == pytest.approx([31 - 9.5, 31 - 25.5, 5.5], abs=0.5)
 
 
@@ -189,7 +192,7 @@ def test_55_nan_names_the_source():
     image = np.zeros((1, 4, 4))
     image[0, 1, 2:] = np.nan
     for source in (image, medzoo.Image(image, identity={"file": "the array"})):
-        with pytest.raises(DataError, match="the array: expected finite values, .* 2 "):
+        with pytest.raises(DataError, match=r"the array: expected finite values, .* 2 "):
             prepare(medzoo.Preprocessing(size=(4, 4)), source)
 
 

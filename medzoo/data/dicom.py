@@ -67,6 +67,7 @@ def to_image(ds: Any, path: Path, *, frame: int | None, max_voxels: int) -> Imag
         notes.append(f"modality {kind} told by the SOP class")
     if frames > 1 and frame is not None:
         notes.append(f"frame {frame} of {frames}")
+    span: tuple[float, float] | None
     if stored.ndim == 4 or str(ds.get("PhotometricInterpretation")) == "PALETTE COLOR":
         array, unit, span = _colour(stored, ds, notes)
     else:

@@ -168,7 +168,9 @@ def plane(ds: Any, path: Path, frame: int = 0) -> Plane | None:
             f"found {', '.join(f'{v:g}' for v in cosines)}. Export the image anew."
         )
     return Plane(
-        _TO_RAS @ np.array(position), _TO_RAS @ down / lengths[1] * spacing[0], _TO_RAS @ right / lengths[0] * spacing[1]
+        _TO_RAS @ np.array(position),
+        _TO_RAS @ down / lengths[1] * spacing[0],
+        _TO_RAS @ right / lengths[0] * spacing[1],
     )
 
 

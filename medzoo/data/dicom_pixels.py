@@ -67,7 +67,7 @@ def stored_pixels(ds: Any, path: Path, frame: int | None, max_voxels: int) -> ND
         DataError: no pixels, sizes that the data cannot hold, or a syntax that nothing here decodes.
     """
     if not any(keyword in ds for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise DataError(f"{path}: expected an image, found a DICOM object without pixel data. Export it with its pixels.")
+        raise DataError(f"{path}: expected an image, found a DICOM object without pixels. Export it anew.")
     rows, columns, samples, frames = int(ds.Rows), int(ds.Columns), int(ds.get("SamplesPerPixel") or 1), frames_of(ds)
     wanted = frames if frame is None else 1
     claim = f"{frames} × {rows} × {columns} × {samples}"
@@ -82,7 +82,7 @@ def stored_pixels(ds: Any, path: Path, frame: int | None, max_voxels: int) -> ND
     array = _decode(ds, path, frame, frames)
     shape = (wanted, rows, columns) + ((3,) if samples == 3 else ())
     if array.size != np.prod(shape):
-        raise DataError(f"{path}: expected pixels {shape}, found {array.size} values. The file is damaged: copy it again.")
+        raise DataError(f"{path}: expected pixels {shape}, found {array.size} values. Copy the file again.")
     return array.reshape(shape)
 
 
@@ -122,7 +122,7 @@ def _check_claims(ds: Any, path: Path, syntax: str, frames: int) -> None:
     claimed = frames * int(ds.Rows) * int(ds.Columns) * int(ds.get("SamplesPerPixel") or 1) * int(ds.BitsAllocated) // 8
     if stored < 8 * frames or (syntax == _RLE and claimed > 64 * stored):
         raise DataError(
-            f"{path}: the header says {claimed} bytes in {frames} frame(s), which {stored} compressed bytes cannot hold. "
+            f"{path}: the header says {claimed} bytes in {frames} frame(s), more than its {stored} bytes can hold. "
             "It is damaged or cut short: copy it again from its source."
         )
 
@@ -137,7 +137,7 @@ def _decode_with_itk(ds: Any, path: Path, frames: int) -> NDArray[Any]:
     from pydicom.encaps import generate_frames
 
     for codestream in generate_frames(ds.PixelData, number_of_frames=frames):
-        if codestream[:2] != b"\xff\xd8" or not codestream.rstrip(b"\0").endswith(b"\xff\xd9"):
+        if codestream[:2] != b"\xff\xd8" or not codestream.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
             raise DataError(f"{path}: expected {frames} whole JPEG frame(s), found one cut short. Copy the file again.")
     with tempfile.TemporaryDirectory(prefix="medzoo-") as folder:
         bare = Path(folder) / "pixels.dcm"
@@ -173,7 +173,7 @@ def _bare(ds: Any) -> Any:
 
 
 def _refuse_deflate_bomb(path: Path, max_voxels: int) -> None:
-    """Refuse a deflated file that grows beyond what an image of ``max_voxels`` could need: pydicom inflates unbounded."""
+    """Refuse a deflated file that grows beyond what ``max_voxels`` could need: pydicom inflates without a bound."""
     from pydicom.filereader import read_file_meta_info
 
     meta = read_file_meta_info(path)
@@ -192,4 +192,6 @@ def _refuse_deflate_bomb(path: Path, max_voxels: int) -> None:
             grown += len(inflate.decompress(rest, 2**20))
             rest = inflate.unconsumed_tail
             if grown > limit:
-                raise DataError(f"{path}: expected at most {max_voxels} values, found a deflated file that grows beyond.")
+                raise DataError(
+                    f"{path}: expected at most {max_voxels} values, found a deflated file of more. Copy it again."
+                )

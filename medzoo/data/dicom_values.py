@@ -71,15 +71,17 @@ def rescaled(stored: NDArray[Any], ds: Any, path: Path, frame: int = 0) -> Value
     if slope[0] == 0:
         raise DataError(f"{path}: expected a RescaleSlope other than 0, which makes every pixel equal. Export it anew.")
     ends = sorted((low * slope[0] + intercept[0], high * slope[0] + intercept[0]))
-    if stored.dtype.kind in "iu" and slope[0].is_integer() and intercept[0].is_integer() and max(map(abs, ends)) < 2**31:
+    whole = stored.dtype.kind in "iu" and slope[0].is_integer() and intercept[0].is_integer()
+    if whole and max(map(abs, ends)) < 2**31:
         kind = np.int16 if ends[0] >= -(2**15) and ends[1] < 2**15 else np.int32
-        array = stored.astype(kind)
+        array: Any = stored.astype(kind)
         array *= kind(slope[0])
         array += kind(intercept[0])
     else:
         array = (stored * slope[0] + intercept[0]).astype(np.float32)
-    note = f"rescaled: × {slope[0]:g} + {intercept[0]:g}"
-    return Values(array, ends[0], ends[1], (note,), rescaled=True)
+    same = (slope[0], intercept[0]) == (1, 0)
+    notes = () if same else (f"rescaled × {slope[0]:g} {intercept[0]:+g}",)
+    return Values(array, ends[0], ends[1], notes, rescaled=True)
 
 
 def picture(values: Values, ds: Any, path: Path) -> Values:
@@ -120,12 +122,12 @@ def _windowed(values: Values, ds: Any, path: Path) -> Values:
     shape = str(ds.get("VOILUTFunction") or "LINEAR").upper()
     least = 1 if shape == "LINEAR" else 0
     if not (math.isfinite(centre) and math.isfinite(width)) or width < least or (shape != "LINEAR" and width <= 0):
-        raise DataError(f"{path}: expected a window with a positive width, found {centre:g} ± {width:g}. Export it anew.")
+        raise DataError(f"{path}: expected a window with a positive width, found {width:g} at {centre:g}. Export it.")
     if not math.isfinite(values.low + values.high):
         return replace(values, notes=(*values.notes, "window left out: the values have no fixed range"))
     x = values.array.astype(np.float64)
     if shape == "SIGMOID":
-        part = 1 / (1 + np.exp(np.clip(-4 * (x - centre) / width, -700, 700)))
+        part: NDArray[Any] = 1 / (1 + np.exp(np.clip(-4 * (x - centre) / width, -700, 700)))
     elif shape == "LINEAR_EXACT":
         part = np.clip((x - centre) / width + 0.5, 0, 1)
     elif shape == "LINEAR":  # a width of 1 is a step at the centre

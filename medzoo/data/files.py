@@ -86,9 +86,9 @@ def refusing(path: Path, what: str, *more: type[Exception]) -> Iterator[list[str
             raise
         except MemoryError:
             raise DataError(
-                f"{path}: expected {what} that fits into memory, found one that does not. Free memory, or lower max_voxels."
+                f"{path}: expected {what} that fits into memory, found one that does not. Free some memory."
             ) from None
-        except (*_FAULTS, *more) as error:
+        except _FAULTS + more as error:
             raise DataError(
                 f"{path}: expected {what}, found bytes that cannot be read as one ({type(error).__name__}). "
                 "The file is damaged or cut short: copy it again from its source, or export it anew."
@@ -113,7 +113,7 @@ def check_size(path: Path, count: int, max_voxels: int, claim: str) -> None:
 
 
 def identify(path: Path) -> str:
-    """Return the format of a file by its first bytes: ``"png"``, ``"dicom"``..., or ``""`` for none that is read here."""
+    """Return the format of a file by its first bytes: ``"png"``, ``"dicom"``..., or ``""`` for none of them."""
     with refusing(path, _FORMATS), path.open("rb") as file:
         head = file.read(_HEAD)
     if head.startswith(b"\x1f\x8b"):
@@ -138,7 +138,8 @@ def unknown(path: Path) -> DataError:
     found = next((name for magic, name in _OTHERS.items() if head.lstrip().startswith(magic)), "other bytes")
     if head[:2] in (b"\x08\x00", b"\x02\x00", b"\x00\x08", b"\x00\x02"):
         return DataError(
-            f"{path}: expected {_FORMATS}, found what may be DICOM without its preamble, whose encoding is then a guess. "
+            f"{path}: expected {_FORMATS}, "
+            "found what may be DICOM without its preamble, which leaves its encoding a guess. "
             "Rewrite it as a DICOM file, for example with dcmconv +F of DCMTK."
         )
     return DataError(f"{path}: expected {_FORMATS}, found {found}. Convert it to one of these, or copy it again.")

@@ -61,8 +61,7 @@ def scan(path: str | os.PathLike[str]) -> list[Source]:
         if len(files) == 1:
             found.append(Source(tuple(files), "image", "", label))
         else:
-            place = files[0].relative_to(root).parent
-            found.append(Source(tuple(files), "series", "", f"{place} ({len(files)} slices)"))
+            found.append(Source(tuple(files), "series", "", f"{label} and {len(files) - 1} more"))
     return sorted(found, key=lambda source: source.paths)
 
 

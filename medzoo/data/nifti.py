@@ -134,7 +134,7 @@ def _scaling(path: Path, header: Any) -> tuple[float, float]:
     if slope == 0 or math.isnan(slope):
         return 1.0, 0.0
     if not (math.isfinite(slope) and math.isfinite(inter)):
-        raise DataError(f"{path}: expected a finite scaling, found slope {slope} and intercept {inter}. Export it anew.")
+        raise DataError(f"{path}: expected a finite scaling, found slope {slope} and intercept {inter}. Export anew.")
     return slope, inter
 
 
@@ -156,9 +156,7 @@ def _one_volume(path: Path, stored: NDArray[Any], frame: int | None, notes: list
     return stored[index]
 
 
-def _geometry(
-    path: Path, header: Any, notes: list[str]
-) -> tuple[NDArray[np.float64] | None, tuple[float, ...] | None]:
+def _geometry(path: Path, header: Any, notes: list[str]) -> tuple[NDArray[np.float64] | None, tuple[float, ...] | None]:
     """Return the affine in mm, or the spacing alone where the file does not say how the patient lies."""
     unit = _TO_MM.get(int(header["xyzt_units"]) & 7)
     if unit is None:
@@ -171,11 +169,7 @@ def _geometry(
     affine = np.asarray(header.get_best_affine(), dtype=np.float64)
     affine = np.diag([unit, unit, unit, 1.0]) @ affine
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if (
-        not np.isfinite(affine).all()
-        or not (lengths > 0).all()
-        or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3
-    ):
+    if not np.isfinite(affine).all() or not (lengths > 0).all() or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-3:
         raise DataError(
             f"{path}: expected an affine with three independent axes, found a singular one or NaN. "
             "Set its sform from the scan it came from."

@@ -1,13 +1,12 @@
-"""PNG, JPEG and TIFF, through Pillow.
+"""PNG, JPEG and TIFF through Pillow: the pixels as stored, upright, never squeezed into 8 bits.
 
 Axes: c channels, h w height width.
 """
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,94 +16,132 @@ from medzoo.data.files import check_size, refusing
 from medzoo.data.image import Image
 from medzoo.errors import DataError
 
-__all__ = ["read_raster"]
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
 
-_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
-_EXIF_ORIENTATION = 0x0112
+__all__ = ["collapse_grey", "read_raster"]
+
+_FORMATS = {"png": ["PNG"], "jpeg": ["JPEG", "MPO"], "tiff": ["TIFF"]}
+_ORIENTATION, _BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 274, 258, 262, 0
+_COLOURS = {
+    "RGB": "", "RGBA": "", "RGBX": "", "RGBa": "", "P": "palette", "PA": "palette", "CMYK": "CMYK", "YCbCr": "YCbCr",
+}  # fmt: skip
 
 
 def read_raster(path: Path, kind: str, *, frame: int | None, nan: str, max_voxels: int) -> Image:
-    """Read one picture, ``c h w``; grey is one channel, however it was stored.
+    """Read one picture ``c h w``; grey is one channel, however it was stored.
 
     Args:
         path: the file.
         kind: ``"png"``, ``"jpeg"`` or ``"tiff"``.
-        frame: the page of a file that has several.
-        nan: ``"raise"`` or ``"zero"``, for TIFF of floats.
-        max_voxels: the most pixels.
+        frame: the page, where there are several.
+        nan: what to do with NaN in a TIFF of floats.
+        max_voxels: the most pixels times channels.
 
     Raises:
-        DataError: damaged, cut short, too large, several pages and no ``frame``, or a transparency that varies.
+        DataError: damaged or cut short, several pages and no ``frame``, transparency that varies, or too large.
     """
-    from PIL import Image as Pil
+    from PIL import Image as Pillow
+
+    notes: list[str] = []
+    with refusing(path, f"a {kind.upper()} image"):
+        try:
+            if kind == "png":
+                with Pillow.open(path, formats=_FORMATS[kind]) as picture:
+                    picture.verify()  # every checksum up to IEND, which decoding alone skips
+            with Pillow.open(path, formats=_FORMATS[kind]) as picture:
+                _choose_page(path, picture, frame)
+                count = picture.width * picture.height * len(picture.getbands())
+                claim = f"{picture.width} × {picture.height} in {len(picture.getbands())} channels"
+                check_size(path, count, max_voxels, claim)
+                values, bits = _values(path, kind, _upright(picture, notes), notes)
+        except Pillow.DecompressionBombError:  # derives from Exception alone
+            raise DataError(
+                f"{path}: expected at most {2 * (Pillow.MAX_IMAGE_PIXELS or 0)} pixels (Pillow's limit), the header "
+                "says more: it may be made to fill the memory. If it is genuine, raise PIL.Image.MAX_IMAGE_PIXELS."
+            ) from None
+    values, mended = settle_nan(collapse_grey(as_real(values), notes), path, nan)
+    return Image(
+        values,
+        unit=f"{bits}-bit" if bits else "raw",
+        value_range=(0.0, float(2**bits - 1)) if bits else None,
+        identity={"file": str(path)},
+        notes=(*notes, *mended),
+    )
+
+
+def collapse_grey(values: NDArray[Any], notes: list[str]) -> NDArray[Any]:
+    """Return one channel of an image whose three are exactly equal: grey that was stored as colour."""
+    if values.shape[0] == 3 and np.array_equal(values[0], values[1]) and np.array_equal(values[0], values[2]):
+        notes.append("three equal channels taken as one")
+        return np.ascontiguousarray(values[:1])
+    return values
+
+
+def _choose_page(path: Path, picture: Picture, frame: int | None) -> None:
+    pages = int(getattr(picture, "n_frames", 1))
+    if pages > 1 and frame is None:
+        raise DataError(f"{path}: expected one picture, found {pages} pages or frames. Choose one: frame=0.")
+    if frame is not None:
+        if frame >= pages:
+            raise DataError(f"{path}: expected frame below {pages}, got frame={frame}. Count frames from 0.")
+        picture.seek(frame)
+
+
+def _upright(picture: Picture, notes: list[str]) -> Picture:
+    """Decode, and turn the picture as its EXIF orientation says; Pillow itself turns a TIFF while it decodes."""
     from PIL import ImageOps
 
-    what = f"a {kind.upper()} image"
-    notes: list[str] = []
-    with refusing(path, what):
-        data = path.read_bytes()
-        # Pillow is content with a PNG that was cut after its last pixel.
-        if kind == "png" and _PNG_END not in data:
-            raise DataError(f"{path}: expected {what} with its end (IEND), found none: it is cut short. Copy it again.")
-        try:
-            picture: Any = Pil.open(io.BytesIO(data), formats=[kind.upper()])
-        except Pil.DecompressionBombError:
-            most = 2 * (Pil.MAX_IMAGE_PIXELS or 0)
-            raise DataError(
-                f"{path}: expected {what} of at most {most} pixels, found more: it may be made to fill the memory. "
-                "If it is genuine, raise PIL.Image.MAX_IMAGE_PIXELS."
-            ) from None
-        check_size(path, picture.width * picture.height, max_voxels, f"{picture.height} × {picture.width}")
-        picture.seek(_page(path, getattr(picture, "n_frames", 1), frame))
-        picture.load()
-        turned = picture.getexif().get(_EXIF_ORIENTATION, 1)
-        if turned in range(2, 9):
-            notes.append(f"EXIF orientation {turned} applied")
-            picture = ImageOps.exif_transpose(picture)
-        array, unit, span = _pixels(path, picture, notes)
-    array, mended = settle_nan(as_real(array), path, nan)
-    return Image(array, unit=unit, value_range=span, identity={"file": str(path)}, notes=(*notes, *mended))
+    orientation = picture.getexif().get(_ORIENTATION, 1)
+    picture.load()
+    if orientation in range(2, 9):
+        notes.append(f"EXIF orientation {orientation} applied")
+    return ImageOps.exif_transpose(picture)
 
 
-def _page(path: Path, pages: int, frame: int | None) -> int:
-    if frame is None and pages > 1:
-        raise DataError(f"{path}: expected one image, found {pages} pages. Choose one with frame=0 to {pages - 1}.")
-    if frame is not None and frame >= pages:
-        raise DataError(f"{path}: expected frame=0 to {pages - 1}, got frame={frame}.")
-    return frame or 0
-
-
-def _pixels(path: Path, picture: Any, notes: list[str]) -> tuple[NDArray[Any], str, tuple[float, float] | None]:
-    """Bring any of Pillow's modes to channels-first grey levels or colours, their unit and their range."""
+def _values(path: Path, kind: str, picture: Picture, notes: list[str]) -> tuple[NDArray[Any], int]:
+    """Return the pixels ``c h w`` and the bits of their range (0: no fixed range)."""
     mode = picture.mode
+    if picture.has_transparency_data:
+        picture = _without_alpha(path, picture, notes)
     if mode.startswith("I;16"):
-        return np.asarray(picture).astype(np.uint16)[None], "16-bit", (0.0, 65535.0)
+        return _sixteen_bits(kind, picture, notes)
     if mode in ("I", "F"):
-        return np.asarray(picture)[None], "raw", None
+        return np.asarray(picture)[None], 0
     if mode == "1":
-        notes.append("black and white mapped to 0 and 255")
-        return np.asarray(picture.convert("L"))[None], "1-bit", (0.0, 255.0)
-    if mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in picture.info:
-        picture = _without_alpha(path, picture.convert("RGBA"), notes)
-    elif mode not in ("L", "RGB"):
-        notes.append(f"{'palette' if mode == 'P' else mode} converted to colour")
-        picture = picture.convert("RGB")
-    array = np.asarray(picture)
-    if array.ndim == 2:
-        return array[None], "8-bit", (0.0, 255.0)
-    if (array == array[..., :1]).all():
-        notes.append("grey stored as colour, taken as one channel")
-        return array[..., 0][None], "8-bit", (0.0, 255.0)
-    return np.moveaxis(array, -1, 0), "8-bit", (0.0, 255.0)
+        return np.asarray(picture.convert("1"), dtype=np.uint8)[None], 1
+    if mode in ("L", "LA", "La"):
+        return np.asarray(picture.convert("L"))[None], 8
+    if mode in _COLOURS:
+        if _COLOURS[mode]:
+            notes.append(f"{_COLOURS[mode]} converted to RGB")
+        return np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0), 8
+    raise DataError(f"{path}: expected grey or RGB pixels, found Pillow mode {mode!r}. Convert it to grey or RGB.")
 
 
-def _without_alpha(path: Path, picture: Any, notes: list[str]) -> Any:
-    """Drop an alpha channel that hides nothing."""
-    low, high = picture.getchannel("A").getextrema()
-    if low != 255 or high != 255:
+def _sixteen_bits(kind: str, picture: Picture, notes: list[str]) -> tuple[NDArray[Any], int]:
+    """Return grey of 9 to 16 bits; a TIFF says how many it uses, and which end is white."""
+    values = np.asarray(picture).astype(np.uint16)[None]
+    tags = (getattr(picture, "tag_v2", None) or {}) if kind == "tiff" else {}
+    bits = int(tags.get(_BITS, (16,))[0])
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow turns only 8-bit pages over
+        notes.append("white-is-zero inverted")
+        values = np.uint16(2**bits - 1) - values
+    return values, bits
+
+
+def _without_alpha(path: Path, picture: Picture, notes: list[str]) -> Picture:
+    """Return the picture without its alpha, which must hide nothing."""
+    if picture.mode.startswith("I;16"):  # one grey level is marked as transparent
+        hides = bool(np.any(np.asarray(picture) == picture.info["transparency"]))
+        plain = picture
+    else:
+        hides = picture.convert("RGBA").getchannel("A").getextrema() != (255, 255)
+        plain = picture.convert("L" if picture.mode in ("L", "LA", "La", "1") else "RGB")
+    if hides:
         raise DataError(
-            f"{path}: expected an opaque image, found a transparency from {low} to {high}, which leaves the grey levels "
-            "undefined. Export it without an alpha channel."
+            f"{path}: expected an opaque image, found transparency that leaves pixels undefined. "
+            "Flatten it on the background it was made for, and export it without alpha."
         )
-    notes.append("opaque alpha channel dropped")
-    return picture.convert("RGB")
+    notes.append("opaque alpha dropped")
+    return plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +60,8 @@ def read_series(
         return read_dicom(paths[0], frame=frame, nan=nan, max_voxels=max_voxels)
     slices = [_header(path, max_voxels) for path in paths]
     _check_alike(slices)
-    slices.sort(key=lambda s: float(s.plane.origin @ slices[0].plane.normal))
+    normal = slices[0].plane.normal
+    slices.sort(key=lambda s: float(s.plane.origin @ normal))
     step = _check_even(slices)
     if frame is not None:
         if frame >= len(slices):
@@ -89,9 +91,9 @@ def _stack(slices: list[_Slice], step: NDArray[np.float64], nan: str, max_voxels
     here = slices[0].plane
     spacing = tuple(float(np.linalg.norm(v)) for v in (step, here.down, here.right))
     whose = {k: v for k, v in first.identity.items() if k != "sop"} | {"file": str(_folder(slices))}
-    lean = np.linalg.norm(np.cross(step, here.normal)) / np.linalg.norm(step)
+    lean = float(np.linalg.norm(np.cross(step, here.normal)) / np.linalg.norm(step))
     if lean > 0.01:
-        notes.append(f"slices lean by {np.degrees(np.arcsin(min(1.0, lean))):.1f} degrees (gantry tilt), kept in the affine")
+        notes.append(f"slices lean by {math.degrees(math.asin(min(1.0, lean))):.1f} degrees (gantry tilt)")
     return Image(volume, here.affine(step), spacing, first.modality, first.unit, None, whose, tuple(notes))
 
 
@@ -101,7 +103,7 @@ def _header(path: Path, max_voxels: int) -> _Slice:
     ds = load(path, max_voxels=max_voxels, tags=_TAGS)
     with refusing(path, "a slice of a DICOM series", InvalidDicomError, BytesLengthException):
         if int(ds.get("NumberOfFrames") or 1) != 1 or int(ds.get("SamplesPerPixel") or 1) != 1:
-            raise DataError(f"{path}: expected a grey single-frame slice, found several frames or colour. Read it alone.")
+            raise DataError(f"{path}: expected a grey single-frame slice, found frames or colour. Read it alone.")
         kind = modality(ds)
         if kind in PICTURES:
             raise DataError(f"{path}: expected slices of a volume, found {kind} pictures. Read each file by itself.")
@@ -156,7 +158,7 @@ def _check_even(slices: list[_Slice]) -> NDArray[np.float64]:
     step = np.asarray((origins[-1] - origins[0]) / (len(slices) - 1))
     ideal = origins[0] + np.arange(len(slices))[:, None] * step
     if np.linalg.norm(origins - ideal, axis=1).max() > 0.5 * float(np.linalg.norm(step)):
-        raise DataError(f"{_folder(slices)}: expected slices along one line, found them shifted. Export the series anew.")
+        raise DataError(f"{_folder(slices)}: expected slices along one line, found them shifted. Export it anew.")
     return step
 
 
