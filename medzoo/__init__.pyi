@@ -7,7 +7,9 @@ from .data.image import Image as Image
 from .data.read import read as read
 from .data.transform import transform as transform
 from .factory import create as create
-from .prediction import predict as predict
+from .inference import predict as predict
+from .prediction import Prediction as Prediction
+from .prediction import Predictions as Predictions
 from .registry import ModelSpec as ModelSpec
 from .registry import describe as describe
 from .registry import list_models as list_models

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import medzoo
-from medzoo.errors import MedzooError, did_you_mean
+from medzoo.errors import DataError, MedzooError, did_you_mean
 
 if TYPE_CHECKING:
     from medzoo.prediction import Prediction
@@ -61,7 +61,7 @@ def list_command(pattern: str, dims: str | None, task: Any, pretrained: bool) ->
         outputs = f"{len(spec.outputs.labels)} {spec.outputs.task}"
         tags = ", ".join(spec.weights) or "–"
         table.add_row(name, _shape(spec.input_spec), outputs, f"{spec.parameters:,}", tags, spec.summary)
-    _print(table)
+    _console().print(table)
 
 
 @main.command()
@@ -88,22 +88,80 @@ def info(name: str) -> None:
     table = Table(title=name, show_header=False, title_justify="left")
     for key, value in rows.items():
         table.add_row(key, value)
-    _print(table)
+    _console().print(table)
 
 
 @main.command()
 @click.argument("model")
 @click.argument("paths", nargs=-1, required=True, type=click.Path())
+@click.option("--points", type=click.Path(), help="CSV of patch centres in mm, for a patch model.")
+@click.option("--points-frame", type=click.Choice(["LPS", "RAS"]), default="LPS", show_default=True)
+@click.option("--output", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read ahead.")
 @click.option("--device", help="Such as cpu or cuda:0.")
 @click.option("--allow-untrained", is_flag=True, help="Run although no output was trained; the result says so.")
-def predict(model: str, paths: tuple[str, ...], batch_size: int, device: str | None, allow_untrained: bool) -> None:
-    """Predict with MODEL (a NAME without weights, or NAME:TAG) for the images PATHS."""
+@click.option("--strict", is_flag=True, help="Treat implausible values as a failure.")
+@click.pass_context
+def predict(
+    ctx: click.Context,
+    model: str,
+    paths: tuple[str, ...],
+    points: str | None,
+    points_frame: Any,
+    output: str,
+    batch_size: int,
+    workers: int,
+    device: str | None,
+    allow_untrained: bool,
+    strict: bool,
+) -> None:
+    """Predict with MODEL (a NAME without weights, or NAME:TAG) for files, DICOM series and folder trees.
+
+    Exits with 5 if any source failed, or if there was nothing to predict.
+    """
+    from rich.progress import MofNCompleteColumn, Progress
+
     name, _, tag = model.partition(":")
     built = medzoo.create(name, pretrained=tag or False)
-    results = medzoo.predict(built, list(paths), batch_size=batch_size, device=device, allow_untrained=allow_untrained)
-    for result in results:
-        _print(prediction_table(result))
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=_console(stderr=True)) as bar:
+        task = bar.add_task(name, total=None)
+        results = medzoo.predict(
+            built,
+            list(paths),
+            batch_size=batch_size,
+            device=device,
+            num_workers=workers,
+            points=points,
+            points_frame=points_frame,
+            allow_untrained=allow_untrained,
+            strict=strict,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if output == "json":
+        click.echo(results.to_json(), nl=False)
+    elif output == "csv":
+        click.echo(results.to_csv(), nl=False)
+    else:
+        for result in results:
+            if not result.error:
+                _console().print(prediction_table(result))
+    for source, reason in results.skipped.items():
+        click.echo(f"skipped {source}: {reason}", err=True)
+    for error in results.errors.values():
+        click.echo(f"DataError: {error}", err=True)
+    if not results:
+        click.echo("nothing to predict: no image was found", err=True)
+    ctx.exit(DataError.exit_code if results.errors or not results else 0)
+
+
+@main.command()
+@click.argument("path", type=click.Path())
+@click.option("--out", required=True, type=click.Path(), help="The picture to write, such as scan.png.")
+def show(path: str, out: str) -> None:
+    """Draw PATH as it was read: the X-ray, or three planes of a volume, with orientation, spacing and range."""
+    medzoo.show(path, out=out)
+    click.echo(out)
 
 
 @main.command()
@@ -123,7 +181,8 @@ def prediction_table(result: Prediction) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
-    title = f"{escape(result.source)} · {result.provenance['model']} · weights {result.provenance['weights']}"
+    where = f" · point {result.point}" if result.point else ""
+    title = f"{escape(result.source)}{where} · {result.provenance['model']} · weights {result.provenance['weights']}"
     if not result.trained:
         title += "\n[bold red]untrained outputs: these numbers mean nothing[/]"
     table = Table("output", "probability", "positive", title=title, title_justify="left")
@@ -139,11 +198,12 @@ def _shape(spec: medzoo.InputSpec) -> str:
     return " × ".join(map(str, (spec.channels, *spec.size)))
 
 
-def _print(table: Any) -> None:
-    """Print to the terminal; a pipe gets wide lines instead of ones broken at 80 columns."""
+def _console(stderr: bool = False) -> Any:
+    """Return a console; a pipe gets wide lines instead of ones broken at 80 columns."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else 160)
 
 
 if __name__ == "__main__":

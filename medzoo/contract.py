@@ -203,6 +203,9 @@ class Preprocessing:
         fit: how the image comes to ``size``: ``"resize"`` scales each axis; ``"crop"`` cuts or pads around the centre.
         mean: subtracted last, one number for all channels or one for each.
         std: divided by after ``mean``, likewise.
+        patch: sides in mm of the box around a point that the model was trained on, in the order of ``orientation``;
+            it takes the place of ``spacing``, ``foreground`` and ``fit``. ``None`` for a model of whole images.
+        views: DICOM view positions the weights were trained on, such as ``("AP", "PA")``; empty for any.
     """
 
     size: tuple[int, ...]
@@ -214,6 +217,8 @@ class Preprocessing:
     fit: Literal["resize", "crop"] = "resize"
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    patch: tuple[float, ...] | None = None
+    views: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.size) not in (2, 3):
@@ -225,9 +230,15 @@ class Preprocessing:
             )
         if self.window is not None and not self.window[0] < self.window[1]:
             raise ConfigError(f"Preprocessing: expected window=(low, high) with low < high, got {self.window}.")
-        if self.spacing is not None and (len(self.spacing) != len(self.size) or min(self.spacing) <= 0):
+        for name, sides in (("spacing", self.spacing), ("patch", self.patch)):
+            if sides is not None and (len(sides) != len(self.size) or min(sides) <= 0):
+                raise ConfigError(
+                    f"Preprocessing: expected {name} to be {len(self.size)} numbers of mm above 0, got {sides}."
+                )
+        if self.patch is not None and (self.orientation is None or self.spacing or self.foreground):
             raise ConfigError(
-                f"Preprocessing: expected spacing to be {len(self.size)} numbers of mm above 0, got {self.spacing}."
+                "Preprocessing: a patch needs an orientation, and has no spacing or foreground of its own, got "
+                f"orientation={self.orientation!r}, spacing={self.spacing}, foreground={self.foreground}."
             )
         if self.intensity not in ("unit", "window", "zscore") or self.fit not in ("resize", "crop"):
             raise ConfigError(

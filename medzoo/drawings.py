@@ -8,10 +8,13 @@ Axes: h w rows and columns of the X-ray; x y z of the CT, which grow to the righ
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["draw_ct", "draw_xray"]
+__all__ = ["draw_ct", "draw_xray", "write_ct", "write_ct_series", "write_xray"]
 
 Array = NDArray[np.float64]
 
@@ -69,3 +72,70 @@ def draw_ct(size: tuple[int, int, int] = (128, 112, 40)) -> tuple[NDArray[np.int
 def _soft_step(x: Array, steepness: float) -> Array:
     """Return 0 far below zero and 1 far above."""
     return 1 / (1 + np.exp(-np.clip(steepness * x, -60, 60)))
+
+
+def write_xray(folder: Path) -> Path:
+    """Write the X-ray as DICOM, 12 bits stored, and return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "chest_xray.dcm"
+    levels = draw_xray().astype(np.uint16) * 16
+    ds = _dicom("1.2.840.10008.5.1.4.1.1.1.1", "DX", levels)
+    ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 12, 11, 0
+    ds.ViewPosition = "PA"
+    ds.ImagerPixelSpacing = [0.8, 0.8]
+    ds.save_as(path, enforce_file_format=True)
+    return path
+
+
+def write_ct(folder: Path) -> Path:
+    """Write the CT as NIfTI, in HU, and return its path."""
+    import nibabel
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "chest_ct.nii.gz"
+    hu, affine = draw_ct()
+    image = nibabel.Nifti1Image(hu, affine)
+    image.header.set_xyzt_units("mm")
+    nibabel.save(image, path)
+    return path
+
+
+def write_ct_series(folder: Path) -> Path:
+    """Write the CT as a DICOM series, one axial slice a file, and return its folder."""
+    series = folder / "chest_ct_dicom"
+    series.mkdir(parents=True, exist_ok=True)
+    hu, affine = draw_ct()
+    last_x, last_y = hu.shape[0] - 1, hu.shape[1] - 1
+    for z in range(hu.shape[2]):
+        # Columns run to the patient's left and rows to the back: both against the axes of RAS.
+        ds = _dicom("1.2.840.10008.5.1.4.1.1.2", "CT", np.ascontiguousarray(hu[::-1, ::-1, z].T + 1024), z)
+        ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 15, 1
+        ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 1, -1024, "HU"
+        right, front, up, _ = affine @ (last_x, last_y, z, 1)
+        ds.ImagePositionPatient = [float(-right), float(-front), float(up)]
+        ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+        ds.PixelSpacing = [float(affine[1, 1]), float(affine[0, 0])]
+        ds.SliceThickness = float(affine[2, 2])
+        ds.save_as(series / f"slice_{z:03d}.dcm", enforce_file_format=True)
+    return series
+
+
+def _dicom(sop_class: str, modality: str, pixels: NDArray[Any], number: int = 0) -> Any:
+    """Return a data set with what every image has; the UIDs are the same in every run."""
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+
+    ds = Dataset()
+    ds.SOPClassUID = sop_class
+    ds.SOPInstanceUID = generate_uid(entropy_srcs=["medzoo", modality, str(number)])
+    ds.SeriesInstanceUID = generate_uid(entropy_srcs=["medzoo", modality, "series"])
+    ds.StudyInstanceUID = generate_uid(entropy_srcs=["medzoo", "study"])
+    ds.PatientName, ds.PatientID = "DRAWN^BY^MEDZOO", "drawn"
+    ds.Modality, ds.InstanceNumber = modality, number + 1
+    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+    ds.Rows, ds.Columns = pixels.shape
+    ds.BitsAllocated = 16
+    ds.PixelData = pixels.astype("<i2" if pixels.dtype.kind == "i" else "<u2").tobytes()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return ds

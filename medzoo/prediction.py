@@ -1,35 +1,27 @@
-"""``predict``: from files to named, traceable probabilities.
-
-Axes: b batch, c channels, s spatial axes, n classes.
-"""
+"""What :func:`medzoo.predict` gives: one prediction an image, and a list of them that can be saved."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, overload
+from pathlib import Path
+from typing import Any
 
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
-import medzoo
-from medzoo.classifier import Classifier
-from medzoo.data.image import Image
-from medzoo.data.transform import Prepared, Source, transform
 from medzoo.errors import ConfigError
 
-__all__ = ["Prediction", "predict"]
+__all__ = ["Prediction", "Predictions"]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image.
+    """What a model says of one image, or why it says nothing.
 
     Attributes:
-        source: the file, or ``"the array"``.
+        source: the file, the first file of a series, or the place of an array in the list.
         probabilities: label to probability, in [0, 1].
         positive: label to whether its probability reaches the threshold; for a multiclass model, the largest.
         logits: label to logit.
@@ -37,137 +29,115 @@ class Prediction:
         steps: how the image was prepared, in words.
         identity: what the file says of itself; UIDs, and a patient only hashed.
         provenance: model, weights, digest and the version of medzoo.
+        point: centre of the patch in mm, as it was given, for a patch model.
+        error: what is wrong with the file; the numbers are then empty.
     """
 
     source: str
-    probabilities: Mapping[str, float]
-    positive: Mapping[str, bool]
-    logits: Mapping[str, float]
-    untrained: tuple[str, ...]
-    steps: tuple[str, ...]
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    positive: Mapping[str, bool] = field(default_factory=dict)
+    logits: Mapping[str, float] = field(default_factory=dict)
+    untrained: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
     identity: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
+    point: tuple[float, float, float] | None = None
+    error: str = ""
 
     @property
     def trained(self) -> bool:
         """Whether every output was trained."""
-        return not self.untrained
+        return not self.untrained and not self.error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain dicts, lists and numbers."""
+        return {
+            "source": self.source,
+            "error": self.error,
+            "point": list(self.point) if self.point else None,
+            "probabilities": dict(self.probabilities),
+            "positive": dict(self.positive),
+            "logits": dict(self.logits),
+            "untrained": list(self.untrained),
+            "steps": list(self.steps),
+            "identity": dict(self.identity),
+            "provenance": dict(self.provenance),
+        }
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return the prediction as JSON, and write it to ``path`` if there is one."""
+        return _written(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", path)
 
 
-@overload
-def predict(
-    model: Classifier,
-    source: str | os.PathLike[str] | Image | NDArray[Any] | Tensor,
-    *,
-    batch_size: int = ...,
-    device: torch.device | str | None = ...,
-    allow_untrained: bool = ...,
-    strict: bool = ...,
-) -> Prediction: ...
-@overload
-def predict(
-    model: Classifier,
-    source: list[Any] | tuple[Any, ...],
-    *,
-    batch_size: int = ...,
-    device: torch.device | str | None = ...,
-    allow_untrained: bool = ...,
-    strict: bool = ...,
-) -> list[Prediction]: ...
-def predict(
-    model: Classifier,
-    source: Source | list[Any] | tuple[Any, ...],
-    *,
-    batch_size: int = 1,
-    device: torch.device | str | None = None,
-    allow_untrained: bool = False,
-    strict: bool = False,
-) -> Prediction | list[Prediction]:
-    """Read, prepare as the weights need, run, and name every output.
+class Predictions(list[Prediction]):
+    """Predictions in the order of their sources, failures among them.
 
-    Args:
-        model: from :func:`medzoo.create`.
-        source: a path, an image, an array ``(c, …)``, or a list of those.
-        batch_size: images in one forward pass.
-        device: where to run; ``None`` is where the model is. The model is brought back afterwards.
-        allow_untrained: predict although no output was trained; the result is marked.
-        strict: raise instead of warn when the values of an image cannot be what the model expects.
-
-    Returns:
-        One prediction, or a list of them for a list.
-
-    Raises:
-        ConfigError: the model has no outputs, or none that was trained.
-        DataError: a file cannot be read, or is not of the model's kind.
-        InputError: something that is not an image, or more than the memory holds.
+    Attributes:
+        skipped: what was passed over, and why, by path: objects that are no image, views that the weights exclude.
     """
-    _refuse_untrained(model, allow_untrained)
-    if batch_size < 1:
-        raise ConfigError(f"{model.name}: expected batch_size of 1 or more, got {batch_size}.")
-    many = isinstance(source, (list, tuple))
-    sources: Sequence[Source] = source if isinstance(source, (list, tuple)) else [source]
-    prepare = transform(model).prepare
-    results: list[Prediction] = []
-    with _inference(model, device) as place:
-        for start in range(0, len(sources), batch_size):
-            prepared = [prepare(item, strict=strict) for item in sources[start : start + batch_size]]
-            logits = model(torch.stack([p.tensor for p in prepared]).to(place)).float().cpu()
-            probabilities = model.outputs.probabilities(logits)
-            positive = model.outputs.positive(probabilities)
-            results += map(_named(model), prepared, logits, probabilities, positive)
-    return results if many else results[0]
+
+    def __init__(self, predictions: list[Prediction], skipped: Mapping[str, str]) -> None:
+        super().__init__(predictions)
+        self.skipped = dict(skipped)
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """What is wrong with each source that failed."""
+        return {p.source: p.error for p in self if p.error}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one flat row a prediction: source, point, UIDs, a probability and a positive for each label, error."""
+        labels = list(dict.fromkeys(label for p in self for label in p.probabilities))
+        rows = []
+        for p in self:
+            x, y, z = p.point or ("", "", "")
+            row: dict[str, Any] = {"source": p.source, "x": x, "y": y, "z": z}
+            row |= {key: p.identity.get(key, "") for key in ("study", "series", "sop", "patient")}
+            for label in labels:
+                row[label] = p.probabilities.get(label, "")
+                row[f"{label} positive"] = p.positive.get(label, "")
+            row["untrained"] = "; ".join(p.untrained)
+            row["steps"] = "; ".join(p.steps)
+            row |= {key: p.provenance.get(key, "") for key in ("model", "weights", "digest", "medzoo")}
+            row["error"] = p.error
+            rows.append(row)
+        return rows
+
+    def to_frame(self) -> Any:
+        """Return the rows as a pandas DataFrame.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ConfigError(
+                "Predictions.to_frame: expected pandas, which is not installed. Get it with "
+                "pip install 'medzoo[train]', or use to_csv."
+            ) from error
+        return pd.DataFrame(self.rows())
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return the rows as CSV, and write them to ``path`` if there is one."""
+        text = io.StringIO()
+        rows = self.rows()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["source", "error"], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return _written(text.getvalue(), path)
+
+    def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return predictions and what was skipped as JSON, and write it to ``path`` if there is one."""
+        everything = {"predictions": [p.to_dict() for p in self], "skipped": self.skipped}
+        return _written(json.dumps(everything, indent=2, ensure_ascii=False) + "\n", path)
 
 
-def _refuse_untrained(model: Classifier, allowed: bool) -> None:
-    if model.num_classes == 0:
-        raise ConfigError(f"{model.name}: it has no outputs to name (num_classes=0). Call model(x) for its features.")
-    if not allowed and not any(model.outputs.trained):
-        raise ConfigError(
-            f"{model.name}: no output was trained, so its probabilities mean nothing. Load weights, or say "
-            "model.set_outputs(...) after your own training, or look at them with allow_untrained=True "
-            "(--allow-untrained)."
-        )
-
-
-@contextmanager
-def _inference(model: Classifier, device: torch.device | str | None) -> Iterator[torch.device]:
-    """Put the model into eval mode, on the device, and afterwards back as it was."""
-    was_training, home = model.training, next(model.parameters()).device
-    place = torch.device(device) if device is not None else home
-    if place.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"{model.name}: expected a device of this machine, got {str(place)!r}. Use device='cpu'.")
-    try:
-        model.eval().to(place)
-        with torch.inference_mode():
-            yield place
-    finally:
-        model.to(home).train(was_training)
-
-
-def _named(model: Classifier) -> Any:
-    """Return what turns one row of numbers into a prediction with names."""
-    outputs, report = model.outputs, model.load_report
-    untrained = tuple(label for label, ok in zip(outputs.labels, outputs.trained, strict=True) if not ok)
-    provenance = {
-        "model": model.name,
-        "weights": report.source if report else "none",
-        "digest": report.digest if report else "none",
-        "medzoo": medzoo.__version__,
-    }
-
-    def name(prepared: Prepared, logits: Tensor, probabilities: Tensor, positive: Tensor) -> Prediction:
-        def by_label(row: Tensor) -> dict[str, Any]:
-            return dict(zip(outputs.labels, row.tolist(), strict=True))
-
-        return Prediction(
-            source=prepared.image.identity.get("file", "the array"),
-            probabilities=by_label(probabilities),
-            positive=by_label(positive),
-            logits=by_label(logits),
-            untrained=untrained,
-            steps=prepared.steps,
-            identity=dict(prepared.image.identity),
-            provenance=provenance,
-        )
-
-    return name
+def _written(text: str, path: str | os.PathLike[str] | None) -> str:
+    """Write a file whole or not at all."""
+    if path is not None:
+        target = Path(path)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
+    return text

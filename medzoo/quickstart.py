@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -13,6 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import medzoo
+from medzoo.drawings import write_ct, write_ct_series, write_xray
 from medzoo.errors import ShapeError
 
 __all__ = ["run"]
@@ -30,7 +30,8 @@ def run(file: Path | None, folder: Path) -> None:
     console = Console(width=None if sys.stdout.isatty() else 150)
     if file is None:
         paths = {2: write_xray(folder), 3: write_ct(folder)}
-        console.print(f"Drew {paths[2]} and {paths[3]}: ellipses, no patient's data.")
+        series = write_ct_series(folder)
+        console.print(f"Drew {paths[2]}, {paths[3]} and the same CT as the DICOM series {series}: no patient's data.")
     else:
         paths = {medzoo.read(file).dims: file}
 
@@ -90,30 +91,3 @@ def wrong_input() -> str:
     except ShapeError as error:
         return f"{type(error).__name__}: {error}"
     raise RuntimeError("the check let a wrong shape through")
-
-
-def write_xray(folder: Path) -> Path:
-    """Draw a chest X-ray and write it as an 8-bit PNG."""
-    from PIL import Image
-
-    from medzoo.drawings import draw_xray
-
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "chest_xray.png"
-    Image.fromarray(draw_xray()).save(path)
-    return path
-
-
-def write_ct(folder: Path) -> Path:
-    """Draw a chest CT and write it as NIfTI, in HU."""
-    import nibabel
-
-    from medzoo.drawings import draw_ct
-
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "chest_ct.nii.gz"
-    hu, affine = draw_ct()
-    image: Any = nibabel.Nifti1Image(hu, affine)
-    image.header.set_xyzt_units("mm")
-    nibabel.save(image, path)
-    return path

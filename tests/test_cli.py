@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 import medzoo
 from medzoo.cli import main
+from medzoo.drawings import write_ct, write_xray
 from medzoo.errors import MedzooError
-from medzoo.quickstart import write_ct, write_xray
 
 
 def run(*arguments):
@@ -96,7 +96,7 @@ def test_quickstart_takes_every_model_through_the_main_job(tmp_path):
         in result.output
     )
     assert "every output is untrained" in result.output
-    assert {p.name for p in (tmp_path / "out").iterdir()} == {"chest_xray.png", "chest_ct.nii.gz"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"chest_xray.dcm", "chest_ct.nii.gz", "chest_ct_dicom"}
 
 
 def test_quickstart_with_a_file_runs_the_models_it_fits(tmp_path):

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import medzoo
+from medzoo.drawings import write_ct, write_xray
 from medzoo.errors import ConfigError, DataError
-from medzoo.quickstart import write_ct, write_xray
 
 SMALL = {
     "cnn3d_small": {"size": 32, "widths": (4, 8, 8), "hidden": 8},
@@ -115,7 +115,7 @@ def test_56_strict_raises_where_predict_would_warn():
 
 @pytest.mark.parametrize("name", ["cnn3d_small", "cnn3d_base", "swin_encoder_mlp"])
 def test_an_image_into_a_volume_model_is_a_clear_error(name, drawn):
-    message = rf"chest_xray\.png: {name} takes a 3D volume, got a 2D image\. Give the whole series"
+    message = rf"chest_xray\.dcm: {name} takes a 3D volume, got a 2D image\. Give the whole series"
     with pytest.raises(DataError, match=message):
         medzoo.predict(small(name), drawn[2], allow_untrained=True)
 

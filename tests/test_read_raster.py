@@ -311,7 +311,7 @@ def test_npy_faults_are_refused(tmp_path):
             read(path)
     np.save(path, np.zeros((1, 8, 8)))
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(DataError, match="expected 512 bytes of float64 .*, found 511"):
+    with pytest.raises(DataError, match=r"expected 512 bytes of float64 .*, found 511"):
         read(path)
 
 

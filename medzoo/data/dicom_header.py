@@ -62,10 +62,16 @@ def modality(ds: Any) -> str:
 
 def not_an_image(ds: Any) -> str | None:
     """Say what a DICOM object is when it is no image a model could take, else return ``None``."""
+    from pydicom.uid import UID
+
     named = _NO_IMAGE.get(modality(ds))
-    if named:
+    if named or ("Rows" in ds and "Columns" in ds):
         return named
-    return None if "Rows" in ds and "Columns" in ds else "a DICOM object without pixels"
+    sop_class = str(ds.get("SOPClassUID") or "")
+    broken = (
+        not sop_class or "Image Storage" in UID(sop_class).name
+    )  # meant to be an image: reading it says what is wrong
+    return None if broken else "a DICOM object without pixels"
 
 
 def identity(ds: Any, path: Path) -> dict[str, str]:

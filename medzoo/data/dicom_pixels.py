@@ -5,8 +5,13 @@ Axes: f frames, h w rows and columns, s samples of a colour pixel.
 
 from __future__ import annotations
 
+import os
+import sys
 import tempfile
+import threading
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +23,7 @@ from medzoo.errors import DataError
 
 __all__ = ["frames_of", "load", "stored_pixels"]
 
+_LISTENER = threading.Lock()
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _JPEG_12_BIT = "1.2.840.10008.1.2.4.51"
 _RLE = "1.2.840.10008.1.2.5"
@@ -43,9 +49,14 @@ def load(path: Path, *, max_voxels: int, tags: list[str] | None = None) -> Any:
     from pydicom import dcmread
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
-    with refusing(path, "a DICOM file", InvalidDicomError, BytesLengthException):
+    with refusing(path, "a DICOM file", InvalidDicomError, BytesLengthException) as told:
         _refuse_deflate_bomb(path, max_voxels)
-        return dcmread(path, stop_before_pixels=tags is not None, specific_tags=tags)
+        ds = dcmread(path, stop_before_pixels=tags is not None, specific_tags=tags)
+    if any("End of file reached" in words for words in told):  # pydicom is content with what there is
+        raise DataError(
+            f"{path}: expected a whole DICOM file, found one that is cut short. Copy it again from its source."
+        )
+    return ds
 
 
 def frames_of(ds: Any) -> int:
@@ -66,8 +77,11 @@ def stored_pixels(ds: Any, path: Path, frame: int | None, max_voxels: int) -> ND
     Raises:
         DataError: no pixels, sizes that the data cannot hold, or a syntax that nothing here decodes.
     """
-    if not any(keyword in ds for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise DataError(f"{path}: expected an image, found a DICOM object without pixels. Export it anew.")
+    pixels = any(keyword in ds for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
+    if not pixels or "Rows" not in ds or "Columns" not in ds:
+        raise DataError(
+            f"{path}: expected an image, found a DICOM object without pixels. It is cut short or stripped: export it."
+        )
     rows, columns, samples, frames = int(ds.Rows), int(ds.Columns), int(ds.get("SamplesPerPixel") or 1), frames_of(ds)
     wanted = frames if frame is None else 1
     claim = f"{frames} × {rows} × {columns} × {samples}"
@@ -142,13 +156,33 @@ def _decode_with_itk(ds: Any, path: Path, frames: int) -> NDArray[Any]:
     with tempfile.TemporaryDirectory(prefix="medzoo-") as folder:
         bare = Path(folder) / "pixels.dcm"
         _bare(ds).save_as(bare, enforce_file_format=True)
-        noisy = sitk.ProcessObject.GetGlobalWarningDisplay()
-        sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK writes to stderr from C++
-        try:
+        with _listening() as heard:
             image = sitk.ReadImage(str(bare), imageIO="GDCMImageIO")
-        finally:
-            sitk.ProcessObject.SetGlobalWarningDisplay(noisy)
+    if heard:
+        raise DataError(
+            f"{path}: expected sound JPEG data, found damage the decoder could not mend. Copy the file again."
+        )
     return sitk.GetArrayFromImage(image)
+
+
+@contextmanager
+def _listening() -> Iterator[list[str]]:
+    """Keep what is printed to stderr from C, and yield it: GDCM's libjpeg says only there that a picture is damaged.
+
+    The file descriptor belongs to the whole process, so one thread listens at a time.
+    """
+    heard: list[str] = []
+    with _LISTENER, tempfile.TemporaryFile() as sink:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        try:
+            os.dup2(sink.fileno(), 2)
+            yield heard
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            sink.seek(0)
+            heard.extend(sink.read().decode(errors="replace").splitlines())
 
 
 def _bare(ds: Any) -> Any:

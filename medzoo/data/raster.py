@@ -44,17 +44,20 @@ def read_raster(path: Path, kind: str, *, frame: int | None, nan: str, max_voxel
     from PIL import Image as Pillow
 
     notes: list[str] = []
-    with refusing(path, f"a {kind.upper()} image"):
+    # An open file, not its name: given a name, Pillow 13 maps an uncompressed TIFF into memory with rows and columns
+    # exchanged before it turns it, and scrambles orientations 5 to 8.
+    with refusing(path, f"a {kind.upper()} image"), path.open("rb") as file:
         try:
             if kind == "png":
-                with Pillow.open(path, formats=_FORMATS[kind]) as picture:
-                    picture.verify()  # every checksum up to IEND, which decoding alone skips
-            with Pillow.open(path, formats=_FORMATS[kind]) as picture:
+                Pillow.open(file, formats=_FORMATS[kind]).verify()  # all checksums up to IEND, which decoding skips
+                file.seek(0)
+            with Pillow.open(file, formats=_FORMATS[kind]) as picture:
                 _choose_page(path, picture, frame)
                 count = picture.width * picture.height * len(picture.getbands())
                 claim = f"{picture.width} × {picture.height} in {len(picture.getbands())} channels"
                 check_size(path, count, max_voxels, claim)
-                values, bits = _values(path, kind, _upright(picture, notes), notes)
+                tags = dict(getattr(picture, "tag_v2", {}))  # the turned copy has none
+                values, bits = _values(path, _upright(picture, notes), tags, notes)
         except Pillow.DecompressionBombError:  # derives from Exception alone
             raise DataError(
                 f"{path}: expected at most {2 * (Pillow.MAX_IMAGE_PIXELS or 0)} pixels (Pillow's limit), the header "
@@ -99,13 +102,13 @@ def _upright(picture: Picture, notes: list[str]) -> Picture:
     return ImageOps.exif_transpose(picture)
 
 
-def _values(path: Path, kind: str, picture: Picture, notes: list[str]) -> tuple[NDArray[Any], int]:
+def _values(path: Path, picture: Picture, tags: dict[int, Any], notes: list[str]) -> tuple[NDArray[Any], int]:
     """Return the pixels ``c h w`` and the bits of their range (0: no fixed range)."""
     mode = picture.mode
     if picture.has_transparency_data:
         picture = _without_alpha(path, picture, notes)
     if mode.startswith("I;16"):
-        return _sixteen_bits(kind, picture, notes)
+        return _sixteen_bits(picture, tags, notes)
     if mode in ("I", "F"):
         return np.asarray(picture)[None], 0
     if mode == "1":
@@ -119,10 +122,9 @@ def _values(path: Path, kind: str, picture: Picture, notes: list[str]) -> tuple[
     raise DataError(f"{path}: expected grey or RGB pixels, found Pillow mode {mode!r}. Convert it to grey or RGB.")
 
 
-def _sixteen_bits(kind: str, picture: Picture, notes: list[str]) -> tuple[NDArray[Any], int]:
+def _sixteen_bits(picture: Picture, tags: dict[int, Any], notes: list[str]) -> tuple[NDArray[Any], int]:
     """Return grey of 9 to 16 bits; a TIFF says how many it uses, and which end is white."""
     values = np.asarray(picture).astype(np.uint16)[None]
-    tags = (getattr(picture, "tag_v2", None) or {}) if kind == "tiff" else {}
     bits = int(tags.get(_BITS, (16,))[0])
     if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow turns only 8-bit pages over
         notes.append("white-is-zero inverted")

@@ -1,0 +1,226 @@
+"""Damaged files end in an image or in a medzoo error, nothing else, in bounded memory and without noise.
+
+Each mutant is a sound file with a few seeded faults: bits, bytes and extreme numbers written over, pieces cut, doubled,
+removed or blanked. Where a checksum would catch them all, half of the mutants get a right one, so that the faults reach
+what lies behind it. They are read in a process of their own with a limit on its memory, where a crash in C is seen too.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import resource
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+MEMORY = 2**30  # bytes above what the libraries themselves take
+MOST_VOXELS = 2**22
+EXTREMES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
+
+
+@pytest.mark.parametrize("kind", ["png", "dicom", "nifti", "metaimage"])
+def test_200_mutants_end_in_an_image_or_a_medzoo_error(tmp_path, kind):
+    _run(tmp_path, kind, 200)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["png", "dicom", "nifti", "metaimage", "other"])
+def test_4000_mutants_end_in_an_image_or_a_medzoo_error(tmp_path, kind):
+    _run(tmp_path, kind, 4000)
+
+
+def _run(folder: Path, kind: str, count: int) -> None:
+    command = [sys.executable, "-W", "error", __file__, kind, str(count), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    assert done.stderr == ""  # what ITK, GDCM or libjpeg print lands here
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["image"] + result["refused"] == count
+    assert result["refused"] > count // 4
+    assert result["grown"] < MEMORY
+    assert result["slowest"] < 5
+
+
+def main(kind: str, count: int, folder: Path) -> None:
+    """Read the mutants of one kind; any other exception ends the process with its seed."""
+    from medzoo.data.read import read
+    from medzoo.errors import MedzooError
+
+    bases = BASES[kind](folder)
+    for path, _, _ in bases:
+        read(path)  # loads the libraries
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = {"image": 0, "refused": 0, "slowest": 0.0}
+    for seed in range(count):
+        path, target, seal = bases[seed % len(bases)]
+        original = target.read_bytes()
+        target.write_bytes(seal(original, random.Random(seed)))
+        start = time.monotonic()
+        print(f"seed {seed} of {path.name}", flush=True)
+        try:
+            image = read(path, nan="zero", max_voxels=MOST_VOXELS)
+            assert image.array.size <= MOST_VOXELS
+            assert image.array.dtype.kind in "uif"
+            assert np.isfinite(image.array.sum(dtype=np.float64))
+            result["image"] += 1
+        except MedzooError as error:
+            assert str(path) in str(error) or path.parent.name in str(error)
+            result["refused"] += 1
+        finally:
+            target.write_bytes(original)
+        result["slowest"] = max(result["slowest"], time.monotonic() - start)
+    result["grown"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    print(json.dumps(result))
+
+
+def mutate(data: bytes, dice: random.Random) -> bytes:
+    """Return the bytes with one to four faults, most of them near the head, where the claims are."""
+    out = bytearray(data)
+    for _ in range(dice.randint(1, 4)):
+        if not out:
+            break
+        at = dice.randrange(len(out) if dice.random() < 0.5 else min(len(out), 1024))
+        size = dice.choice([1, 2, 4, 16, 200])
+        fault = dice.randrange(8)
+        if fault == 0:
+            out[at] ^= 1 << dice.randrange(8)
+        elif fault == 1:
+            out[at] = dice.randrange(256)
+        elif fault == 2:
+            value = dice.choice(EXTREMES)
+            out[at : at + 4] = struct.pack(dice.choice("<>") + "I", value)
+        elif fault == 3:
+            out[at : at + 2] = struct.pack(dice.choice("<>") + "H", dice.choice(EXTREMES) & 0xFFFF)
+        elif fault == 4:
+            del out[at:]
+        elif fault == 5:
+            del out[at : at + size]
+        elif fault == 6:
+            out[at:at] = out[at : at + size]
+        else:
+            out[at : at + size] = bytes(len(out[at : at + size]))
+    return bytes(out)
+
+
+def mutate_png(data: bytes, dice: random.Random) -> bytes:
+    """Mutate the content of the chunks under right checksums, or the file as it is."""
+    if dice.random() < 0.5:
+        return mutate(data, dice)
+    out, at = data[:8], 8
+    names = [data[i : i + 4] for i in range(len(data)) if data[i : i + 4] in (b"IHDR", b"IDAT", b"tRNS", b"PLTE")]
+    victim = dice.choice(names)
+    while at < len(data):
+        (length,) = struct.unpack(">I", data[at : at + 4])
+        name, body = data[at + 4 : at + 8], data[at + 8 : at + 8 + length]
+        at += 12 + length
+        if name == victim:
+            body = zlib.compress(mutate(zlib.decompress(body), dice)) if name == b"IDAT" else mutate(body, dice)
+        out += struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    return out
+
+
+def mutate_gzip(data: bytes, dice: random.Random) -> bytes:
+    """Mutate what is inside, under a right checksum, or the file as it is."""
+    return mutate(data, dice) if dice.random() < 0.3 else gzip.compress(mutate(gzip.decompress(data), dice), 1)
+
+
+Base = tuple[Path, Path, Callable[[bytes, random.Random], bytes]]
+
+
+def pngs(folder: Path) -> list[Base]:
+    from make_images import arrow, write_png
+    from PIL import Image as Pillow
+
+    grey = arrow().astype(np.uint8)
+    paths = [write_png(folder / "grey.png", grey), write_png(folder / "deep.png", arrow(top=60000))]
+    for mode in ("RGBA", "P", "1"):
+        paths.append(folder / f"{mode}.png")
+        Pillow.fromarray(grey).convert(mode).save(paths[-1])
+    return [(path, path, mutate_png) for path in paths]
+
+
+def dicoms(folder: Path) -> list[Base]:
+    from make_images import arrow, dataset, save, slice_fields, write_compressed, write_dicom, write_jpeg_lossless
+    from pydicom.uid import (
+        DeflatedExplicitVRLittleEndian,
+        ExplicitVRBigEndian,
+        ImplicitVRLittleEndian,
+        JPEG2000Lossless,
+        JPEGBaseline8Bit,
+        RLELossless,
+    )
+
+    grey, deep = arrow().astype(np.uint8), arrow(top=4000)
+    window = {"BitsStored": 12, "WindowCenter": 2000, "WindowWidth": 3000, "PhotometricInterpretation": "MONOCHROME1"}
+    rle = dataset(np.stack([deep] * 2), BitsStored=12)
+    rle.compress(RLELossless)
+    paths = [
+        write_dicom(folder / "plain", deep, **window),
+        write_dicom(folder / "ct", deep, **slice_fields((0, 0, 0))),
+        write_dicom(folder / "frames", np.stack([grey] * 3), syntax=ImplicitVRLittleEndian),
+        write_dicom(folder / "colour", np.stack([grey, grey // 2, grey], -1)),
+        write_dicom(folder / "deflated", deep, syntax=DeflatedExplicitVRLittleEndian),
+        write_dicom(folder / "big", deep, syntax=ExplicitVRBigEndian),
+        write_compressed(folder / "jpeg", np.stack([grey] * 2), JPEGBaseline8Bit),
+        write_compressed(folder / "j2k", grey, JPEG2000Lossless),
+        write_jpeg_lossless(folder / "lossless", deep, **window),
+        save(rle, folder / "rle"),
+    ]
+    return [(path, path, mutate) for path in paths]
+
+
+def niftis(folder: Path) -> list[Base]:
+    from make_images import write_nifti
+
+    volume = np.random.default_rng(0).integers(-1000, 1000, (12, 10, 8), dtype=np.int16)
+    plain = [write_nifti(folder / "a.nii", volume), write_nifti(folder / "b.nii", volume.astype(np.float64))]
+    packed = [write_nifti(folder / "a.nii.gz", volume)]
+    return [*((path, path, mutate) for path in plain), *((path, path, mutate_gzip) for path in packed)]
+
+
+def metaimages(folder: Path) -> list[Base]:
+    from make_images import write_metaimage
+
+    volume = np.random.default_rng(0).integers(-1000, 1000, (8, 10, 12), dtype=np.int16)
+    split, packed = (
+        write_metaimage(folder / "a.mhd", volume),
+        write_metaimage(folder / "p.mhd", volume, compressed=True),
+    )
+    joined = [write_metaimage(folder / f"{flag}.mha", volume, compressed=flag) for flag in (False, True)]
+    return [
+        (split, split, mutate),
+        (split, folder / "a.raw", mutate),
+        (packed, packed, mutate),
+        (packed, folder / "p.zraw", mutate),
+        *((path, path, mutate) for path in joined),
+    ]
+
+
+def others(folder: Path) -> list[Base]:
+    from make_images import arrow
+    from PIL import Image as Pillow
+
+    picture = Pillow.fromarray(arrow().astype(np.uint8))
+    paths = [folder / name for name in ("a.jpg", "a.tif", "lzw.tif", "a.npy")]
+    picture.save(paths[0])
+    picture.save(paths[1])
+    picture.save(paths[2], compression="tiff_lzw")
+    np.save(paths[3], arrow()[None])
+    return [(path, path, mutate) for path in paths]
+
+
+BASES = {"png": pngs, "dicom": dicoms, "nifti": niftis, "metaimage": metaimages, "other": others}
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

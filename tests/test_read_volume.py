@@ -1,0 +1,294 @@
+"""NIfTI and MetaImage: FAULTS 82 to 88, on files written by nibabel and SimpleITK."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import struct
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK as sitk  # noqa: N813
+from make_images import write_metaimage, write_nifti
+
+from medzoo.data.read import read
+from medzoo.errors import DataError
+
+VOLUME = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6) - 60
+
+
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
+def test_a_nifti_volume_is_x_y_z(tmp_path, suffix, dtype):
+    volume = np.abs(VOLUME).astype(dtype)
+    image = read(write_nifti(tmp_path / f"a.{suffix}", volume))
+    assert image.array.shape == (1, 4, 5, 6)
+    assert image.array.dtype == dtype
+    assert image.array.flags.c_contiguous
+    np.testing.assert_array_equal(image.array[0], volume)
+    np.testing.assert_allclose(image.spacing, (0.7, 0.8, 2.5), rtol=1e-6)
+    assert (image.orientation, image.unit, image.modality, image.value_range) == ("RAS", "raw", "", None)
+
+
+def test_nifti_2_big_endian_and_scaling(tmp_path):
+    image = nibabel.Nifti2Image(VOLUME, np.eye(4))
+    nibabel.save(image, tmp_path / "two.nii")
+    np.testing.assert_array_equal(read(tmp_path / "two.nii").array[0], VOLUME)
+    header = nibabel.Nifti1Header(endianness=">")
+    header.set_data_dtype(np.int16)
+    header.set_slope_inter(2.0, -1000.0)
+    image = nibabel.Nifti1Image(VOLUME, np.eye(4), header)
+    image.header.set_slope_inter(2.0, -1000.0)
+    nibabel.save(image, tmp_path / "big.nii")
+    got = read(tmp_path / "big.nii")
+    np.testing.assert_allclose(got.array[0], VOLUME * 2.0 - 1000)
+    assert got.array.dtype.isnative
+
+
+def test_82_a_fourth_axis_of_one_is_dropped(tmp_path):
+    assert read(write_nifti(tmp_path / "a.nii", VOLUME[..., None])).array.shape == (1, 4, 5, 6)
+
+
+def test_82_several_volumes_need_a_frame(tmp_path):
+    volumes = np.stack([VOLUME, -VOLUME], -1)
+    path = write_nifti(tmp_path / "a.nii.gz", volumes)
+    with pytest.raises(DataError, match=r"expected one volume, found 2 \(4 × 5 × 6 × 2\)\. Choose one with frame=0"):
+        read(path)
+    image = read(path, frame=1)
+    np.testing.assert_array_equal(image.array[0], -VOLUME)
+    assert "volume 1 of 2" in image.notes
+    with pytest.raises(DataError, match="expected frame below 2, got frame=2"):
+        read(path, frame=2)
+
+
+def test_83_nan_is_refused_or_set_to_zero(tmp_path):
+    volume = VOLUME.astype(np.float32)
+    volume[0, 0, :3] = np.nan, np.inf, -np.inf
+    path = write_nifti(tmp_path / "a.nii", volume)
+    with pytest.raises(DataError, match=r"expected finite values, found 3 of 120 NaN or infinite.*nan='zero'"):
+        read(path)
+    image = read(path, nan="zero")
+    assert image.array[0, 0, 0, :3].tolist() == [0, 0, 0]
+    assert "3 NaN or infinite values set to 0" in image.notes
+
+
+@pytest.mark.parametrize("part", [0.01, 0.3, 0.9, 0.999])
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
+def test_84_a_cut_volume_is_refused(tmp_path, part, suffix):
+    noise = np.random.default_rng(0).integers(-1000, 1000, (16, 16, 16), dtype=np.int16)
+    path = write_nifti(tmp_path / f"a.{suffix}", noise)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * part)])
+    with pytest.raises(DataError, match=r"a\.nii"):
+        read(path)
+
+
+def test_84_every_flipped_bit_of_a_gzip_is_found(tmp_path):
+    """The checksum stands after the last voxel; nibabel alone stops before it."""
+    noise = np.random.default_rng(0).integers(-1000, 1000, (8, 8, 8), dtype=np.int16)
+    path = write_nifti(tmp_path / "a.nii.gz", noise)
+    data = path.read_bytes()
+    name_ends = data.index(b"\0", 10) + 1  # the gzip header holds time and name, which no checksum covers
+    for at in range(name_ends, len(data), 37):
+        mutant = bytearray(data)
+        mutant[at] ^= 16
+        path.write_bytes(mutant)
+        with pytest.raises(DataError):
+            read(path)
+
+
+@pytest.mark.parametrize("suffix", ["nii", "nii.gz"])
+@pytest.mark.parametrize("sides", [(30000, 30000, 500), (4, 5, 7), (-4, 5, 6), (0, 5, 6), (2000, 2000, 100)])
+def test_85_sizes_that_the_file_cannot_hold_are_refused(tmp_path, suffix, sides):
+    path = write_nifti(tmp_path / f"a.{suffix}", VOLUME)
+    data = bytearray(gzip.decompress(path.read_bytes()) if suffix == "nii.gz" else path.read_bytes())
+    data[42:48] = struct.pack("<3h", *sides)
+    path.write_bytes(gzip.compress(data) if suffix == "nii.gz" else data)
+    with pytest.raises(DataError, match=r"the header says|expected \d+ bytes"):
+        read(path)
+
+
+def test_85_max_voxels_is_held(tmp_path):
+    path = write_nifti(tmp_path / "a.nii", VOLUME)
+    with pytest.raises(DataError, match="expected at most 119 values, the header says 4 × 5 × 6, that is 120"):
+        read(path, max_voxels=119)
+
+
+@pytest.mark.parametrize("signs", list(itertools.product([1, -1], repeat=3)))
+@pytest.mark.parametrize("writer", ["nifti", "metaimage"])
+def test_86_eight_flips_of_an_anisotropic_volume_read_the_same(tmp_path, signs, writer):
+    """The same patient stored in eight ways gives one array and one affine."""
+    spacing = np.array([0.7, 0.8, 2.5])
+    stored = VOLUME[tuple(slice(None, None, s) for s in signs)]
+    affine = np.diag([*(spacing * signs), 1.0])
+    affine[:3, 3] = [10 + (n - 1) * d if s < 0 else 10 for s, n, d in zip(signs, VOLUME.shape, spacing, strict=True)]
+    if writer == "nifti":
+        path = write_nifti(tmp_path / "a.nii", stored, affine)
+    else:
+        lps = np.diag([-1, -1, 1, 1]) @ affine
+        path = write_metaimage(
+            tmp_path / "a.mha",
+            np.ascontiguousarray(stored.transpose(2, 1, 0)),
+            origin=lps[:3, 3],
+            direction=np.diag(np.array([-1, -1, 1]) * signs).astype(float).ravel(),
+        )
+    image = read(path)
+    assert image.orientation == "RAS"
+    np.testing.assert_array_equal(image.array[0], VOLUME)
+    want = np.diag([*spacing, 1.0])
+    want[:3, 3] = 10
+    np.testing.assert_allclose(image.affine, want, atol=1e-5)
+    np.testing.assert_allclose(image.spacing, spacing, rtol=1e-6)
+
+
+def test_86_axes_in_any_order_and_oblique(tmp_path):
+    """A sagittal volume, tilted by 10 degrees: every voxel keeps its place in the world."""
+    angle = np.radians(10)
+    tilt = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
+    affine = np.eye(4)
+    affine[:3, :3] = tilt @ np.array([[0, 0, 3.0], [-0.9, 0, 0], [0, -0.9, 0]])
+    affine[:3, 3] = [1, 2, 3]
+    image = read(write_nifti(tmp_path / "a.nii", VOLUME, affine))
+    assert image.orientation == "RAS"
+    assert image.array.shape == (1, 6, 4, 5)
+    for index in itertools.product(range(4), range(5), range(6)):
+        world = affine @ [*index, 1]
+        there = np.round(np.linalg.solve(image.affine, world)[:3]).astype(int)
+        assert image.array[(0, *there)] == VOLUME[index]
+
+
+@pytest.mark.parametrize("affine", [np.zeros((4, 4)), np.diag([1.0, 1, 0, 1]), np.full((4, 4), np.nan)])
+def test_86_a_singular_affine_is_refused(tmp_path, affine):
+    image = nibabel.Nifti1Image(VOLUME, np.eye(4))
+    image.header["srow_x"], image.header["srow_y"], image.header["srow_z"] = affine[:3]
+    image.header["sform_code"] = 1
+    path = tmp_path / "a.nii"
+    path.write_bytes(image.header.binaryblock + bytes(4) + VOLUME.tobytes(order="F"))
+    header = bytearray(path.read_bytes())
+    header[108:112] = struct.pack("<f", 352.0)
+    path.write_bytes(header)
+    with pytest.raises(DataError, match="expected an affine with three independent axes"):
+        read(path)
+
+
+def test_86_without_an_affine_the_axes_stay(tmp_path):
+    image = nibabel.Nifti1Image(VOLUME, None)
+    image.header.set_zooms((0.7, 0.8, 2.5))
+    image.header["sform_code"] = image.header["qform_code"] = 0
+    nibabel.save(image, tmp_path / "a.nii")
+    got = read(tmp_path / "a.nii")
+    assert got.affine is None
+    assert got.orientation is None
+    np.testing.assert_allclose(got.spacing, (0.7, 0.8, 2.5), rtol=1e-6)
+    np.testing.assert_array_equal(got.array[0], VOLUME)
+
+
+def test_87_spacing_is_kept_in_mm(tmp_path):
+    image = nibabel.Nifti1Image(VOLUME, np.diag([0.0007, 0.0007, 0.0025, 1.0]))
+    image.header.set_xyzt_units("meter")
+    nibabel.save(image, tmp_path / "a.nii")
+    np.testing.assert_allclose(read(tmp_path / "a.nii").spacing, (0.7, 0.7, 2.5), rtol=1e-5)
+
+
+def test_voxels_that_are_no_numbers_are_refused(tmp_path):
+    with pytest.raises(DataError, match="expected real voxels, found complex64"):
+        read(write_nifti(tmp_path / "a.nii", VOLUME.astype(np.complex64)))
+
+
+@pytest.mark.parametrize("name", ["a.mhd", "a.mha"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_88_metaimage_keeps_every_voxel_in_its_place(tmp_path, name, compressed):
+    direction = (0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
+    path = write_metaimage(tmp_path / name, VOLUME, compressed, direction=direction)
+    stored = sitk.ReadImage(str(path))
+    image = read(path)
+    assert image.orientation == "RAS"
+    assert image.unit == "raw"
+    for index in itertools.product(range(6), range(5), range(4)):
+        world = np.array(stored.TransformIndexToPhysicalPoint(index)) * [-1, -1, 1]
+        there = np.round(np.linalg.solve(image.affine, [*world, 1])[:3]).astype(int)
+        assert image.array[(0, *there)] == stored[index]
+
+
+def test_88_a_flat_metaimage_is_height_by_width(tmp_path):
+    image = read(write_metaimage(tmp_path / "a.mha", VOLUME[0]))
+    np.testing.assert_array_equal(image.array, VOLUME[:1])
+    assert image.spacing == (0.8, 0.7)
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_88_voxels_missing_or_cut_are_refused(tmp_path, compressed, capfd):
+    path = write_metaimage(tmp_path / "a.mhd", VOLUME, compressed)
+    voxels = next(p for p in tmp_path.iterdir() if p != path)
+    data = voxels.read_bytes()
+    voxels.write_bytes(data[:-1])
+    with pytest.raises(DataError, match=r"a\.mhd: expected 240 bytes .*cut short"):
+        read(path)
+    voxels.unlink()
+    with pytest.raises(DataError, match=r"expected its voxels in a\.z?raw, found no such file"):
+        read(path)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_88_a_cut_mha_is_refused(tmp_path, compressed):
+    path = write_metaimage(tmp_path / "a.mha", VOLUME, compressed)
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(DataError, match="cut short"):
+        read(path)
+
+
+@pytest.mark.parametrize("where", ["absolute", "parent", "link", "list", "pattern"])
+def test_88_voxels_outside_the_folder_are_refused(tmp_path, where):
+    home = tmp_path / "home"
+    home.mkdir()
+    path = write_metaimage(home / "a.mhd", VOLUME)
+    outside = (home / "a.raw").rename(tmp_path / "secret.raw")
+    if where == "link":
+        (home / "a.raw").symlink_to(outside)
+    name = {"absolute": outside, "parent": "../secret.raw", "list": "LIST", "pattern": "a%03d.raw 1 4 1"}.get(where)
+    if name:
+        path.write_text(path.read_text().replace("a.raw", str(name)))
+    with pytest.raises(DataError, match=r"found a (path|link) that leaves it|found a list of them"):
+        read(path)
+
+
+def test_88_a_subfolder_and_a_store_of_links_are_fine(tmp_path):
+    path = write_metaimage(tmp_path / "a.mhd", VOLUME)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.raw").rename(tmp_path / "sub" / "a.raw")
+    path.write_text(path.read_text().replace("a.raw", "sub/a.raw"))
+    assert read(path).array.size == 120
+    write_metaimage(tmp_path / "b.mhd", VOLUME)
+    view = tmp_path / "view"
+    view.mkdir()
+    for name in ("b.mhd", "b.raw"):
+        (view / name).symlink_to(tmp_path / name)
+    assert read(view / "b.mhd").array.size == 120
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ("DimSize = 6 5 4", "DimSize = 60000 60000 4", "expected at most"),
+        ("DimSize = 6 5 4", "DimSize = 6 5", "says 3 axes and 2 sizes"),
+        ("DimSize = 6 5 4", "DimSize = 6 5 -4", "at least one pixel"),
+        ("DimSize = 6 5 4", "DimSize = 6 5 x", "has a number that is none"),
+        ("DimSize = 6 5 4", "", "expected a MetaImage header of lines"),
+        ("MET_SHORT", "MET_STRING", "lacks MET_STRING"),
+        ("MET_SHORT", "MET_INT", "expected 480 bytes"),
+        ("2.5", "nan", "ElementSpacing that is not finite"),
+        ("2.5", "-2.5", "ElementSpacing that is not positive"),
+        ("1 0 0 0 1 0 0 0 1", "1 0 0 1 0 0 0 0 1", "MetaImage"),
+        ("NDims = 3", "NDims = 3\nElementNumberOfChannels = 3", "says 3 channels"),
+        ("NDims = 3", "NDims = 3\nNDims = 2", "each key once"),
+        ("BinaryData = True", "BinaryData = False", "says that the voxels are text"),
+    ],
+)
+def test_88_a_header_that_cannot_be_is_refused(tmp_path, old, new, found, capfd):
+    path = write_metaimage(tmp_path / "a.mhd", VOLUME)
+    path.write_text(path.read_text().replace(old, new))
+    with pytest.raises(DataError, match=found):
+        read(path)
+    assert capfd.readouterr().err == ""
