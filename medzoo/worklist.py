@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,14 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medzoo.classifier import Classifier
+from medzoo.data.arrays import from_array
+from medzoo.data.files import MAX_VOXELS, identify
 from medzoo.data.image import Image
 from medzoo.data.points import Point, read_points
-from medzoo.data.read import read
 from medzoo.data.transform import Source, transform
-from medzoo.errors import ConfigError, InputError
+from medzoo.errors import ConfigError, DataError, InputError
 
 __all__ = ["Plan", "Points", "Task", "plan"]
 
+NOWHERE: Point = (math.nan, math.nan, math.nan)
 Points = str | os.PathLike[str] | Sequence[Sequence[float]]
 
 
@@ -93,12 +96,12 @@ def plan(
 
 def _labelled(item: Image | NDArray[Any] | Tensor, label: str) -> Image:
     """Give something in memory a name for messages."""
-    image = (
-        item if isinstance(item, Image) else read(np.asarray(item.detach().cpu() if isinstance(item, Tensor) else item))
-    )
-    if image.identity.get("file", "the array") != "the array":
-        return image
-    return replace(image, identity={**image.identity, "file": label})
+    if not isinstance(item, Image):
+        array = item.detach().cpu().numpy() if isinstance(item, Tensor) else item
+        return from_array(array, label, nan="raise", max_voxels=MAX_VOXELS)
+    if "file" in item.identity:
+        return item
+    return replace(item, identity={**item.identity, "file": label})
 
 
 def _files(model: Classifier, path: Path) -> tuple[list[Task], dict[str, str], bool]:
@@ -131,7 +134,10 @@ def _with_points(tasks: list[Task], points: Mapping[str, list[Point]], frame: st
     sign = -1.0 if frame == "LPS" else 1.0
     out = []
     for task in tasks:
-        mine = points.get("") or points.get(_series_name(task)) or []
+        try:
+            mine = points.get("") or points.get(_series_name(task), [])
+        except DataError:
+            mine = [NOWHERE]  # its reading fails again, and is then kept with the reason
         out += [replace(task, point=(sign * x, sign * y, z), given_point=(x, y, z)) for x, y, z in mine]
     return out
 
@@ -139,7 +145,6 @@ def _with_points(tasks: list[Task], points: Mapping[str, list[Point]], frame: st
 def _series_name(task: Task) -> str:
     """Return what a table of points calls a scan: the UID of a DICOM series, else the name of the file."""
     from medzoo.data.dicom_pixels import load
-    from medzoo.data.files import MAX_VOXELS, identify
 
     path = task.image[0] if isinstance(task.image, tuple) else task.image
     if not isinstance(path, (str, os.PathLike)):

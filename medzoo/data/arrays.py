@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from tokenize import TokenError  # NumPy parses the header of a file as Python
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def read_npy(path: Path, *, frame: int | None, nan: str, max_voxels: int) -> Ima
     """
     if frame is not None:
         raise DataError(f"{path}: an NPY file has no frames, got frame={frame}. Leave frame out.")
-    with refusing(path, "an NPY array"), path.open("rb") as file:
+    with refusing(path, "an NPY array", TokenError), path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = header(file)

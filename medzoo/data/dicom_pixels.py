@@ -5,13 +5,8 @@ Axes: f frames, h w rows and columns, s samples of a colour pixel.
 
 from __future__ import annotations
 
-import os
-import sys
 import tempfile
-import threading
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.data.files import DEFLATE_LIMIT, check_size, refusing
+from medzoo.data.itk import read_with_itk
 from medzoo.errors import DataError
 
 __all__ = ["frames_of", "load", "stored_pixels"]
 
-_LISTENER = threading.Lock()
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _JPEG_12_BIT = "1.2.840.10008.1.2.4.51"
 _RLE = "1.2.840.10008.1.2.5"
@@ -156,33 +151,12 @@ def _decode_with_itk(ds: Any, path: Path, frames: int) -> NDArray[Any]:
     with tempfile.TemporaryDirectory(prefix="medzoo-") as folder:
         bare = Path(folder) / "pixels.dcm"
         _bare(ds).save_as(bare, enforce_file_format=True)
-        with _listening() as heard:
-            image = sitk.ReadImage(str(bare), imageIO="GDCMImageIO")
-    if heard:
+        image, sound = read_with_itk(bare, "GDCMImageIO")
+    if not sound:
         raise DataError(
             f"{path}: expected sound JPEG data, found damage the decoder could not mend. Copy the file again."
         )
     return sitk.GetArrayFromImage(image)
-
-
-@contextmanager
-def _listening() -> Iterator[list[str]]:
-    """Keep what is printed to stderr from C, and yield it: GDCM's libjpeg says only there that a picture is damaged.
-
-    The file descriptor belongs to the whole process, so one thread listens at a time.
-    """
-    heard: list[str] = []
-    with _LISTENER, tempfile.TemporaryFile() as sink:
-        sys.stderr.flush()
-        kept = os.dup(2)
-        try:
-            os.dup2(sink.fileno(), 2)
-            yield heard
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            sink.seek(0)
-            heard.extend(sink.read().decode(errors="replace").splitlines())
 
 
 def _bare(ds: Any) -> Any:

@@ -28,7 +28,7 @@ DEFLATE_LIMIT = 1032
 # are among them because the libraries meet missing fields that way; the reader tests keep ours from hiding here.
 _FAULTS = (
     ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError,
-    SyntaxError, TypeError, ValueError, struct.error, zlib.error,
+    StopIteration, SyntaxError, TypeError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
 
 _FORMATS = "PNG, JPEG, TIFF, DICOM, NIfTI, MHD, MHA or NPY"

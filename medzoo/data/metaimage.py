@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from medzoo.data.arrays import as_real, settle_nan
 from medzoo.data.files import DEFLATE_LIMIT, check_size, refusing
 from medzoo.data.image import Image
+from medzoo.data.itk import read_with_itk
 from medzoo.data.nifti import canonical
 from medzoo.errors import DataError
 
@@ -193,12 +194,9 @@ def _with_itk(path: Path, claims: _Claims) -> tuple[NDArray[Any], NDArray[np.flo
     """Read voxels and geometry, ``x y z`` (``h w`` in 2D) and a 4 x 4 in RAS mm."""
     import SimpleITK as sitk  # noqa: N813
 
-    noisy = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # ITK writes to stderr from C++
-    try:
-        image = sitk.ReadImage(str(path), imageIO="MetaImageIO")
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(noisy)
+    image, sound = read_with_itk(path, "MetaImageIO")
+    if not sound:
+        raise DataError(f"{path}: expected a sound MetaImage, found damage in its header or voxels. Copy it again.")
     if tuple(image.GetSize()) != claims.size:
         raise DataError(f"{path}: the header says {claims.size}, SimpleITK reads {image.GetSize()}. Export it anew.")
     values = sitk.GetArrayFromImage(image)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from medzoo.data.arrays import as_real, settle_nan
 from medzoo.data.files import check_size, refusing
 from medzoo.data.image import Image
+from medzoo.data.itk import listening
 from medzoo.errors import DataError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def read_raster(path: Path, kind: str, *, frame: int | None, nan: str, max_voxel
                 claim = f"{picture.width} × {picture.height} in {len(picture.getbands())} channels"
                 check_size(path, count, max_voxels, claim)
                 tags = dict(getattr(picture, "tag_v2", {}))  # the turned copy has none
-                values, bits = _values(path, _upright(picture, notes), tags, notes)
+                values, bits = _values(path, _upright(path, kind, picture, notes), tags, notes)
         except Pillow.DecompressionBombError:  # derives from Exception alone
             raise DataError(
                 f"{path}: expected at most {2 * (Pillow.MAX_IMAGE_PIXELS or 0)} pixels (Pillow's limit), the header "
@@ -91,11 +92,16 @@ def _choose_page(path: Path, picture: Picture, frame: int | None) -> None:
         picture.seek(frame)
 
 
-def _upright(picture: Picture, notes: list[str]) -> Picture:
+def _upright(path: Path, kind: str, picture: Picture, notes: list[str]) -> Picture:
     """Decode, and turn the picture as its EXIF orientation says; Pillow itself turns a TIFF while it decodes."""
     from PIL import ImageOps
 
     orientation = picture.getexif().get(_ORIENTATION, 1)
+    if kind == "tiff":
+        with listening() as heard:
+            picture.load()
+        if heard:  # libtiff leaves blank what it cannot decode
+            raise DataError(f"{path}: expected a sound TIFF, found damaged pixels. Copy it again from its source.")
     picture.load()
     if orientation in range(2, 9):
         notes.append(f"EXIF orientation {orientation} applied")
