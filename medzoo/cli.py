@@ -122,7 +122,8 @@ def predict(
     """
     from rich.progress import MofNCompleteColumn, Progress
 
-    name, _, tag = model.partition(":")
+    # The two schemes belong to the name; elsewhere a colon stands before a tag.
+    name, tag = (model, "") if model.startswith(("hf-hub:", "local-dir:")) else model.partition(":")[::2]
     built = medzoo.create(name, pretrained=tag or False)
     with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=_console(stderr=True)) as bar:
         task = bar.add_task(name, total=None)

@@ -74,11 +74,11 @@ def _soft_step(x: Array, steepness: float) -> Array:
     return 1 / (1 + np.exp(-np.clip(steepness * x, -60, 60)))
 
 
-def write_xray(folder: Path) -> Path:
+def write_xray(folder: Path, drawn: NDArray[np.uint8] | None = None) -> Path:
     """Write the X-ray as DICOM, 12 bits stored, and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "chest_xray.dcm"
-    levels = draw_xray().astype(np.uint16) * 16
+    levels = (draw_xray() if drawn is None else drawn).astype(np.uint16) * 16
     ds = _dicom("1.2.840.10008.5.1.4.1.1.1.1", "DX", levels)
     ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 12, 11, 0
     ds.ViewPosition = "PA"
@@ -100,11 +100,11 @@ def write_ct(folder: Path) -> Path:
     return path
 
 
-def write_ct_series(folder: Path) -> Path:
+def write_ct_series(folder: Path, drawn: tuple[NDArray[np.int16], Array] | None = None) -> Path:
     """Write the CT as a DICOM series, one axial slice a file, and return its folder."""
     series = folder / "chest_ct_dicom"
     series.mkdir(parents=True, exist_ok=True)
-    hu, affine = draw_ct()
+    hu, affine = drawn or draw_ct()
     last_x, last_y = hu.shape[0] - 1, hu.shape[1] - 1
     for z in range(hu.shape[2]):
         # Columns run to the patient's left and rows to the back: both against the axes of RAS.

@@ -91,6 +91,11 @@ def create(
     >>> tuple(model(torch.zeros(1, 1, 32, 32, 32)).shape)
     (1, 2)
     """
+    if model.startswith(("hf-hub:", "local-dir:")):
+        raise ConfigError(
+            f"{model}: this version creates registered models only. Give a name of medzoo.list_models(), and your own "
+            "weights as pretrained='model.safetensors'."
+        )
     spec = describe(model)
     if labels is not None:
         num_classes = _count_of(spec.name, labels, num_classes)

@@ -349,3 +349,9 @@ def test_new_labels_of_another_number_are_untrained(packaged):
     with pytest.warns(UserWarning, match=r"head\.classifier starts from random numbers"):
         model = medzoo.create("cnn3d_small", pretrained=True, labels=["x", "y"])
     assert model.outputs == medzoo.Outputs(("x", "y"), "multiclass", trained=(False, False))
+
+
+@pytest.mark.parametrize("source", ["hf-hub:owner/repo", "local-dir:folder"])
+def test_sources_of_a_later_version_say_so(source):
+    with pytest.raises(ConfigError, match="this version creates registered models only"):
+        medzoo.create(source)

@@ -101,7 +101,7 @@ def test_a_backbone_has_nothing_to_name(drawn):
 def test_55_nan_is_found_and_named(drawn):
     bad = np.zeros((1, 64, 64), np.float32)
     bad[0, 3, 3] = np.inf
-    with pytest.raises(DataError, match="the array: expected finite values"):
+    with pytest.raises(DataError, match="array 1: expected finite values"):
         medzoo.predict(small("xray_cnn"), [np.zeros((1, 64, 64), np.uint8), bad], allow_untrained=True)
 
 
