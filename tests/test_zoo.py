@@ -105,7 +105,7 @@ def test_pickle_and_deepcopy_give_the_same_model(name):
     assert torch.equal(pickle.loads(pickle.dumps(model))(x), expected)
 
 
-def test_a_zero_batch_gives_zero_rows(name):
+def test_49_a_zero_batch_gives_zero_rows(name):
     model = tiny(name).eval()
     assert model(batch(name, 0)).shape == (0, model.num_classes)
 
@@ -281,8 +281,7 @@ def test_another_number_of_channels(name):
     assert len(model.preprocessing.mean) in (1, 2)
 
 
-def test_memory_layouts_and_views_give_the_same_output(name):
-    """FAULTS 57."""
+def test_57_memory_layouts_and_views_give_the_same_output(name):
     model, x = tiny(name).eval(), batch(name)
     expected = model(x)
     layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
@@ -294,8 +293,8 @@ def test_memory_layouts_and_views_give_the_same_output(name):
     torch.testing.assert_close(model(row), model(row.contiguous()), rtol=1e-5, atol=1e-6)
 
 
-def test_compile_has_one_graph_and_the_same_output(name):
-    """FAULTS 61: no graph break; the eager backend is enough to prove it."""
+def test_61_compile_has_one_graph_and_the_same_output(name):
+    """No graph break; the eager backend is enough to prove it."""
     torch._dynamo.reset()  # what other models compiled makes sizes dynamic here, and tracing five times as slow
     model, x = tiny(name).eval(), batch(name)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
@@ -303,8 +302,8 @@ def test_compile_has_one_graph_and_the_same_output(name):
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-6)
 
 
-def test_compile_keeps_the_message(name):
-    """FAULTS 61: the default mode falls back to the plain forward, whose error is ours."""
+def test_61_compile_keeps_the_message(name):
+    """The default mode falls back to the plain forward, whose error is ours."""
     model, x = tiny(name).eval(), batch(name)
     compiled = torch.compile(model, backend="eager")
     with pytest.raises(medzoo.errors.ShapeError, match=f"^{name}: expected"):
@@ -312,8 +311,8 @@ def test_compile_keeps_the_message(name):
     torch._dynamo.reset()
 
 
-def test_export_takes_any_batch(name):
-    """FAULTS 62, the part that needs no ONNX."""
+def test_62_export_takes_any_batch(name):
+    """The part that needs no ONNX."""
     model = tiny(name).eval()
     program = torch.export.export(model, (batch(name),), dynamic_shapes=({0: torch.export.Dim("b")},))
     for n in (1, 2, 5):
@@ -343,8 +342,8 @@ def test_smallest_size_works_and_one_less_does_not(name):
         model(torch.randn(1, spec.channels, *[spec.minimum - 1] * spec.dims))
 
 
-def test_a_lone_sample_trains_from_the_documented_size_on(name):
-    """FAULTS 59: where BatchNorm would see one value, the error is ours; from ``lone_minimum`` on it trains."""
+def test_59_a_lone_sample_trains_from_the_documented_size_on(name):
+    """Where BatchNorm would see one value, the error is ours; from ``lone_minimum`` on it trains."""
     model = tiny(name, num_classes=0).train()
     spec = model.input_spec
     if spec.lone_minimum == 0:
