@@ -60,7 +60,7 @@ def main() -> None:
     out = HERE / "images" / "contact_sheet.png"
     out.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        contact_sheet(draw_files(Path(folder)), out)
+        contact_sheet(draw_files(Path(folder))).quantize(64).save(out, optimize=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 from . import errors as errors
 from .classifier import Classifier as Classifier
+from .classifier import FeatureExtractor as FeatureExtractor
 from .contract import InputSpec as InputSpec
 from .contract import Outputs as Outputs
 from .contract import Preprocessing as Preprocessing
@@ -14,6 +15,7 @@ from .registry import ModelSpec as ModelSpec
 from .registry import describe as describe
 from .registry import list_models as list_models
 from .registry import register as register
+from .weights.load import LoadReport as LoadReport
 from .weights.record import Weights as Weights
 
 __version__: str

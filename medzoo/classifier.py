@@ -5,13 +5,16 @@ Axes: b batch, c channels, s the spatial axes (h w or d h w), n classes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
+from medzoo.checks import whole
 from medzoo.contract import InputSpec, Outputs, Preprocessing, Task
 from medzoo.errors import ConfigError, InputError
 from medzoo.nn.head import Head
@@ -22,8 +25,32 @@ if TYPE_CHECKING:
 __all__ = ["Classifier", "FeatureExtractor", "FeatureInfo"]
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def told_when_memory_ends(forward: F) -> F:
+    """Turn running out of memory, on a GPU or in the CPU's allocator, into an InputError that says what to do."""
+
+    @functools.wraps(forward)
+    def wrapped(self: CheckedModel, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return forward(self, x, *args, **kwargs)
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+                raise
+            raise InputError(
+                f"{self.name}: {tuple(x.shape)} needs more memory than {x.device} has. Use a smaller batch, or cut the "
+                "image into tiles; in training, model.set_grad_checkpointing() helps. The model is still usable."
+            ) from error
+
+    return cast(F, wrapped)
+
+
 class FeatureInfo(list[dict[str, Any]]):
-    """The maps an encoder gives, in order: ``num_chs``, ``reduction`` (stride to the input) and ``module`` of each."""
+    """The maps an encoder gives, in order: ``num_chs``, ``reduction`` (stride to the input) and ``module`` of each.
+
+    The module's own output is the map, but for ``swin_encoder_mlp``, which normalises what its modules give.
+    """
 
     def channels(self) -> list[int]:
         """Return the channels of each map."""
@@ -34,7 +61,7 @@ class FeatureInfo(list[dict[str, Any]]):
         return [info["reduction"] for info in self]
 
     def module_name(self) -> list[str]:
-        """Return the name of the module that gives each map, within the encoder."""
+        """Return the name of the module behind each map, within the encoder."""
         return [info["module"] for info in self]
 
 
@@ -68,11 +95,14 @@ class CheckedModel(nn.Module):
         self.preprocessing = preprocessing
         self.load_report: LoadReport | None = None
         self._encoder_frozen = False
+        self.register_load_state_dict_post_hook(_rebuild_after_load)  # type: ignore[no-untyped-call]  # torch's
 
     def check_input(self, x: Tensor) -> None:
         """Raise unless ``x`` is what the model takes; see :meth:`medzoo.contract.InputSpec.check`."""
-        like = next(self.encoder.parameters())
-        self.input_spec.check(x, who=self.name, like=like, training=self.encoder.training)
+        # A replica of nn.DataParallel has no parameters.
+        self.input_spec.check(x, who=self.name, like=next(self.encoder.parameters(), None))
+        if self.encoder.training and self.input_spec.lone_minimum and _trains_batchnorm(self.encoder):
+            self.input_spec.check_lone(x, who=self.name)
 
     def _maps(self, x: Tensor, indices: list[int]) -> list[Tensor]:
         """Return the chosen maps of a checked input."""
@@ -82,11 +112,17 @@ class CheckedModel(nn.Module):
         return [maps[wanted.index(i)] for i in indices]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory in training: recompute the encoder's inner results in the backward pass."""
+        """Trade time for memory: recompute the encoder's inner results in the backward pass.
+
+        BatchNorm then updates its running statistics twice a step, as it does in timm.
+        """
         self.encoder.set_grad_checkpointing(enable)
 
     def freeze_encoder(self, frozen: bool = True) -> Self:
-        """Stop (or, with ``False``, resume) training the encoder; its BatchNorm stays in eval through ``train()``."""
+        """Stop (or, with ``False``, resume) training the encoder.
+
+        Its BatchNorm stays in eval through ``model.train()``; only ``model.encoder.train()`` would wake it.
+        """
         self._encoder_frozen = frozen
         self.encoder.requires_grad_(not frozen)
         self.encoder.train(self.training and not frozen)
@@ -102,7 +138,7 @@ class CheckedModel(nn.Module):
     def rebuild_buffers(self, device: torch.device | str) -> None:
         """Derive again, on ``device``, every buffer that is not stored with the weights.
 
-        Needed once after a model that was built under ``torch.device("meta")`` was given its tensors.
+        ``load_state_dict`` does so by itself; only ``to_empty`` needs it called.
         """
         for module in self.modules():
             rebuild = getattr(module, "rebuild_buffers", None)
@@ -115,10 +151,11 @@ class FeatureExtractor(CheckedModel):
 
     Args:
         model: the classifier whose encoder is used; its head is left behind.
-        out_indices: numbers of the maps, counted as in ``model.feature_info``; negative ones count from the end.
+        out_indices: numbers of the maps, counted as in ``model.feature_info``, negative ones from the end; a single
+            number n means the last n; ``None`` all.
     """
 
-    def __init__(self, model: Classifier, out_indices: Sequence[int] | None = None) -> None:
+    def __init__(self, model: Classifier, out_indices: int | Sequence[int] | None = None) -> None:
         super().__init__(
             model.encoder,
             input_spec=replace(model.input_spec, exact=False),
@@ -127,9 +164,11 @@ class FeatureExtractor(CheckedModel):
             preprocessing=model.preprocessing,
         )
         self.load_report = model.load_report
+        self._encoder_frozen = model._encoder_frozen
         self.out_indices = _take(model.feature_info, out_indices, model.name)
         self.feature_info = FeatureInfo(model.feature_info[i] for i in self.out_indices)
 
+    @told_when_memory_ends
     def forward(self, x: Tensor) -> list[Tensor]:
         """Check the input and return the maps."""
         return self._maps(x, self.out_indices)
@@ -144,7 +183,7 @@ class Classifier(CheckedModel):
         encoder: see :class:`CheckedModel`; also gives ``feature_info``.
         head: turns the last map into logits.
         input_spec: what ``forward`` holds its input to.
-        outputs: what the logits mean; by default unnamed and untrained. ``None`` when there is no head.
+        outputs: what the logits mean; by default unnamed and untrained, and without labels where there is no head.
         name: the registered name, for messages.
         options: the builder options it was made with.
         preprocessing: how a file becomes an input.
@@ -174,8 +213,9 @@ class Classifier(CheckedModel):
             preprocessing=preprocessing,
         )
         self.head = head
-        self.outputs = outputs or default_outputs(head.num_classes, "multilabel")
+        self.outputs = outputs or Outputs.unnamed(head.num_classes, "multilabel")
 
+    @told_when_memory_ends
     def forward(self, x: Tensor) -> Tensor:
         """Check the input and return logits ``b n``, or averaged features ``b num_features`` without a head.
 
@@ -183,16 +223,9 @@ class Classifier(CheckedModel):
             ShapeError: wrong axes, channels or sizes.
             InputError: wrong type, dtype or device, or more than the memory holds.
         """
-        try:
-            return self.forward_head(self.forward_features(x))
-        except RuntimeError as error:
-            if not _is_out_of_memory(error):
-                raise
-            raise InputError(
-                f"{self.name}: {tuple(x.shape)} needs more memory than {x.device} has. Use a smaller batch, or cut the "
-                "image into tiles; in training, model.set_grad_checkpointing() helps. The model is still usable."
-            ) from error
+        return self.forward_head(self.forward_features(x))
 
+    @told_when_memory_ends
     def forward_features(self, x: Tensor) -> Tensor:
         """Check the input and return the last map, ``b num_features *s'``."""
         self.check_input(x)
@@ -202,6 +235,7 @@ class Classifier(CheckedModel):
         """Turn the last map into logits, or with ``pre_logits`` into what ``head.classifier`` is given."""
         return self.head(x, pre_logits=pre_logits)
 
+    @told_when_memory_ends
     def forward_intermediates(
         self,
         x: Tensor,
@@ -209,16 +243,14 @@ class Classifier(CheckedModel):
         *,
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Return the last map and a list of the chosen ones, as timm does.
+        """Return the last map and a list of the chosen ones, as timm does, but in the order they were asked for.
 
         Args:
             x: the input.
             indices: numbers of maps as in ``feature_info``, negative ones from the end; a single number n means the
                 last n; ``None`` all.
-            intermediates_only: return the list alone.
+            intermediates_only: return the list alone. Stages beyond the last one asked for then do not run.
         """
-        if isinstance(indices, int):
-            indices = range(len(self.feature_info))[-indices:]
         chosen = _take(self.feature_info, indices, self.name)
         if intermediates_only:
             return self._maps(x, chosen)
@@ -234,6 +266,12 @@ class Classifier(CheckedModel):
     def num_features(self) -> int:
         """Channels of the last map."""
         return int(self.feature_info[-1]["num_chs"])
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Width of what ``head.classifier`` is given."""
+        classifier = self.head.classifier
+        return classifier.in_features if isinstance(classifier, nn.Linear) else self.num_features
 
     @property
     def num_classes(self) -> int:
@@ -252,20 +290,32 @@ class Classifier(CheckedModel):
             whole_head: renew the head's hidden layer too. Always so after the head was dropped.
 
         Raises:
-            ConfigError: ``num_classes`` is negative.
+            ConfigError: ``num_classes`` is negative, or the preparation does not fit a head that flattens.
         """
-        _check_count(num_classes, self.name)
+        num_classes = whole(self.name, "num_classes", num_classes, 0)
+        if not isinstance(whole_head, bool):
+            raise ConfigError(f"{self.name}: expected whole_head to be True or False, got {whole_head!r}.")
+        spec = replace(self.input_spec, exact=num_classes > 0 and bool(self.head.flatten_size))
+        if self.preprocessing is not None and not spec.fits(self.preprocessing.size):
+            raise ConfigError(
+                f"{self.name}: preprocessing gives size {self.preprocessing.size}, but the new head takes {spec}. "
+                "Set model.preprocessing first."
+            )
+        before = {f"head.{name}" for name, _ in self.head.named_parameters()}
         like = next(self.encoder.parameters())
         if whole_head or num_classes == 0 or self.num_classes == 0:
             self.head = self.head.rebuilt(num_classes).to(like.device, like.dtype)
         elif isinstance(self.head.classifier, nn.Linear):
             width = self.head.classifier.in_features
             self.head.classifier = nn.Linear(width, num_classes, device=like.device, dtype=like.dtype)
-            self.head.num_classes = num_classes
+            before = {"head.classifier.weight", "head.classifier.bias"}
         self.head.train(self.training)
-        self.input_spec = replace(self.input_spec, exact=self.head.flattens)
-        self.outputs = default_outputs(num_classes, self.outputs.task)
+        self.input_spec = spec
+        self.outputs = Outputs.unnamed(num_classes, self.outputs.task)
         self.options["num_classes"] = num_classes
+        if self.load_report is not None:
+            after = {f"head.{name}" for name, _ in self.head.named_parameters()}
+            self.load_report = self.load_report.renewed(gone=before, new=before & after or after)
 
     def set_outputs(
         self,
@@ -280,25 +330,26 @@ class Classifier(CheckedModel):
         Args:
             labels: one name for each output; ``None`` keeps the present ones.
             task: ``"binary"``, ``"multilabel"`` or ``"multiclass"``; ``None`` keeps the present one.
-            thresholds: probability at and above which an output is positive, one for each label; ``None`` means 0.5.
-            trained: whether the outputs mean something, for all or for each.
+            thresholds: probability at and above which an output is positive, one for each label; ``None`` keeps the
+                present ones, or means 0.5 for another task.
+            trained: whether the outputs mean something, for all or for each. To rename only, give
+                ``model.outputs.trained``.
 
         Raises:
             ConfigError: the labels are not as many as the logits, or the parts do not go together.
         """
-        names = self.outputs.labels if labels is None else tuple(labels)
-        if len(names) != self.num_classes:
+        now = self.outputs
+        task = now.task if task is None else task
+        if thresholds is None:
+            thresholds = now.thresholds if task == now.task else ()
+        flags = (trained,) * self.num_classes if isinstance(trained, bool) else trained
+        parts: dict[str, Any] = {"thresholds": thresholds, "trained": flags}
+        if labels is not None and len(labels) != self.num_classes:
             raise ConfigError(
-                f"{self.name}: expected {self.num_classes} labels, one for each logit, got {len(names)}. "
-                f"model.reset_classifier({len(names)}) makes room for them."
+                f"{self.name}: expected {self.num_classes} labels, one for each logit, got {len(labels)}. "
+                f"model.reset_classifier({len(labels)}) makes room for them."
             )
-        flags = (trained,) * len(names) if isinstance(trained, bool) else tuple(trained)
-        self.outputs = Outputs(
-            labels=names,
-            task=task or self.outputs.task,
-            thresholds=tuple(thresholds or ()),
-            trained=flags,
-        )
+        self.outputs = Outputs(labels=cast(Any, now.labels if labels is None else labels), task=task, **parts)
         return self
 
     def param_groups(
@@ -356,31 +407,28 @@ class Classifier(CheckedModel):
         return depths
 
 
-def _take(info: FeatureInfo, indices: Sequence[int] | None, who: str) -> list[int]:
-    """Resolve indices of maps: ``None`` is all, negative ones count from the end."""
+def _take(info: FeatureInfo, indices: int | Sequence[int] | None, who: str) -> list[int]:
+    """Resolve indices of maps: ``None`` is all, a number n the last n, negative ones count from the end."""
     count = len(info)
-    chosen = list(range(count)) if indices is None else [int(i) for i in indices]
+    if isinstance(indices, int):
+        chosen = list(range(count))[-indices:] if 0 < indices <= count else []
+    else:
+        chosen = list(range(count)) if indices is None else [operator.index(i) for i in indices]
     if not chosen or any(not -count <= i < count for i in chosen):
         raise ConfigError(
-            f"{who}: expected numbers of its {count} maps, {-count} to {count - 1}, got {chosen}. See feature_info."
+            f"{who}: expected numbers of its {count} maps, {-count} to {count - 1}, or how many of the last, got "
+            f"{indices}. See feature_info."
         )
     return [i % count for i in chosen]
 
 
-def _check_count(num_classes: int, who: str) -> None:
-    if not isinstance(num_classes, int) or isinstance(num_classes, bool) or num_classes < 0:
-        raise ConfigError(f"{who}: expected num_classes of 0 or more, got {num_classes!r}. 0 makes a backbone.")
+def _trains_batchnorm(encoder: nn.Module) -> bool:
+    """Whether any BatchNorm takes its statistics from the batch."""
+    return any(m.training for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
 
 
-def default_outputs(num_classes: int, task: Task) -> Outputs:
-    """Return unnamed outputs for a task, or for the nearest one that can have so many."""
-    if task == "binary" and num_classes != 1:
-        task = "multiclass" if num_classes else "multilabel"
-    if task == "multiclass" and num_classes == 1:
-        task = "binary"
-    return Outputs.unnamed(num_classes, task)
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """Tell running out of memory, on a GPU or in the CPU's allocator, from other failures."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+def _rebuild_after_load(model: nn.Module, _: object) -> None:
+    """Derive what is not stored, once the tensors have come."""
+    like = next(model.parameters(), None)
+    if like is not None and isinstance(model, CheckedModel):
+        model.rebuild_buffers(like.device)

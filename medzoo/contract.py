@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medzoo.errors import ConfigError, InputError, ShapeError
 
-__all__ = ["InputSpec", "Outputs", "Preprocessing", "Task"]
+__all__ = ["TASKS", "InputSpec", "Outputs", "Preprocessing", "Task"]
 
 Task = Literal["binary", "multilabel", "multiclass"]
 TASKS: tuple[Task, ...] = ("binary", "multilabel", "multiclass")
@@ -65,7 +65,8 @@ class InputSpec:
         if self.exact:
             return f"'{shape}' with {letters} = {', '.join(map(str, self.size))}"
         if self.multiple > 1:
-            return f"'{shape}' with {letters} multiples of {self.multiple}"
+            least = f" of at least {self.minimum}" if self.minimum > self.multiple else ""
+            return f"'{shape}' with {letters} multiples of {self.multiple}{least}"
         return f"'{shape}' with {letters} of at least {self.minimum}"
 
     def with_channels(self, channels: int) -> InputSpec:
@@ -80,15 +81,16 @@ class InputSpec:
             pool: ``"flatten"``, which takes exactly ``size``, or ``"avg"``, which takes any from ``minimum``.
             who: the model's name, for the message.
         """
-        sizes = (size,) * self.dims if isinstance(size, int) else tuple(size)
+        sizes = (size,) * self.dims if isinstance(size, int) else size
         letters = ", ".join(self.spatial)
         if pool not in ("flatten", "avg"):
             raise ConfigError(f"{who}: expected pool 'flatten' or 'avg', got {pool!r}.")
-        if len(sizes) != self.dims or min(sizes) < self.minimum:
+        known = isinstance(sizes, (tuple, list)) and len(sizes) == self.dims and all(isinstance(s, int) for s in sizes)
+        if not known or min(sizes) < self.minimum:
             raise ConfigError(
-                f"{who}: expected size to be a number or ({letters}), each at least {self.minimum}, got {size}."
+                f"{who}: expected size to be a number or ({letters}), each at least {self.minimum}, got {size!r}."
             )
-        return replace(self, size=sizes, exact=pool == "flatten")
+        return replace(self, size=tuple(sizes), exact=pool == "flatten")
 
     def fits(self, size: Sequence[int]) -> bool:
         """Whether the spatial ``size`` is one the model takes."""
@@ -100,7 +102,7 @@ class InputSpec:
                 return False
         return True
 
-    def check(self, x: Tensor, *, who: str, like: Tensor, training: bool = False) -> None:
+    def check(self, x: Tensor, *, who: str, like: Tensor | None) -> None:
         """Raise unless ``x`` is what the model takes. Nothing is resized, cast or added.
 
         NaN and infinity are not looked for here: that would read every voxel; :func:`medzoo.predict` does.
@@ -108,13 +110,12 @@ class InputSpec:
         Args:
             x: the input.
             who: the model's name, for the message.
-            like: a parameter of the model; ``x`` must share its dtype and device.
-            training: whether the model's BatchNorm layers are in training mode.
+            like: a parameter of the model; ``x`` must share its dtype and device. ``None`` skips both, for a replica
+                without parameters of its own.
 
         Raises:
             ShapeError: wrong axes, channels or sizes.
-            InputError: not a tensor, not floating point, another dtype or device, or a batch of one that BatchNorm
-                cannot train on.
+            InputError: not a tensor, not floating point, or another dtype or device.
         """
         if not isinstance(x, Tensor):
             raise InputError(
@@ -124,21 +125,31 @@ class InputSpec:
         if x.ndim != 2 + self.dims or x.shape[1] != self.channels or not self.fits(x.shape[2:]):
             raise ShapeError(f"{who}: expected {self}, got {tuple(x.shape)}: {self._shape_fault(tuple(x.shape))}.")
         if not x.is_floating_point():
+            wanted = like.dtype if like is not None else torch.float32
             raise InputError(
-                f"{who}: expected {like.dtype}, got {x.dtype}. Prepare it with medzoo.transform(model), "
+                f"{who}: expected {wanted}, got {x.dtype}. Prepare it with medzoo.transform(model), "
                 "or with x.float() / 255 if it holds 8-bit grey levels."
             )
+        if like is None:
+            return
         if x.device != like.device:
             raise InputError(
                 f"{who}: expected a tensor on {like.device}, where the model is, got one on {x.device}. "
                 f"Move it with x.to({str(like.device)!r}), or the model with model.to({str(x.device)!r})."
             )
-        if x.dtype != like.dtype and not torch.is_autocast_enabled(x.device.type):
+        if x.dtype != like.dtype and (x.dtype == torch.float64 or not torch.is_autocast_enabled(x.device.type)):
             raise InputError(
                 f"{who}: expected {like.dtype}, as the model's parameters are, got {x.dtype}. "
                 f"Cast it with x.to({like.dtype}), or run under torch.autocast({x.device.type!r})."
             )
-        if training and self.lone_minimum and x.shape[0] == 1 and max(x.shape[2:]) < self.lone_minimum:
+
+    def check_lone(self, x: Tensor, *, who: str) -> None:
+        """Raise if ``x`` is a batch of one that BatchNorm cannot train on.
+
+        Raises:
+            InputError: the last map would have a single value of each channel.
+        """
+        if self.lone_minimum and x.shape[0] == 1 and max(x.shape[2:]) < self.lone_minimum:
             raise InputError(
                 f"{who}: expected a batch of two or more, or a side of at least {self.lone_minimum}, got "
                 f"{tuple(x.shape)} in training: BatchNorm would see one value of each channel. "
@@ -149,6 +160,8 @@ class InputSpec:
         """Say which axis of ``shape`` is wrong, and the nearest size that is right."""
         if len(shape) != 2 + self.dims:
             return f"that is {len(shape)} axes, not {2 + self.dims}" + self._missing_axes(shape)
+        if shape[1] != self.channels and shape[-1] == self.channels:
+            return f"c={shape[1]} is not {self.channels}; if the channels are last, move them with x.movedim(-1, 1)"
         if shape[1] != self.channels:
             return f"c={shape[1]} is not {self.channels}; medzoo.create(..., in_chans={shape[1]}) makes such a model"
         faults = []
@@ -277,9 +290,16 @@ class Outputs:
     trained: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.labels, str):
+            raise ConfigError(f"Outputs: expected labels to be a list of names, got the text {self.labels!r}.")
+        # Lists, arrays and tensors are as good as tuples.
+        for name, kind in (("labels", str), ("thresholds", float), ("trained", bool)):
+            object.__setattr__(self, name, tuple(kind(value) for value in getattr(self, name)))
         n = len(self.labels)
         if self.task not in TASKS:
             raise ConfigError(f"Outputs: expected task 'binary', 'multilabel' or 'multiclass', got {self.task!r}.")
+        if n == 0:
+            return  # a backbone; the task is what a new head would be for
         if self.task == "binary" and n != 1:
             raise ConfigError(
                 f"Outputs: a binary task has 1 output, got {n} labels. "
@@ -305,11 +325,15 @@ class Outputs:
 
     @classmethod
     def unnamed(cls, num_classes: int, task: Task) -> Outputs:
-        """Return untrained outputs whose labels are numbers.
+        """Return untrained outputs whose labels are numbers, for the task or the nearest that can have so many.
 
         >>> Outputs.unnamed(3, "multiclass").labels
         ('class_0', 'class_1', 'class_2')
         """
+        if task == "binary" and num_classes > 1:
+            task = "multiclass"
+        if task == "multiclass" and num_classes == 1:
+            task = "binary"
         return cls(labels=tuple(f"class_{i}" for i in range(num_classes)), task=task)
 
     def probabilities(self, logits: Tensor) -> Tensor:

@@ -11,15 +11,18 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from medzoo.classifier import Classifier, FeatureExtractor, default_outputs
-from medzoo.contract import Outputs, Preprocessing, Task
-from medzoo.errors import ConfigError, WeightsCorrupt, did_you_mean
+from medzoo.checks import whole
+from medzoo.classifier import Classifier, FeatureExtractor
+from medzoo.contract import TASKS, Outputs, Preprocessing, Task
+from medzoo.errors import ConfigError, WeightsCorrupt, WeightsMismatch, did_you_mean
 from medzoo.registry import ModelSpec, describe
 from medzoo.weights.fetch import locate
-from medzoo.weights.load import CLASSIFIER, FOREIGN_SUFFIXES, load_tensors, read_tensors
+from medzoo.weights.load import CLASSIFIER, FOREIGN_SUFFIXES, input_kernel, load_tensors, read_tensors
 from medzoo.weights.record import Weights
 
 __all__ = ["create"]
+
+ARGUMENTS = ("pretrained", "labels", "task", "preprocessing", "features_only", "out_indices")
 
 
 @overload
@@ -44,7 +47,7 @@ def create(
     in_chans: int | None = ...,
     preprocessing: Preprocessing | None = ...,
     features_only: Literal[True],
-    out_indices: Sequence[int] | None = ...,
+    out_indices: int | Sequence[int] | None = ...,
     **options: Any,
 ) -> FeatureExtractor: ...
 def create(
@@ -57,7 +60,7 @@ def create(
     task: Task | None = None,
     preprocessing: Preprocessing | None = None,
     features_only: bool = False,
-    out_indices: Sequence[int] | None = None,
+    out_indices: int | Sequence[int] | None = None,
     **options: Any,
 ) -> Classifier | FeatureExtractor:
     """Build a model, in eval mode when it has weights and in training mode when it starts from random numbers.
@@ -91,14 +94,24 @@ def create(
     >>> tuple(model(torch.zeros(1, 1, 32, 32, 32)).shape)
     (1, 2)
     """
-    if model.startswith(("hf-hub:", "local-dir:")):
+    if isinstance(model, str) and model.startswith(("hf-hub:", "local-dir:")):
         raise ConfigError(
             f"{model}: this version creates registered models only. Give a name of medzoo.list_models(), and your own "
             "weights as pretrained='model.safetensors'."
         )
     spec = describe(model)
     if labels is not None:
-        num_classes = _count_of(spec.name, labels, num_classes)
+        labels = _names(spec.name, labels, num_classes)
+        num_classes = len(labels)
+    if task is not None and task not in TASKS:
+        raise ConfigError(
+            f"{spec.name}: expected task 'binary', 'multilabel' or 'multiclass', got {task!r}."
+            + did_you_mean(str(task), TASKS)
+        )
+    if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
+        raise ConfigError(
+            f"{spec.name}: expected preprocessing to be a medzoo.Preprocessing, got {type(preprocessing).__name__}."
+        )
     _check_options(spec, options)
     if out_indices is not None and not features_only:
         raise ConfigError(f"{spec.name}: out_indices chooses among the maps that features_only=True returns.")
@@ -118,20 +131,24 @@ def create(
         built = _build_with(spec, merged, num_classes, in_chans, tensors, digest, record, path)
     _describe_outputs(built, spec, record, labels, task)
     stated = record.preprocessing if record else None
-    built.preprocessing = _fit_preprocessing(built, preprocessing or stated, spec)
+    ours = stated or replace(spec.preprocessing, size=built.input_spec.size)
+    built.preprocessing = _fit_preprocessing(built, preprocessing, ours)
     if path is not None:
         built.eval()
     return FeatureExtractor(built, out_indices).train(built.training) if features_only else built
 
 
-def _count_of(who: str, labels: Sequence[str], num_classes: int | None) -> int:
+def _names(who: str, labels: Sequence[str], num_classes: int | None) -> tuple[str, ...]:
     if isinstance(labels, str):
         raise ConfigError(f"{who}: expected labels to be a list of names, got the text {labels!r}.")
-    if num_classes is not None and num_classes != len(labels):
+    names = tuple(labels)
+    if not names:
+        raise ConfigError(f"{who}: expected one label or more, got none. num_classes=0 makes a backbone.")
+    if num_classes is not None and num_classes != len(names):
         raise ConfigError(
-            f"{who}: got {len(labels)} labels and num_classes={num_classes}. Leave num_classes out; labels set it."
+            f"{who}: got {len(names)} labels and num_classes={num_classes}. Leave num_classes out; labels set it."
         )
-    return len(labels)
+    return names
 
 
 def _check_options(spec: ModelSpec, options: Mapping[str, Any]) -> None:
@@ -139,7 +156,8 @@ def _check_options(spec: ModelSpec, options: Mapping[str, Any]) -> None:
     for option in options:
         if option not in known:
             raise ConfigError(
-                f"{spec.name}: no option {option!r}.{did_you_mean(option, known)} It has {', '.join(sorted(known))}."
+                f"{spec.name}: no option {option!r}.{did_you_mean(option, {*known, *ARGUMENTS})} "
+                f"It has {', '.join(sorted(known))}."
             )
 
 
@@ -150,6 +168,8 @@ def _weights_of(spec: ModelSpec, pretrained: bool | str | os.PathLike[str]) -> t
     if isinstance(pretrained, os.PathLike) or (isinstance(pretrained, str) and _is_path(pretrained)):
         return None, Path(pretrained)
     tags = ", ".join(map(repr, spec.weights)) or "none yet"
+    if not isinstance(pretrained, (bool, str)):
+        raise ConfigError(f"{spec.name}: expected pretrained to be True, a tag or a path, got {pretrained!r}.")
     if pretrained is True:
         record = spec.default_weights
         if record is None:
@@ -160,7 +180,7 @@ def _weights_of(spec: ModelSpec, pretrained: bool | str | os.PathLike[str]) -> t
         return record, locate(record)
     if pretrained not in spec.weights:
         raise ConfigError(
-            f"{spec.name}: no weights {pretrained!r}.{did_you_mean(str(pretrained), spec.weights)} "
+            f"{spec.name}: no weights {pretrained!r}.{did_you_mean(pretrained, spec.weights)} "
             f"Tags: {tags}. A path needs a separator or a suffix such as .safetensors."
         )
     return spec.weights[pretrained], locate(spec.weights[pretrained])
@@ -188,8 +208,7 @@ def _build(spec: ModelSpec, options: Mapping[str, Any], num_classes: int | None,
     explicit = {"num_classes": num_classes, "in_chans": in_chans}
     chosen = spec.options | dict(options) | {k: v for k, v in explicit.items() if v is not None}
     for name, least in (("num_classes", 0), ("in_chans", 1)):
-        if not isinstance(chosen[name], int) or isinstance(chosen[name], bool) or chosen[name] < least:
-            raise ConfigError(f"{spec.name}: expected {name} to be a number from {least}, got {chosen[name]!r}.")
+        chosen[name] = whole(spec.name, name, chosen[name], least)
     built = spec.builder(**chosen)
     built.name, built.options = spec.name, chosen
     return built
@@ -206,20 +225,31 @@ def _build_with(
     path: Path,
 ) -> Classifier:
     """Build on the meta device, where nothing is drawn at random, and give the model its tensors."""
+    source = f"{spec.name}:{record.tag}" if record else str(path)
     head = tensors.get(CLASSIFIER[0])
     if num_classes is None and head is not None and head.ndim:
         num_classes = head.shape[0]
-    part = record.part if record else "model"
+        if num_classes == 0:
+            raise WeightsMismatch(f"{source}: expected a classifier of one output or more, got none. Save it again.")
+    if in_chans is None and record is not None:
+        in_chans = record.in_chans
+    device = torch.get_default_device()
     with torch.device("meta"):
         built = _build(spec, options, num_classes, in_chans)
-        if in_chans is None:
-            kernel, _ = next(built.encoder.named_parameters())
-            stored = tensors.get(f"encoder.{kernel}")
-            if stored is not None and stored.ndim > 1 and stored.shape[1] != built.input_spec.channels:
-                built = _build(spec, options, num_classes, stored.shape[1])
-    source = f"{spec.name}:{record.tag}" if record else str(path)
-    built.load_report = load_tensors(built, tensors, source=source, digest=digest, part=part)
-    built.rebuild_buffers("cpu")
+        kernel = input_kernel(built, built.input_spec.channels)
+        stored = tensors.get(kernel)
+        if in_chans is None and stored is not None and stored.ndim > 2 and stored.shape[1] != built.input_spec.channels:
+            built = _build(spec, options, num_classes, stored.shape[1])
+    part = record.part if record else "model"
+    built.load_report = load_tensors(
+        built, tensors, source=source, digest=digest, kernel=kernel, part=part, device=device
+    )
+    left = [name for name, tensor in (*built.named_parameters(), *built.named_buffers()) if tensor.is_meta]
+    if left:
+        raise ConfigError(
+            f"{spec.name}: {', '.join(left)} are not stored with the weights and were not derived again. "
+            "Give their module a method rebuild_buffers(device)."
+        )
     return built
 
 
@@ -235,34 +265,36 @@ def _describe_outputs(
 ) -> None:
     """Name the outputs: as asked, else as the weights say, else as the builder does, else by number."""
     count = built.num_classes
-    if count == 0:
+    if count and record and record.task and built.load_report and CLASSIFIER[0] not in built.load_report.new:
+        trained = Outputs(record.labels, record.task, record.thresholds, record.trained or (True,) * count)
+        if (labels or trained.labels, task or trained.task) != (trained.labels, trained.task):
+            raise ConfigError(
+                f"{spec.name}: the outputs of the weights {record.tag!r} are {', '.join(trained.labels)} "
+                f"({trained.task}), got {', '.join(labels or trained.labels)} ({task or trained.task}). To rename "
+                "them, call model.set_outputs(labels=...); for outputs of your own, model.reset_classifier(n)."
+            )
+        built.outputs = trained
         return
-    loaded = built.load_report is not None and CLASSIFIER[0] not in built.load_report.new
-    if record and record.task and loaded:
-        outputs = Outputs(record.labels, record.task, record.thresholds, record.trained or (True,) * count)
-        built.outputs = outputs if labels is None and task is None else _renamed(outputs, labels, task)
-        return
-    names = tuple(labels or (spec.outputs.labels if len(spec.outputs.labels) == count else ()))
-    outputs = default_outputs(count, task or spec.outputs.task)
-    built.outputs = Outputs(names or outputs.labels, task or outputs.task)
+    named_by_builder = len(spec.outputs.labels) == count and task in (None, spec.outputs.task)
+    unnamed = Outputs.unnamed(count, task or spec.outputs.task)
+    names = labels or (spec.outputs.labels if named_by_builder else unnamed.labels)
+    built.outputs = Outputs(tuple(names), task or unnamed.task)
 
 
-def _renamed(outputs: Outputs, labels: Sequence[str] | None, task: Task | None) -> Outputs:
-    """Give trained outputs other names; another task would need other training."""
-    if task is not None and task != outputs.task:
-        raise ConfigError(
-            f"the weights were trained for task={outputs.task!r}, got {task!r}. Use num_classes or labels."
-        )
-    return replace(outputs, labels=tuple(labels or outputs.labels))
-
-
-def _fit_preprocessing(built: Classifier, asked: Preprocessing | None, spec: ModelSpec) -> Preprocessing:
-    """Take the preprocessing asked for, or the builder's at the built size; average mean and std over channels."""
+def _fit_preprocessing(built: Classifier, asked: Preprocessing | None, ours: Preprocessing) -> Preprocessing:
+    """Take the preparation asked for, or ours, which is fitted to another number of channels."""
     takes = built.input_spec
-    chosen = asked or replace(spec.preprocessing, size=takes.size)
+    chosen = asked or ours
     if len(chosen.size) != takes.dims or not takes.fits(chosen.size):
-        raise ConfigError(f"{spec.name}: preprocessing gives size {chosen.size}, but the model takes {takes}.")
-    if len(chosen.mean) not in (1, takes.channels) or len(chosen.std) not in (1, takes.channels):
-        mean, std = chosen.mean, chosen.std
-        chosen = replace(chosen, mean=(sum(mean) / len(mean),), std=(sum(std) / len(std),))
-    return chosen
+        raise ConfigError(f"{built.name}: preprocessing gives size {chosen.size}, but the model takes {takes}.")
+    if len(chosen.mean) in (1, takes.channels) and len(chosen.std) in (1, takes.channels):
+        return chosen
+    if asked:
+        raise ConfigError(
+            f"{built.name}: expected mean and std of preprocessing to be 1 or {takes.channels} numbers, got "
+            f"{len(asked.mean)} and {len(asked.std)}."
+        )
+    if built.load_report is not None:
+        note = f"mean and std of the input averaged over {len(chosen.mean)} channels"
+        built.load_report = replace(built.load_report, notes=(*built.load_report.notes, note))
+    return replace(chosen, mean=(sum(chosen.mean) / len(chosen.mean),), std=(sum(chosen.std) / len(chosen.std),))

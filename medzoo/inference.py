@@ -17,10 +17,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 import medzoo
+from medzoo.checks import whole
 from medzoo.classifier import Classifier
 from medzoo.data.transform import ExcludedView, Source, Transform, transform
 from medzoo.errors import ConfigError, DataError
 from medzoo.prediction import Prediction, Predictions
+from medzoo.weights.load import LoadReport
 from medzoo.worklist import Plan, Points, Task, plan
 
 __all__ = ["predict", "run"]
@@ -94,9 +96,8 @@ def predict(
         InputError: something that is not an image, or more than the memory holds.
     """
     _refuse_untrained(model, allow_untrained)
-    for name, value, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
-        if value < least:
-            raise ConfigError(f"{model.name}: expected {name} of {least} or more, got {value}.")
+    whole(model.name, "batch_size", batch_size, 1)
+    whole(model.name, "num_workers", num_workers, 0)
     work = plan(model, source, points, points_frame)
     skipped = dict(work.skipped)
     results: list[Prediction] = []
@@ -117,13 +118,18 @@ def predict(
 
 
 def _refuse_untrained(model: Classifier, allowed: bool) -> None:
+    if not isinstance(model, Classifier):
+        raise ConfigError(
+            f"predict: expected a model from medzoo.create, got {type(model).__name__}. "
+            "A model of features_only=True has no outputs to name."
+        )
     if model.num_classes == 0:
         raise ConfigError(f"{model.name}: it has no outputs to name (num_classes=0). Call model(x) for its features.")
     if not allowed and not any(model.outputs.trained):
         raise ConfigError(
-            f"{model.name}: no output was trained, so its probabilities mean nothing. Load weights, or say "
-            "model.set_outputs(...) after your own training, or look at them with allow_untrained=True "
-            "(--allow-untrained)."
+            f"{model.name}: no output was trained, so its probabilities mean nothing. Load weights, or, after your own "
+            "training or with weights from a bare file, say model.set_outputs(labels=...), or look at them with "
+            "allow_untrained=True (--allow-untrained)."
         )
 
 
@@ -209,15 +215,26 @@ def _finish(
 @contextmanager
 def _inference(model: Classifier, device: torch.device | str | None) -> Iterator[torch.device]:
     """Put the model into eval mode, on the device, and afterwards back as it was."""
-    was_training, home = model.training, next(model.parameters()).device
-    place = torch.device(device) if device is not None else home
+    modes = {module: module.training for module in model.modules()}
+    home = next(model.parameters()).device
+    try:
+        place = torch.device(device) if device is not None else home
+    except RuntimeError:
+        raise ConfigError(f"{model.name}: expected a device such as 'cpu' or 'cuda:0', got {device!r}.") from None
     if place.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"{model.name}: expected a device of this machine, got {str(place)!r}. Use device='cpu'.")
     try:
         model.eval().to(place)
         yield place
     finally:
-        model.to(home).train(was_training)
+        model.to(home)
+        for module, training in modes.items():
+            module.training = training
+
+
+def _weights_name(report: LoadReport) -> str:
+    """Name the weights, and what of the model is not from them."""
+    return f"{report.source}, but for {len(report.new)} new tensors of the head" if report.new else report.source
 
 
 def _namer(model: Classifier) -> Callable[..., Prediction]:
@@ -226,7 +243,7 @@ def _namer(model: Classifier) -> Callable[..., Prediction]:
     untrained = tuple(label for label, ok in zip(outputs.labels, outputs.trained, strict=True) if not ok)
     provenance = {
         "model": model.name,
-        "weights": report.source if report else "none",
+        "weights": _weights_name(report) if report else "none",
         "digest": report.digest if report else "none",
         "medzoo": medzoo.__version__,
     }

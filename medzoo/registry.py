@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from medzoo.contract import InputSpec, Outputs, Preprocessing, Task
+from medzoo.contract import TASKS, InputSpec, Outputs, Preprocessing, Task
 from medzoo.errors import ConfigError, UnknownModelError, did_you_mean
 from medzoo.weights.record import Weights
 
@@ -92,9 +92,11 @@ def register(
 ) -> Callable[[Builder], Builder]:
     """Make a builder known under its own name; the arguments are those of :class:`ModelSpec`.
 
+    The builder returns a :class:`~medzoo.Classifier`; :func:`medzoo.create` gives it its name, options and outputs.
+
     Raises:
-        ConfigError: the name is taken, a tag is given twice, more than one record is the default, or the builder takes
-            positional or catch-all arguments.
+        ConfigError: the name is taken, a tag is given twice, more than one record is the default, or the builder's
+            options are not keyword-only with defaults, ``num_classes`` and ``in_chans`` among them.
     """
 
     def add(builder: Builder) -> Builder:
@@ -104,9 +106,14 @@ def register(
                 f"a model {name!r} is already registered by {_MODELS[name].builder.__module__}; "
                 f"give that of {builder.__module__} another name."
             )
-        loose = [p.name for p in inspect.signature(builder).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+        options = inspect.signature(builder).parameters
+        loose = [p.name for p in options.values() if p.kind is not p.KEYWORD_ONLY or p.default is p.empty]
         if loose:
-            raise ConfigError(f"{name}: expected keyword-only options, got {', '.join(loose)}. Put a * before them.")
+            raise ConfigError(
+                f"{name}: expected keyword-only options with defaults, got {', '.join(loose)}. Put a * before them."
+            )
+        if not {"num_classes", "in_chans"} <= options.keys():
+            raise ConfigError(f"{name}: expected the options num_classes and in_chans among its own. Add them.")
         by_tag = {record.tag: record for record in weights}
         if len(by_tag) != len(weights) or sum(record.default for record in weights) > 1:
             raise ConfigError(f"{name}: expected different tags and at most one default among its weights.")
@@ -135,10 +142,13 @@ def _load_models() -> None:
     """Import every module that registers models, once."""
     import_module("medzoo.models")
     for entry in entry_points(group="medzoo.models"):
+        before = set(_MODELS)
         try:
             entry.load()
-        except (ImportError, AttributeError) as error:
-            # A package that cannot be imported must not take the zoo's own models away.
+        except Exception as error:
+            # Whatever another package's import raises must not take the zoo's own models away.
+            for half in set(_MODELS) - before:
+                del _MODELS[half]
             warnings.warn(f"the models of {entry.value} ({entry.name}) are missing: {error}", stacklevel=2)
 
 
@@ -162,10 +172,20 @@ def list_models(
         task: only models whose default task this is.
         pretrained: only models that have weights.
 
+    Raises:
+        ConfigError: a number of axes or a task that there is not.
+
     >>> import medzoo
     >>> medzoo.list_models("cnn3d_*")
     ['cnn3d_base', 'cnn3d_small']
     """
+    if dims not in (None, 2, 3):
+        raise ConfigError(f"list_models: expected dims 2 or 3, got {dims!r}.")
+    if task not in (None, *TASKS):
+        raise ConfigError(
+            f"list_models: expected task 'binary', 'multilabel' or 'multiclass', got {task!r}."
+            + did_you_mean(str(task), TASKS)
+        )
     return sorted(
         name
         for name, spec in _models().items()
@@ -183,8 +203,8 @@ def describe(name: str) -> ModelSpec:
         UnknownModelError: there is no model of that name.
     """
     models = _models()
-    if name not in models:
+    if not isinstance(name, str) or name not in models:
         raise UnknownModelError(
-            f"no model {name!r}.{did_you_mean(name, models)} medzoo.list_models() names all {len(models)}."
+            f"no model {name!r}.{did_you_mean(str(name), models)} medzoo.list_models() names all {len(models)}."
         )
     return models[name]

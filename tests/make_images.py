@@ -82,7 +82,8 @@ def dataset(pixels: Array, **fields: Any) -> Dataset:
     if frames > 1:
         values["NumberOfFrames"] = frames
     values |= fields
-    values.setdefault("HighBit", values["BitsStored"] - 1)
+    if values["BitsStored"]:
+        values.setdefault("HighBit", values["BitsStored"] - 1)
     for keyword, value in values.items():
         if value is not None:
             setattr(ds, keyword, value)
@@ -109,7 +110,7 @@ def write_compressed(path: Path, pixels: Array, syntax: UID, **fields: Any) -> P
     name, options = {JPEGBaseline8Bit: ("JPEG", {"quality": 95}), JPEG2000Lossless: ("JPEG2000", {"no_jp2": True})}[
         syntax
     ]
-    frames = pixels if pixels.ndim == 3 else pixels[None]
+    frames = pixels if pixels.ndim == 3 and pixels.shape[-1] != 3 else pixels[None]
     streams = []
     for frame in frames:
         with io.BytesIO() as stream:

@@ -37,7 +37,7 @@ def reference(encoder: SwinEncoder, *, patch_merging: str, feature_size: int, in
         depths=(2, 2, 2, 2),
         num_heads=(3, 6, 12, 24),
         downsample=DOWNSAMPLE[patch_merging],
-        use_v2=encoder.use_v2,
+        use_v2=hasattr(encoder, "layers1c"),
         spatial_dims=3,
     )
     missing, unexpected = monai.load_state_dict(encoder.state_dict(), strict=False)

@@ -7,6 +7,7 @@ import re
 import warnings
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -54,9 +55,9 @@ def test_an_unknown_option_is_answered_with_the_nearest():
         ({"task": "regression"}, "expected task 'binary', 'multilabel' or 'multiclass', got 'regression'"),
         ({"features_only": True, "num_classes": 2}, "features_only=True returns maps"),
         ({"out_indices": [0]}, "out_indices chooses among the maps"),
-        ({"features_only": True, "out_indices": [3]}, r"expected numbers of its 3 maps, -3 to 2, got \[3\]"),
+        ({"features_only": True, "out_indices": [3]}, r"its 3 maps, -3 to 2, or how many of the last, got \[3\]"),
         ({"features_only": True, "out_indices": []}, r"expected numbers of its 3 maps"),
-        ({"widths": (4, 8)}, r"expected 3 widths, one for each stage, got \(4, 8\)"),
+        ({"widths": (4, 8)}, r"^cnn3d_small: expected widths to be 3 numbers, got \(4, 8\)"),
         ({"size": 13}, r"expected size to be a number or \(d, h, w\), each at least 14, got 13"),
         ({"size": (64, 64)}, r"expected size to be a number or \(d, h, w\)"),
         ({"pool": "max"}, "expected pool 'flatten' or 'avg', got 'max'"),
@@ -64,6 +65,18 @@ def test_an_unknown_option_is_answered_with_the_nearest():
         ({"preprocessing": medzoo.Preprocessing(size=(64, 64))}, r"gives size \(64, 64\), but the model takes"),
         ({"pretrained": True}, r"there are no default weights \(tags: none yet\)"),
         ({"pretrained": "best"}, "no weights 'best'.*Tags: none yet"),
+        ({"pretrained": ["a"]}, r"expected pretrained to be True, a tag or a path, got \['a'\]"),
+        ({"pretraned": True}, "no option 'pretraned'. Did you mean 'pretrained'?"),
+        ({"labels": []}, "expected one label or more, got none"),
+        ({"labels": iter(["a"]), "num_classes": 2}, "got 1 labels and num_classes=2"),
+        ({"num_classes": 0, "task": "foo"}, "expected task 'binary', 'multilabel' or 'multiclass', got 'foo'"),
+        ({"preprocessing": {"size": 3}}, "expected preprocessing to be a medzoo.Preprocessing, got dict"),
+        ({"widths": 4}, "expected widths to be 3 numbers, got 4"),
+        ({"widths": (4, 8, -8)}, "expected widths to be a number from 1, got -8"),
+        ({"size": 16.0}, "expected size to be a number or"),
+        ({"size": (64.0, 64.0, 64.0)}, "expected size to be a number or"),
+        ({"dropout": 2.0}, r"expected dropout to be in \[0, 1\), got 2.0"),
+        ({"hidden": 0}, "expected hidden to be a number from 1, got 0"),
     ],
 )  # fmt: skip
 def test_arguments_that_cannot_be_are_refused(arguments, message):
@@ -110,6 +123,7 @@ def test_set_outputs_says_what_was_trained():
     assert model.outputs == medzoo.Outputs(("a", "b"), "multilabel", (0.2, 0.9), (True, True))
     model.set_outputs(trained=[True, False])
     assert model.outputs.trained == (True, False)
+    assert model.outputs.thresholds == (0.2, 0.9)
     assert model.outputs.labels == ("a", "b")
     with pytest.raises(ConfigError, match=r"expected 2 labels.*got 3\. model\.reset_classifier\(3\) makes room"):
         model.set_outputs(labels=["a", "b", "c"])
@@ -138,7 +152,10 @@ def test_load_report_accounts_for_every_tensor(saved):
 
 def test_20_another_number_of_classes_renews_the_classifier_alone(saved):
     model, path = saved
-    message = r"head\.classifier starts from random numbers, because the weights have 3 outputs and the model has 5"
+    message = (
+        r"head\.classifier\.weight and head\.classifier\.bias start from random numbers, because the weights have 3 "
+        r"outputs and the model has 5\. Train it before use\."
+    )
     with pytest.warns(UserWarning, match=message):
         other = medzoo.create("cnn3d_small", pretrained=path, num_classes=5, **TINY)
     assert other.load_report.new == ("head.classifier.bias", "head.classifier.weight")
@@ -337,16 +354,45 @@ def test_a_misspelt_tag_is_answered_with_the_nearest(packaged):
         medzoo.create("cnn3d_small", pretrained="our")
 
 
-def test_trained_outputs_can_be_renamed_but_not_made_another_task(packaged):
-    model = medzoo.create("cnn3d_small", pretrained=True, labels=["x", "y", "z"])
-    assert model.outputs.labels == ("x", "y", "z")
-    assert all(model.outputs.trained)
-    with pytest.raises(ConfigError, match="the weights were trained for task='multiclass', got 'multilabel'"):
-        medzoo.create("cnn3d_small", pretrained=True, task="multilabel")
+def test_trained_outputs_are_not_given_other_meanings(packaged):
+    same = medzoo.create("cnn3d_small", pretrained=True, labels=["a", "b", "c"])
+    assert all(same.outputs.trained)
+    for arguments in ({"labels": ["x", "y", "z"]}, {"task": "multilabel"}):
+        with pytest.raises(ConfigError, match=r"the outputs of the weights 'ours' are a, b, c \(multiclass\), got"):
+            medzoo.create("cnn3d_small", pretrained=True, **arguments)
+    same.set_outputs(labels=["x", "y", "z"], trained=same.outputs.trained)
+    assert same.outputs.labels == ("x", "y", "z")
+
+
+def test_a_replaced_head_is_reported(packaged):
+    model = medzoo.create("cnn3d_small", pretrained=True)
+    model.reset_classifier(2)
+    assert model.load_report.new == ("head.classifier.bias", "head.classifier.weight")
+    assert "head.classifier.weight" not in model.load_report.loaded
+    model.reset_classifier(2, whole_head=True)
+    assert len(model.load_report.new) == 4
+    model.set_outputs(labels=["p", "q"])
+    found = medzoo.predict(model, medzoo.Image(np.zeros((1, 16, 16, 16), np.int16), unit="HU"))
+    assert found.provenance["weights"] == "cnn3d_small:ours, but for 4 new tensors of the head"
+
+
+def test_the_mean_of_weights_is_averaged_and_reported_but_not_the_users_own(packaged, monkeypatch):
+    spec = registry._MODELS["cnn3d_small"]
+    how = replace(spec.weights["ours"].preprocessing, mean=(0.5,))
+    monkeypatch.setitem(registry._MODELS, "cnn3d_small", spec)
+    two = medzoo.create("cnn3d_small", pretrained=True, in_chans=2, preprocessing=how)
+    assert two.load_report.notes == ()
+    with pytest.raises(ConfigError, match="expected mean and std of preprocessing to be 1 or 1 numbers, got 3 and 1"):
+        medzoo.create("cnn3d_small", pretrained=True, preprocessing=replace(how, mean=(1.0, 2.0, 3.0)))
+    three = replace(spec.weights["ours"], preprocessing=replace(how, mean=(0.1, 0.2, 0.3)))
+    monkeypatch.setitem(registry._MODELS, "cnn3d_small", replace(spec, weights={"ours": three}))
+    averaged = medzoo.create("cnn3d_small", pretrained=True)
+    assert averaged.preprocessing.mean == pytest.approx((0.2,))
+    assert averaged.load_report.notes == ("mean and std of the input averaged over 3 channels",)
 
 
 def test_new_labels_of_another_number_are_untrained(packaged):
-    with pytest.warns(UserWarning, match=r"head\.classifier starts from random numbers"):
+    with pytest.warns(UserWarning, match=r"head\.classifier\.bias start from random numbers"):
         model = medzoo.create("cnn3d_small", pretrained=True, labels=["x", "y"])
     assert model.outputs == medzoo.Outputs(("x", "y"), "multiclass", trained=(False, False))
 
@@ -355,3 +401,46 @@ def test_new_labels_of_another_number_are_untrained(packaged):
 def test_sources_of_a_later_version_say_so(source):
     with pytest.raises(ConfigError, match="this version creates registered models only"):
         medzoo.create(source)
+
+
+@pytest.mark.parametrize("name", [None, 3, ["a"]])
+def test_a_name_that_is_none_is_unknown(name):
+    with pytest.raises(medzoo.errors.UnknownModelError, match="no model"):
+        medzoo.create(name)
+
+
+def test_numpy_numbers_are_numbers():
+    assert medzoo.create("cnn3d_small", num_classes=np.int64(3), **TINY).num_classes == 3
+
+
+def test_weights_of_an_encoder_alone_say_what_to_do(saved):
+    model, path = saved
+    save_file({name: t for name, t in model.state_dict().items() if name.startswith("encoder.")}, path)
+    with pytest.raises(WeightsMismatch, match=r"holds an encoder alone, .*num_classes=0, then model\.reset_classifier"):
+        medzoo.create("cnn3d_small", pretrained=path, **TINY)
+    assert medzoo.create("cnn3d_small", pretrained=path, num_classes=0, **TINY).num_classes == 0
+
+
+def test_18_no_name_matched_says_so(saved):
+    _, path = saved
+    save_file({"conv1.weight": torch.zeros(3)}, path)
+    with pytest.raises(WeightsMismatch, match=r"no name starts with 'encoder\.' or 'head\.'"):
+        medzoo.create("cnn3d_small", pretrained=path, **TINY)
+
+
+def test_weights_follow_the_default_device(saved):
+    _, path = saved
+    with torch.device("meta"):
+        model = medzoo.create("cnn3d_small", **TINY)
+    assert next(model.parameters()).is_meta
+    assert medzoo.create("cnn3d_small", pretrained=path, **TINY).head.fc.weight.device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("start", "count", "task"),
+    [(0, 1, "binary"), (0, 3, "multiclass"), (1, 3, "multiclass"), (3, 1, "binary")],
+)
+def test_a_dropped_head_remembers_its_task(start, count, task):
+    model = medzoo.create("cnn3d_small", num_classes=start, **TINY)
+    model.reset_classifier(count)
+    assert model.outputs.task == task

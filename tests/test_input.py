@@ -62,6 +62,12 @@ def test_46_wrong_channels(swin):
         swin(torch.zeros(2, 4, 64, 64, 64))
 
 
+def test_46_channels_last_are_told_how_to_move(resnet):
+    message = RESNET + "(2, 320, 320, 3): c=320 is not 3; if the channels are last, move them with x.movedim(-1, 1)."
+    with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
+        resnet(torch.zeros(2, 320, 320, 3))
+
+
 def test_47_below_the_minimum(resnet):
     message = RESNET + "(1, 3, 31, 40): h=31 is not; the nearest is 32."
     with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
@@ -121,6 +127,11 @@ def test_53_autocast_may_mix_precisions(cnn):
     torch.testing.assert_close(got.float(), cnn(x), rtol=0.05, atol=0.05)
 
 
+def test_52_float64_is_refused_under_autocast_too(cnn):
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(InputError, match=r"got torch\.float64"):
+        cnn(torch.zeros(1, 1, 16, 16, 16, dtype=torch.float64))
+
+
 def test_54_another_device(cnn):
     message = (
         "cnn3d_small: expected a tensor on cpu, where the model is, got one on meta. Move it with x.to('cpu'), or the "
@@ -157,15 +168,28 @@ def test_59_a_frozen_batchnorm_takes_a_lone_sample():
     with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
         model(lone)
     assert model.freeze_encoder()(lone).isfinite().all()
+    model.freeze_encoder(False)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+    assert model.encoder.training
+    assert model(lone).isfinite().all()
 
 
 def test_60_more_than_the_memory_holds_leaves_the_model_usable():
     model = medzoo.create("cnn3d_base", widths=(4, 4, 8, 8)).eval()
     # 2 * 10^15 voxels as a view of one: what the first convolution would need, no machine has.
     vast = torch.zeros(1).expand(1, 1, 131072, 131072, 131072)
-    with pytest.raises(InputError, match=r"^cnn3d_base: \(1, 1, 131072, .* needs more memory than cpu has\. Use a"):
-        model(vast)
+    extractor = medzoo.create("cnn3d_base", widths=(4, 4, 8, 8), features_only=True).eval()
+    for forward in (model, model.forward_features, model.forward_intermediates, extractor):
+        with pytest.raises(InputError, match=r"^cnn3d_base: \(1, 1, 131072, .* needs more memory than cpu has\. Use a"):
+            forward(vast)
     assert model(torch.zeros(1, 1, 46, 46, 46)).isfinite().all()
+
+
+def test_a_minimum_above_the_multiple_is_told():
+    spec = InputSpec("b c h w", channels=1, size=(64, 64), multiple=4, minimum=64)
+    assert str(spec) == "'b 1 h w' with h, w multiples of 4 of at least 64"
 
 
 def test_other_runtime_errors_pass_unchanged(cnn, monkeypatch):

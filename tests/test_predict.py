@@ -77,7 +77,7 @@ def test_a_list_gives_a_list_in_its_order_whatever_the_batch(drawn):
         for a, b in zip(one_by_one, together, strict=True):
             assert list(a.logits.values()) == pytest.approx(list(b.logits.values()), abs=1e-5)
     assert medzoo.predict(model, [], allow_untrained=True) == []
-    with pytest.raises(ConfigError, match="expected batch_size of 1 or more, got 0"):
+    with pytest.raises(ConfigError, match="expected batch_size to be a number from 1, got 0"):
         medzoo.predict(model, images, batch_size=0, allow_untrained=True)
 
 
@@ -86,6 +86,30 @@ def test_the_model_is_left_as_it_was(drawn):
     x = medzoo.predict(model, drawn[3], allow_untrained=True)
     assert model.training
     assert medzoo.predict(model, drawn[3], allow_untrained=True, device="cpu").logits == x.logits
+
+
+def test_every_modules_mode_is_left_as_it_was(drawn):
+    model = small("cnn3d_small").train()
+    model.encoder.eval()
+    model.head.dropout.train()
+    before = [module.training for module in model.modules()]
+    medzoo.predict(model, drawn[3], allow_untrained=True)
+    assert [module.training for module in model.modules()] == before
+
+
+def test_what_is_no_model_or_no_device_is_refused(drawn):
+    for thing in ("cnn3d_small", small("cnn3d_small", features_only=True)):
+        with pytest.raises(ConfigError, match=r"predict: expected a model from medzoo\.create, got"):
+            medzoo.predict(thing, drawn[3])
+    with pytest.raises(ConfigError, match="expected a device such as 'cpu' or 'cuda:0', got 'gpu'"):
+        medzoo.predict(small("cnn3d_small"), drawn[3], device="gpu", allow_untrained=True)
+
+
+def test_a_bfloat16_model_predicts(drawn):
+    model = small("cnn3d_small")
+    plain = medzoo.predict(model, drawn[3], allow_untrained=True)
+    short = medzoo.predict(model.to(torch.bfloat16), drawn[3], allow_untrained=True)
+    assert list(short.logits.values()) == pytest.approx(list(plain.logits.values()), abs=0.02)
 
 
 def test_111_a_device_this_machine_lacks(drawn):

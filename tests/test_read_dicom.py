@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import os
 import re
+import signal
 
 import numpy as np
 import pydicom
@@ -27,9 +30,11 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGLSLossless,
     RLELossless,
 )
 
+from medzoo.data import decoder
 from medzoo.data.read import read
 from medzoo.errors import DataError
 
@@ -89,6 +94,15 @@ def test_74_a_ct_is_never_inverted_or_windowed(tmp_path):
     assert "MONOCHROME1 left alone: the values are measurements" in image.notes
 
 
+def test_74_mr_is_turned_over_but_not_windowed(tmp_path):
+    fields = {"Modality": "MR", "BitsStored": 12, "WindowCenter": 100, "WindowWidth": 50}
+    two = read(write_dicom(tmp_path / "2", GREY12, **fields))
+    one = read(write_dicom(tmp_path / "1", 4095 - GREY12, PhotometricInterpretation="MONOCHROME1", **fields))
+    np.testing.assert_array_equal(two.array[0], GREY12)
+    np.testing.assert_array_equal(one.array, two.array)
+    assert (two.unit, two.value_range) == ("raw", None)
+
+
 def test_74_a_16_bit_picture_is_inverted_without_overflow(tmp_path):
     pixels = np.linspace(0, 65535, 48).reshape(6, 8).astype(np.uint16)
     image = read(write_dicom(tmp_path / "x", pixels, PhotometricInterpretation="MONOCHROME1"))
@@ -110,7 +124,7 @@ def test_75_a_missing_rescale_leaves_a_ct_without_hu(tmp_path):
     fields = slice_fields((0, 0, 0), RescaleSlope=None, RescaleIntercept=None)
     image = read(write_dicom(tmp_path / "ct", GREY12, **fields))
     assert image.unit == "raw"
-    assert "no rescale to HU: values as stored" in image.notes
+    assert "no rescale: values as stored" in image.notes
     np.testing.assert_array_equal(image.array[0], GREY12)
 
 
@@ -150,10 +164,20 @@ def test_75_a_modality_lut_may_start_below_zero(tmp_path):
     assert image.value_range == (0.0, 65535.0)
 
 
-def test_75_a_voi_lut_sets_the_range(tmp_path):
+def test_75_a_ct_in_another_unit_is_not_called_hu(tmp_path):
+    image = read(write_dicom(tmp_path / "ct", GREY12, **slice_fields((0, 0, 0), RescaleType="US")))
+    assert image.unit == "raw"
+    assert "rescaled to something other than HU" in image.notes
+
+
+@pytest.mark.parametrize("words", [False, True])
+def test_75_a_voi_lut_sets_the_range(tmp_path, words):
     pixels = np.array([[0, 1, 2, 3, 200]], np.uint8)
     ds = dataset(pixels, WindowCenter=1, WindowWidth=2)
     ds.VOILUTSequence = [lut([0, 100, 200, 1023], 1, 10)]
+    if words:
+        ds.VOILUTSequence[0].LUTData = np.array([0, 100, 200, 1023], "<u2").tobytes()
+        ds.VOILUTSequence[0]["LUTData"].VR = "OW"
     image = read(save(ds, tmp_path / "x"))
     np.testing.assert_array_equal(image.array[0], [[0, 0, 100, 200, 1023]])
     assert (image.unit, image.value_range) == ("10-bit", (0.0, 1023.0))
@@ -289,13 +313,60 @@ def test_78_simpleitk_decodes_and_does_nothing_else(tmp_path, photometric):
     np.testing.assert_array_equal(image.array[0], want if photometric == "MONOCHROME2" else 8170 - want)
 
 
+def test_78_the_decoder_may_die_and_is_started_again(tmp_path):
+    path = write_jpeg_lossless(tmp_path / "x", GREY12, BitsStored=12)
+    read(path)
+    first = decoder._children[os.getpid()]
+    first.process.kill()
+    first.process.wait()
+    np.testing.assert_array_equal(read(path).array[0], GREY12)  # it died before this file, which is not to blame
+    first.stop()
+
+
+def test_78_a_decoder_that_crashes_or_hangs_is_a_data_error(tmp_path, monkeypatch):
+    path = write_jpeg_lossless(tmp_path / "x", GREY12, BitsStored=12)
+    read(path)
+    stopped = decoder._children[os.getpid()].process
+    monkeypatch.setattr(decoder, "_PATIENCE", 0.2)
+    stopped.send_signal(signal.SIGSTOP)
+    with pytest.raises(DataError, match=r"expected 1 sound JPEG frame\(s\), found damage"):
+        read(path)
+    assert stopped.returncode == -signal.SIGKILL
+    monkeypatch.undo()
+    np.testing.assert_array_equal(read(path).array[0], GREY12)
+
+
+def test_78_jpeg_ls(tmp_path):
+    """A codestream of CharLS (through pyjpegls), since none of medzoo's libraries writes JPEG-LS."""
+    pixels = arrow(8, 12, top=4000)
+    stream = base64.b64decode(
+        "/9j/9wALDAAIAAwBAREA/9oACAEBAAAAAB+gQQQgAAAAAD8/AMAwGAwGFAgghAgQhCIhRERBBESSBJJBBJJAAAAAAYh4DAYDAYAAAAACdAYGBgYGBZJI"
+        "QqqAaqEKqgNVCFVA/9k="
+    )
+    fields = {"BitsStored": 12, "PhotometricInterpretation": "MONOCHROME1", "RescaleSlope": 1, "RescaleIntercept": 5}
+    ds = dataset(pixels, **fields)
+    ds.file_meta.TransferSyntaxUID = JPEGLSLossless
+    ds.PixelData = pydicom.encaps.encapsulate([stream])
+    ds["PixelData"].VR = "OB"
+    image = read(save(ds, tmp_path / "x"))
+    np.testing.assert_array_equal(image.array[0], 4095 + 10 - (pixels + 5))
+
+
+def test_78_frames_that_are_not_there_are_missed(tmp_path):
+    path = write_jpeg_lossless(tmp_path / "x", GREY12, NumberOfFrames=3)
+    with pytest.raises(DataError):
+        read(path)
+    with pytest.raises(DataError):
+        read(path, frame=2)
+
+
 def test_78_a_cut_frame_is_not_given_to_simpleitk(tmp_path):
     """It would hand back a picture with whatever was there."""
     path = write_jpeg_lossless(tmp_path / "x", GREY12)
     ds = pydicom.dcmread(path)
     ds.PixelData = pydicom.encaps.encapsulate([next(pydicom.encaps.generate_frames(ds.PixelData))[:-90]])
     save(ds, path)
-    with pytest.raises(DataError, match=r"expected 1 whole JPEG frame\(s\), found one cut short"):
+    with pytest.raises(DataError, match=r"expected 1 whole JPEG frame\(s\), found one cut short or of another size"):
         read(path)
 
 
@@ -408,6 +479,30 @@ def test_colour_and_palette(tmp_path):
         setattr(ds, f"{name}PaletteColorLookupTableData", table.tobytes())
     image = read(save(ds, tmp_path / "palette"))
     np.testing.assert_array_equal(image.array[:, 0], 65535 * np.eye(3))
+
+
+def test_a_colour_jpeg_is_rgb(tmp_path):
+    """Stored as YBR_FULL_422, whose first channel alone is no red."""
+    colour = np.zeros((48, 64, 3), np.uint8)
+    colour[:, :32], colour[:, 32:] = (200, 30, 30), (30, 30, 200)
+    fields = {"Modality": "US", "PhotometricInterpretation": "YBR_FULL_422"}
+    image = read(write_compressed(tmp_path / "x", colour, JPEGBaseline8Bit, **fields))
+    assert image.array.shape == (3, 48, 64)
+    assert np.abs(image.array[:, 10, [10, 50]].T.astype(int) - [[200, 30, 30], [30, 30, 200]]).max() < 8
+
+
+def test_float_pixels(tmp_path):
+    ds = dataset(GREY8, Modality="MR", BitsStored=None, HighBit=None, PixelRepresentation=None, BitsAllocated=32)
+    del ds.PixelData
+    values = np.linspace(-1, 1, GREY8.size, dtype=np.float32)
+    ds.FloatPixelData = values.tobytes()
+    image = read(save(ds, tmp_path / "x"))
+    np.testing.assert_array_equal(image.array.ravel(), values)
+    values[7] = np.nan
+    ds.FloatPixelData = values.tobytes()
+    with pytest.raises(DataError, match="found 1 of 3072 NaN"):
+        read(save(ds, tmp_path / "x"))
+    assert read(tmp_path / "x", nan="zero").array.ravel()[7] == 0
 
 
 def test_the_header_is_held_to_max_voxels_before_decoding(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import zlib
 
@@ -25,6 +26,12 @@ def test_64_a_zero_byte_file_is_said(tmp_path):
     empty.touch()
     with pytest.raises(DataError, match=r"empty\.png: expected .*, found an empty file \(0 bytes\)"):
         read(empty)
+
+
+def test_64_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match="found a pipe or device"):
+        read(tmp_path / "pipe.png")
 
 
 def test_64_a_file_that_may_not_be_read_is_said(tmp_path, monkeypatch):
@@ -84,6 +91,14 @@ def test_67_few_bits_span_the_whole_range(tmp_path, bits):
     assert image.value_range == (0.0, top)
     want = {1: [0, 1] * 4, 2: [0, 1, 2, 3], 4: [0, 15]}[bits]
     np.testing.assert_array_equal(image.array[0, 0] / top, np.array(want) / (steps - 1))
+
+
+def test_67_16_bit_colour_says_that_it_lost_bits(tmp_path):
+    path = tmp_path / "deep.png"
+    path.write_bytes(_png(1, 1, 16, 2, b"\0" + bytes([0x12, 0x34, 0x80, 0x00, 0xFF, 0xFF])))
+    image = read(path)
+    assert image.array.ravel().tolist() == [0x12, 0x80, 0xFF]
+    assert image.notes == ("16-bit colour or alpha read as 8-bit",)
 
 
 def test_67_16_bit_tiff_that_is_white_at_zero_is_turned_over(tmp_path):

@@ -217,6 +217,24 @@ def test_88_a_flat_metaimage_is_height_by_width(tmp_path):
     assert image.spacing == (0.8, 0.7)
 
 
+def test_88_a_spacing_that_is_not_given_is_not_made_up(tmp_path):
+    path = write_metaimage(tmp_path / "a.mhd", VOLUME)
+    lines = [line for line in path.read_text().splitlines(keepends=True) if not line.startswith("ElementSpacing")]
+    path.write_text("".join(lines))
+    image = read(path)
+    assert (image.spacing, image.affine) == (None, None)
+    assert image.notes == ("the file gives no spacing: axes left as stored",)
+
+
+def test_88_big_endian_voxels(tmp_path):
+    path = write_metaimage(tmp_path / "a.mhd", VOLUME)
+    path.write_text(path.read_text().replace("MSB = False", "MSB = True"))
+    (tmp_path / "a.raw").write_bytes(VOLUME.astype(">i2").tobytes())
+    image = read(path)
+    assert image.array.dtype.isnative
+    assert set(image.array.ravel()) == set(VOLUME.ravel())
+
+
 @pytest.mark.parametrize("compressed", [False, True])
 def test_88_voxels_missing_or_cut_are_refused(tmp_path, compressed, capfd):
     path = write_metaimage(tmp_path / "a.mhd", VOLUME, compressed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 
 import pytest
 
@@ -58,6 +59,19 @@ def test_list_models_filters(arguments, expected):
     assert medzoo.list_models(**arguments) == expected
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"task": "multilable"}, "got 'multilable'. Did you mean 'multilabel'?"),
+        ({"dims": 4}, "expected dims 2 or 3, got 4"),
+        ({"dims": "3"}, "expected dims 2 or 3, got '3'"),
+    ],
+)
+def test_a_filter_that_cannot_be_is_refused(arguments, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        medzoo.list_models(**arguments)
+
+
 def test_an_unknown_model_is_answered_with_the_nearest():
     message = r"^no model 'cnn3d_smal'\. Did you mean 'cnn3d_small'\? medzoo\.list_models\(\) names all 6\.$"
     for look_up in (medzoo.describe, medzoo.create):
@@ -83,8 +97,15 @@ def test_a_name_is_registered_once(facts, scratch):
 def test_a_builder_has_named_options_only(facts, scratch):
     def loose(num_classes=1, **rest): ...
 
-    with pytest.raises(ConfigError, match="loose: expected keyword-only options, got num_classes, rest"):
+    with pytest.raises(ConfigError, match="loose: expected keyword-only options with defaults, got num_classes, rest"):
         medzoo.register(**facts)(loose)
+
+
+def test_a_builder_has_classes_and_channels(facts, scratch):
+    def plain(*, num_classes=1): ...
+
+    with pytest.raises(ConfigError, match="plain: expected the options num_classes and in_chans"):
+        medzoo.register(**facts)(plain)
 
 
 def test_weights_have_different_tags_and_one_default(facts, scratch):
@@ -125,12 +146,18 @@ def test_another_package_adds_a_model(facts, fresh_look_up):
     assert medzoo.describe("their_model").builder is their_model
 
 
-def test_a_package_that_cannot_be_imported_leaves_the_zoo_whole(fresh_look_up):
+@pytest.mark.parametrize("kind", [ImportError, RuntimeError, KeyError])
+def test_a_package_that_cannot_be_imported_leaves_the_zoo_whole(facts, fresh_look_up, kind):
+    def half(*, num_classes=1, in_chans=1): ...
+
     def broken():
-        raise ImportError("no module named y")
+        medzoo.register(**facts)(half)
+        raise kind("no module named y")
 
     fresh_look_up(Entry(broken))
-    with pytest.warns(UserWarning, match=r"models of their_package\.models \(theirs\) are missing: no module named y"):
+    with pytest.warns(
+        UserWarning, match=r"models of their_package\.models \(theirs\) are missing: .*no module named y"
+    ):
         assert medzoo.list_models() == NAMES
 
 

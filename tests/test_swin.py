@@ -87,6 +87,15 @@ def test_parameters_are_monais_own_number():
     assert sum(p.numel() for p in SwinEncoder(1, feature_size=48, use_v2=True).parameters()) == 18_637_362
 
 
+def test_linear_layers_start_as_the_papers():
+    for name, parameter in SwinEncoder(feature_size=48).named_parameters():
+        if name.endswith(("qkv.weight", "linear1.weight", "reduction.weight", "bias_table")):
+            assert parameter.std() == pytest.approx(0.02, rel=0.05), name
+            assert parameter.abs().max() <= 2.0
+        if name.endswith(("qkv.bias", "linear1.bias")):
+            assert not parameter.any(), name
+
+
 def test_the_three_mergings_differ():
     x = torch.randn(1, 4, 4, 4, 3)
     results = []

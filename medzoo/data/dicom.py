@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from medzoo.data.arrays import as_real, settle_nan
 from medzoo.data.dicom_header import frame_item, identity, modality, not_an_image, plane, spacing_2d
 from medzoo.data.dicom_pixels import frames_of, load, stored_pixels
-from medzoo.data.dicom_values import Values, picture, rescaled
+from medzoo.data.dicom_values import Values, picture, rescaled, turned_over
 from medzoo.data.files import refusing
 from medzoo.data.image import Image
 from medzoo.data.raster import collapse_grey
@@ -94,11 +94,11 @@ def _grey(
         if kind == "CT" and whole.rescaled and _hounsfield(ds, chosen[0]):
             return whole.array, "HU", None
         if kind == "CT":
-            notes.append("no rescale to HU: values as stored")
+            notes.append("rescaled to something other than HU" if whole.rescaled else "no rescale: values as stored")
         return whole.array, "raw", None
     if kind == "MR":
         if photometric == "MONOCHROME1":
-            whole = picture(whole, _without_window(ds), path)
+            whole = turned_over(whole, path)
         notes.extend(whole.notes)
         return whole.array, "raw", None
     whole = picture(whole, ds, path)
@@ -130,15 +130,6 @@ def _hounsfield(ds: Any, frame: int) -> bool:
     luts = ds.get("ModalityLUTSequence")
     named = luts[0].get("ModalityLUTType") if luts else item.get("RescaleType")
     return str(named or "HU").strip().upper() == "HU"
-
-
-def _without_window(ds: Any) -> Any:
-    """Return a header that says only which end is white."""
-    from pydicom import Dataset
-
-    bare = Dataset()
-    bare.PhotometricInterpretation = ds.PhotometricInterpretation
-    return bare
 
 
 def _colour(stored: NDArray[Any], ds: Any, notes: list[str]) -> tuple[NDArray[Any], str, tuple[float, float]]:

@@ -90,7 +90,7 @@ def identity(ds: Any, path: Path) -> dict[str, str]:
         if value := str(ds.get(keyword) or "").strip():
             found[key] = value
     if patient := str(ds.get("PatientID") or "").strip():
-        found["patient"] = hashlib.sha256(patient.encode()).hexdigest()[:12]
+        found["patient"] = hashlib.sha256(patient.encode(errors="backslashreplace")).hexdigest()[:12]
     return found
 
 

@@ -5,6 +5,7 @@ Axes: f frames, h w rows and columns, s samples of a colour pixel.
 
 from __future__ import annotations
 
+import struct
 import tempfile
 import zlib
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medzoo.data.decoder import decode_apart
 from medzoo.data.files import DEFLATE_LIMIT, check_size, refusing
-from medzoo.data.itk import read_with_itk
 from medzoo.errors import DataError
 
 __all__ = ["frames_of", "load", "stored_pixels"]
@@ -29,6 +30,7 @@ _ITK_CODECS = frozenset({
     "1.2.840.10008.1.2.4.80",  # JPEG-LS lossless
     "1.2.840.10008.1.2.4.81",  # JPEG-LS near-lossless
 })  # fmt: skip
+_START_OF_FRAME = (0xC0, 0xC1, 0xC3, 0xF7)  # baseline, extended, lossless, JPEG-LS
 _PIXEL_MODULE = (
     "Rows", "Columns", "SamplesPerPixel", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "NumberOfFrames",
@@ -88,16 +90,17 @@ def stored_pixels(ds: Any, path: Path, frame: int | None, max_voxels: int) -> ND
             f"{path}: expected the high bit to be {int(ds.BitsStored) - 1} for {int(ds.BitsStored)} stored bits, "
             f"found {int(ds.HighBit)}. Export the image anew."
         )
-    array = _decode(ds, path, frame, frames)
+    array = _decode(ds, path, frame, max_voxels)
     shape = (wanted, rows, columns) + ((3,) if samples == 3 else ())
     if array.size != np.prod(shape):
         raise DataError(f"{path}: expected pixels {shape}, found {array.size} values. Copy the file again.")
     return array.reshape(shape)
 
 
-def _decode(ds: Any, path: Path, frame: int | None, frames: int) -> NDArray[Any]:
+def _decode(ds: Any, path: Path, frame: int | None, max_voxels: int) -> NDArray[Any]:
     from pydicom.pixels import get_decoder, pixel_array
 
+    frames = frames_of(ds)
     syntax = ds.file_meta.get("TransferSyntaxUID")
     if syntax is None:
         raise DataError(f"{path}: expected a transfer syntax in the header, found none. Rewrite the file with dcmconv.")
@@ -111,6 +114,8 @@ def _decode(ds: Any, path: Path, frame: int | None, frames: int) -> NDArray[Any]
         # Excess frames would come back unasked, and the header would no longer say what the array is.
         return pixel_array(ds, index=frame, allow_excess_frames=False)
     if syntax in _ITK_CODECS:
+        count = frames * int(ds.Rows) * int(ds.Columns) * int(ds.get("SamplesPerPixel") or 1)
+        check_size(path, count, max_voxels, f"{frames} frames of {ds.Rows} × {ds.Columns}")  # it decodes them all
         volume = _decode_with_itk(ds, path, frames)
         return volume if frame is None else volume[frame : frame + 1]
     raise DataError(
@@ -142,21 +147,36 @@ def _decode_with_itk(ds: Any, path: Path, frames: int) -> NDArray[Any]:
     It is given a file with the pixel module alone, no rescale and MONOCHROME2, so it decodes and does nothing else;
     what the values mean is decided in one place, ``dicom_values``. No patient's data reaches the temporary file.
     """
-    import SimpleITK as sitk  # noqa: N813
     from pydicom.encaps import generate_frames
 
-    for codestream in generate_frames(ds.PixelData, number_of_frames=frames):
-        if codestream[:2] != b"\xff\xd8" or not codestream.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
-            raise DataError(f"{path}: expected {frames} whole JPEG frame(s), found one cut short. Copy the file again.")
+    wanted = (int(ds.Rows), int(ds.Columns), int(ds.get("SamplesPerPixel") or 1))
+    found = list(generate_frames(ds.PixelData, number_of_frames=frames))
+    for codestream in found:
+        whole = codestream.rstrip(b"\0\xff").endswith(b"\xff\xd9")
+        # GDCM would write what the codestream says into memory set aside for what the header says.
+        if not whole or len(found) != frames or _jpeg_size(codestream) != wanted:
+            raise DataError(f"{path}: expected {frames} whole JPEG frame(s), found one cut short or of another size.")
     with tempfile.TemporaryDirectory(prefix="medzoo-") as folder:
         bare = Path(folder) / "pixels.dcm"
         _bare(ds).save_as(bare, enforce_file_format=True)
-        image, sound = read_with_itk(bare, "GDCMImageIO")
-    if not sound:
-        raise DataError(
-            f"{path}: expected sound JPEG data, found damage the decoder could not mend. Copy the file again."
-        )
-    return sitk.GetArrayFromImage(image)
+        pixels = decode_apart(bare)
+    if pixels is None:
+        raise DataError(f"{path}: expected {frames} sound JPEG frame(s), found damage. Copy the file again.")
+    return pixels
+
+
+def _jpeg_size(codestream: bytes) -> tuple[int, int, int] | None:
+    """Return rows, columns and components from the frame header of a JPEG or JPEG-LS, or ``None`` if it has none."""
+    if codestream[:2] != b"\xff\xd8":
+        return None
+    at = 2
+    while at + 10 <= len(codestream) and codestream[at] == 0xFF:
+        marker = codestream[at + 1]
+        if marker in _START_OF_FRAME:
+            rows, columns = struct.unpack(">HH", codestream[at + 5 : at + 9])
+            return rows, columns, codestream[at + 9]
+        at += 2 + int(struct.unpack(">H", codestream[at + 2 : at + 4])[0])
+    return None
 
 
 def _bare(ds: Any) -> Any:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from medzoo.data.dicom_header import frame_item, numbers
 from medzoo.errors import DataError
 
-__all__ = ["Values", "picture", "rescaled", "stored_range"]
+__all__ = ["Values", "picture", "rescaled", "stored_range", "turned_over"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,14 +95,20 @@ def picture(values: Values, ds: Any, path: Path) -> Values:
         values = _look_up(values, luts[0], ds, path, "VOI")
     else:
         values = _windowed(values, ds, path)
-    if str(ds.get("PhotometricInterpretation")) == "MONOCHROME1":
-        values = _turned_over(values)
-    return values
+    return turned_over(values, path) if str(ds.get("PhotometricInterpretation")) == "MONOCHROME1" else values
 
 
-def _turned_over(values: Values) -> Values:
-    """Mirror the values within their range."""
+def turned_over(values: Values, path: Path) -> Values:
+    """Mirror the values within their range: in MONOCHROME1 the lowest is white.
+
+    Raises:
+        DataError: float pixels, which have no range to mirror them in.
+    """
     array = values.array
+    if not math.isfinite(values.low + values.high):
+        raise DataError(
+            f"{path}: expected MONOCHROME2 for pixels without a fixed range, found MONOCHROME1. Export it anew."
+        )
     total = values.low + values.high
     if array.dtype.kind in "iu":
         # Twice the type's width, so that low + high - value cannot wrap around.

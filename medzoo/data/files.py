@@ -50,6 +50,8 @@ def existing(path: str | os.PathLike[str]) -> Path:
         DataError: nothing there, no permission, or an empty file.
     """
     here = Path(path)
+    if not os.fspath(path):
+        raise DataError("expected a path, got an empty one. Give a file or folder.")
     if "\0" in str(here):
         raise DataError(f"{str(here)!r}: expected a path, got one with a NUL character. Check how it was made.")
     try:
@@ -58,6 +60,8 @@ def existing(path: str | os.PathLike[str]) -> Path:
         raise DataError(f"{here}: expected a file or folder, found nothing there. Check the path.") from None
     except OSError as error:
         raise DataError(f"{here}: cannot be opened ({error.strerror}). Check the path and its permissions.") from None
+    if size is not None and not here.is_file():  # a pipe or a device could be read for ever
+        raise DataError(f"{here}: expected a file or folder, found a pipe or device. Copy its content to a file.")
     if not os.access(here, os.R_OK if size is not None else os.R_OK | os.X_OK):
         raise DataError(f"{here}: expected a readable file or folder, permission is denied. Ask for read access.")
     if size == 0:

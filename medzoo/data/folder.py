@@ -15,7 +15,17 @@ from medzoo.errors import DataError
 
 __all__ = ["Source", "scan", "series_of"]
 
-_TAGS = ["SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "Rows", "Columns", "NumberOfFrames"]
+_TAGS = [
+    "SOPClassUID",
+    "Modality",
+    "ImageType",
+    "SeriesInstanceUID",
+    "Rows",
+    "Columns",
+    "NumberOfFrames",
+    "ImagePositionPatient",
+]
+_VOLUMES = ("CT", "MR", "PT")
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 
 
@@ -133,5 +143,11 @@ def _look_at_dicom(ds: Any, source: Any) -> tuple[Source, str]:
         return source("skip", what), ""
     if "LOCALIZER" in [str(v).upper() for v in (ds.get("ImageType") or ())]:
         return source("skip", "a scout (LOCALIZER)"), ""
-    alone = modality(ds) in PICTURES or int(ds.get("NumberOfFrames") or 1) > 1
-    return source("image"), "" if alone else str(ds.get("SeriesInstanceUID") or "")
+    return source("image"), str(ds.get("SeriesInstanceUID") or "") if _is_slice(ds) else ""
+
+
+def _is_slice(ds: Any) -> bool:
+    """Say whether a file is one slice of a volume; CT without its place counts, so that reading it says what lacks."""
+    if modality(ds) in PICTURES or int(ds.get("NumberOfFrames") or 1) > 1:
+        return False
+    return modality(ds) in _VOLUMES or ds.get("ImagePositionPatient") is not None

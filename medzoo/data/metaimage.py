@@ -43,6 +43,7 @@ class _Claims:
         data: the file that holds them, the header's own for ``LOCAL``.
         start: their first byte in it.
         compressed: by zlib.
+        spaced: the header gives a spacing; ITK would make up 1 mm.
     """
 
     size: tuple[int, ...]
@@ -50,6 +51,7 @@ class _Claims:
     data: Path
     start: int
     compressed: bool
+    spaced: bool
 
 
 def read_metaimage(path: Path, *, frame: int | None, nan: str, max_voxels: int) -> Image:
@@ -71,13 +73,16 @@ def read_metaimage(path: Path, *, frame: int | None, nan: str, max_voxels: int) 
         claims = _claims(path, max_voxels)
         _check_voxels(path, claims)
         values, affine = _with_itk(path, claims)
-        if len(claims.size) == 2:
-            spacing: tuple[float, ...] = tuple(float(s) for s in np.linalg.norm(affine[:2, :2], axis=0))[::-1]
-            values, place = as_real(values)[None], None  # no third axis: a 2D MetaImage has no place in the patient
+        spacing: tuple[float, ...] | None = None
+        place: NDArray[np.float64] | None = None
+        if not claims.spaced:
+            notes.append("the file gives no spacing: axes left as stored")
+        elif len(claims.size) == 2:  # no third axis: a 2D MetaImage has no place in the patient
+            spacing = tuple(float(s) for s in np.linalg.norm(affine[:2, :2], axis=0))[::-1]
         else:
-            values, place = canonical(as_real(values), affine, notes)
-            values, spacing = values[None], tuple(float(s) for s in np.linalg.norm(place[:3, :3], axis=0))
-    values, mended = settle_nan(values, path, nan)
+            values, place = canonical(values, affine, notes)
+            spacing = tuple(float(s) for s in np.linalg.norm(place[:3, :3], axis=0))
+    values, mended = settle_nan(as_real(values)[None], path, nan)
     return Image(values, place, spacing, identity={"file": str(path)}, notes=(*notes, *mended))
 
 
@@ -118,7 +123,8 @@ def _claims(path: Path, max_voxels: int) -> _Claims:
         skip = data.stat().st_size - total
     if skip < 0:
         raise wrong(f"says {total} bytes of voxels, more than {data.name} has")
-    return _Claims(size, total, data, skip, compressed)
+    spaced = "ElementSpacing" in fields or "ElementSize" in fields
+    return _Claims(size, total, data, skip, compressed, spaced)
 
 
 def _fields(path: Path) -> tuple[dict[str, str], int]:

@@ -57,6 +57,8 @@ def read_raster(path: Path, kind: str, *, frame: int | None, nan: str, max_voxel
                 count = picture.width * picture.height * len(picture.getbands())
                 claim = f"{picture.width} × {picture.height} in {len(picture.getbands())} channels"
                 check_size(path, count, max_voxels, claim)
+                if kind == "png" and picture.mode in _COLOURS and "16B" in str(picture.tile):
+                    notes.append("16-bit colour or alpha read as 8-bit")
                 tags = dict(getattr(picture, "tag_v2", {}))  # the turned copy has none
                 values, bits = _values(path, _upright(path, kind, picture, notes), tags, notes)
         except Pillow.DecompressionBombError:  # derives from Exception alone

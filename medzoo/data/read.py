@@ -42,6 +42,13 @@ def read(
     Raises:
         DataError: anything that is wrong with the file.
         ConfigError: ``frame``, ``nan`` or ``max_voxels`` that cannot be.
+
+    >>> import numpy as np
+    >>> read(np.zeros((1, 48, 64), dtype=np.uint8))
+    Image(c h w = (1, 48, 64), uint8, spacing unknown, orientation None, modality unknown, unit 8-bit)
+    >>> read("chest.dcm")
+    Traceback (most recent call last):
+    medzoo.errors.DataError: chest.dcm: expected a file or folder, found nothing there. Check the path.
     """
     if nan not in ("raise", "zero"):
         raise ConfigError(f"read: expected nan='raise' or nan='zero', got {nan!r}.")

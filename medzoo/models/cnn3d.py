@@ -14,6 +14,7 @@ Axes: b batch, c channels, d h w depth height width, n classes.
 
 from __future__ import annotations
 
+from medzoo.checks import rate, whole, wholes
 from medzoo.classifier import Classifier
 from medzoo.contract import InputSpec, Outputs, Preprocessing
 from medzoo.nn.conv import ConvEncoder, StageTable
@@ -63,16 +64,17 @@ def cnn3d_small(
         dropout: rate before the fully connected layers.
 
     Raises:
-        ConfigError: a ``size`` too small for the stages, or another ``pool``.
+        ConfigError: a ``size`` too small for the stages, or another option that cannot be.
     """
-    spec = SMALL_INPUT.built_for(size, pool, "cnn3d_small").with_channels(in_chans)
-    encoder = ConvEncoder(in_chans, widths, SMALL, dims=3)
+    who = "cnn3d_small"
+    spec = SMALL_INPUT.built_for(size, pool, who).with_channels(in_chans)
+    encoder = ConvEncoder(in_chans, wholes(who, "widths", widths, SMALL.stages), SMALL, dims=3)
     head = Head(
         encoder.num_features,
         num_classes,
         order=("dropout", "fc", "relu"),
-        hidden=hidden,
-        dropout=dropout,
+        hidden=whole(who, "hidden", hidden, 1),
+        dropout=rate(who, "dropout", dropout),
         flatten=SMALL.map_size(spec.size) if spec.exact else (),
     )
     return Classifier(encoder, head, input_spec=spec)
@@ -106,7 +108,17 @@ def cnn3d_base(
         widths: channels after each stage.
         hidden: width of the hidden layer.
         dropout: rate after the hidden layer.
+
+    Raises:
+        ConfigError: an option that cannot be.
     """
-    encoder = ConvEncoder(in_chans, widths, BASE, dims=3)
-    head = Head(encoder.num_features, num_classes, order=("fc", "relu", "dropout"), hidden=hidden, dropout=dropout)
+    who = "cnn3d_base"
+    encoder = ConvEncoder(in_chans, wholes(who, "widths", widths, BASE.stages), BASE, dims=3)
+    head = Head(
+        encoder.num_features,
+        num_classes,
+        order=("fc", "relu", "dropout"),
+        hidden=whole(who, "hidden", hidden, 1),
+        dropout=rate(who, "dropout", dropout),
+    )
     return Classifier(encoder, head, input_spec=BASE_INPUT.with_channels(in_chans))

@@ -8,6 +8,7 @@ Axes: b batch, c channels, h w height width, n findings.
 
 from __future__ import annotations
 
+from medzoo.checks import rate
 from medzoo.classifier import Classifier
 from medzoo.contract import InputSpec, Outputs, Preprocessing
 from medzoo.models.findings import CHESTXRAY14, IMAGENET_MEAN, IMAGENET_STD
@@ -39,11 +40,14 @@ def resnet18_multilabel(*, num_classes: int = 14, in_chans: int = 3, drop_path_r
         num_classes: number of logits, or 0 for the averaged features ``b 512``.
         in_chans: channels of the image.
         drop_path_rate: stochastic depth of the last block, in [0, 1).
+
+    Raises:
+        ConfigError: a ``drop_path_rate`` outside of that.
     """
     import timm
 
-    encoder = timm.create_model(
-        "resnet18", num_classes=0, global_pool="", in_chans=in_chans, drop_path_rate=drop_path_rate
-    )
+    drop = rate("resnet18_multilabel", "drop_path_rate", drop_path_rate)
+
+    encoder = timm.create_model("resnet18", num_classes=0, global_pool="", in_chans=in_chans, drop_path_rate=drop)
     head = Head(512, num_classes)
     return Classifier(encoder, head, input_spec=INPUT.with_channels(in_chans))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from medzoo.checks import rate, whole
 from medzoo.classifier import Classifier
 from medzoo.contract import InputSpec, Outputs, Preprocessing
 from medzoo.errors import ConfigError, did_you_mean
@@ -100,8 +101,9 @@ class SwinStage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Run the blocks on channels-last tokens."""
         x = rearrange(x, "b c d h w -> b d h w c").contiguous()
+        recompute = self.grad_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if self.grad_checkpointing and self.training else block(x)
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
         return rearrange(self.downsample(x), "b d h w c -> b c d h w").contiguous()
 
 
@@ -178,28 +180,30 @@ class SwinEncoder(Encoder):
         super().__init__()
         self.patch_embed = PatchEmbed(in_chans, feature_size)
         self.feature_info.append({"num_chs": feature_size, "reduction": 2, "module": "patch_embed"})
+        # The names of the modules each stage runs; the embedding has none of these.
+        self.layers_of: list[list[str]] = [[]]
         rates = [drop_path_rate * i / (sum(DEPTHS) - 1) for i in range(sum(DEPTHS))]
         for i, (depth, heads) in enumerate(zip(DEPTHS, HEADS, strict=True)):
             channels = feature_size * 2**i
             # MONAI keeps each stage in a list of one, hence "layers1.0.blocks.0" in every checkpoint.
-            if use_v2:
-                self.add_module(f"layers{i + 1}c", nn.Sequential(ResidualBlock(channels)))
-            stage = SwinStage(channels, heads, rates[:depth], patch_merging)
-            self.add_module(f"layers{i + 1}", nn.Sequential(stage))
+            parts: dict[str, nn.Module] = {f"layers{i + 1}c": ResidualBlock(channels)} if use_v2 else {}
+            parts[f"layers{i + 1}"] = SwinStage(channels, heads, rates[:depth], patch_merging)
             del rates[:depth]
+            for name, part in parts.items():
+                self.add_module(name, nn.Sequential(part))
+            self.layers_of.append(list(parts))
             self.feature_info.append(
                 {"num_chs": 2 * channels, "reduction": 2 ** (i + 2), "module": f"layers{i + 1}"},
             )
-        self.use_v2 = use_v2
         self.apply(_init_linear)
 
     def stage(self, i: int, x: Tensor) -> Tensor:
         """Embed the patches, or run the stage of one resolution."""
         if i == 0:
             return self.patch_embed(x)
-        if self.use_v2:
-            x = self.get_submodule(f"layers{i}c")(x)
-        return self.get_submodule(f"layers{i}")(x)
+        for layer in self.layers_of[i]:
+            x = self.get_submodule(layer)(x)
+        return x
 
     def publish(self, x: Tensor) -> Tensor:
         """Normalise each voxel over its channels, without learned scale, as Swin UNETR does to every map it gives."""
@@ -259,22 +263,21 @@ def swin_encoder_mlp(
     Raises:
         ConfigError: a ``feature_size``, ``patch_merging`` or ``drop_path_rate`` that there is not.
     """
-    if feature_size not in FEATURE_SIZES:
-        raise ConfigError(f"swin_encoder_mlp: expected feature_size 12, 24, 48, 96 or 192, got {feature_size!r}.")
+    who = "swin_encoder_mlp"
+    if whole(who, "feature_size", feature_size, 1) not in FEATURE_SIZES:
+        raise ConfigError(f"{who}: expected feature_size 12, 24, 48, 96 or 192, got {feature_size!r}.")
     if patch_merging not in OCTANTS:
         known = ", ".join(map(repr, OCTANTS))
         raise ConfigError(
-            f"swin_encoder_mlp: expected patch_merging to be one of {known}, got {patch_merging!r}."
+            f"{who}: expected patch_merging to be one of {known}, got {patch_merging!r}."
             + did_you_mean(str(patch_merging), OCTANTS)
         )
-    if not 0.0 <= drop_path_rate < 1.0:
-        raise ConfigError(f"swin_encoder_mlp: expected drop_path_rate in [0, 1), got {drop_path_rate}.")
     encoder = SwinEncoder(
         in_chans,
         feature_size=feature_size,
         patch_merging=patch_merging,
         use_v2=use_v2,
-        drop_path_rate=drop_path_rate,
+        drop_path_rate=rate(who, "drop_path_rate", drop_path_rate),
     )
-    head = Head(encoder.num_features, num_classes, order=("fc", "gelu"), hidden=hidden)
+    head = Head(encoder.num_features, num_classes, order=("fc", "gelu"), hidden=whole(who, "hidden", hidden, 1))
     return Classifier(encoder, head, input_spec=INPUT.with_channels(in_chans))

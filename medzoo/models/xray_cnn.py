@@ -8,6 +8,7 @@ Axes: b batch, c channels, h w height width, n findings.
 
 from __future__ import annotations
 
+from medzoo.checks import rate, whole, wholes
 from medzoo.classifier import Classifier
 from medzoo.contract import InputSpec, Outputs, Preprocessing
 from medzoo.models.findings import CHESTXRAY14, IMAGENET_MEAN, IMAGENET_STD
@@ -55,16 +56,17 @@ def xray_cnn(
         dropout: rate between the two linear layers.
 
     Raises:
-        ConfigError: a ``size`` too small for the stages, or another ``pool``.
+        ConfigError: a ``size`` too small for the stages, or another option that cannot be.
     """
-    spec = INPUT.built_for(size, pool, "xray_cnn").with_channels(in_chans)
-    encoder = ConvEncoder(in_chans, widths, STAGES, dims=2)
+    who = "xray_cnn"
+    spec = INPUT.built_for(size, pool, who).with_channels(in_chans)
+    encoder = ConvEncoder(in_chans, wholes(who, "widths", widths, STAGES.stages), STAGES, dims=2)
     head = Head(
         encoder.num_features,
         num_classes,
         order=("fc", "dropout"),
-        hidden=hidden,
-        dropout=dropout,
+        hidden=whole(who, "hidden", hidden, 1),
+        dropout=rate(who, "dropout", dropout),
         flatten=STAGES.map_size(spec.size) if spec.exact else (),
     )
     return Classifier(encoder, head, input_spec=spec)

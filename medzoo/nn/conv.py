@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from medzoo.errors import ConfigError
 from medzoo.nn.encoder import Encoder
 
 __all__ = ["ConvEncoder", "ConvStage", "StageTable"]
@@ -75,18 +75,13 @@ class ConvEncoder(Encoder):
 
     Args:
         in_chans: channels of the input.
-        widths: channels after each stage.
+        widths: channels after each stage, as many as the table has stages.
         table: the numbers the stages share.
         dims: number of spatial axes, 2 or 3.
-
-    Raises:
-        ConfigError: not as many widths as stages.
     """
 
     def __init__(self, in_chans: int, widths: Sequence[int], table: StageTable, dims: int) -> None:
         super().__init__()
-        if len(widths) != table.stages:
-            raise ConfigError(f"expected {table.stages} widths, one for each stage, got {widths}.")
         before = (in_chans, *widths[:-1])
         self.stages = nn.ModuleList(ConvStage(i, o, table, dims) for i, o in zip(before, widths, strict=True))
         for i, width in enumerate(widths):
@@ -96,6 +91,6 @@ class ConvEncoder(Encoder):
 
     def stage(self, i: int, x: Tensor) -> Tensor:
         """Run one convolution stage."""
-        if self.grad_checkpointing and self.training:
+        if self.grad_checkpointing and torch.is_grad_enabled():
             return checkpoint(self.stages[i], x, use_reentrant=False)
         return self.stages[i](x)

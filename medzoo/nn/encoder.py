@@ -42,7 +42,10 @@ class Encoder(nn.Module, ABC):
         return x
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory in training: recompute in the backward pass what lies inside a stage."""
+        """Trade time for memory: recompute in the backward pass what lies inside a stage.
+
+        BatchNorm then updates its running statistics twice a step, as it does in timm.
+        """
         self.grad_checkpointing = enable
 
     def forward(self, x: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class Head(nn.Sequential):
         flatten: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
-        self.channels, self.num_classes = channels, num_classes
+        self.channels = channels
         self.order, self.hidden, self.dropout_rate, self.flatten_size = order, hidden, dropout, flatten
         if num_classes == 0:
             self.pool: nn.Module = AveragePool()
@@ -65,6 +65,11 @@ class Head(nn.Sequential):
         for part in order:
             self.add_module(part, parts[part])
         self.classifier = nn.Linear(hidden if "fc" in order else width, num_classes)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of logits; 0 without a classifier."""
+        return self.classifier.out_features if isinstance(self.classifier, nn.Linear) else 0
 
     @property
     def flattens(self) -> bool:

@@ -10,8 +10,8 @@ import json
 import logging
 import struct
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from medzoo.errors import UnsafeWeights, WeightsCorrupt, WeightsMismatch, WeightsUnavailable
 
-__all__ = ["FOREIGN_SUFFIXES", "LoadReport", "load_tensors", "read_tensors"]
+__all__ = ["FOREIGN_SUFFIXES", "LoadReport", "input_kernel", "load_tensors", "read_tensors"]
 
 logger = logging.getLogger("medzoo")
 
@@ -41,6 +41,7 @@ class LoadReport:
         adapted: how each changed tensor was changed, by name.
         new: names of tensors that start from random numbers.
         dropped: names of tensors in the file that the model has no place for.
+        notes: how the model differs from the contract of the weights, in words.
     """
 
     source: str
@@ -49,6 +50,15 @@ class LoadReport:
     adapted: Mapping[str, str]
     new: tuple[str, ...]
     dropped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def renewed(self, gone: Collection[str], new: Collection[str]) -> LoadReport:
+        """Return the report after a head was replaced: ``gone`` are no longer loaded, ``new`` are random."""
+        return replace(
+            self,
+            loaded=tuple(name for name in self.loaded if name not in gone),
+            new=tuple(sorted({*(name for name in self.new if name not in gone), *new})),
+        )
 
     def __str__(self) -> str:
         arrived = len(self.loaded) + len(self.adapted)
@@ -61,6 +71,7 @@ class LoadReport:
             lines.append(f"random: {_some(self.new)}")
         if self.dropped:
             lines.append(f"dropped: {_some(self.dropped)}")
+        lines += self.notes
         return "\n".join(lines)
 
 
@@ -125,6 +136,7 @@ def load_tensors(
     *,
     source: str,
     digest: str,
+    kernel: str,
     part: str = "model",
     device: torch.device | str = "cpu",
 ) -> LoadReport:
@@ -137,6 +149,7 @@ def load_tensors(
         tensors: by the model's own names.
         source: the weights' tag or file, for the report and messages.
         digest: of the bytes the tensors came from, for the report.
+        kernel: name of the first kernel, whose input channels may be adapted; see :func:`input_kernel`.
         part: ``"model"``, or ``"encoder"`` when the head is new.
         device: where the tensors end up.
 
@@ -157,7 +170,6 @@ def load_tensors(
         raise WeightsMismatch(_key_message(source, missing, unexpected))
 
     adapted: dict[str, str] = {}
-    kernel = next((f"encoder.{name}" for name, _ in model.get_submodule("encoder").named_parameters()), "")
     if kernel in taken and _only_channels_differ(taken[kernel], places[kernel]):
         adapted[kernel] = f"{taken[kernel].shape[1]} input channels to {places[kernel].shape[1]}"
         taken[kernel] = adapt_channels(taken[kernel], places[kernel].shape[1])
@@ -172,7 +184,7 @@ def load_tensors(
     model.load_state_dict({name: t.to(device) for name, t in ready.items()}, strict=False, assign=True)
     if part == "model" and new_classifier:
         warnings.warn(
-            f"{source}: head.classifier starts from random numbers, because the weights have "
+            f"{source}: {' and '.join(CLASSIFIER)} start from random numbers, because the weights have "
             f"{tensors[CLASSIFIER[0]].shape[0]} outputs and the model has {places[CLASSIFIER[0]].shape[0]}. "
             "Train it before use.",
             stacklevel=4,
@@ -197,6 +209,14 @@ def _only_channels_differ(tensor: Tensor, place: Tensor) -> bool:
         and tensor.shape[1] != place.shape[1]
         and (tensor.shape[0], *tensor.shape[2:]) == (place.shape[0], *place.shape[2:])
     )
+
+
+def input_kernel(model: nn.Module, channels: int) -> str:
+    """Return the name of the encoder's first kernel over ``channels`` input channels, or an empty string."""
+    for name, parameter in model.named_parameters():
+        if name.startswith("encoder.") and parameter.ndim > 2 and parameter.shape[1] == channels:
+            return name
+    return ""
 
 
 def adapt_channels(kernel: Tensor, channels: int) -> Tensor:
@@ -249,6 +269,11 @@ def _match_dtypes(source: str, taken: Mapping[str, Tensor], places: Mapping[str,
 
 def _key_message(source: str, missing: set[str], unexpected: set[str]) -> str:
     message = f"{source} does not fit the model:"
+    if missing and all(name.startswith("head.") for name in missing) and not unexpected:
+        return (
+            f"{source} holds an encoder alone, without {_some(sorted(missing))}: create the model with num_classes=0, "
+            "then model.reset_classifier(n)."
+        )
     if missing:
         message += f" missing {_some(sorted(missing))};"
     if unexpected:
@@ -257,6 +282,8 @@ def _key_message(source: str, missing: set[str], unexpected: set[str]) -> str:
     for prefix in ("module", "_orig_mod"):
         if prefix in prefixes:
             return message + f" every name must start with 'encoder.' or 'head.': strip the prefix {prefix + '.'!r}."
+    if not prefixes & {"encoder", "head"} and unexpected:
+        return message + " no name starts with 'encoder.' or 'head.', as those of medzoo's models do: rename them."
     return message + " create it with the options it was saved with."
 
 
