@@ -55,7 +55,7 @@ def test_every_model_names_its_outputs(name, drawn):
 
 
 def test_untrained_outputs_are_refused(drawn):
-    message = r"^cnn3d_small: no output was trained, so its probabilities mean nothing\. Load weights, or say"
+    message = r"^cnn3d_small: no output was trained, so its probabilities mean nothing\. Load weights, or, after"
     with pytest.raises(ConfigError, match=message):
         medzoo.predict(small("cnn3d_small"), drawn[3])
 

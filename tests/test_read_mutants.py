@@ -134,6 +134,12 @@ def mutate_png(data: bytes, dice: random.Random) -> bytes:
     return out
 
 
+def mutate_codestream(data: bytes, dice: random.Random) -> bytes:
+    """Mutate a JPEG inside DICOM between its first marker and its last, so that it still looks whole."""
+    start, end = data.index(b"\xff\xd8\xff") + 2, data.rindex(b"\xff\xd9")
+    return data[:start] + mutate(data[start:end], dice) + data[end:]
+
+
 def mutate_gzip(data: bytes, dice: random.Random) -> bytes:
     """Mutate what is inside, under a right checksum, or the file as it is."""
     return mutate(data, dice) if dice.random() < 0.3 else gzip.compress(mutate(gzip.decompress(data), dice), 1)
@@ -181,7 +187,8 @@ def dicoms(folder: Path) -> list[Base]:
         write_jpeg_lossless(folder / "lossless", deep, **window),
         save(rle, folder / "rle"),
     ]
-    return [(path, path, mutate) for path in paths]
+    jpegs = [path for path in paths if path.name in ("jpeg", "j2k", "lossless")]
+    return [*((path, path, mutate) for path in paths), *((path, path, mutate_codestream) for path in jpegs)]
 
 
 def niftis(folder: Path) -> list[Base]:
