@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from medzoo.drawings import draw_ct, draw_xray
-from medzoo.show import contact_sheet
+from medzoo.pictures import contact_sheet
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))

@@ -9,6 +9,8 @@ from .data.read import read as read
 from .data.transform import transform as transform
 from .factory import create as create
 from .inference import predict as predict
+from .pictures import contact_sheet as contact_sheet
+from .pictures import show as show
 from .prediction import Prediction as Prediction
 from .prediction import Predictions as Predictions
 from .registry import ModelSpec as ModelSpec

@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import json
 import random
-import resource
 import struct
 import subprocess
 import sys
@@ -21,6 +20,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+resource = pytest.importorskip("resource", reason="limits on memory are set as on Linux")
 
 MEMORY = 2**30  # bytes above what the libraries themselves take
 MOST_VOXELS = 2**22
@@ -136,7 +137,8 @@ def mutate_png(data: bytes, dice: random.Random) -> bytes:
 
 def mutate_codestream(data: bytes, dice: random.Random) -> bytes:
     """Mutate a JPEG inside DICOM between its first marker and its last, so that it still looks whole."""
-    start, end = data.index(b"\xff\xd8\xff") + 2, data.rindex(b"\xff\xd9")
+    start = max(data.find(b"\xff\xd8\xff"), data.find(b"\xff\x4f\xff")) + 2  # JPEG, JPEG 2000
+    end = data.rindex(b"\xff\xd9")
     return data[:start] + mutate(data[start:end], dice) + data[end:]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import numpy as np
@@ -207,6 +208,17 @@ def test_scan_sorts_out_a_tree(tmp_path):
         "xray0.dcm": ("image", "", 1),
         "xray1.dcm": ("image", "", 1),
     }
+
+
+def test_scan_keeps_what_it_may_not_open_as_an_error(tmp_path, monkeypatch):
+    """Passing over it in silence could leave a patient out."""
+    write_dicom(tmp_path / "IM0001", SLICE)
+    (tmp_path / "notes").touch()
+    (tmp_path / "dangling.dcm").symlink_to(tmp_path / "absent")
+    access = os.access
+    monkeypatch.setattr("medzoo.data.files.os.access", lambda path, mode: path.name != "IM0001" and access(path, mode))
+    found = {source.label: (source.kind, source.reason) for source in scan(tmp_path)}
+    assert found == {"IM0001": ("image", ""), "dangling.dcm": ("image", ""), "notes": ("skip", "an empty file")}
 
 
 def test_scan_of_a_file_is_that_file(tmp_path):

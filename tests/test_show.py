@@ -10,7 +10,7 @@ from make_images import arrow, slice_fields, write_dicom, write_nifti, write_png
 
 from medzoo.data.image import Image
 from medzoo.errors import ConfigError, DataError
-from medzoo.show import contact_sheet, show
+from medzoo.pictures import contact_sheet, show
 
 # The layout of a picture of three planes, as drawn: margins of 26 pixels, a line of 19 for the titles.
 LEFT, TOP, SIDE = 26, 19 + 26, 360

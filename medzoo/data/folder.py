@@ -100,16 +100,16 @@ def series_of(folder: Path) -> tuple[Path, ...]:
 
 
 def _files(root: Path) -> list[Path]:
-    """Return every file below a folder, hidden ones aside; links to folders are not followed."""
+    """Return every file below a folder, and each folder that cannot be listed; links to folders are not followed."""
     found: list[Path] = []
-    for place, folders, names in os.walk(root, onerror=_cannot_list):
+
+    def closed(error: OSError) -> None:
+        found.append(Path(error.filename))
+
+    for place, folders, names in os.walk(root, onerror=closed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found.extend(Path(place) / name for name in sorted(names) if not name.startswith("."))
     return found
-
-
-def _cannot_list(error: OSError) -> None:
-    raise DataError(f"{error.filename}: the folder cannot be listed ({error.strerror}). Ask for read access.")
 
 
 def _look(file: Path, root: Path) -> tuple[Source, str]:
@@ -120,9 +120,10 @@ def _look(file: Path, root: Path) -> tuple[Source, str]:
         return Source((file,), kind, reason, label)
 
     try:
-        kind = identify(existing(file))
-    except DataError as error:  # unreadable or empty: reading it will say so again, if it was meant to be an image
-        return source("image") if looks_like_image(file) else source("skip", str(error)), ""
+        kind = identify(existing(file)) if file.is_file() else "closed"
+    except DataError:  # no access may hide an image, so reading it is to say so; an empty file hides nothing
+        empty = os.access(file, os.R_OK) and not looks_like_image(file)
+        return source("skip", "an empty file") if empty else source("image"), ""
     if kind == "":
         return source("image") if looks_like_image(file) else source("skip", "not an image file"), ""
     if kind != "dicom":

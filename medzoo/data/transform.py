@@ -125,7 +125,8 @@ class Transform:
         view = image.identity.get("view", "")
         if wanted.views and view and view not in wanted.views:
             raise ExcludedView(
-                f"{label}: {self.who} was trained on the views {', '.join(wanted.views)}, got {view}. Use another model."
+                f"{label}: {self.who} was trained on the views {', '.join(wanted.views)}, got {view}. "
+                "Use another model."
             )
         x = torch.from_numpy(np.ascontiguousarray(image.array, dtype=np.float32))
         if not torch.isfinite(x).all():
@@ -142,6 +143,7 @@ class Transform:
         return Prepared(x, tuple(steps), geometry, image, doubt=f"{label}: {fault}" if fault else "")
 
     def check_point(self, point: Sequence[float] | None) -> None:
+        """Raise ConfigError unless a point is given exactly where the model takes one."""
         if self.preprocessing.patch is not None and point is None:
             raise ConfigError(
                 f"{self.who}: it was trained on patches of {numbers(self.preprocessing.patch)} mm around a point, and "

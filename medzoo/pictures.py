@@ -1,5 +1,7 @@
 """Pictures of what was read: the way a person checks that an image is the right way up.
 
+Not named ``show.py``: importing it would put the module in the place of the function ``medzoo.show``.
+
 Axes: c channels, h w height width; x y z right, front and head of the patient. In a picture, rows run down and columns
 to the right.
 """
