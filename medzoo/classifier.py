@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from medzoo.checks import whole
 from medzoo.contract import InputSpec, Outputs, Preprocessing, Task
 from medzoo.errors import ConfigError, InputError
+from medzoo.nn.groups import param_groups
 from medzoo.nn.head import Head
 
 if TYPE_CHECKING:
@@ -370,41 +371,7 @@ class Classifier(CheckedModel):
         """
         if not 0.0 < layer_decay <= 1.0:
             raise ConfigError(f"{self.name}: expected layer_decay in (0, 1], got {layer_decay}.")
-        depth = self._parameter_depths()
-        top = len(self.feature_info)
-        groups: dict[tuple[int, bool], dict[str, Any]] = {}
-        for name, parameter in self.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            decayed = parameter.ndim > 1 and not name.endswith("relative_position_bias_table")
-            level = depth[name] if layer_decay < 1.0 else top
-            group = groups.setdefault(
-                (level, decayed),
-                {
-                    "params": [],
-                    "lr": lr * layer_decay ** (top - level),
-                    "weight_decay": weight_decay if decayed else 0.0,
-                },
-            )
-            group["params"].append(parameter)
-        return [groups[key] for key in sorted(groups)]
-
-    def _parameter_depths(self) -> dict[str, int]:
-        """Number the stage each parameter belongs to, from 0 at the input; the head is one above the last.
-
-        Modules are registered in the order they run, so a module belongs to the first stage that ends at or after it.
-        """
-        order = [name for name, _ in self.encoder.named_modules()]
-        ends = [
-            max(i for i, name in enumerate(order) if name == end or name.startswith(end + "."))
-            for end in self.feature_info.module_name()
-        ]
-        place = {name: i for i, name in enumerate(order)}
-        depths = {f"head.{name}": len(ends) for name, _ in self.head.named_parameters()}
-        for name, _ in self.encoder.named_parameters():
-            at = place[name.rpartition(".")[0]]
-            depths[f"encoder.{name}"] = next((i for i, end in enumerate(ends) if at <= end), len(ends) - 1)
-        return depths
+        return param_groups(self, self.feature_info.module_name(), lr, weight_decay, layer_decay)
 
 
 def _take(info: FeatureInfo, indices: int | Sequence[int] | None, who: str) -> list[int]:
