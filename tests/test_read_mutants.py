@@ -52,7 +52,7 @@ def _run(folder: Path, kind: str, count: int) -> None:
     assert result["image"] + result["refused"] == count
     assert result["refused"] > count // 4
     assert result["grown"] < MEMORY
-    assert result["slowest"] < 5
+    assert result["slowest"] < 60  # seconds: nothing hangs
 
 
 def main(kind: str, count: int, folder: Path) -> None:

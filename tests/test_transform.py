@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from make_images import write_dicom
 
 import medzoo
 from medzoo.data.transform import Transform
@@ -160,10 +161,32 @@ def test_a_constant_image_is_zero_after_z_score():
 
 
 def test_an_array_without_geometry_skips_orientation_and_says_so():
-    prepared = prepare(
-        medzoo.Preprocessing(size=(4, 4, 4), orientation="SPL", intensity="zscore"), np.ones((1, 4, 4, 4))
-    )
-    assert "no geometry: orientation and spacing skipped" in prepared.steps
+    how = medzoo.Preprocessing(size=(4, 4, 4), orientation="SPL", spacing=(1.0, 1.0, 1.0), intensity="zscore")
+    prepared = prepare(how, np.ones((1, 4, 4, 4)))
+    assert "the file does not say how the patient lies: orientation skipped" in prepared.steps
+    assert "the file does not say the spacing: resampling skipped" in prepared.steps
+
+
+def test_a_spacing_alone_is_used():
+    how = medzoo.Preprocessing(size=(8, 8, 8), orientation="SPL", spacing=(1.0, 1.0, 1.0), intensity="zscore")
+    prepared = prepare(how, medzoo.Image(np.ones((1, 4, 8, 8)), spacing=(2.0, 1.0, 1.0)))
+    assert "resampled to 1, 1, 1 mm" in prepared.steps
+    np.testing.assert_allclose(np.diag(prepared.geometry.to_source)[:3], [0.5, 1, 1], atol=0.1)
+
+
+def test_56_a_ct_without_hounsfield_units_is_doubted():
+    how = medzoo.Preprocessing(size=(2, 2, 2), intensity="window", window=(-1000, 400))
+    raw = medzoo.Image(np.full((1, 2, 2, 2), 900, np.int16), modality="CT")
+    with pytest.warns(UserWarning, match=r"expected Hounsfield units, got 900 to 900 in an unknown unit"):
+        prepare(how, raw)
+
+
+def test_77_a_multi_frame_file_for_an_image_model_says_to_choose_a_frame(tmp_path):
+    path = write_dicom(tmp_path / "cine.dcm", np.zeros((3, 40, 40), np.uint8))
+    with pytest.raises(DataError, match=r"cine\.dcm: model takes a 2D image, got a 3D volume\. Choose a frame of it"):
+        prepare(medzoo.Preprocessing(size=(32, 32)), path)
+    image = medzoo.read(path, frame=1)
+    assert prepare(medzoo.Preprocessing(size=(32, 32)), image).tensor.shape == (1, 32, 32)
 
 
 @pytest.mark.parametrize(

@@ -67,18 +67,19 @@ def arrange_volume(x: Tensor, image: Image, wanted: Preprocessing, steps: list[s
     from monai.data import MetaTensor
     from monai.transforms import CropForeground, Orientation, Resize, ResizeWithPadOrCrop, Spacing
 
-    source = np.eye(4) if image.affine is None else image.affine
+    known = np.eye(4) if image.spacing is None else np.diag([*image.spacing, 1.0])
+    source = known if image.affine is None else image.affine
     volume = MetaTensor(x, affine=torch.from_numpy(source))
-    if image.affine is None:
-        if wanted.orientation or wanted.spacing:
-            steps.append("no geometry: orientation and spacing skipped")
-    else:
-        if wanted.orientation and wanted.orientation != image.orientation:
-            steps.append(f"oriented from {image.orientation} to {wanted.orientation}")
-            volume = Orientation(axcodes=wanted.orientation, labels=None)(volume)
-        if wanted.spacing:
-            steps.append(f"resampled to {numbers(wanted.spacing)} mm")
-            volume = Spacing(pixdim=wanted.spacing, mode="bilinear")(volume)
+    if image.affine is None and wanted.orientation:
+        steps.append("the file does not say how the patient lies: orientation skipped")
+    elif wanted.orientation and wanted.orientation != image.orientation:
+        steps.append(f"oriented from {image.orientation} to {wanted.orientation}")
+        volume = Orientation(axcodes=wanted.orientation, labels=None)(volume)
+    if image.spacing is None and wanted.spacing:
+        steps.append("the file does not say the spacing: resampling skipped")
+    elif wanted.spacing:
+        steps.append(f"resampled to {numbers(wanted.spacing)} mm")
+        volume = Spacing(pixdim=wanted.spacing, mode="bilinear")(volume)
     volume = scale(volume, image, wanted, steps)
     if wanted.foreground:
         before = tuple(volume.shape[1:])

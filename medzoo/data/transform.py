@@ -179,7 +179,7 @@ class Transform:
 
 _KIND = {2: "a 2D image", 3: "a 3D volume"}
 _MEND = {
-    2: "Choose a slice or frame, for example medzoo.read(path, frame=0), or use a model with dims=3.",
+    2: "Choose a frame of it, such as medzoo.read(path, frame=0) of a DICOM or TIFF file, or use a model with dims=3.",
     3: "Give the whole series or volume, or use a model with dims=2; see medzoo.list_models(dims=2).",
 }
 
@@ -201,6 +201,8 @@ def _implausible(x: Tensor, image: Image, wanted: Preprocessing) -> str | None:
     """Say why the values cannot be what the model expects, or ``None``."""
     low, high = float(x.min()), float(x.max())
     got = f"got {low:g} to {high:g}"
+    if wanted.intensity == "window" and image.modality == "CT" and image.unit != "HU":
+        return f"expected Hounsfield units, {got} in an unknown unit: the CT has no rescale. Export it with one."
     if wanted.intensity == "window" and wanted.window and image.unit != "HU":
         if low >= 0 and high <= 255 and (wanted.window[0] < 0 or wanted.window[1] > 255):
             return f"expected values around {numbers(wanted.window)} (HU for CT), {got}: already scaled?"
