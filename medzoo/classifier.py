@@ -5,46 +5,27 @@ Axes: b batch, c channels, s the spatial axes (h w or d h w), n classes.
 
 from __future__ import annotations
 
-import functools
 import operator
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from medzoo.checks import whole
 from medzoo.contract import InputSpec, Outputs, Preprocessing, Task
-from medzoo.errors import ConfigError, InputError
+from medzoo.errors import ConfigError
 from medzoo.nn.groups import param_groups
 from medzoo.nn.head import Head
+from medzoo.nn.memory import told_when_memory_ends
 
 if TYPE_CHECKING:
     from medzoo.weights.load import LoadReport
 
 __all__ = ["Classifier", "FeatureExtractor", "FeatureInfo"]
-
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def told_when_memory_ends(forward: F) -> F:
-    """Turn running out of memory, on a GPU or in the CPU's allocator, into an InputError that says what to do."""
-
-    @functools.wraps(forward)
-    def wrapped(self: CheckedModel, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return forward(self, x, *args, **kwargs)
-        except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
-                raise
-            raise InputError(
-                f"{self.name}: {tuple(x.shape)} needs more memory than {x.device} has. Use a smaller batch, or cut the "
-                "image into tiles; in training, model.set_grad_checkpointing() helps. The model is still usable."
-            ) from error
-
-    return cast(F, wrapped)
 
 
 class FeatureInfo(list[dict[str, Any]]):
@@ -352,6 +333,22 @@ class Classifier(CheckedModel):
             )
         self.outputs = Outputs(labels=cast(Any, now.labels if labels is None else labels), task=task, **parts)
         return self
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        license: str = "not stated",
+        trained_on: str = "not stated",
+        metrics: Mapping[str, float] | None = None,
+    ) -> Path:
+        """Write a folder that ``medzoo.create("local-dir:FOLDER")`` gives back, bit for bit.
+
+        See :func:`medzoo.weights.save.save_pretrained`.
+        """
+        from medzoo.weights.save import save_pretrained
+
+        return save_pretrained(self, folder, license=license, trained_on=trained_on, metrics=metrics)
 
     def param_groups(
         self,

@@ -19,6 +19,7 @@ from medzoo.registry import ModelSpec, describe
 from medzoo.weights.fetch import locate
 from medzoo.weights.load import CLASSIFIER, FOREIGN_SUFFIXES, input_kernel, load_tensors, read_tensors
 from medzoo.weights.record import Weights
+from medzoo.weights.save import Saved, read_folder
 
 __all__ = ["create"]
 
@@ -66,7 +67,8 @@ def create(
     """Build a model, in eval mode when it has weights and in training mode when it starts from random numbers.
 
     Args:
-        model: a registered name; :func:`medzoo.list_models` gives them all.
+        model: a registered name; :func:`medzoo.list_models` gives them all. Or ``"local-dir:FOLDER"``, a folder of
+            :meth:`Classifier.save_pretrained`, which always loads its weights.
         pretrained: ``True`` for the default weights, a tag, or the path of a safetensors file of this model.
         num_classes: number of logits; 0 drops the head and gives averaged features. ``None`` takes the weights', else
             the builder's.
@@ -94,12 +96,8 @@ def create(
     >>> tuple(model(torch.zeros(1, 1, 32, 32, 32)).shape)
     (1, 2)
     """
-    if isinstance(model, str) and model.startswith(("hf-hub:", "local-dir:")):
-        raise ConfigError(
-            f"{model}: this version creates registered models only. Give a name of medzoo.list_models(), and your own "
-            "weights as pretrained='model.safetensors'."
-        )
-    spec = describe(model)
+    saved = _saved(model, pretrained)
+    spec = describe(saved.name if saved else model)
     if labels is not None:
         labels = _names(spec.name, labels, num_classes)
         num_classes = len(labels)
@@ -112,7 +110,7 @@ def create(
         raise ConfigError(
             f"{spec.name}: expected preprocessing to be a medzoo.Preprocessing, got {type(preprocessing).__name__}."
         )
-    _check_options(spec, options)
+    _check_options(spec, {**(saved.record.options if saved else {}), **options})
     if out_indices is not None and not features_only:
         raise ConfigError(f"{spec.name}: out_indices chooses among the maps that features_only=True returns.")
     if features_only and (num_classes is not None or task is not None):
@@ -121,7 +119,9 @@ def create(
     if features_only:
         num_classes = 0
 
-    record, path = _weights_of(spec, pretrained)
+    record, path = (saved.record, locate(saved.record)) if saved else _weights_of(spec, pretrained)
+    if saved and num_classes is None:
+        num_classes = saved.num_classes
     merged = _merge_options(spec, record, options)
     if path is None:
         built = _build(spec, merged, num_classes, in_chans)
@@ -133,9 +133,36 @@ def create(
     stated = record.preprocessing if record else None
     ours = stated or replace(spec.preprocessing, size=built.input_spec.size)
     built.preprocessing = _fit_preprocessing(built, preprocessing, ours)
+    if saved is not None:
+        _check_saved(built, saved, num_classes, in_chans)
+        built.to(saved.dtype)
     if path is not None:
         built.eval()
     return FeatureExtractor(built, out_indices).train(built.training) if features_only else built
+
+
+def _saved(model: str, pretrained: bool | str | os.PathLike[str]) -> Saved | None:
+    """Read what ``local-dir:`` names, or return None for a registered name."""
+    if not isinstance(model, str) or not model.startswith(("hf-hub:", "local-dir:")):
+        return None
+    scheme, _, place = model.partition(":")
+    if scheme == "hf-hub":
+        raise ConfigError(
+            f"{model}: this version does not fetch from the Hub. Download the folder, and create 'local-dir:FOLDER'."
+        )
+    if pretrained is not False:
+        raise ConfigError(f"{model}: a folder always loads its own weights. Leave pretrained out.")
+    return read_folder(place)
+
+
+def _check_saved(built: Classifier, saved: Saved, num_classes: int | None, in_chans: int | None) -> None:
+    """Hold the builder to the input it had when the folder was written, unless the user changed it."""
+    changed = num_classes != saved.num_classes or in_chans not in (None, saved.record.in_chans)
+    if not changed and built.input_spec != saved.input_spec:
+        raise ConfigError(
+            f"{saved.record.tag}: it was saved with the input {saved.input_spec}, but {saved.name} of this "
+            f"medzoo takes {built.input_spec}. Use the medzoo that config.json names."
+        )
 
 
 def _names(who: str, labels: Sequence[str], num_classes: int | None) -> tuple[str, ...]:
@@ -256,7 +283,7 @@ def _build_with(
 def _check_digest(record: Weights | None, digest: str, path: Path) -> None:
     if record is not None and digest != record.digest:
         raise WeightsCorrupt(
-            f"{path}: expected {record.digest}, got {digest}. The file was changed; install medzoo again."
+            f"{path}: expected {record.digest}, got {digest}. The file was changed after it was written; get it again."
         )
 
 

@@ -79,6 +79,14 @@ def test_predict_prints_names_marks_and_steps(tmp_path):
     assert "grey repeated to 3 channels" in " ".join(result.output.split())
 
 
+def test_predict_takes_a_saved_folder(tmp_path):
+    model = medzoo.create("xray_cnn", size=64, widths=(4, 4, 8, 8), hidden=8).set_outputs()
+    model.save_pretrained(tmp_path / "mine")
+    result = run("predict", f"local-dir:{tmp_path / 'mine'}", write_xray(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert "untrained" not in result.output
+
+
 def test_a_picture_for_a_volume_model_exits_5(tmp_path):
     result = run("predict", "swin_encoder_mlp", write_xray(tmp_path), "--allow-untrained")
     assert result.exit_code == 5

@@ -66,3 +66,19 @@ def test_the_stub_lists_what_there_is():
 
     for name in medzoo.__all__:
         assert getattr(medzoo, name) is not None
+
+
+def test_own_models_need_no_more_than_the_documented_few():
+    """On a bare GPU machine: torch, einops, numpy, safetensors, huggingface-hub, lazy-loader."""
+    absent = [*HEAVY, "click", "rich", "pooch"]
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys({absent})  # importing one of these now fails
+import medzoo, torch
+for name in ("cnn3d_small", "cnn3d_base", "swin_encoder_mlp", "xray_cnn"):
+    model = medzoo.create(name, **medzoo.describe(name).tiny).eval()
+    model(torch.zeros(1, model.input_spec.channels, *medzoo.describe(name).tiny_size))
+assert len(medzoo.list_models()) == 6
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

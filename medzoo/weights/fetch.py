@@ -12,5 +12,5 @@ ASSETS = Path(__file__).parent.parent / "assets"
 
 
 def locate(record: Weights) -> Path:
-    """Return where the file of a record lies: in the package."""
+    """Return where the file of a record lies: in the package, or where its absolute path says."""
     return ASSETS / record.file

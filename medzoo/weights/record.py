@@ -18,7 +18,7 @@ class Weights:
 
     Attributes:
         tag: its name among the weights of its model.
-        file: the file's name in ``medzoo/assets``, which is packaged with the library.
+        file: the file's name in ``medzoo/assets``, which is packaged with the library; or an absolute path.
         digest: ``"sha256:..."`` of the file; its bytes are held to it at every load.
         size: bytes of the file.
         license: SPDX identifier, or ``"not stated"``.

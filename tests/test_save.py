@@ -1,0 +1,167 @@
+"""A model as a folder, and back, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+
+import pytest
+import torch
+from tensors import scatter_weights
+
+import medzoo
+from medzoo.errors import ConfigError, UnknownModelError, WeightsCorrupt, WeightsUnavailable
+
+TINY = {"size": 16, "widths": (4, 8, 8), "hidden": 8}
+
+
+def batch(model, n=2):
+    size = model.preprocessing.size
+    return torch.randn(n, model.input_spec.channels, *size, dtype=next(model.parameters()).dtype)
+
+
+def saved_and_back(model, folder, **options):
+    model.eval().save_pretrained(folder)
+    return medzoo.create(f"local-dir:{folder}", **options)
+
+
+@pytest.mark.parametrize("name", medzoo.list_models())
+@pytest.mark.parametrize("change", ["none", "classes", "bfloat16", "labels", "channels", "backbone"])
+def test_every_model_comes_back_bit_equal(name, change, tmp_path):
+    tiny = dict(medzoo.describe(name).tiny)
+    options = {"labels": {"labels": ["a", "b"]}, "channels": {"in_chans": 2}, "backbone": {"num_classes": 0}}
+    how = None
+    if "size" not in tiny:
+        how = medzoo.Preprocessing(size=medzoo.describe(name).tiny_size, intensity="zscore", mean=(0.5,))
+    model = medzoo.create(name, preprocessing=how, **tiny, **options.get(change, {})).eval()
+    scatter_weights(model)
+    if change == "classes":
+        model.reset_classifier(3)
+        model.set_outputs(labels=["x", "y", "z"], thresholds=None, trained=[True, True, False])
+    if change == "bfloat16":
+        model.to(torch.bfloat16)
+    x = batch(model)
+    again = saved_and_back(model, tmp_path / "m")
+    assert not again.training
+    assert torch.equal(again(x), model(x))
+    for attribute in ("name", "options", "outputs", "preprocessing", "input_spec", "num_classes"):
+        assert getattr(again, attribute) == getattr(model, attribute), attribute
+    assert len(again.load_report.loaded) == len(model.state_dict())
+    assert not again.load_report.new
+
+
+def test_what_was_trained_is_remembered_by_predict(tmp_path):
+    model = medzoo.create("cnn3d_small", num_classes=2, **TINY)
+    model.set_outputs(labels=["benign", "malignant"], task="multilabel", thresholds=[0.3, 0.7])
+    again = saved_and_back(model, tmp_path)
+    found = medzoo.predict(again, torch.zeros(1, 16, 16, 16).numpy())
+    assert set(found.probabilities) == {"benign", "malignant"}
+    assert again.outputs.thresholds == (0.3, 0.7)
+    assert found.provenance["weights"] == f"cnn3d_small:{tmp_path}"
+    assert found.provenance["digest"].startswith("sha256:")
+
+
+def test_another_head_on_a_saved_model(tmp_path):
+    model = medzoo.create("cnn3d_small", num_classes=2, **TINY).set_outputs(labels=["a", "b"])
+    model.save_pretrained(tmp_path)
+    with pytest.warns(UserWarning, match=r"head\.classifier\.bias start from random numbers"):
+        other = medzoo.create(f"local-dir:{tmp_path}", labels=["x", "y", "z"])
+    assert other.outputs.trained == (False,) * 3
+    backbone = medzoo.create(f"local-dir:{tmp_path}", num_classes=0)
+    assert backbone(torch.zeros(1, 1, 16, 16, 16)).shape == (1, 8)
+    maps = medzoo.create(f"local-dir:{tmp_path}", features_only=True)
+    assert len(maps(torch.zeros(1, 1, 16, 16, 16))) == 3
+
+
+def test_the_folder_holds_three_whole_files_with_the_umasks_mode(tmp_path):
+    model = medzoo.create("cnn3d_small", **TINY)
+    old = os.umask(0o027)
+    try:
+        model.save_pretrained(tmp_path / "m", license="Apache-2.0", trained_on="drawings", metrics={"AUROC": 0.5})
+        model.save_pretrained(tmp_path / "m", license="Apache-2.0", trained_on="drawings", metrics={"AUROC": 0.5})
+    finally:
+        os.umask(old)
+    files = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "m").iterdir()}
+    assert files == {"model.safetensors": 0o640, "config.json": 0o640, "README.md": 0o640}
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert card.startswith('---\nlibrary_name: medzoo\nlicense: "apache-2.0"\n')
+    assert "| AUROC | 0.5 |" in card
+    assert "| positive | **no** |" in card
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WeightsUnavailable, match=r"file: the model cannot be written \("):
+        medzoo.create("cnn3d_small", **TINY).save_pretrained(tmp_path / "file")
+
+
+def test_only_a_registered_model_is_saved(tmp_path):
+    model = medzoo.create("cnn3d_small", **TINY)
+    model.name = "mine"
+    with pytest.raises(ConfigError, match=r"mine: expected a model from medzoo\.create"):
+        model.save_pretrained(tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    medzoo.create("cnn3d_small", **TINY).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def edit(folder, **changes):
+    config = json.loads((folder / "config.json").read_text()) | changes
+    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"model": "cnn3d_smal"}, UnknownModelError, "no model 'cnn3d_smal'. Did you mean 'cnn3d_small'"),
+        ({"model": "os.system"}, UnknownModelError, "no model 'os.system'"),
+        ({"lable": 1}, ConfigError, "no key 'lable' is known"),
+        ({"dtype": None}, ConfigError, "'dtype' is missing"),
+        ({"format": 2, "medzoo": "9.0"}, ConfigError, "written by medzoo 9.0, in format 2; .* Upgrade medzoo"),
+        ({"format": None}, ConfigError, "expected a config that medzoo wrote"),
+        ({"dtype": "int8"}, ConfigError, "not as medzoo writes it"),
+        ({"outputs": {"labels": ["a"]}}, ConfigError, "not as medzoo writes it"),
+        ({"outputs": 3}, ConfigError, "not as medzoo writes it"),
+        ({"options": {"num_classes": 1, "in_chans": 1, "evil": 1}}, ConfigError, "no option 'evil'"),
+        ({"weights": {"file": "x"}}, ConfigError, "not as medzoo writes it"),
+    ],
+)
+def test_115_a_config_that_is_not_medzoos(folder, changes, kind, message):
+    edit(folder, **changes)
+    with pytest.raises(kind, match=message):
+        medzoo.create(f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 1, "format": 1}', "\ud800", "[" * 100_000])
+def test_115_text_that_is_no_config(folder, text):
+    (folder / "config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    with pytest.raises(ConfigError, match=r"config\.json: expected"):
+        medzoo.create(f"local-dir:{folder}")
+
+
+def test_a_config_of_another_input_is_refused(folder):
+    config = json.loads((folder / "config.json").read_text())
+    edit(folder, input=config["input"] | {"minimum": 99})
+    with pytest.raises(ConfigError, match=r"it was saved with the input .* Use the medzoo that config\.json names"):
+        medzoo.create(f"local-dir:{folder}")
+
+
+def test_changed_weights_are_refused(folder):
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+    with pytest.raises(WeightsCorrupt, match="The file was changed after it was written"):
+        medzoo.create(f"local-dir:{folder}")
+
+
+def test_a_folder_that_is_not_there(tmp_path, folder):
+    with pytest.raises(WeightsUnavailable, match=r"the config cannot be read \(No such file"):
+        medzoo.create(f"local-dir:{tmp_path / 'none'}")
+    with pytest.raises(ConfigError, match="a folder always loads its own weights"):
+        medzoo.create(f"local-dir:{folder}", pretrained=True)
+    with pytest.raises(ConfigError, match="need size=16, got 32"):
+        medzoo.create(f"local-dir:{folder}", size=32)
