@@ -17,6 +17,8 @@ from .registry import ModelSpec as ModelSpec
 from .registry import describe as describe
 from .registry import list_models as list_models
 from .registry import register as register
+from .weights.adopt import load_state as load_state
+from .weights.adopt import to_monai as to_monai
 from .weights.load import LoadReport as LoadReport
 from .weights.record import Weights as Weights
 

@@ -157,6 +157,31 @@ def predict(
 
 
 @main.command()
+@click.argument("file", type=click.Path())
+@click.option("--model", "name", required=True, help="The registered model whose weights these are.")
+@click.option("--strip", default="", help="Prefix that the trainer put before every name, such as 'model.'.")
+@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Builder option that the weights need.")
+@click.option("--to", required=True, type=click.Path(), help="Folder to write.")
+def convert(file: str, name: str, strip: str, options: tuple[str, ...], to: str) -> None:
+    """Turn your own checkpoint FILE into a folder for create("local-dir:...")."""
+    import json
+    from pathlib import Path
+
+    from medzoo.weights.adopt import convert_checkpoint
+
+    chosen = {}
+    for option in options:
+        key, equals, value = option.partition("=")
+        if not equals:
+            raise click.BadParameter(f"expected KEY=VALUE, got {option!r}", param_hint="--option")
+        try:
+            chosen[key] = json.loads(value)
+        except json.JSONDecodeError:
+            chosen[key] = value
+    click.echo(convert_checkpoint(Path(file), name, Path(to), strip=strip, options=chosen))
+
+
+@main.command()
 @click.argument("path", type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="The picture to write, such as scan.png.")
 def show(path: str, out: str) -> None:

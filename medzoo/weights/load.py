@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from medzoo.errors import UnsafeWeights, WeightsCorrupt, WeightsMismatch, WeightsUnavailable
 
-__all__ = ["FOREIGN_SUFFIXES", "LoadReport", "input_kernel", "load_tensors", "read_tensors"]
+__all__ = ["FOREIGN_SUFFIXES", "LoadReport", "input_kernel", "load_tensors", "read_bytes", "read_tensors"]
 
 logger = logging.getLogger("medzoo")
 
@@ -60,6 +60,10 @@ class LoadReport:
             new=tuple(sorted({*(name for name in self.new if name not in gone), *new})),
         )
 
+    def leaving(self, names: Collection[str]) -> LoadReport:
+        """Return the report with more names that were left behind."""
+        return replace(self, dropped=(*self.dropped, *names))
+
     def __str__(self) -> str:
         arrived = len(self.loaded) + len(self.adapted)
         lines = [
@@ -89,14 +93,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     if path.suffix.lower() in FOREIGN_SUFFIXES:
         raise UnsafeWeights(
             f"{path}: expected a .safetensors file, got {path.suffix}, a format that can run code when it is read. "
-            "Save the state dict with safetensors.torch.save_file(model.state_dict(), 'model.safetensors')."
+            "Turn your own checkpoint into a folder with medzoo convert, which reads no more of it than tensors."
         )
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise WeightsUnavailable(
-            f"{path}: the weight file cannot be read ({error.strerror or error}). Check the path."
-        ) from error
+    data = read_bytes(path)
     _check_header(data, path)
     try:
         tensors: dict[str, Tensor] = load(data)
@@ -106,6 +105,26 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise WeightsCorrupt(f"{path}: {name} holds NaN or infinity, expected finite numbers. Use another file.")
     return tensors, f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a weight file once, and refuse what a broken download leaves in its place.
+
+    Raises:
+        WeightsUnavailable: no such file, or it cannot be read.
+        WeightsCorrupt: empty, a Git LFS pointer, or a web page.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsUnavailable(
+            f"{path}: the weight file cannot be read ({error.strerror or error}). Check the path."
+        ) from error
+    if data.startswith(b"version https://git-lfs"):
+        raise WeightsCorrupt(f"{path}: this is a Git LFS pointer, not the weights. Run git lfs pull.")
+    if data.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+        raise WeightsCorrupt(f"{path}: this is a web page, not the weights: the server returned one. Get it again.")
+    return data
 
 
 def _check_header(data: bytes, path: Path) -> None:
@@ -140,7 +159,7 @@ def load_tensors(
     part: str = "model",
     device: torch.device | str = "cpu",
 ) -> LoadReport:
-    """Give a model on the meta device its tensors, on ``device``; what the tensors lack is drawn at random there.
+    """Give a model its tensors, on ``device``; on the meta device, what they lack is drawn at random there.
 
     Only ``head.classifier`` may differ in size, and the whole head may be missing where the weights are an encoder's.
 
@@ -179,8 +198,9 @@ def load_tensors(
     new = tuple(sorted(places.keys() - ready.keys()))
     for owner in sorted({name.rpartition(".")[0] for name in new}):
         module: Any = model.get_submodule(owner)
-        module.to_empty(device=device)
-        module.reset_parameters()
+        if next(module.parameters()).is_meta:
+            module.to_empty(device=device)
+            module.reset_parameters()
     model.load_state_dict({name: t.to(device) for name, t in ready.items()}, strict=False, assign=True)
     if part == "model" and new_classifier:
         warnings.warn(

@@ -1,0 +1,77 @@
+"""Read the tensors out of a foreign checkpoint without running anything from it.
+
+``torch.load(weights_only=True)`` with a fixed list of NumPy's scalars, and nothing else: there is no way to trust a
+file. A pickle of a whole module is refused; its author can save the ``state_dict()``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medzoo.errors import UnsafeWeights, WeightsCorrupt, WeightsMismatch
+from medzoo.weights.load import read_bytes, read_tensors
+
+__all__ = ["read_checkpoint"]
+
+# Where trainers keep the weights among their own state.
+_NESTED = ("state_dict", "model_state_dict", "model", "net")
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Return the tensors of a safetensors file or of a PyTorch checkpoint by name, and the digest of its bytes.
+
+    A dict inside of ``state_dict``, ``model_state_dict``, ``model`` or ``net`` is taken out; epochs, metrics and the
+    optimiser's state are left behind.
+
+    Raises:
+        WeightsUnavailable: no such file.
+        WeightsCorrupt: not the bytes of a checkpoint.
+        UnsafeWeights: the file asks for more than tensors and plain containers.
+        WeightsMismatch: there is no dict of tensors in it.
+    """
+    if path.suffix.lower() == ".safetensors":
+        return read_tensors(path)
+    data = read_bytes(path)
+    # Best metrics are saved as np.mean gives them; NumPy's old module name has to be given as a pair.
+    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
+    harmless = [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, type(np.dtype("f8")), type(np.dtype("f4"))]
+    try:
+        with torch.serialization.safe_globals(harmless):
+            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).split("\n")[0][:200]
+        raise UnsafeWeights(
+            f"{path}: it asks for more than tensors, which could run code ({reason}). Save its state dict: "
+            "torch.save(model.state_dict(), ...), or with safetensors."
+        ) from error
+    # On bytes that are no checkpoint, torch raises nearly every type there is.
+    except Exception as error:
+        raise WeightsCorrupt(
+            f"{path}: expected a PyTorch checkpoint, got bytes that cannot be read as one ({type(error).__name__}). "
+            "Get it again."
+        ) from error
+    return _state_dict(content, path), f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    """Find the dict of tensors."""
+    for key in _NESTED:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if isinstance(content, Mapping):
+        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        if tensors:
+            return tensors
+    raise WeightsMismatch(
+        f"{path}: expected a dict of tensors, or one under {', '.join(_NESTED)}, got {type(content).__name__}. "
+        "Save model.state_dict()."
+    )
