@@ -1,4 +1,6 @@
 from . import errors as errors
+from .adopt import load_state as load_state
+from .adopt import to_monai as to_monai
 from .classifier import Classifier as Classifier
 from .classifier import FeatureExtractor as FeatureExtractor
 from .contract import InputSpec as InputSpec
@@ -17,8 +19,6 @@ from .registry import ModelSpec as ModelSpec
 from .registry import describe as describe
 from .registry import list_models as list_models
 from .registry import register as register
-from .weights.adopt import load_state as load_state
-from .weights.adopt import to_monai as to_monai
 from .weights.load import LoadReport as LoadReport
 from .weights.record import Weights as Weights
 

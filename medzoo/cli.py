@@ -167,7 +167,7 @@ def convert(file: str, name: str, strip: str, options: tuple[str, ...], to: str)
     import json
     from pathlib import Path
 
-    from medzoo.weights.adopt import convert_checkpoint
+    from medzoo.adopt import convert_checkpoint
 
     chosen = {}
     for option in options:

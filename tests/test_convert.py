@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from tensors import scatter_weights
 
 import medzoo
+from medzoo.adopt import convert_checkpoint
 from medzoo.cli import main
 from medzoo.errors import ConfigError, UnsafeWeights, WeightsCorrupt, WeightsMismatch, WeightsUnavailable
-from medzoo.weights.adopt import convert_checkpoint
 from medzoo.weights.convert import recognise
 from medzoo.weights.unpickle import read_checkpoint
 
