@@ -100,9 +100,8 @@ def save_pretrained(
     """
     from safetensors.torch import save
 
-    from medzoo.registry import list_models
-
-    if model.name not in list_models() or model.preprocessing is None:
+    # Only create() tells a model its options.
+    if not model.options or model.preprocessing is None:
         raise ConfigError(
             f"{model.name}: expected a model from medzoo.create, whose name and preparation a folder can hold. "
             "Register its builder, or save model.state_dict() with safetensors."
