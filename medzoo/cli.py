@@ -6,6 +6,7 @@ Heavy libraries are imported inside the commands, so that ``--version`` and ``--
 from __future__ import annotations
 
 import sys
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -26,6 +27,9 @@ class Commands(click.Group):
         """Run the command; no traceback without ``--debug``."""
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(130)
         except MedzooError as error:
             if ctx.params.get("debug"):
                 raise
@@ -125,7 +129,9 @@ def predict(
     # The two schemes belong to the name; elsewhere a colon stands before a tag.
     name, tag = (model, "") if model.startswith(("hf-hub:", "local-dir:")) else model.partition(":")[::2]
     built = medzoo.create(name, pretrained=tag or False)
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=_console(stderr=True)) as bar:
+    bars = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=_console(stderr=True))
+    # Doubts are told below, a line each.
+    with warnings.catch_warnings(action="ignore", category=UserWarning), bars as bar:
         task = bar.add_task(name, total=None)
         results = medzoo.predict(
             built,
@@ -146,14 +152,18 @@ def predict(
     else:
         for result in results:
             if not result.error:
-                _console().print(prediction_table(result))
+                _show_prediction(result)
+    for result in results:
+        if result.doubt:
+            click.echo(f"warning: {result.doubt}", err=True)
     for source, reason in results.skipped.items():
         click.echo(f"skipped {source}: {reason}", err=True)
-    for error in results.errors.values():
-        click.echo(f"DataError: {error}", err=True)
+    for result in results.failed:
+        click.echo(f"DataError: {result.error}", err=True)
     if not results:
-        click.echo("nothing to predict: no image was found", err=True)
-    ctx.exit(DataError.exit_code if results.errors or not results else 0)
+        passed = f"{len(results.skipped)} things were passed over" if results.skipped else "no image was found"
+        click.echo(f"nothing to predict: {passed}", err=True)
+    ctx.exit(DataError.exit_code if results.failed or not results else 0)
 
 
 @main.command()
@@ -184,9 +194,10 @@ def convert(file: str, name: str, strip: str, options: tuple[str, ...], to: str)
 @main.command()
 @click.argument("path", type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="The picture to write, such as scan.png.")
-def show(path: str, out: str) -> None:
+@click.option("--frame", type=click.IntRange(0), help="Which frame, page or volume of several.")
+def show(path: str, out: str, frame: int | None) -> None:
     """Draw PATH as it was read: the X-ray, or three planes of a volume, with orientation, spacing and range."""
-    medzoo.show(path, out=out)
+    medzoo.show(path, out=out, frame=frame)
     click.echo(out)
 
 
@@ -202,22 +213,22 @@ def quickstart(file: str | None, to: str) -> None:
     run(Path(file) if file else None, Path(to))
 
 
-def prediction_table(result: Prediction) -> Any:
-    """Draw one prediction: most probable first, and what is untrained marked."""
+def _show_prediction(result: Prediction) -> None:
+    """Print one prediction: most probable first, and what is untrained marked."""
     from rich.markup import escape
     from rich.table import Table
 
     where = f" · point {result.point}" if result.point else ""
-    title = f"{escape(result.source)}{where} · {result.provenance['model']} · weights {result.provenance['weights']}"
+    click.echo(f"{result.source}{where} · {result.provenance['model']} · weights {result.provenance['weights']}")
     if not result.trained:
-        title += "\n[bold red]untrained outputs: these numbers mean nothing[/]"
-    table = Table("output", "probability", "positive", title=title, title_justify="left")
-    table.caption = escape(" → ".join(result.steps))
-    table.caption_justify = "left"
+        click.secho("untrained outputs: these numbers mean nothing", fg="red", bold=True)
+    table = Table("output", "probability", "positive")
     for label in sorted(result.probabilities, key=result.probabilities.__getitem__, reverse=True):
         mark = " (untrained)" if label in result.untrained else ""
-        table.add_row(label + mark, f"{result.probabilities[label]:.3f}", "yes" if result.positive[label] else "no")
-    return table
+        probability = f"{result.probabilities[label]:.3f}"
+        table.add_row(escape(label) + mark, probability, "yes" if result.positive[label] else "no")
+    _console().print(table)
+    click.echo(" → ".join(result.steps) + "\n")
 
 
 def _shape(spec: medzoo.InputSpec) -> str:

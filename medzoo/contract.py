@@ -258,8 +258,12 @@ class Preprocessing:
                 "Preprocessing: expected intensity 'unit', 'window' or 'zscore' and fit 'resize' or 'crop', got "
                 f"{self.intensity!r} and {self.fit!r}."
             )
-        if any(s <= 0 for s in self.std):
-            raise ConfigError(f"Preprocessing: expected std above 0, got {self.std}.")
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or any(s <= 0 for s in self.std):
+            raise ConfigError(f"Preprocessing: expected finite mean and std above 0, got {self.mean} and {self.std}.")
+        if len(self.size) == 2 and (self.orientation or self.spacing or self.patch or self.foreground):
+            raise ConfigError(
+                "Preprocessing: orientation, spacing, foreground and patch are for volumes, got a size of 2 numbers."
+            )
         if self.orientation is not None and sorted(map(_axis_of, self.orientation)) != [0, 1, 2]:
             raise ConfigError(
                 f"Preprocessing: expected an orientation of one of RL, one of AP and one of SI, such as 'RAS', "

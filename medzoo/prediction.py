@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 from medzoo.errors import ConfigError
 
@@ -30,6 +31,7 @@ class Prediction:
         identity: what the file says of itself; UIDs, and a patient only hashed.
         provenance: model, weights, digest and the version of medzoo.
         point: centre of the patch in mm, as it was given, for a patch model.
+        doubt: why its values cannot be what the model expects; empty when they can.
         error: what is wrong with the file; the numbers are then empty.
     """
 
@@ -42,6 +44,7 @@ class Prediction:
     identity: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
     point: tuple[float, float, float] | None = None
+    doubt: str = ""
     error: str = ""
 
     @property
@@ -54,6 +57,7 @@ class Prediction:
         return {
             "source": self.source,
             "error": self.error,
+            "doubt": self.doubt,
             "point": list(self.point) if self.point else None,
             "probabilities": dict(self.probabilities),
             "positive": dict(self.positive),
@@ -66,7 +70,15 @@ class Prediction:
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return the prediction as JSON, and write it to ``path`` if there is one."""
-        return _written(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", path)
+        return _written(_json(self.to_dict()), path)
+
+    def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Return the prediction as CSV of one row, and write it to ``path`` if there is one."""
+        return Predictions([self], {}).to_csv(path)
+
+    def to_frame(self) -> Any:
+        """Return the prediction as a pandas DataFrame of one row."""
+        return Predictions([self], {}).to_frame()
 
 
 class Predictions(list[Prediction]):
@@ -80,26 +92,42 @@ class Predictions(list[Prediction]):
         super().__init__(predictions)
         self.skipped = dict(skipped)
 
+    @overload
+    def __getitem__(self, index: SupportsIndex) -> Prediction: ...
+    @overload
+    def __getitem__(self, index: slice) -> Predictions: ...
+    def __getitem__(self, index: SupportsIndex | slice) -> Prediction | Predictions:
+        found = super().__getitem__(index)
+        return Predictions(found, self.skipped) if isinstance(found, list) else found
+
+    @property
+    def failed(self) -> list[Prediction]:
+        """The predictions that have an error instead of numbers."""
+        return [p for p in self if p.error]
+
     @property
     def errors(self) -> dict[str, str]:
-        """What is wrong with each source that failed."""
-        return {p.source: p.error for p in self if p.error}
+        """What is wrong with each source that failed; a patch is named by its point too."""
+        return {p.source + (f" at {p.point}" if p.point else ""): p.error for p in self.failed}
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one flat row a prediction: source, point, UIDs, a probability and a positive for each label, error."""
+        """Return one flat row a prediction.
+
+        Columns: source, error, doubt, x y z of the point, UIDs, ``probability:LABEL`` and ``positive:LABEL`` for each
+        label, untrained labels, steps, and provenance.
+        """
         labels = list(dict.fromkeys(label for p in self for label in p.probabilities))
         rows = []
         for p in self:
             x, y, z = p.point or ("", "", "")
-            row: dict[str, Any] = {"source": p.source, "x": x, "y": y, "z": z}
+            row: dict[str, Any] = {"source": p.source, "error": p.error, "doubt": p.doubt, "x": x, "y": y, "z": z}
             row |= {key: p.identity.get(key, "") for key in ("study", "series", "sop", "patient")}
             for label in labels:
-                row[label] = p.probabilities.get(label, "")
-                row[f"{label} positive"] = p.positive.get(label, "")
+                row[f"probability:{label}"] = p.probabilities.get(label, "")
+                row[f"positive:{label}"] = p.positive.get(label, "")
             row["untrained"] = "; ".join(p.untrained)
             row["steps"] = "; ".join(p.steps)
             row |= {key: p.provenance.get(key, "") for key in ("model", "weights", "digest", "medzoo")}
-            row["error"] = p.error
             rows.append(row)
         return rows
 
@@ -129,15 +157,35 @@ class Predictions(list[Prediction]):
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return predictions and what was skipped as JSON, and write it to ``path`` if there is one."""
-        everything = {"predictions": [p.to_dict() for p in self], "skipped": self.skipped}
-        return _written(json.dumps(everything, indent=2, ensure_ascii=False) + "\n", path)
+        return _written(_json({"predictions": [p.to_dict() for p in self], "skipped": self.skipped}), path)
+
+
+def _json(value: Any) -> str:
+    """Write JSON that strict readers take: a point that is not finite is null."""
+    return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _written(text: str, path: str | os.PathLike[str] | None) -> str:
-    """Write a file whole or not at all."""
+    """Write a file whole or not at all; names of files that are no UTF-8 keep their bytes."""
     if path is not None:
         target = Path(path)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(target)
+        partial = target.with_name(f".{os.getpid()}.partial")
+        try:
+            partial.write_text(text, encoding="utf-8", errors="surrogateescape")
+            partial.replace(target)
+        except OSError as error:
+            raise ConfigError(
+                f"{target}: the results cannot be written ({error.strerror or error}). Give a file in a "
+                "folder that is there."
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
     return text

@@ -15,10 +15,12 @@ from torch import Tensor
 
 from medzoo.classifier import Classifier
 from medzoo.data.arrays import from_array
-from medzoo.data.files import MAX_VOXELS, identify
+from medzoo.data.files import MAX_VOXELS, existing, identify
+from medzoo.data.folder import Source as Found
+from medzoo.data.folder import group, scan
 from medzoo.data.image import Image
 from medzoo.data.points import Point, read_points
-from medzoo.data.transform import Source, transform
+from medzoo.data.transform import Source, as_array, not_an_image, transform
 from medzoo.errors import ConfigError, DataError, InputError
 
 __all__ = ["Plan", "Points", "Task", "plan"]
@@ -33,14 +35,14 @@ class Task:
 
     Attributes:
         label: what to call it.
-        image: what the transform takes, or the paths of a series.
+        image: a file, the files of a series, or an image in memory.
         in_memory: whether a fault in it is the caller's, and is raised, or the file's, and is kept.
         point: centre of a patch in mm, RAS.
         given_point: the same as the caller gave it.
     """
 
     label: str
-    image: Source | tuple[Path, ...]
+    image: Path | Image | tuple[Path, ...]
     in_memory: bool
     point: Point | None = None
     given_point: Point | None = None
@@ -67,63 +69,76 @@ def plan(
     """List what there is to predict; headers are read, pixels are not."""
     is_list = isinstance(source, (list, tuple))
     sources: Sequence[Any] = source if isinstance(source, (list, tuple)) else [source]
+    files = [Path(item) for item in sources if isinstance(item, (str, os.PathLike)) and not _is_folder(item)]
+    # Slices of a series that were named one by one belong together, as they do in a folder.
+    together = len(files) > 1
     tasks: list[Task] = []
     skipped: dict[str, str] = {}
-    trees = False
+    one_image = True
     for place, item in enumerate(sources):
         if isinstance(item, (Image, np.ndarray, Tensor)):
-            label = f"array {place}" if is_list else "the array"
-            tasks.append(Task(label, _labelled(item, label), in_memory=True))
-        elif isinstance(item, (str, os.PathLike)):
-            found, passed, whole = _files(model, Path(item))
+            image = _labelled(item, f"array {place}" if is_list else "the array")
+            tasks.append(Task(image.identity["file"], image, in_memory=True))
+        elif not isinstance(item, (str, os.PathLike)):
+            raise not_an_image(item, model.name)
+        elif not str(item).strip():
+            raise InputError(f"{model.name}: expected a path, got an empty one. Check the variable it came from.")
+        elif _is_folder(item):
+            found = _tasks(model, scan(item), skipped)
+            one_image &= len(found) == 1 and isinstance(found[0].image, tuple)
             tasks += found
-            skipped |= passed
-            trees |= not whole
-        else:
-            raise InputError(
-                f"{model.name}: expected a path, a medzoo.Image or an array (c, ...), got {type(item).__name__}. "
-                "Use numpy.asarray(...) to make an array."
-            )
-    single = not is_list and not trees and points is None
+        elif not together:
+            tasks.append(Task(str(item), Path(item), in_memory=False))
+        elif files:
+            tasks += _tasks(model, group(files, Path()), skipped)
+            files = []
+    single = not is_list and one_image and points is None
     patch = model.preprocessing.patch if model.preprocessing else None
     if (points is None) != (patch is None):
         # The transform says which of the two is missing.
         transform(model).check_point(None if points is None else (0.0, 0.0, 0.0))
     if points is not None:
-        tasks = _with_points(tasks, read_points(points), points_frame, model.name)
+        tasks = _with_points(tasks, read_points(points), points_frame, model.name, skipped)
     return Plan(tuple(tasks), skipped, single)
+
+
+def _is_folder(item: str | os.PathLike[str]) -> bool:
+    try:
+        return Path(item).is_dir()
+    except (OSError, ValueError):  # a name that no file can have; its reading says so
+        return False
 
 
 def _labelled(item: Image | NDArray[Any] | Tensor, label: str) -> Image:
     """Give something in memory a name for messages."""
     if not isinstance(item, Image):
-        array = item.detach().cpu().numpy() if isinstance(item, Tensor) else item
+        array = as_array(item) if isinstance(item, Tensor) else item
         return from_array(array, label, nan="raise", max_voxels=MAX_VOXELS)
     if "file" in item.identity:
         return item
     return replace(item, identity={**item.identity, "file": label})
 
 
-def _files(model: Classifier, path: Path) -> tuple[list[Task], dict[str, str], bool]:
-    """Return the tasks under a path, what is passed over, and whether it is a single image."""
-    from medzoo.data.folder import scan
-
-    if not path.is_dir():
-        return [Task(str(path), path, in_memory=False)], {}, True
-    tasks, skipped = [], {}
-    for source in scan(path):
+def _tasks(model: Classifier, found: Sequence[Found], skipped: dict[str, str]) -> list[Task]:
+    """Return the tasks of what was found; what is no image is added to ``skipped``."""
+    tasks = []
+    for source in found:
         if source.kind == "skip":
             skipped[str(source.paths[0])] = source.reason
         elif source.kind == "series" and model.input_spec.dims == 3:
             tasks.append(Task(str(source.paths[0]), source.paths, in_memory=False))
         else:
             tasks += [Task(str(file), file, in_memory=False) for file in source.paths]
-    one_series = len(tasks) == 1 and isinstance(tasks[0].image, tuple) and not skipped
-    return tasks, skipped, one_series
+    return tasks
 
 
-def _with_points(tasks: list[Task], points: Mapping[str, list[Point]], frame: str, who: str) -> list[Task]:
-    """Make one task of each point of each image; points without a series belong to the only image."""
+def _with_points(
+    tasks: list[Task], points: Mapping[str, list[Point]], frame: str, who: str, skipped: dict[str, str]
+) -> list[Task]:
+    """Make one task of each point of each image; points without a series belong to the only image.
+
+    An image without a point, and points of no image, are added to ``skipped``.
+    """
     if frame not in ("LPS", "RAS"):
         raise ConfigError(f"{who}: expected points_frame 'LPS' or 'RAS', got {frame!r}.")
     if "" in points and len(tasks) != 1:
@@ -132,13 +147,25 @@ def _with_points(tasks: list[Task], points: Mapping[str, list[Point]], frame: st
             "none. Add it, or give one image."
         )
     sign = -1.0 if frame == "LPS" else 1.0
-    out = []
+    out: list[Task] = []
+    left = {name: len(mine) for name, mine in points.items() if name}
     for task in tasks:
         try:
-            mine = points.get("") or points.get(_series_name(task), [])
+            name = _series_name(task)
         except DataError:
-            mine = [NOWHERE]  # its reading fails again, and is then kept with the reason
+            out.append(replace(task, point=NOWHERE))  # its reading fails again, and is then kept with the reason
+            continue
+        mine = points.get("") or points.get(name, [])
+        left.pop(name, None)
+        if not mine:
+            skipped[task.label] = f"no point is given for {name!r}"
         out += [replace(task, point=(sign * x, sign * y, z), given_point=(x, y, z)) for x, y, z in mine]
+    if not out and tasks:
+        raise DataError(
+            f"{who}: no point belongs to an image: the points name {', '.join(list(left)[:3]) or 'none'}, the images "
+            f"are {', '.join(_series_name(task) for task in tasks[:3])}. Check the column seriesuid."
+        )
+    skipped |= {f"points of {name}": f"{count} points of a scan that was not given" for name, count in left.items()}
     return out
 
 
@@ -146,11 +173,11 @@ def _series_name(task: Task) -> str:
     """Return what a table of points calls a scan: the UID of a DICOM series, else the name of the file."""
     from medzoo.data.dicom_pixels import load
 
-    path = task.image[0] if isinstance(task.image, tuple) else task.image
-    if not isinstance(path, (str, os.PathLike)):
-        return ""
-    path = Path(path)
-    if identify(path) == "dicom":
+    image = task.image[0] if isinstance(task.image, tuple) else task.image
+    if isinstance(image, Image) and image.identity.get("series"):
+        return image.identity["series"]
+    path = Path(image.identity["file"] if isinstance(image, Image) else str(image))
+    if not isinstance(image, Image) and identify(existing(path)) == "dicom":
         return str(load(path, max_voxels=MAX_VOXELS, tags=["SeriesInstanceUID"]).get("SeriesInstanceUID") or "")
     name = path.name
     for suffix in (".nii.gz", ".nii", ".mhd", ".mha"):

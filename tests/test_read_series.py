@@ -192,8 +192,11 @@ def test_scan_sorts_out_a_tree(tmp_path):
     (tmp_path / "empty.nii.gz").touch()
     (tmp_path / "labels.csv").write_text("a,b")
     (tmp_path / ".hidden.png").touch()
+    (tmp_path / "again").symlink_to(tmp_path / "b", target_is_directory=True)
     found = {s.label: (s.kind, s.reason, len(s.paths)) for s in scan(tmp_path)}
     assert found == {
+        ".hidden.png": ("skip", "hidden", 1),
+        "again": ("skip", "a link to a folder, which is not followed", 1),
         "b/ct1/IM0001 and 4 more": ("series", "", 5),
         "b/ct2/IM0001 and 2 more": ("series", "", 3),
         "b/lone": ("image", "", 1),

@@ -85,8 +85,11 @@ def test_a_3d_model_takes_series_and_names_what_it_leaves(cnn, study):
 
 
 def test_a_2d_model_takes_images_one_by_one(xray, study):
-    with pytest.warns(UserWarning, match=r"expected values in \[0, 1\]"):
+    with pytest.warns(UserWarning, match=r"HU: this model was not made for CT\. \(and 11 more;") as told:
         found = medzoo.predict(xray, study, allow_untrained=True)
+    assert len(told) == 1
+    assert told[0].filename == __file__
+    assert sum(bool(p.doubt) for p in found) == 12
     good = [p for p in found if not p.error]
     assert len(good) == 5 + 7 + 1
     assert names(found.errors, study) == {"b/broken.dcm"}
@@ -115,7 +118,9 @@ def test_no_patient_appears_anywhere(cnn, study):
     everything = found.to_json() + found.to_csv()
     assert PATIENT_ID not in everything
     assert str(PATIENT_NAME).split("^")[0] not in everything
-    assert {p.identity["patient"] for p in found if not p.error} != {""}
+    hashed = {p.identity["patient"] for p in found if not p.error}
+    assert len(hashed) == 1
+    assert PATIENT_ID not in hashed.pop()
 
 
 def test_results_can_be_saved(cnn, study, tmp_path):
@@ -127,7 +132,7 @@ def test_results_can_be_saved(cnn, study, tmp_path):
         assert row["source"] == prediction.source
         assert row["error"] == prediction.error
         if not prediction.error:
-            assert float(row["positive"]) == prediction.probabilities["positive"]
+            assert float(row["probability:positive"]) == prediction.probabilities["positive"]
             assert row["untrained"] == "positive"
     told = json.loads(found.to_json(tmp_path / "out.json"))
     assert [p["source"] for p in told["predictions"]] == [p.source for p in found]
@@ -167,6 +172,82 @@ def test_views_that_the_weights_exclude(tmp_path):
         medzoo.predict(model, tmp_path / "LL.dcm", allow_untrained=True)
 
 
+def test_slices_named_one_by_one_are_a_series(cnn, study):
+    slices = sorted((study / "a" / "ct").iterdir())
+    whole = medzoo.predict(cnn, study / "a" / "ct", allow_untrained=True)
+    found = medzoo.predict(cnn, [*slices, study / "a" / "report.dcm"], allow_untrained=True)
+    assert [p.logits for p in found] == [whole.logits]
+    assert list(found.skipped) == [str(study / "a" / "report.dcm")]
+
+
+def test_a_folder_of_one_series_is_one_prediction_whatever_lies_beside_it(cnn, study, tmp_path):
+    for path in (study / "a" / "ct").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "notes.txt").write_text("")
+    one = medzoo.predict(cnn, tmp_path, allow_untrained=True)
+    assert isinstance(one, medzoo.Prediction)
+    assert len(list(csv.DictReader(io.StringIO(one.to_csv())))) == 1
+
+
+def test_a_model_that_gives_nan_does_not_say_negative(cnn, study):
+    broken = medzoo.create("cnn3d_small", size=16, widths=(4, 8, 8), hidden=8).eval()
+    broken.head.classifier.bias.data.fill_(float("nan"))
+    (found,) = medzoo.predict(broken, [study / "a" / "ct"], allow_untrained=True)
+    assert "the model gave NaN or infinity" in found.error
+    assert not found.positive
+    assert found.provenance["model"] == "cnn3d_small"
+
+
+def test_labels_named_like_columns_keep_their_own(study, tmp_path):
+    model = medzoo.create("cnn3d_small", labels=["source", "error", "a", "positive:a"], size=16, task="multilabel")
+    found = medzoo.predict(model, [study / "a" / "ct"], allow_untrained=True)
+    (row,) = csv.DictReader(io.StringIO(found.to_csv()))
+    assert row["source"] == found[0].source
+    assert row["error"] == ""
+    for label, value in found[0].probabilities.items():
+        assert float(row[f"probability:{label}"]) == value
+    assert isinstance(found[:1], medzoo.Predictions)
+
+
+def test_results_that_cannot_be_written(cnn, study, tmp_path):
+    found = medzoo.predict(cnn, [study / "a" / "ct"], allow_untrained=True)
+    with pytest.raises(ConfigError, match=r"x\.csv: the results cannot be written \(No such file"):
+        found.to_csv(tmp_path / "none" / "x.csv")
+    odd = medzoo.Predictions([medzoo.Prediction("M\udcfcller.dcm")], {})
+    odd.to_json(tmp_path / "odd.json")
+    odd.to_csv(tmp_path / "odd.csv")
+    assert b"M\xfcller" in (tmp_path / "odd.csv").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["odd.csv", "odd.json"]
+
+
+def test_one_image_that_the_libraries_choke_on_leaves_the_others(xray, monkeypatch, tmp_path):
+    from medzoo.data.transform import Transform
+
+    paths = [write_png(tmp_path / f"{i}.png", np.arange(1600, dtype=np.uint8).reshape(40, 40)) for i in range(3)]
+    sound = Transform.examine
+
+    def choke(self, image, point=None):
+        if image.identity["file"].endswith("1.png"):
+            raise RuntimeError("out of ideas\nand more")
+        return sound(self, image, point)
+
+    monkeypatch.setattr(Transform, "examine", choke)
+    found = medzoo.predict(xray, paths, allow_untrained=True)
+    assert [bool(p.error) for p in found] == [False, True, False]
+    assert found[1].error.endswith("1.png: it could not be prepared (out of ideas). Look at it with medzoo show.")
+
+
+def test_errors_of_arrays_are_ours_from_a_worker_too(xray):
+    with pytest.raises(DataError, match=r"^array 0: xray_cnn takes a 2D image, got a 3D volume"):
+        medzoo.predict(xray, [np.zeros((1, 8, 8, 8), np.uint8)], num_workers=1, allow_untrained=True)
+
+
+@pytest.mark.parametrize("path", ["", " ", "x" * 300, "a\0b"])
+def test_paths_that_no_file_can_have(xray, path):
+    with pytest.raises((DataError, medzoo.errors.InputError)):
+        medzoo.predict(xray, path, allow_untrained=True)
+
+
 def run(*arguments):
     return CliRunner().invoke(main, [str(a) for a in arguments])
 
@@ -193,7 +274,8 @@ def test_the_command_line_exits_5_when_nothing_was_predicted(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing here")
     result = run("predict", "cnn3d_small", tmp_path, "--allow-untrained")
     assert result.exit_code == 5
-    assert "nothing to predict: no image was found" in result.stderr
+    assert "notes.txt: not an image file" in result.stderr
+    assert "nothing to predict: 1 things were passed over" in result.stderr
 
 
 # A LUNA16-style case: an .mhd volume, world points in LPS mm, patches around them.
@@ -275,6 +357,45 @@ def test_89_a_point_outside_is_an_error_with_its_voxel_and_the_rest_goes_on(patc
     assert [bool(p.error) for p in found] == [True, False, True]
     assert "is voxel" in found[0].error
     assert "outside of 64 × 60 × 30. Check points_frame" in found[0].error
+
+
+def test_points_and_images_that_do_not_match_are_told(patch_model, scan, tmp_path):
+    path, (x, y, z) = scan
+    table = tmp_path / "points.csv"
+    table.write_text(f"seriesuid,coordX,coordY,coordZ\n 1.2.3.4 ,{x},{y},{z}\n9.9,0,0,0\n9.9,1,1,1\n")
+    found = medzoo.predict(patch_model, [path], points=table, allow_untrained=True)
+    assert len(found) == 1
+    assert found.skipped == {"points of 9.9": "2 points of a scan that was not given"}
+    image = medzoo.read(path)
+    in_memory = medzoo.predict(patch_model, [image], points=table, allow_untrained=True)
+    assert in_memory[0].logits == found[0].logits
+    table.write_text("seriesuid,coordX,coordY,coordZ\n9.9,0,0,0\n")
+    with pytest.raises(
+        DataError, match=r"no point belongs to an image: the points name 9\.9, the images are 1\.2\.3\.4"
+    ):
+        medzoo.predict(patch_model, path, points=table, allow_untrained=True)
+    table.write_text("seriesuid,coordX,coordY,coordZ\n1.2.3.4,0,0,0\n,1,1,1\n")
+    with pytest.raises(DataError, match="expected a seriesuid in every row or in none, got 1 rows without"):
+        medzoo.predict(patch_model, path, points=table, allow_untrained=True)
+
+
+def test_each_failed_point_is_told_and_json_stays_json(patch_model, scan):
+    path, _ = scan
+    found = medzoo.predict(
+        patch_model, path, points=[(900, 0, 0), (0, 900, 0), (float("nan"), 0, 0)], allow_untrained=True
+    )
+    assert len(found.errors) == len(found.failed) == 3
+    told = json.loads(found.to_json(), parse_constant=lambda name: pytest.fail(name))
+    assert told["predictions"][2]["point"] == [None, 0.0, 0.0]
+
+
+def test_many_points_of_a_scan_read_it_once(patch_model, scan, monkeypatch):
+    path, point = scan
+    reads = []
+    real = medzoo.read
+    monkeypatch.setattr("medzoo.inference.read", lambda image: reads.append(image) or real(image))
+    medzoo.predict(patch_model, path, points=[point] * 5, allow_untrained=True)
+    assert len(reads) == 1
 
 
 def test_89_beyond_the_border_lies_air(patch_model, scan):

@@ -114,6 +114,27 @@ def test_a_coarse_map_comes_back_where_it_was():
     assert centre == pytest.approx([31 - 9.5, 31 - 25.5, 5.5], abs=0.5)
 
 
+@pytest.mark.parametrize("shape", [(640, 512), (40, 48, 24)], ids=str)
+@pytest.mark.parametrize("coarse", [False, True])
+def test_a_map_of_ones_comes_back_as_ones_to_the_border(shape, coarse):
+    """A heat map must not fade at the apex of a lung."""
+    size = (64,) * len(shape)
+    how = medzoo.Preprocessing(size=size, orientation="SPL" if len(shape) == 3 else None)
+    image = medzoo.Image(np.zeros((1, *shape)), affine=np.diag([-1.0, 2.0, 3.0, 1.0]), value_range=(0, 1))
+    prepared = prepare(how, image)
+    ones = torch.ones(1, *[7 if coarse else 64] * len(shape))
+    torch.testing.assert_close(prepared.geometry.invert(ones), torch.ones(1, *shape))
+    with pytest.raises(InputError, match=r"expected a map c \*s of"):
+        prepared.geometry.invert(ones[None])
+
+
+def test_what_a_crop_left_out_comes_back_as_nothing():
+    prepared = prepare(medzoo.Preprocessing(size=(10, 20), fit="crop"), np.zeros((1, 40, 40)))
+    back = prepared.geometry.invert(torch.ones(1, 10, 20))[0]
+    assert torch.equal(back, torch.nn.functional.pad(torch.ones(10, 20), (10, 10, 15, 15)))
+    assert torch.equal(prepared.geometry.covered(), back == 1)
+
+
 @pytest.mark.parametrize("fit", ["resize", "crop"])
 @pytest.mark.parametrize("size", [(20, 34), (51, 47), (19, 60)], ids=str)
 def test_an_image_comes_back_to_its_pixels(fit, size):
@@ -156,22 +177,72 @@ def test_foreground_is_cut_out():
 
 
 def test_a_constant_image_is_zero_after_z_score():
-    x = prepare(medzoo.Preprocessing(size=(2, 2), intensity="zscore"), np.full((1, 2, 2), 7, np.uint8)).tensor
+    with pytest.warns(UserWarning, match="expected an image, got 7 to 7: every value is the same"):
+        x = prepare(medzoo.Preprocessing(size=(2, 2), intensity="zscore"), np.full((1, 2, 2), 7, np.uint8)).tensor
     assert torch.equal(x, torch.zeros(1, 2, 2))
 
 
 def test_an_array_without_geometry_skips_orientation_and_says_so():
     how = medzoo.Preprocessing(size=(4, 4, 4), orientation="SPL", spacing=(1.0, 1.0, 1.0), intensity="zscore")
-    prepared = prepare(how, np.ones((1, 4, 4, 4)))
+    prepared = prepare(how, np.arange(64.0).reshape(1, 4, 4, 4))
     assert "the file does not say how the patient lies: orientation skipped" in prepared.steps
     assert "the file does not say the spacing: resampling skipped" in prepared.steps
 
 
 def test_a_spacing_alone_is_used():
     how = medzoo.Preprocessing(size=(8, 8, 8), orientation="SPL", spacing=(1.0, 1.0, 1.0), intensity="zscore")
-    prepared = prepare(how, medzoo.Image(np.ones((1, 4, 8, 8)), spacing=(2.0, 1.0, 1.0)))
+    prepared = prepare(how, medzoo.Image(np.arange(256.0).reshape(1, 4, 8, 8), spacing=(2.0, 1.0, 1.0)))
     assert "resampled to 1, 1, 1 mm" in prepared.steps
     np.testing.assert_allclose(np.diag(prepared.geometry.to_source)[:3], [0.5, 1, 1], atol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (np.arange(256).reshape(1, 16, 16), r"\[0, 1\] where the range of the storage is not known, got 0 to 255"),
+        (np.arange(256, dtype=np.int32).reshape(1, 16, 16), r"\[0, 1\] where the range of the storage is not known"),
+        (np.arange(4096, dtype=np.int16).reshape(1, 64, 64), r"values that fill -32768 to 32767, as int16 can hold"),
+        (np.arange(256, dtype=np.uint16).reshape(1, 16, 16), r"values that fill 0 to 65535, as uint16 can hold"),
+    ],
+)
+def test_56_an_integer_array_that_does_not_fill_its_type(array, message):
+    with pytest.raises(DataError, match=message):
+        prepare(medzoo.Preprocessing(size=(16, 16)), array, strict=True)
+
+
+@pytest.mark.parametrize("span", [(0, 4095), (0, 1), (-1, 1), (0, 65535)])
+def test_56_a_volume_that_is_not_in_hounsfield_units(span):
+    how = medzoo.Preprocessing(size=(4, 4, 4), intensity="window", window=(-1000, 400))
+    image = medzoo.Image(np.linspace(*span, 64).reshape(1, 4, 4, 4))
+    with pytest.raises(DataError, match=r"expected values around -1000, 400 \(HU for CT\)"):
+        prepare(how, image, strict=True)
+
+
+def test_a_spacing_in_the_wrong_unit_is_refused_before_memory_is_set_aside():
+    how = medzoo.Preprocessing(size=(4, 4, 4), orientation="RAS", spacing=(1.0, 1.0, 1.0), intensity="zscore")
+    image = medzoo.Image(
+        np.arange(8000.0).reshape(1, 20, 20, 20), affine=np.diag([300.0, 300.0, 300.0, 1]), spacing=(300.0,) * 3
+    )
+    with pytest.raises(DataError, match=r"voxels of 300, 300, 300 mm resampled to 1, 1, 1 mm would make 6000 × 6000"):
+        prepare(how, image)
+
+
+def test_an_empty_foreground_is_refused():
+    how = medzoo.Preprocessing(size=(4, 4, 4), intensity="window", window=(0, 100), foreground=True)
+    with pytest.raises(DataError, match="expected something above 0 after window, to crop to, found none"):
+        prepare(how, medzoo.Image(np.full((1, 8, 8, 8), -5.0), unit="HU"))
+
+
+def test_read_only_and_bfloat16_pixels_are_taken():
+    fixed = np.zeros((1, 4, 4), np.float32)
+    fixed.setflags(write=False)
+    for pixels in (fixed, torch.zeros(1, 4, 4, dtype=torch.bfloat16)):
+        assert prepare(medzoo.Preprocessing(size=(4, 4)), pixels).tensor.shape == (1, 4, 4)
+
+
+def test_an_image_of_two_axes_is_refused():
+    with pytest.raises(DataError, match=r"expected an array \(c, h, w\) or \(c, d, h, w\) of real numbers, got"):
+        medzoo.Image(np.zeros((4, 4)))
 
 
 def test_56_a_ct_without_hounsfield_units_is_doubted():

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medzoo.contract import Preprocessing
+from medzoo.data.files import MAX_VOXELS
 from medzoo.data.geometry import scaling
 from medzoo.data.image import Image
 from medzoo.errors import DataError
@@ -62,7 +63,7 @@ def arrange_image(x: Tensor, image: Image, wanted: Preprocessing, steps: list[st
     return center_crop(x, list(wanted.size)), to_source
 
 
-def arrange_volume(x: Tensor, image: Image, wanted: Preprocessing, steps: list[str]) -> Arranged:
+def arrange_volume(x: Tensor, image: Image, wanted: Preprocessing, label: str, steps: list[str]) -> Arranged:
     """Orient, scale, cut and resize a volume, ``c d h w -> c d' h' w'``, and return the matrix back to its grid."""
     from monai.data import MetaTensor
     from monai.transforms import CropForeground, Orientation, Resize, ResizeWithPadOrCrop, Spacing
@@ -78,9 +79,16 @@ def arrange_volume(x: Tensor, image: Image, wanted: Preprocessing, steps: list[s
     if image.spacing is None and wanted.spacing:
         steps.append("the file does not say the spacing: resampling skipped")
     elif wanted.spacing:
+        stored = np.linalg.norm(np.asarray(volume.affine)[:3, :3], axis=0)
+        _check_resampled(volume.shape[1:], stored, wanted.spacing, label)
         steps.append(f"resampled to {numbers(wanted.spacing)} mm")
         volume = Spacing(pixdim=wanted.spacing, mode="bilinear")(volume)
     volume = scale(volume, image, wanted, steps)
+    if wanted.foreground and not bool((volume > 0).any()):
+        raise DataError(
+            f"{label}: expected something above 0 after {wanted.intensity}, to crop to, found none. "
+            "Is it an empty scan?"
+        )
     if wanted.foreground:
         before = tuple(volume.shape[1:])
         volume = CropForeground(allow_smaller=True)(volume)
@@ -95,6 +103,16 @@ def arrange_volume(x: Tensor, image: Image, wanted: Preprocessing, steps: list[s
             volume = Resize(wanted.size, mode="trilinear", anti_aliasing=True)(volume)
     to_source = np.linalg.inv(source) @ np.asarray(volume.affine)
     return volume.as_tensor().float(), to_source
+
+
+def _check_resampled(size: Sequence[int], spacing: NDArray[np.float64], wanted: Sequence[float], label: str) -> None:
+    """Refuse a spacing that would blow the volume up beyond what a scan can be: its unit is probably wrong."""
+    after = [float(n * old / new) for n, old, new in zip(size, spacing, wanted, strict=True)]
+    if np.prod(after) > MAX_VOXELS:
+        raise DataError(
+            f"{label}: voxels of {numbers(spacing.round(3))} mm resampled to {numbers(wanted)} mm would make "
+            f"{sides([round(n) for n in after])}. Check the unit of the spacing in the file."
+        )
 
 
 def cut_patch(

@@ -76,6 +76,8 @@ def from_array(array: NDArray[Any], label: str, *, nan: str, max_voxels: int) ->
     if values.dtype.kind == "b":
         return Image(values.astype(np.uint8), unit="1-bit", value_range=(0.0, 1.0), identity={"file": label})
     info = np.iinfo(values.dtype)
+    if info.bits > 16:  # no image fills these: the type says nothing of the range
+        return Image(values, identity={"file": label})
     unit = f"{info.bits}-bit" if values.dtype.kind == "u" else "raw"
     return Image(values, unit=unit, value_range=(float(info.min), float(info.max)), identity={"file": label})
 

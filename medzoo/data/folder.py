@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from medzoo.data.dicom_pixels import load
 from medzoo.data.files import MAX_VOXELS, existing, identify, looks_like_image, refusing
 from medzoo.errors import DataError
 
-__all__ = ["Source", "scan", "series_of"]
+__all__ = ["Source", "group", "scan", "series_of"]
 
 _TAGS = [
     "SOPClassUID",
@@ -37,7 +38,7 @@ class Source:
         paths: the file, or the files of a series.
         kind: ``"image"`` for one file, ``"series"`` for the slices of a volume, ``"skip"`` for what is no image.
         reason: why it is passed over; empty otherwise.
-        label: what to call it in a table: the path from the folder that was scanned, and how many files.
+        label: what to call it: the path from the folder that was scanned, and how many files.
     """
 
     paths: tuple[Path, ...]
@@ -58,21 +59,28 @@ def scan(path: str | os.PathLike[str]) -> list[Source]:
     root = existing(path)
     if not root.is_dir():
         return [_look(root, root.parent)[0]]
+    files, passed = _files(root)
+    return sorted(group(files, root) + passed, key=lambda source: source.paths)
+
+
+def group(files: Sequence[Path], root: Path) -> list[Source]:
+    """Say what each of some files is, with the slices of a DICOM series together."""
     found: list[Source] = []
     series: dict[str, list[Path]] = defaultdict(list)
-    for file in _files(root):
+    for file in files:
         source, uid = _look(file, root)
         if uid:
             series[uid].append(file)
         else:
             found.append(source)
-    for files in series.values():
-        label = str(files[0].relative_to(root))
-        if len(files) == 1:
-            found.append(Source(tuple(files), "image", "", label))
+    for slices in series.values():
+        label = _label(slices[0], root)
+        if len(slices) == 1:
+            found.append(Source(tuple(slices), "image", "", label))
         else:
-            found.append(Source(tuple(files), "series", "", f"{label} and {len(files) - 1} more"))
-    return sorted(found, key=lambda source: source.paths)
+            found.append(Source(tuple(slices), "series", "", f"{label} and {len(slices) - 1} more"))
+    order = {file: place for place, file in enumerate(files)}
+    return sorted(found, key=lambda source: order[source.paths[0]])
 
 
 def series_of(folder: Path) -> tuple[Path, ...]:
@@ -99,29 +107,43 @@ def series_of(folder: Path) -> tuple[Path, ...]:
     return tuple(next(iter(series.values())))
 
 
-def _files(root: Path) -> list[Path]:
-    """Return every file below a folder, and each folder that cannot be listed; links to folders are not followed."""
+def _files(root: Path) -> tuple[list[Path], list[Source]]:
+    """Return every file below a folder, each folder that cannot be listed, and what is passed over unseen."""
     found: list[Path] = []
+    passed: list[Source] = []
 
     def closed(error: OSError) -> None:
         found.append(Path(error.filename))
 
+    def skip(path: Path, reason: str) -> None:
+        passed.append(Source((path,), "skip", reason, _label(path, root)))
+
     for place, folders, names in os.walk(root, onerror=closed):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found.extend(Path(place) / name for name in sorted(names) if not name.startswith("."))
-    return found
+        here = Path(place)
+        for name in sorted((*folders, *names)):
+            if name.startswith("."):
+                skip(here / name, "hidden")
+            elif name in folders and (here / name).is_symlink():
+                skip(here / name, "a link to a folder, which is not followed")
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and not (here / n).is_symlink())
+        found.extend(here / name for name in sorted(names) if not name.startswith("."))
+    return found, passed
+
+
+def _label(path: Path, root: Path) -> str:
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
 def _look(file: Path, root: Path) -> tuple[Source, str]:
     """Return a file as a source by itself, and the series it is a slice of, if it is one."""
-    label = str(file.relative_to(root))
+    label = _label(file, root)
 
     def source(kind: Literal["image", "skip"], reason: str = "") -> Source:
         return Source((file,), kind, reason, label)
 
     try:
         kind = identify(existing(file)) if file.is_file() else "closed"
-    except DataError:  # no access may hide an image, so reading it is to say so; an empty file hides nothing
+    except (DataError, OSError):  # no access may hide an image, so reading it is to say so; an empty file hides nothing
         empty = os.access(file, os.R_OK) and not looks_like_image(file)
         return source("skip", "an empty file") if empty else source("image"), ""
     if kind == "":

@@ -13,6 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from medzoo.errors import InputError
+
 __all__ = ["Geometry", "scaling"]
 
 
@@ -51,15 +53,37 @@ class Geometry:
 
         Returns:
             The map in the axis order of the original array, linearly interpolated; 0 outside what was prepared.
+
+        Raises:
+            InputError: the map has a batch axis, or no channel axis.
         """
         from monai.data import MetaTensor
         from monai.transforms import SpatialResample
 
         given = torch.as_tensor(values, dtype=torch.float32)
+        if given.ndim != 1 + len(self.size):
+            raise InputError(
+                f"invert: expected a map c *s of {1 + len(self.size)} axes, got {tuple(given.shape)}. "
+                "Add a channel axis with x[None], or take one of the batch."
+            )
         affine = self.to_source @ scaling(self.size, tuple(given.shape[1:]))
-        resample = SpatialResample(mode="bilinear", padding_mode="zeros", align_corners=False)
-        return resample(
+        # Up to its outermost voxels a map has the value of its border; beyond what was prepared there is nothing.
+        resample = SpatialResample(mode="bilinear", padding_mode="border", align_corners=False)
+        back: Tensor = resample(
             MetaTensor(given, affine=torch.from_numpy(affine)),
             dst_affine=torch.eye(4, dtype=torch.float64),
             spatial_size=self.source_size,
         ).as_tensor()
+        return back * self.covered()
+
+    def covered(self) -> Tensor:
+        """Return which voxels of the original grid lie in what was prepared, bool ``*source_size``."""
+        to_prepared = np.linalg.inv(self.to_source)
+        inside = torch.ones(self.source_size, dtype=torch.bool)
+        for axis, side in enumerate(self.size):
+            place = torch.full(self.source_size, float(to_prepared[axis, 3]), dtype=torch.float32)
+            for other, length in enumerate(self.source_size):
+                shape = [length if i == other else 1 for i in range(len(self.source_size))]
+                place += to_prepared[axis, other] * torch.arange(length).view(shape)
+            inside &= (place >= -0.5 - 1e-3) & (place <= side - 0.5 + 1e-3)
+        return inside

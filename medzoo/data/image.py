@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medzoo.errors import DataError
+
 __all__ = ["Image"]
 
 
@@ -45,6 +47,13 @@ class Image:
     value_range: tuple[float, float] | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.array.ndim not in (3, 4) or self.array.dtype.kind not in "uifb" or 0 in self.array.shape:
+            raise DataError(
+                f"{self.identity.get('file', 'Image')}: expected an array (c, h, w) or (c, d, h, w) of real numbers, "
+                f"got {self.array.dtype} {self.array.shape}. Put the channel axis first, array[None]."
+            )
 
     @property
     def dims(self) -> int:

@@ -7,6 +7,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from medzoo.errors import DataError
 
 __all__ = ["Point", "read_points"]
@@ -26,6 +28,7 @@ def read_points(points: str | os.PathLike[str] | Sequence[Sequence[float]]) -> d
         DataError: the file cannot be read, lacks a column, or a row is not three numbers.
     """
     if not isinstance(points, (str, os.PathLike)):
+        points = np.asarray(points).tolist() if hasattr(points, "shape") else points
         return {"": [_three(point, f"point {i}") for i, point in enumerate(points)]}
     path = Path(points)
     try:
@@ -34,7 +37,11 @@ def read_points(points: str | os.PathLike[str] | Sequence[Sequence[float]]) -> d
         raise DataError(
             f"{path}: expected a CSV file of points, but it cannot be read ({type(error).__name__})."
         ) from error
-    rows = csv.DictReader(text.splitlines())
+    try:
+        rows = csv.DictReader(text.splitlines())
+        numbered = [(rows.line_num, row) for row in rows]
+    except csv.Error as error:
+        raise DataError(f"{path}: expected a CSV file of points, but it cannot be read ({error}).") from error
     missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
     if missing:
         raise DataError(
@@ -42,9 +49,14 @@ def read_points(points: str | os.PathLike[str] | Sequence[Sequence[float]]) -> d
             f"{', '.join(missing)} is not there. Rename the columns."
         )
     found: dict[str, list[Point]] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, row in numbered:
         point = _three([row[name] for name in COLUMNS], f"{path}, row {number}")
-        found.setdefault(row.get("seriesuid") or "", []).append(point)
+        found.setdefault((row.get("seriesuid") or "").strip(), []).append(point)
+    if "" in found and len(found) > 1:
+        raise DataError(
+            f"{path}: expected a seriesuid in every row or in none, got {len(found[''])} rows without "
+            "one. Fill them in."
+        )
     return found
 
 

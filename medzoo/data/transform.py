@@ -26,7 +26,7 @@ from medzoo.errors import ConfigError, DataError, InputError
 if TYPE_CHECKING:
     from medzoo.classifier import CheckedModel
 
-__all__ = ["ExcludedView", "Prepared", "Source", "Transform", "transform"]
+__all__ = ["ExcludedView", "Prepared", "Source", "Transform", "as_array", "not_an_image", "transform"]
 
 Source = str | os.PathLike[str] | Image | NDArray[Any] | Tensor
 
@@ -89,7 +89,7 @@ class Transform:
 
     def __call__(self, source: Source) -> Tensor:
         """Return the tensor ``c *s`` for a path, an image or an array ``(c, …)``."""
-        return self.prepare(source).tensor
+        return self._told(self.examine(source), strict=False).tensor
 
     def prepare(self, source: Source, *, point: Sequence[float] | None = None, strict: bool = False) -> Prepared:
         """Return the tensor, the steps taken and the way back.
@@ -106,11 +106,14 @@ class Transform:
             InputError: neither path, image nor array.
             ConfigError: a patch model without a point, or a point for another.
         """
-        prepared = self.examine(source, point)
+        return self._told(self.examine(source, point), strict)
+
+    def _told(self, prepared: Prepared, strict: bool) -> Prepared:
+        """Raise or warn of a doubt, at the line of the caller's caller."""
         if prepared.doubt and strict:
             raise DataError(prepared.doubt)
         if prepared.doubt:
-            warnings.warn(prepared.doubt, stacklevel=2)
+            warnings.warn(prepared.doubt, stacklevel=3)
         return prepared
 
     def examine(self, source: Source, point: Sequence[float] | None = None) -> Prepared:
@@ -124,20 +127,22 @@ class Transform:
             raise DataError(f"{label}: {self.who} takes {_KIND[dims]}, got {_KIND[image.dims]}. {_MEND[dims]}")
         view = image.identity.get("view", "")
         if wanted.views and view and view not in wanted.views:
+            code = view if view in VIEWS else "another"  # what stands there may be anything, a name too
             raise ExcludedView(
-                f"{label}: {self.who} was trained on the views {', '.join(wanted.views)}, got {view}. "
+                f"{label}: {self.who} was trained on the views {', '.join(wanted.views)}, got {code}. "
                 "Use another model."
             )
-        x = torch.from_numpy(np.ascontiguousarray(image.array, dtype=np.float32))
+        x = torch.from_numpy(np.require(image.array, np.float32, ["C", "W"]))
         if not torch.isfinite(x).all():
             raise DataError(f"{label}: expected finite values, got {int((~torch.isfinite(x)).sum())} NaN or infinite.")
         fault = _implausible(x, image, wanted)
         steps = list(image.notes)
         if point is not None:
             x, to_source = cut_patch(x, image, wanted, point, label, steps)
+        elif dims == 3:
+            x, to_source = arrange_volume(x, image, wanted, label, steps)
         else:
-            arrange = arrange_volume if dims == 3 else arrange_image
-            x, to_source = arrange(x, image, wanted, steps)
+            x, to_source = arrange_image(x, image, wanted, steps)
         x = self._normalise(self._set_channels(x, label, steps), steps)
         geometry = Geometry(tuple(image.array.shape[1:]), tuple(x.shape[1:]), to_source)
         return Prepared(x, tuple(steps), geometry, image, doubt=f"{label}: {fault}" if fault else "")
@@ -177,6 +182,9 @@ class Transform:
         return (x - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
 
 
+# The view positions that DICOM PS3.3 C.8.7.1.1.1 and C.8.3.1 define, and common longer forms.
+VIEWS = frozenset({"AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO", "LAT", "LATERAL", "LPO", "RPO", "LAO", "RAO"})
+
 _KIND = {2: "a 2D image", 3: "a 3D volume"}
 _MEND = {
     2: "Choose a frame of it, such as medzoo.read(path, frame=0) of a DICOM or TIFF file, or use a model with dims=3.",
@@ -187,11 +195,19 @@ _MEND = {
 def _as_image(source: Source, who: str) -> Image:
     if isinstance(source, Image):
         return source
-    if isinstance(source, Tensor):
-        source = source.detach().cpu().numpy()
-    if isinstance(source, (str, os.PathLike, np.ndarray)):
-        return read(source)
-    raise InputError(
+    if isinstance(source, (str, os.PathLike, np.ndarray, Tensor)):
+        return read(as_array(source) if isinstance(source, Tensor) else source)
+    raise not_an_image(source, who)
+
+
+def as_array(tensor: Tensor) -> NDArray[Any]:
+    """Return a tensor's numbers; NumPy has no bfloat16."""
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().cpu().numpy()
+
+
+def not_an_image(source: object, who: str) -> InputError:
+    """Return the error for what is neither path, image nor array."""
+    return InputError(
         f"{who}: expected a path, a medzoo.Image or an array (c, ...), got {type(source).__name__}. "
         "Use numpy.asarray(...) to make an array."
     )
@@ -201,11 +217,26 @@ def _implausible(x: Tensor, image: Image, wanted: Preprocessing) -> str | None:
     """Say why the values cannot be what the model expects, or ``None``."""
     low, high = float(x.min()), float(x.max())
     got = f"got {low:g} to {high:g}"
-    if wanted.intensity == "window" and image.modality == "CT" and image.unit != "HU":
-        return f"expected Hounsfield units, {got} in an unknown unit: the CT has no rescale. Export it with one."
+    if wanted.intensity == "zscore":
+        return f"expected an image, {got}: every value is the same." if low == high else None
     if wanted.intensity == "window" and wanted.window and image.unit != "HU":
-        if low >= 0 and high <= 255 and (wanted.window[0] < 0 or wanted.window[1] > 255):
+        if image.modality == "CT":
+            return f"expected Hounsfield units, {got} in an unknown unit: the CT has no rescale. Export it with one."
+        bottom, top = wanted.window
+        if bottom < 0 and (low >= 0 or high - low < 0.1 * (top - bottom)):
             return f"expected values around {numbers(wanted.window)} (HU for CT), {got}: already scaled?"
-    elif wanted.intensity == "unit" and image.value_range is None and (low < -0.01 or high > 1.01):
-        return f"expected values in [0, 1] where the range of the storage is not known, {got}. Divide by the range."
+    if wanted.intensity != "unit":
+        return None
+    if image.unit == "HU":
+        return f"expected the grey levels of a picture, {got} HU: this model was not made for CT."
+    if image.value_range is None:
+        if low < -0.01 or high > 1.01:
+            return f"expected values in [0, 1] where the range of the storage is not known, {got}. Divide by the range."
+        return None
+    bottom, top = image.value_range
+    if 0 < high - low < 0.02 * (top - bottom) or (bottom < 0 <= low and image.array.dtype.kind == "i"):
+        return (
+            f"expected values that fill {bottom:g} to {top:g}, as {image.array.dtype} can hold, {got}. Give uint8 or "
+            "uint16, or divide by the range."
+        )
     return None
