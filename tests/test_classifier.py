@@ -110,7 +110,7 @@ def test_probabilities_and_positives_follow_the_task():
         ({"size": (8, 8), "intensity": "window"}, r"intensity='window' and window=\(low, high\) go together"),
         ({"size": (8, 8), "window": (0, 1)}, "go together"),
         ({"size": (8, 8), "intensity": "window", "window": (1, 0)}, "with low < high"),
-        ({"size": (8, 8), "std": (0.0,)}, "expected std above 0"),
+        ({"size": (8, 8), "std": (0.0,)}, "expected finite mean and std above 0"),
         ({"size": (8, 8, 8), "orientation": "RRS"}, "expected an orientation of one of RL, one of AP and one of SI"),
         ({"size": (8, 8, 8), "orientation": "XYZ"}, "expected an orientation"),
         ({"size": (8, 8, 8), "spacing": (1.0, 1.0)}, "expected spacing to be 3 numbers of mm above 0"),
