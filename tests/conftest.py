@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from tensors import TINY
+
+import medzoo
 
 
 @pytest.fixture(autouse=True)
@@ -22,3 +26,11 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images: {folder} is absent; set MEDZOO_DATA to a folder that has them")
     return folder
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """Return a tiny cnn3d_small with 3 outputs, and the file of its tensors."""
+    model = medzoo.create("cnn3d_small", num_classes=3, **TINY).eval()
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    return model, tmp_path / "model.safetensors"

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+# A cnn3d_small that is quick.
+TINY = {"size": 16, "widths": (4, 8, 8), "hidden": 8}
 
 
 def scatter_weights(module: nn.Module) -> None:
@@ -12,3 +18,9 @@ def scatter_weights(module: nn.Module) -> None:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.05)
+
+
+def changed(path: Path, **tensors: Tensor | None) -> None:
+    """Write the file again with some tensors replaced, or dropped where the value is None."""
+    merged = load_file(path) | {name.replace("__", "."): tensor for name, tensor in tensors.items()}
+    save_file({name: tensor for name, tensor in merged.items() if tensor is not None}, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tensors import TINY
 
 import medzoo
 from medzoo.classifier import Classifier, FeatureInfo
@@ -11,8 +12,6 @@ from medzoo.contract import InputSpec
 from medzoo.errors import ConfigError
 from medzoo.nn.conv import ConvEncoder, StageTable
 from medzoo.nn.head import Head
-
-TINY = {"size": 16, "widths": (4, 8, 8), "hidden": 8}
 
 
 @pytest.fixture

@@ -4,36 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from tensors import TINY, changed
 
 import medzoo
 from medzoo import registry
-from medzoo.errors import ConfigError, UnsafeWeights, WeightsCorrupt, WeightsMismatch, WeightsUnavailable
+from medzoo.errors import ConfigError, WeightsCorrupt
 from medzoo.models.findings import CHESTXRAY14, TORCHXRAYVISION18
 from medzoo.weights import fetch
-from medzoo.weights.load import adapt_channels
-
-TINY = {"size": 16, "widths": (4, 8, 8), "hidden": 8}
-
-
-@pytest.fixture
-def saved(tmp_path):
-    """Return a tiny cnn3d_small with 3 outputs, and the file of its tensors."""
-    model = medzoo.create("cnn3d_small", num_classes=3, **TINY).eval()
-    save_file(model.state_dict(), tmp_path / "model.safetensors")
-    return model, tmp_path / "model.safetensors"
-
-
-def changed(path, **tensors):
-    """Write the file again with some tensors replaced, or dropped where the value is None."""
-    merged = load_file(path) | {name.replace("__", "."): tensor for name, tensor in tensors.items()}
-    save_file({name: tensor for name, tensor in merged.items() if tensor is not None}, path)
 
 
 def test_an_unknown_option_is_answered_with_the_nearest():
@@ -131,47 +113,6 @@ def test_set_outputs_says_what_was_trained():
         model.set_outputs(thresholds=[0.0, 0.5])
 
 
-def test_weights_decide_classes_and_channels(tmp_path):
-    model = medzoo.create("cnn3d_small", num_classes=4, in_chans=2, **TINY).eval()
-    save_file(model.state_dict(), tmp_path / "m.safetensors")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        again = medzoo.create("cnn3d_small", pretrained=str(tmp_path / "m.safetensors"), **TINY)
-    assert (again.num_classes, again.input_spec.channels) == (4, 2)
-    x = torch.randn(1, 2, 16, 16, 16)
-    assert torch.equal(again(x), model(x))
-
-
-def test_load_report_accounts_for_every_tensor(saved):
-    model, path = saved
-    report = medzoo.create("cnn3d_small", pretrained=path, **TINY).load_report
-    assert set(report.loaded) == set(model.state_dict())
-    assert report.digest == f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
-    assert "25 of 25 tensors loaded, 0 random" in str(report)
-
-
-def test_20_another_number_of_classes_renews_the_classifier_alone(saved):
-    model, path = saved
-    message = (
-        r"head\.classifier\.weight and head\.classifier\.bias start from random numbers, because the weights have 3 "
-        r"outputs and the model has 5\. Train it before use\."
-    )
-    with pytest.warns(UserWarning, match=message):
-        other = medzoo.create("cnn3d_small", pretrained=path, num_classes=5, **TINY)
-    assert other.load_report.new == ("head.classifier.bias", "head.classifier.weight")
-    assert other.load_report.dropped == ("head.classifier.weight", "head.classifier.bias")
-    assert torch.equal(other.head.fc.weight, model.head.fc.weight)
-    assert other.head.classifier.weight.std() > 0
-    assert not any(t.is_meta for t in other.state_dict().values())
-
-
-def test_a_backbone_leaves_the_head_in_the_file(saved):
-    model, path = saved
-    backbone = medzoo.create("cnn3d_small", pretrained=path, num_classes=0, **TINY)
-    x = torch.randn(2, 1, 16, 16, 16)
-    torch.testing.assert_close(backbone(x), model.forward_features(x).mean((2, 3, 4)))
-
-
 def test_features_only_has_its_report(saved):
     _, path = saved
     extractor = medzoo.create("cnn3d_small", pretrained=path, features_only=True, **TINY)
@@ -180,125 +121,6 @@ def test_features_only_has_its_report(saved):
     assert set(extractor.load_report.dropped) == {
         f"head.{layer}.{kind}" for layer in ("fc", "classifier") for kind in ("weight", "bias")
     }
-
-
-@pytest.mark.parametrize(("old", "new"), [(3, 1), (1, 3), (1, 4), (4, 2), (2, 3)])
-def test_in_chans_rule_keeps_the_response(old, new):
-    """To one channel: as repeated grey. Else: a grey image repeated over the channels gives what it gave before."""
-    kernel = torch.randn(5, old, 3, 3, 3)
-    adapted = adapt_channels(kernel, new)
-    assert adapted.shape == (5, new, 3, 3, 3)
-    if old == 1 or new == 1 or new % old == 0:
-        torch.testing.assert_close(adapted.sum(1), kernel.sum(1))
-    if new > 1:
-        torch.testing.assert_close(adapted[:, 0], kernel[:, 0] * old / new)
-
-
-def test_in_chans_other_than_the_weights_is_adapted_and_reported(saved):
-    model, path = saved
-    wide = medzoo.create("cnn3d_small", pretrained=path, in_chans=3, **TINY)
-    grey = torch.randn(1, 1, 16, 16, 16)
-    torch.testing.assert_close(wide(grey.expand(1, 3, 16, 16, 16)), model(grey), rtol=1e-4, atol=1e-5)
-    assert dict(wide.load_report.adapted) == {"encoder.stages.0.conv.weight": "1 input channels to 3"}
-
-
-def test_16_wrong_shape_names_both(saved):
-    _, path = saved
-    shapes = r"is \(8, 4, 2, 2, 2\) in the file, \(6, 4, 2, 2, 2\) in the model; .*, and \d+ more"
-    message = rf"encoder\.stages\.1\.conv\.weight {shapes}"
-    with pytest.raises(WeightsMismatch, match=message):
-        medzoo.create("cnn3d_small", pretrained=path, **TINY | {"widths": (4, 6, 6)})
-
-
-def test_17_a_missing_tensor(saved):
-    _, path = saved
-    changed(path, encoder__stages__1__norm__running_var=None)
-    with pytest.raises(WeightsMismatch, match=r"missing encoder\.stages\.1\.norm\.running_var"):
-        medzoo.create("cnn3d_small", pretrained=path, **TINY)
-
-
-def test_18_an_unexpected_tensor(saved):
-    _, path = saved
-    changed(path, encoder__extra=torch.zeros(1))
-    with pytest.raises(WeightsMismatch, match=r"unexpected encoder\.extra"):
-        medzoo.create("cnn3d_small", pretrained=path, **TINY)
-
-
-@pytest.mark.parametrize("prefix", ["module", "_orig_mod"])
-def test_18_a_prefix_is_named(saved, prefix):
-    _, path = saved
-    save_file({f"{prefix}.{name}": tensor for name, tensor in load_file(path).items()}, path)
-    with pytest.raises(WeightsMismatch, match=f"strip the prefix '{prefix}.'"):
-        medzoo.create("cnn3d_small", pretrained=path, **TINY)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_19_another_precision_is_cast_with_one_log_line(saved, dtype, caplog):
-    _, path = saved
-    save_file({n: t.to(dtype) if t.is_floating_point() else t for n, t in load_file(path).items()}, path)
-    with caplog.at_level("INFO", logger="medzoo"):
-        model = medzoo.create("cnn3d_small", pretrained=path, **TINY)
-    assert [r.getMessage() for r in caplog.records] == [f"{path}: cast from {dtype}"]
-    assert all(p.dtype == torch.float32 for p in model.parameters())
-
-
-@pytest.mark.parametrize("dtype", [torch.int64, torch.complex64, torch.float8_e4m3fn])
-def test_19_another_kind_of_number(saved, dtype):
-    _, path = saved
-    changed(path, head__fc__bias=torch.zeros(8).to(dtype))
-    with pytest.raises(WeightsMismatch, match=rf"expected head\.fc\.bias to be torch\.float32, got {dtype}"):
-        medzoo.create("cnn3d_small", pretrained=path, **TINY)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_14_nan_and_infinity(saved, value):
-    _, path = saved
-    changed(path, head__fc__bias=torch.full((8,), value))
-    with pytest.raises(WeightsCorrupt, match=r"head\.fc\.bias holds NaN or infinity"):
-        medzoo.create("cnn3d_small", pretrained=path, **TINY)
-
-
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pt2", ".ts", ".npz", ".PTH"])
-def test_21_a_format_that_can_run_code(tmp_path, suffix):
-    path = tmp_path / f"model{suffix}"
-    path.write_bytes(b"anything")
-    with pytest.raises(UnsafeWeights, match=r"a format that can run code when it is read"):
-        medzoo.create("cnn3d_small", pretrained=str(path))
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "got 0 bytes"),
-        (b"1234567", "got 7 bytes"),
-        ((2**64 - 1).to_bytes(8, "little") + b"{}", "got a length of 18446744073709551615"),
-        ((100).to_bytes(8, "little") + b"{}", "expected a safetensors header of at most 2 bytes, got a length of 100"),
-        ((2).to_bytes(8, "little") + b"\xff\xff", "not sound JSON"),
-        ((16).to_bytes(8, "little") + b'{"a": 1, "a": 2}', "a key is given twice"),
-        ((10).to_bytes(8, "little") + b'{"a": 123}', "not a sound safetensors file"),
-    ],
-)
-def test_bytes_that_are_no_safetensors_file(tmp_path, data, message):
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(data)
-    with pytest.raises(WeightsCorrupt, match=message):
-        medzoo.create("cnn3d_small", pretrained=path)
-
-
-def test_3_4_a_short_or_long_file(saved):
-    _, path = saved
-    whole = path.read_bytes()
-    for data in (whole[:-1], whole + b"x"):
-        path.write_bytes(data)
-        with pytest.raises(WeightsCorrupt, match="not a sound safetensors file"):
-            medzoo.create("cnn3d_small", pretrained=path, **TINY)
-
-
-def test_a_wrong_path_says_so(tmp_path):
-    with pytest.raises(
-        WeightsUnavailable, match=r"missing\.safetensors: the weight file cannot be read \(No such file"
-    ):
-        medzoo.create("cnn3d_small", pretrained=tmp_path / "missing.safetensors")
 
 
 @pytest.fixture
@@ -412,29 +234,6 @@ def test_a_name_that_is_none_is_unknown(name):
 
 def test_numpy_numbers_are_numbers():
     assert medzoo.create("cnn3d_small", num_classes=np.int64(3), **TINY).num_classes == 3
-
-
-def test_weights_of_an_encoder_alone_say_what_to_do(saved):
-    model, path = saved
-    save_file({name: t for name, t in model.state_dict().items() if name.startswith("encoder.")}, path)
-    with pytest.raises(WeightsMismatch, match=r"holds an encoder alone, .*num_classes=0, then model\.reset_classifier"):
-        medzoo.create("cnn3d_small", pretrained=path, **TINY)
-    assert medzoo.create("cnn3d_small", pretrained=path, num_classes=0, **TINY).num_classes == 0
-
-
-def test_18_no_name_matched_says_so(saved):
-    _, path = saved
-    save_file({"conv1.weight": torch.zeros(3)}, path)
-    with pytest.raises(WeightsMismatch, match=r"no name starts with 'encoder\.' or 'head\.'"):
-        medzoo.create("cnn3d_small", pretrained=path, **TINY)
-
-
-def test_weights_follow_the_default_device(saved):
-    _, path = saved
-    with torch.device("meta"):
-        model = medzoo.create("cnn3d_small", **TINY)
-    assert next(model.parameters()).is_meta
-    assert medzoo.create("cnn3d_small", pretrained=path, **TINY).head.fc.weight.device.type == "cpu"
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,10 @@ import stat
 
 import pytest
 import torch
-from tensors import scatter_weights
+from tensors import TINY, scatter_weights
 
 import medzoo
 from medzoo.errors import ConfigError, UnknownModelError, WeightsCorrupt, WeightsUnavailable
-
-TINY = {"size": 16, "widths": (4, 8, 8), "hidden": 8}
 
 
 def batch(model, n=2):
