@@ -334,6 +334,7 @@ def test_61_compile_has_one_graph_and_the_same_output(name):
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_61_a_backbone_and_its_maps_compile_and_export(name):
     torch._dynamo.reset()
     x = batch(name)
