@@ -120,7 +120,9 @@ def predict(
     allow_untrained: bool,
     strict: bool,
 ) -> None:
-    """Predict with MODEL (a NAME without weights, or NAME:TAG) for files, DICOM series and folder trees.
+    """Predict with MODEL for files, DICOM series and folder trees.
+
+    MODEL is a NAME (without weights), NAME:TAG, or local-dir:FOLDER of a saved model.
 
     Exits with 5 if any source failed, or if there was nothing to predict.
     """
@@ -173,7 +175,10 @@ def predict(
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Builder option that the weights need.")
 @click.option("--to", required=True, type=click.Path(), help="Folder to write.")
 def convert(file: str, name: str, strip: str, options: tuple[str, ...], to: str) -> None:
-    """Turn your own checkpoint FILE into a folder for create("local-dir:...")."""
+    """Turn your own checkpoint FILE into a folder.
+
+    medzoo.create("local-dir:FOLDER") takes it. No more of FILE is read than tensors.
+    """
     import json
     from pathlib import Path
 
@@ -196,7 +201,10 @@ def convert(file: str, name: str, strip: str, options: tuple[str, ...], to: str)
 @click.option("--out", required=True, type=click.Path(), help="The picture to write, such as scan.png.")
 @click.option("--frame", type=click.IntRange(0), help="Which frame, page or volume of several.")
 def show(path: str, out: str, frame: int | None) -> None:
-    """Draw PATH as it was read: the X-ray, or three planes of a volume, with orientation, spacing and range."""
+    """Draw PATH as it was read, to check that it is the right way up.
+
+    The X-ray, or three planes of a volume, with orientation, spacing and range.
+    """
     medzoo.show(path, out=out, frame=frame)
     click.echo(out)
 
@@ -205,7 +213,10 @@ def show(path: str, out: str, frame: int | None) -> None:
 @click.argument("file", required=False, type=click.Path())
 @click.option("--to", default="medzoo-quickstart", show_default=True, help="Folder for the images it draws.")
 def quickstart(file: str | None, to: str) -> None:
-    """Take every model through reading, preparing, a checked forward pass and named outputs, on FILE or on drawings."""
+    """Take every model through the main job.
+
+    Reading, preparing, a checked forward pass and named outputs, on FILE or on drawings.
+    """
     from pathlib import Path
 
     from medzoo.quickstart import run
