@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medzoo.errors import ConfigError
 from medzoo.weights.convert import LAYOUTS, recognise, to_monai_swinunetr
-from medzoo.weights.load import CLASSIFIER, LoadReport, input_kernel, load_tensors
+from medzoo.weights.load import CLASSIFIER, LoadReport, input_kernel, load_tensors, stored_channels
 from medzoo.weights.unpickle import read_checkpoint
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ def convert_checkpoint(
     with torch.device("meta"):
         built = create(model, num_classes=head.shape[0] if head is not None else 0, **chosen)
         kernel = input_kernel(built, built.input_spec.channels)
-        stored = converted.tensors.get(kernel)
-        if stored is not None and stored.ndim > 2 and stored.shape[1] != built.input_spec.channels:
-            built = create(model, num_classes=built.num_classes, in_chans=stored.shape[1], **chosen)
+        stored = stored_channels(converted.tensors, kernel, built.input_spec.channels)
+        if stored != built.input_spec.channels:
+            built = create(model, num_classes=built.num_classes, in_chans=stored, **chosen)
     report = load_tensors(built, converted.tensors, source=str(file), digest=digest, kernel=kernel)
     outside = tuple(name for name in tensors if strip and not name.startswith(strip))
     built.load_report = report.leaving(outside + converted.dropped)

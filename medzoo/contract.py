@@ -13,12 +13,21 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from medzoo.errors import ConfigError, InputError, ShapeError
+from medzoo.errors import ConfigError, InputError, ShapeError, did_you_mean
 
-__all__ = ["TASKS", "InputSpec", "Outputs", "Preprocessing", "Task"]
+__all__ = ["InputSpec", "Outputs", "Preprocessing", "Task", "check_task"]
 
 Task = Literal["binary", "multilabel", "multiclass"]
 TASKS: tuple[Task, ...] = ("binary", "multilabel", "multiclass")
+
+
+def check_task(who: str, task: str) -> None:
+    """Raise ConfigError, with the nearest name, unless the task is one there is."""
+    if task not in TASKS:
+        raise ConfigError(
+            f"{who}: expected task 'binary', 'multilabel' or 'multiclass', got {task!r}."
+            + did_you_mean(str(task), TASKS)
+        )
 
 
 @dataclass(frozen=True)
@@ -300,8 +309,7 @@ class Outputs:
         for name, kind in (("labels", str), ("thresholds", float), ("trained", bool)):
             object.__setattr__(self, name, tuple(kind(value) for value in getattr(self, name)))
         n = len(self.labels)
-        if self.task not in TASKS:
-            raise ConfigError(f"Outputs: expected task 'binary', 'multilabel' or 'multiclass', got {self.task!r}.")
+        check_task("Outputs", self.task)
         if n == 0:
             return  # a backbone; the task is what a new head would be for
         if self.task == "binary" and n != 1:

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from medzoo.checks import whole
 from medzoo.classifier import Classifier, FeatureExtractor
-from medzoo.contract import TASKS, Outputs, Preprocessing, Task
+from medzoo.contract import Outputs, Preprocessing, Task, check_task
 from medzoo.errors import ConfigError, WeightsCorrupt, WeightsMismatch, did_you_mean
 from medzoo.registry import ModelSpec, describe
 from medzoo.weights.fetch import locate
-from medzoo.weights.load import CLASSIFIER, FOREIGN_SUFFIXES, input_kernel, load_tensors, read_tensors
+from medzoo.weights.load import CLASSIFIER, FOREIGN_SUFFIXES, input_kernel, load_tensors, read_tensors, stored_channels
 from medzoo.weights.record import Weights
 from medzoo.weights.save import Saved, read_folder
 
@@ -101,11 +101,8 @@ def create(
     if labels is not None:
         labels = _names(spec.name, labels, num_classes)
         num_classes = len(labels)
-    if task is not None and task not in TASKS:
-        raise ConfigError(
-            f"{spec.name}: expected task 'binary', 'multilabel' or 'multiclass', got {task!r}."
-            + did_you_mean(str(task), TASKS)
-        )
+    if task is not None:
+        check_task(spec.name, task)
     if preprocessing is not None and not isinstance(preprocessing, Preprocessing):
         raise ConfigError(
             f"{spec.name}: expected preprocessing to be a medzoo.Preprocessing, got {type(preprocessing).__name__}."
@@ -115,7 +112,6 @@ def create(
         raise ConfigError(f"{spec.name}: out_indices chooses among the maps that features_only=True returns.")
     if features_only and (num_classes is not None or task is not None):
         raise ConfigError(f"{spec.name}: features_only=True returns maps; num_classes, labels and task have no place.")
-
     if features_only:
         num_classes = 0
 
@@ -264,9 +260,9 @@ def _build_with(
     with torch.device("meta"):
         built = _build(spec, options, num_classes, in_chans)
         kernel = input_kernel(built, built.input_spec.channels)
-        stored = tensors.get(kernel)
-        if in_chans is None and stored is not None and stored.ndim > 2 and stored.shape[1] != built.input_spec.channels:
-            built = _build(spec, options, num_classes, stored.shape[1])
+        stored = stored_channels(tensors, kernel, built.input_spec.channels)
+        if in_chans is None and stored != built.input_spec.channels:
+            built = _build(spec, options, num_classes, stored)
     part = record.part if record else "model"
     built.load_report = load_tensors(
         built, tensors, source=source, digest=digest, kernel=kernel, part=part, device=device

@@ -114,7 +114,7 @@ def predict(
             doubts.append(result.doubt)
         if work.single and result.error:
             raise DataError(result.error)
-        if excluded and not work.single:
+        if excluded:
             skipped[result.source] = result.error.removeprefix(f"{result.source}: ")
         else:
             results.append(result)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
+from medzoo.atomic import write_whole
 from medzoo.errors import ConfigError
 
 __all__ = ["Prediction", "Predictions"]
@@ -176,16 +177,11 @@ def _finite(value: Any) -> Any:
 def _written(text: str, path: str | os.PathLike[str] | None) -> str:
     """Write a file whole or not at all; names of files that are no UTF-8 keep their bytes."""
     if path is not None:
-        target = Path(path)
-        partial = target.with_name(f".{os.getpid()}.partial")
         try:
-            partial.write_text(text, encoding="utf-8", errors="surrogateescape")
-            partial.replace(target)
+            write_whole(Path(path), text.encode("utf-8", errors="surrogateescape"))
         except OSError as error:
             raise ConfigError(
-                f"{target}: the results cannot be written ({error.strerror or error}). Give a file in a "
-                "folder that is there."
+                f"{path}: the results cannot be written ({error.strerror or error}). Give a file in a folder that is "
+                "there."
             ) from error
-        finally:
-            partial.unlink(missing_ok=True)
     return text

@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from medzoo.contract import TASKS, InputSpec, Outputs, Preprocessing, Task
+from medzoo.contract import InputSpec, Outputs, Preprocessing, Task, check_task
 from medzoo.errors import ConfigError, UnknownModelError, did_you_mean
 from medzoo.weights.record import Weights
 
@@ -181,11 +181,8 @@ def list_models(
     """
     if dims not in (None, 2, 3):
         raise ConfigError(f"list_models: expected dims 2 or 3, got {dims!r}.")
-    if task not in (None, *TASKS):
-        raise ConfigError(
-            f"list_models: expected task 'binary', 'multilabel' or 'multiclass', got {task!r}."
-            + did_you_mean(str(task), TASKS)
-        )
+    if task is not None:
+        check_task("list_models", task)
     return sorted(
         name
         for name, spec in _models().items()

@@ -47,7 +47,8 @@ def test_swin_tells_all_five_maps():
 def test_pre_logits_widths():
     widths = {"swin_encoder_mlp": 256, "cnn3d_base": 512, "xray_cnn": 1024, "resnet18_multilabel": 512}
     for name, width in widths.items():
-        assert medzoo.create(name).get_classifier().in_features == width
+        model = medzoo.create(name)
+        assert model.get_classifier().in_features == model.head_hidden_size == width
 
 
 @pytest.mark.parametrize("count", [-1, 2.0, True])

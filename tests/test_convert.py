@@ -277,3 +277,15 @@ def test_mutants_of_checkpoints_and_of_safetensors(tmp_path, count):
         mutant.unlink()
     assert sum(outcomes.values()) == 3 * count
     assert outcomes["refused"] > count / 2
+
+
+def test_14_nan_is_refused_on_every_way_in(tmp_path):
+    model = medzoo.create("cnn3d_small", size=16, widths=(4, 8, 8), hidden=8)
+    state = model.state_dict() | {"head.fc.bias": torch.full((8,), float("nan"))}
+    with pytest.raises(WeightsCorrupt, match=r"the tensors: head\.fc\.bias holds NaN or infinity"):
+        medzoo.load_state(model, state)
+    torch.save(state, tmp_path / "nan.pt")
+    options = {"size": 16, "widths": [4, 8, 8], "hidden": 8}
+    with pytest.raises(WeightsCorrupt, match=r"nan\.pt: head\.fc\.bias holds NaN or infinity"):
+        convert_checkpoint(tmp_path / "nan.pt", "cnn3d_small", tmp_path / "m", options=options)
+    assert not (tmp_path / "m").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medzoo.data.dicom_header import PICTURES, modality, not_an_image
-from medzoo.data.dicom_pixels import load
+from medzoo.data.dicom_pixels import frames_of, load
 from medzoo.data.files import MAX_VOXELS, existing, identify, looks_like_image, refusing
 from medzoo.errors import DataError
 
@@ -171,6 +171,6 @@ def _look_at_dicom(ds: Any, source: Any) -> tuple[Source, str]:
 
 def _is_slice(ds: Any) -> bool:
     """Say whether a file is one slice of a volume; CT without its place counts, so that reading it says what lacks."""
-    if modality(ds) in PICTURES or int(ds.get("NumberOfFrames") or 1) > 1:
+    if modality(ds) in PICTURES or frames_of(ds) > 1:
         return False
     return modality(ds) in _VOLUMES or ds.get("ImagePositionPatient") is not None

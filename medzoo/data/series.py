@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medzoo.data.dicom import read_dicom
 from medzoo.data.dicom_header import PICTURES, Plane, modality, plane
-from medzoo.data.dicom_pixels import load
+from medzoo.data.dicom_pixels import frames_of, load
 from medzoo.data.files import MAX_VOXELS, check_size, refusing
 from medzoo.data.image import Image
 from medzoo.errors import DataError
@@ -102,7 +102,7 @@ def _header(path: Path, max_voxels: int) -> _Slice:
 
     ds = load(path, max_voxels=max_voxels, tags=_TAGS)
     with refusing(path, "a slice of a DICOM series", InvalidDicomError, BytesLengthException):
-        if int(ds.get("NumberOfFrames") or 1) != 1 or int(ds.get("SamplesPerPixel") or 1) != 1:
+        if frames_of(ds) != 1 or int(ds.get("SamplesPerPixel") or 1) != 1:
             raise DataError(f"{path}: expected a grey single-frame slice, found frames or colour. Read it alone.")
         kind = modality(ds)
         if kind in PICTURES:

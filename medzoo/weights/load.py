@@ -6,7 +6,6 @@ Knows no model: it is given a plain ``nn.Module`` built on the meta device, the 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import struct
 import warnings
@@ -19,8 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from medzoo.errors import UnsafeWeights, WeightsCorrupt, WeightsMismatch, WeightsUnavailable
+from medzoo.weights.strict_json import parse
 
-__all__ = ["FOREIGN_SUFFIXES", "LoadReport", "input_kernel", "load_tensors", "read_bytes", "read_tensors"]
+__all__ = [
+    "FOREIGN_SUFFIXES",
+    "LoadReport",
+    "input_kernel",
+    "load_tensors",
+    "read_bytes",
+    "read_tensors",
+    "stored_channels",
+]
 
 logger = logging.getLogger("medzoo")
 
@@ -85,7 +93,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     Raises:
         UnsafeWeights: another format, which could run code.
         WeightsUnavailable: no such file, or it cannot be read.
-        WeightsCorrupt: not the bytes of a safetensors file, or NaN or infinity in a tensor.
+        WeightsCorrupt: not the bytes of a safetensors file.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -101,9 +109,6 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
         tensors: dict[str, Tensor] = load(data)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise WeightsCorrupt(f"{path}: not a sound safetensors file ({error}). Fetch or save it again.") from error
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise WeightsCorrupt(f"{path}: {name} holds NaN or infinity, expected finite numbers. Use another file.")
     return tensors, f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
@@ -122,7 +127,7 @@ def read_bytes(path: Path) -> bytes:
         ) from error
     if data.startswith(b"version https://git-lfs"):
         raise WeightsCorrupt(f"{path}: this is a Git LFS pointer, not the weights. Run git lfs pull.")
-    if data.lstrip()[:15].lower().startswith((b"<!doctype html", b"<html")):
+    if data[:64].lstrip().lower().startswith((b"<!doctype html", b"<html")):
         raise WeightsCorrupt(f"{path}: this is a web page, not the weights: the server returned one. Get it again.")
     return data
 
@@ -138,13 +143,8 @@ def _check_header(data: bytes, path: Path) -> None:
             "The file is cut short or is of another format."
         )
 
-    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        if len({key for key, _ in pairs}) != len(pairs):
-            raise ValueError("a key is given twice")
-        return dict(pairs)
-
     try:
-        json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=unique)
+        parse(data[8 : 8 + length])
     except (ValueError, RecursionError) as error:
         raise WeightsCorrupt(f"{path}: the safetensors header is not sound JSON ({error}).") from error
 
@@ -174,6 +174,7 @@ def load_tensors(
 
     Raises:
         WeightsMismatch: a missing, unexpected or misshapen tensor, or one of another kind of number.
+        WeightsCorrupt: NaN or infinity in a tensor.
     """
     places = model.state_dict()
     needed = {name for name in places if part == "model" or name.startswith("encoder.")}
@@ -194,6 +195,9 @@ def load_tensors(
         taken[kernel] = adapt_channels(taken[kernel], places[kernel].shape[1])
     _check_shapes(source, taken, places)
     ready = _match_dtypes(source, taken, places)
+    for name, tensor in ready.items():
+        if not torch.isfinite(tensor).all():
+            raise WeightsCorrupt(f"{source}: {name} holds NaN or infinity, expected finite numbers. Use another file.")
 
     new = tuple(sorted(places.keys() - ready.keys()))
     for owner in sorted({name.rpartition(".")[0] for name in new}):
@@ -237,6 +241,12 @@ def input_kernel(model: nn.Module, channels: int) -> str:
         if name.startswith("encoder.") and parameter.ndim > 2 and parameter.shape[1] == channels:
             return name
     return ""
+
+
+def stored_channels(tensors: Mapping[str, Tensor], kernel: str, otherwise: int) -> int:
+    """Return the input channels of the stored kernel, or another number where there is none."""
+    stored = tensors.get(kernel)
+    return stored.shape[1] if stored is not None and stored.ndim > 2 else otherwise
 
 
 def adapt_channels(kernel: Tensor, channels: int) -> Tensor:

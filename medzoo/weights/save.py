@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 import medzoo
+from medzoo.atomic import write_whole
 from medzoo.contract import InputSpec, Outputs, Preprocessing
 from medzoo.errors import ConfigError, MedzooError, WeightsUnavailable, did_you_mean
 from medzoo.weights.record import Weights
+from medzoo.weights.strict_json import parse
 
 if TYPE_CHECKING:
     from medzoo.classifier import Classifier
@@ -126,9 +128,9 @@ def save_pretrained(
     target = Path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        _write(target / WEIGHTS, data)
-        _write(target / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
-        _write(target / CARD, _card(model, config).encode())
+        write_whole(target / WEIGHTS, data)
+        write_whole(target / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+        write_whole(target / CARD, _card(model, config).encode())
     except OSError as error:
         raise WeightsUnavailable(
             f"{target}: the model cannot be written ({error.strerror or error}). Check the path, its permissions and "
@@ -163,16 +165,10 @@ def read_folder(folder: str | os.PathLike[str]) -> Saved:
 
 def _parse(path: Path, data: bytes) -> dict[str, Any]:
     """Read the config, and hold it to its schema."""
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len({key for key, _ in pairs}) != len(pairs):
-            raise ValueError("a key is given twice")
-        return dict(pairs)
-
     if len(data) > MOST_BYTES:
         raise ConfigError(f"{path}: expected at most {MOST_BYTES:,} bytes, got more. This is no config of medzoo's.")
     try:
-        config = json.loads(data.decode("utf-8"), object_pairs_hook=unique)
+        config = parse(data)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: expected JSON, got other text ({error}). Save the model again.") from error
     if not isinstance(config, dict) or "format" not in config:
@@ -202,16 +198,6 @@ def _tuples_in(values: Mapping[str, Any], kind: Any) -> dict[str, Any]:
         odd = sorted(values.keys() ^ names)[0]
         raise ValueError(f"{kind.__name__} and its field {odd!r}")
     return {name: _tuples(value) for name, value in values.items()}
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all, with the mode that the umask gives."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _card(model: Classifier, config: Mapping[str, Any]) -> str:

@@ -1,0 +1,23 @@
+"""Write a file whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["write_whole"]
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write beside the file and then take its place, with the mode that the umask gives.
+
+    Raises:
+        OSError: it cannot be written; what was there is still there, and nothing is left beside it.
+    """
+    # A name of its own, so that a file name of the longest length still has room.
+    partial = path.with_name(f".{os.getpid()}.partial")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
