@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 
 __all__ = ["write_whole"]
@@ -15,7 +16,7 @@ def write_whole(path: Path, data: bytes) -> None:
         OSError: it cannot be written; what was there is still there, and nothing is left beside it.
     """
     # A name of its own, so that a file name of the longest length still has room.
-    partial = path.with_name(f".{os.getpid()}.partial")
+    partial = path.with_name(f".{os.getpid()}.{threading.get_ident()}.partial")
     try:
         partial.write_bytes(data)
         partial.replace(path)

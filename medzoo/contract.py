@@ -19,6 +19,8 @@ __all__ = ["InputSpec", "Outputs", "Preprocessing", "Task", "check_task"]
 
 Task = Literal["binary", "multilabel", "multiclass"]
 TASKS: tuple[Task, ...] = ("binary", "multilabel", "multiclass")
+INTENSITIES = ("unit", "window", "zscore", "zscore_nonzero")
+FITS = ("resize", "crop", "square")
 
 
 def check_task(who: str, task: str) -> None:
@@ -219,10 +221,12 @@ class Preprocessing:
             the feet up, rows to the back, columns to the left, as a reader of axial slices sees them). ``None`` in 2D.
         spacing: mm between voxel centres after resampling, in the order of ``orientation``; ``None`` keeps the file's.
         intensity: ``"unit"`` maps the stored range to [0, 1]; ``"window"`` maps ``window`` to [0, 1] and clips;
-            ``"zscore"`` subtracts the mean of the image and divides by its standard deviation.
+            ``"zscore"`` subtracts the mean of the image and divides by its standard deviation; ``"zscore_nonzero"``
+            does so for each channel by itself, over what is not 0, and leaves the zeros.
         window: lowest and highest value of ``intensity="window"``, in HU for CT.
         foreground: crop a volume to the box around what is above 0 after ``intensity``.
-        fit: how the image comes to ``size``: ``"resize"`` scales each axis; ``"crop"`` cuts or pads around the centre.
+        fit: how the image comes to ``size``: ``"resize"`` scales each axis; ``"crop"`` cuts or pads around the centre;
+            ``"square"`` cuts an image to the square at its centre and scales that.
         mean: subtracted last, one number for all channels or one for each.
         std: divided by after ``mean``, likewise.
         patch: sides in mm of the box around a point that the model was trained on, in the order of ``orientation``;
@@ -233,10 +237,10 @@ class Preprocessing:
     size: tuple[int, ...]
     orientation: str | None = None
     spacing: tuple[float, ...] | None = None
-    intensity: Literal["unit", "window", "zscore"] = "unit"
+    intensity: Literal["unit", "window", "zscore", "zscore_nonzero"] = "unit"
     window: tuple[float, float] | None = None
     foreground: bool = False
-    fit: Literal["resize", "crop"] = "resize"
+    fit: Literal["resize", "crop", "square"] = "resize"
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
     patch: tuple[float, ...] | None = None
@@ -262,10 +266,15 @@ class Preprocessing:
                 "Preprocessing: a patch needs an orientation, and has no spacing or foreground of its own, got "
                 f"orientation={self.orientation!r}, spacing={self.spacing}, foreground={self.foreground}."
             )
-        if self.intensity not in ("unit", "window", "zscore") or self.fit not in ("resize", "crop"):
+        if self.intensity not in INTENSITIES or self.fit not in FITS:
             raise ConfigError(
-                "Preprocessing: expected intensity 'unit', 'window' or 'zscore' and fit 'resize' or 'crop', got "
-                f"{self.intensity!r} and {self.fit!r}."
+                f"Preprocessing: expected intensity to be one of {', '.join(map(repr, INTENSITIES))} and fit one of "
+                f"{', '.join(map(repr, FITS))}, got {self.intensity!r} and {self.fit!r}."
+            )
+        if self.fit == "square" and (len(self.size) != 2 or self.size[0] != self.size[1]):
+            raise ConfigError(
+                f"Preprocessing: fit='square' is for an image of two equal sides, got size {self.size}. "
+                "Use 'resize' or 'crop'."
             )
         if not all(map(math.isfinite, (*self.mean, *self.std))) or any(s <= 0 for s in self.std):
             raise ConfigError(f"Preprocessing: expected finite mean and std above 0, got {self.mean} and {self.std}.")
@@ -295,12 +304,15 @@ class Outputs:
         thresholds: probability at and above which an output is positive, one for each label; 0.5 by default.
             ``"multiclass"`` takes the largest instead and has none.
         trained: which outputs mean something. A new head is untrained until :meth:`Classifier.set_outputs` says so.
+        normalised: whether probabilities are bent, each side of its threshold by itself, so that 0.5 means the
+            threshold for every label, as TorchXRayVision gives them. Thresholds stay on the plain sigmoid.
     """
 
     labels: tuple[str, ...]
     task: Task
     thresholds: tuple[float, ...] = ()
     trained: tuple[bool, ...] = ()
+    normalised: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.labels, str):
@@ -328,6 +340,8 @@ class Outputs:
             object.__setattr__(self, "thresholds", (0.5,) * n)
         if len(self.trained) != n:
             raise ConfigError(f"Outputs: expected {n} values in trained, one for each label, got {len(self.trained)}.")
+        if self.task == "multiclass" and self.normalised:
+            raise ConfigError("Outputs: a multiclass task has no thresholds to normalise by. Leave normalised out.")
         if self.task == "multiclass" and self.thresholds:
             raise ConfigError("Outputs: a multiclass task takes the most probable label and has no thresholds.")
         if self.task != "multiclass" and len(self.thresholds) != n:
@@ -349,11 +363,28 @@ class Outputs:
         return cls(labels=tuple(f"class_{i}" for i in range(num_classes)), task=task)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Map logits to probabilities in [0, 1], ``b n -> b n``: softmax for multiclass, else sigmoid."""
-        return logits.softmax(-1) if self.task == "multiclass" else logits.sigmoid()
+        """Map logits to probabilities in [0, 1], ``b n -> b n``: softmax for multiclass, else sigmoid.
+
+        With ``normalised``, p below its threshold t becomes p / 2t, and above it 1 - (1 - p) / 2(1 - t).
+
+        >>> Outputs(("a", "b"), "multilabel", (0.1, 0.9), normalised=True).probabilities(torch.zeros(1, 2))
+        tensor([[0.7222, 0.2778]])
+        """
+        if self.task == "multiclass":
+            return logits.softmax(-1)
+        p = logits.sigmoid()
+        if not self.normalised:
+            return p
+        t = torch.tensor(self.thresholds, dtype=p.dtype, device=p.device)
+        return torch.where(p < t, p / (2 * t), 1 - (1 - p) / (2 * (1 - t)))
 
     def positive(self, probabilities: Tensor) -> Tensor:
-        """Say which outputs are positive, ``b n -> b n`` of bool: the largest, or those at or above the threshold."""
+        """Say which outputs are positive, ``b n -> b n`` of bool.
+
+        The largest for multiclass; else those at or above the threshold, which is 0.5 once they are normalised by it.
+        """
         if self.task == "multiclass":
             return torch.nn.functional.one_hot(probabilities.argmax(-1), len(self.labels)).bool()
+        if self.normalised:
+            return probabilities >= 0.5
         return probabilities >= torch.tensor(self.thresholds, dtype=probabilities.dtype, device=probabilities.device)

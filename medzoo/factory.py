@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -14,12 +14,13 @@ from torch import Tensor
 from medzoo.checks import whole
 from medzoo.classifier import Classifier, FeatureExtractor
 from medzoo.contract import Outputs, Preprocessing, Task, check_task
-from medzoo.errors import ConfigError, WeightsCorrupt, WeightsMismatch, did_you_mean
+from medzoo.errors import ConfigError, WeightsMismatch, did_you_mean
 from medzoo.registry import ModelSpec, describe
-from medzoo.weights.fetch import locate
 from medzoo.weights.load import CLASSIFIER, FOREIGN_SUFFIXES, input_kernel, load_tensors, read_tensors, stored_channels
+from medzoo.weights.obtain import obtain
 from medzoo.weights.record import Weights
 from medzoo.weights.save import Saved, read_folder
+from medzoo.weights.share import pull
 
 __all__ = ["create"]
 
@@ -68,7 +69,8 @@ def create(
 
     Args:
         model: a registered name; :func:`medzoo.list_models` gives them all. Or ``"local-dir:FOLDER"``, a folder of
-            :meth:`Classifier.save_pretrained`, which always loads its weights.
+            :meth:`Classifier.save_pretrained`, or ``"hf-hub:OWNER/REPO@REVISION"``, such a folder on the Hub; these two
+            always load their weights.
         pretrained: ``True`` for the default weights, a tag, or the path of a safetensors file of this model.
         num_classes: number of logits; 0 drops the head and gives averaged features. ``None`` takes the weights', else
             the builder's.
@@ -115,40 +117,33 @@ def create(
     if features_only:
         num_classes = 0
 
-    record, path = (saved.record, locate(saved.record)) if saved else _weights_of(spec, pretrained)
+    chosen = saved.record if saved else _weights_of(spec, pretrained)
+    record = chosen if isinstance(chosen, Weights) else None
     if saved and num_classes is None:
         num_classes = saved.num_classes
     merged = _merge_options(spec, record, options)
-    if path is None:
+    if chosen is None:
         built = _build(spec, merged, num_classes, in_chans)
     else:
-        tensors, digest = read_tensors(path)
-        _check_digest(record, digest, path)
-        built = _build_with(spec, merged, num_classes, in_chans, tensors, digest, record, path)
+        built = _build_with(spec, merged, num_classes, in_chans, chosen)
     _describe_outputs(built, spec, record, labels, task)
-    stated = record.preprocessing if record else None
-    ours = stated or replace(spec.preprocessing, size=built.input_spec.size)
-    built.preprocessing = _fit_preprocessing(built, preprocessing, ours)
+    built.preprocessing = _fit_preprocessing(built, preprocessing, record, spec)
     if saved is not None:
         _check_saved(built, saved, num_classes, in_chans)
         built.to(saved.dtype)
-    if path is not None:
+    if chosen is not None:
         built.eval()
     return FeatureExtractor(built, out_indices).train(built.training) if features_only else built
 
 
 def _saved(model: str, pretrained: bool | str | os.PathLike[str]) -> Saved | None:
-    """Read what ``local-dir:`` names, or return None for a registered name."""
+    """Read what ``local-dir:`` or ``hf-hub:`` names, or return None for a registered name."""
     if not isinstance(model, str) or not model.startswith(("hf-hub:", "local-dir:")):
         return None
     scheme, _, place = model.partition(":")
-    if scheme == "hf-hub":
-        raise ConfigError(
-            f"{model}: this version does not fetch from the Hub. Download the folder, and create 'local-dir:FOLDER'."
-        )
     if pretrained is not False:
         raise ConfigError(f"{model}: a folder always loads its own weights. Leave pretrained out.")
-    return read_folder(place)
+    return pull(place) if scheme == "hf-hub" else read_folder(place)
 
 
 def _check_saved(built: Classifier, saved: Saved, num_classes: int | None, in_chans: int | None) -> None:
@@ -184,12 +179,12 @@ def _check_options(spec: ModelSpec, options: Mapping[str, Any]) -> None:
             )
 
 
-def _weights_of(spec: ModelSpec, pretrained: bool | str | os.PathLike[str]) -> tuple[Weights | None, Path | None]:
-    """Resolve ``pretrained`` to a record and a file, to a file alone, or to neither."""
+def _weights_of(spec: ModelSpec, pretrained: bool | str | os.PathLike[str]) -> Weights | Path | None:
+    """Resolve ``pretrained`` to a record, to the path of a file, or to nothing."""
     if pretrained is False or pretrained is None:
-        return None, None
+        return None
     if isinstance(pretrained, os.PathLike) or (isinstance(pretrained, str) and _is_path(pretrained)):
-        return None, Path(pretrained)
+        return Path(pretrained)
     tags = ", ".join(map(repr, spec.weights)) or "none yet"
     if not isinstance(pretrained, (bool, str)):
         raise ConfigError(f"{spec.name}: expected pretrained to be True, a tag or a path, got {pretrained!r}.")
@@ -200,13 +195,13 @@ def _weights_of(spec: ModelSpec, pretrained: bool | str | os.PathLike[str]) -> t
                 f"{spec.name}: there are no default weights (tags: {tags}). Use pretrained=False to start from random "
                 "numbers, or give the path of a safetensors file."
             )
-        return record, locate(record)
+        return record
     if pretrained not in spec.weights:
         raise ConfigError(
             f"{spec.name}: no weights {pretrained!r}.{did_you_mean(pretrained, spec.weights)} "
             f"Tags: {tags}. A path needs a separator or a suffix such as .safetensors."
         )
-    return spec.weights[pretrained], locate(spec.weights[pretrained])
+    return spec.weights[pretrained]
 
 
 def _is_path(text: str) -> bool:
@@ -242,13 +237,19 @@ def _build_with(
     options: Mapping[str, Any],
     num_classes: int | None,
     in_chans: int | None,
-    tensors: Mapping[str, Tensor],
-    digest: str,
-    record: Weights | None,
-    path: Path,
+    chosen: Weights | Path,
 ) -> Classifier:
     """Build on the meta device, where nothing is drawn at random, and give the model its tensors."""
-    source = f"{spec.name}:{record.tag}" if record else str(path)
+    record = chosen if isinstance(chosen, Weights) else None
+    dropped: tuple[str, ...] = ()
+    tensors: Mapping[str, Tensor]
+    if isinstance(chosen, Weights):
+        source, digest = f"{spec.name}:{chosen.tag}", chosen.digest
+        obtained = obtain(chosen, source)
+        tensors, dropped = obtained.tensors, obtained.dropped
+    else:
+        source = str(chosen)
+        tensors, digest = read_tensors(chosen)
     head = tensors.get(CLASSIFIER[0])
     if num_classes is None and head is not None and head.ndim:
         num_classes = head.shape[0]
@@ -264,9 +265,8 @@ def _build_with(
         if in_chans is None and stored != built.input_spec.channels:
             built = _build(spec, options, num_classes, stored)
     part = record.part if record else "model"
-    built.load_report = load_tensors(
-        built, tensors, source=source, digest=digest, kernel=kernel, part=part, device=device
-    )
+    report = load_tensors(built, tensors, source=source, digest=digest, kernel=kernel, part=part, device=device)
+    built.load_report = report.leaving(dropped)
     left = [name for name, tensor in (*built.named_parameters(), *built.named_buffers()) if tensor.is_meta]
     if left:
         raise ConfigError(
@@ -276,20 +276,14 @@ def _build_with(
     return built
 
 
-def _check_digest(record: Weights | None, digest: str, path: Path) -> None:
-    if record is not None and digest != record.digest:
-        raise WeightsCorrupt(
-            f"{path}: expected {record.digest}, got {digest}. The file was changed after it was written; get it again."
-        )
-
-
 def _describe_outputs(
     built: Classifier, spec: ModelSpec, record: Weights | None, labels: Sequence[str] | None, task: Task | None
 ) -> None:
     """Name the outputs: as asked, else as the weights say, else as the builder does, else by number."""
     count = built.num_classes
     if count and record and record.task and built.load_report and CLASSIFIER[0] not in built.load_report.new:
-        trained = Outputs(record.labels, record.task, record.thresholds, record.trained or (True,) * count)
+        known = record.trained or (True,) * count
+        trained = Outputs(record.labels, record.task, record.thresholds, known, record.normalised)
         if (labels or trained.labels, task or trained.task) != (trained.labels, trained.task):
             raise ConfigError(
                 f"{spec.name}: the outputs of the weights {record.tag!r} are {', '.join(trained.labels)} "
@@ -304,10 +298,19 @@ def _describe_outputs(
     built.outputs = Outputs(tuple(names), task or unnamed.task)
 
 
-def _fit_preprocessing(built: Classifier, asked: Preprocessing | None, ours: Preprocessing) -> Preprocessing:
-    """Take the preparation asked for, or ours, which is fitted to another number of channels."""
+def _fit_preprocessing(
+    built: Classifier, asked: Preprocessing | None, record: Weights | None, spec: ModelSpec
+) -> Preprocessing:
+    """Take the preparation asked for, or the weights', or the builder's, fitted to another number of channels."""
     takes = built.input_spec
-    chosen = asked or ours
+    stated = record.preprocessing if record else None
+    chosen = asked or stated or replace(spec.preprocessing, size=takes.size)
+    if record is not None and stated is None and asked is None:
+        _note(built, "how the input of these weights was prepared is not known: prepared as the builder does")
+    if stated is not None and asked is not None:
+        for name, value in asdict(stated).items():
+            if getattr(asked, name) != value:
+                _note(built, f"preprocessing {name}: the weights' is {value!r}, here {getattr(asked, name)!r}")
     if len(chosen.size) != takes.dims or not takes.fits(chosen.size):
         raise ConfigError(f"{built.name}: preprocessing gives size {chosen.size}, but the model takes {takes}.")
     if len(chosen.mean) in (1, takes.channels) and len(chosen.std) in (1, takes.channels):
@@ -317,7 +320,11 @@ def _fit_preprocessing(built: Classifier, asked: Preprocessing | None, ours: Pre
             f"{built.name}: expected mean and std of preprocessing to be 1 or {takes.channels} numbers, got "
             f"{len(asked.mean)} and {len(asked.std)}."
         )
-    if built.load_report is not None:
-        note = f"mean and std of the input averaged over {len(chosen.mean)} channels"
-        built.load_report = replace(built.load_report, notes=(*built.load_report.notes, note))
+    _note(built, f"mean and std of the input averaged over {len(chosen.mean)} channels")
     return replace(chosen, mean=(sum(chosen.mean) / len(chosen.mean),), std=(sum(chosen.std) / len(chosen.std),))
+
+
+def _note(built: Classifier, note: str) -> None:
+    """Add to the load report how the model differs from the contract of its weights."""
+    if built.load_report is not None:
+        built.load_report = replace(built.load_report, notes=(*built.load_report.notes, note))

@@ -11,6 +11,7 @@ import medzoo
 from medzoo import registry
 from medzoo.contract import InputSpec, Outputs, Preprocessing
 from medzoo.errors import ConfigError, UnknownModelError
+from medzoo.weights.record import UrlFile
 
 NAMES = ["cnn3d_base", "cnn3d_small", "densenet121_xray", "resnet18_multilabel", "swin_encoder_mlp", "xray_cnn"]
 
@@ -113,8 +114,8 @@ def test_weights_have_different_tags_and_one_default(facts, scratch):
 
     def record(tag):
         return medzoo.Weights(
-            tag=tag, file="f", digest="sha256:0", size=0, license="MIT", citation="", trained_on="", part="encoder",
-            default=True,
+            tag=tag, source=UrlFile("https://x/f"), digest="md5:" + "0" * 32, license="MIT", citation="",
+            trained_on="", part="encoder", default=True,
         )  # fmt: skip
 
     for tags in (("a", "a"), ("a", "b")):

@@ -31,6 +31,12 @@ def scale(x: Tensor, image: Image, wanted: Preprocessing, steps: list[str]) -> T
         mean, std = x.mean(), x.std(correction=0)
         steps.append(f"z-score: mean {mean:.4g}, standard deviation {std:.4g}")
         return (x - mean) / (std if std > 0 else 1.0)
+    if wanted.intensity == "zscore_nonzero":
+        steps.append("z-score of each channel over what is not 0")
+        x = x.clone()
+        for i, channel in enumerate(x):
+            x[i] = _zscore_nonzero(channel)
+        return x
     if wanted.intensity == "window" and wanted.window:
         low, high = wanted.window
         steps.append(f"window {low:g} to {high:g} mapped to 0 to 1 and clipped")
@@ -43,6 +49,15 @@ def scale(x: Tensor, image: Image, wanted: Preprocessing, steps: list[str]) -> T
     return (x - low) / (high - low)
 
 
+def _zscore_nonzero(channel: Tensor) -> Tensor:
+    """Centre and scale what is not 0; an empty channel stays as it is."""
+    some = channel != 0
+    if not bool(some.any()):
+        return channel
+    mean, std = channel[some].mean(), channel[some].std(correction=0)
+    return torch.where(some, (channel - mean) / (std if std > 0 else 1.0), channel)
+
+
 def arrange_image(x: Tensor, image: Image, wanted: Preprocessing, steps: list[str]) -> Arranged:
     """Scale and resize an image, ``c h w -> c h' w'``, and return the matrix back to its grid."""
     from torchvision.transforms.v2.functional import center_crop, resize
@@ -51,9 +66,16 @@ def arrange_image(x: Tensor, image: Image, wanted: Preprocessing, steps: list[st
     before = tuple(x.shape[1:])
     if before == wanted.size:
         return x, np.eye(4)
-    if wanted.fit == "resize":
+    to_square = np.eye(4)
+    if wanted.fit == "square" and before[0] != before[1]:
+        side = min(before)
+        top, left = ((old - side) // 2 for old in before)
+        x, to_square[:2, 3] = x[:, top : top + side, left : left + side], (top, left)
+        steps.append(f"cut from {sides(before)} to the square at the centre, {sides((side, side))}")
+        before = (side, side)
+    if wanted.fit != "crop":
         steps.append(f"resized from {sides(before)} to {sides(wanted.size)}")
-        return resize(x, list(wanted.size), antialias=True), scaling(before, wanted.size)
+        return resize(x, list(wanted.size), antialias=True), to_square @ scaling(before, wanted.size)
     steps.append(f"cut or padded around the centre from {sides(before)} to {sides(wanted.size)}")
     to_source = np.eye(4)
     # torchvision pads the far side more, and rounds the corner of a crop to even.

@@ -217,7 +217,7 @@ def _implausible(x: Tensor, image: Image, wanted: Preprocessing) -> str | None:
     """Say why the values cannot be what the model expects, or ``None``."""
     low, high = float(x.min()), float(x.max())
     got = f"got {low:g} to {high:g}"
-    if wanted.intensity == "zscore":
+    if wanted.intensity in ("zscore", "zscore_nonzero"):
         return f"expected an image, {got}: every value is the same." if low == high else None
     if wanted.intensity == "window" and wanted.window and image.unit != "HU":
         if image.modality == "CT":

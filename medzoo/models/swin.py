@@ -22,6 +22,7 @@ from medzoo.checks import rate, whole
 from medzoo.classifier import Classifier
 from medzoo.contract import InputSpec, Outputs, Preprocessing
 from medzoo.errors import ConfigError, did_you_mean
+from medzoo.models.swin_weights import SWIN_WEIGHTS
 from medzoo.nn.attention import WindowAttention
 from medzoo.nn.encoder import Encoder
 from medzoo.nn.head import Head
@@ -238,6 +239,7 @@ INPUT = InputSpec("b c d h w", channels=1, size=(96, 96, 96), multiple=32, minim
     cam_layer="encoder",
     tiny={"feature_size": 12, "hidden": 8},
     tiny_size=(32, 32, 32),
+    weights=SWIN_WEIGHTS,
 )
 def swin_encoder_mlp(
     *,

@@ -24,6 +24,7 @@ __all__ = [
     "from_torchxrayvision",
     "recognise",
     "to_monai_swinunetr",
+    "unwrapped",
 ]
 
 
@@ -147,6 +148,15 @@ _SIGNS = {
 }
 
 
+def unwrapped(flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the dict without the prefixes that DataParallel and torch.compile put before every name."""
+    names = dict(flat)
+    for prefix in ("_orig_mod.", "module.", "_orig_mod."):
+        if names and all(name.startswith(prefix) for name in names):
+            names = {name.removeprefix(prefix): t for name, t in names.items()}
+    return names
+
+
 def recognise(flat: Mapping[str, Tensor], source: str, strip: str = "") -> tuple[str, dict[str, Tensor]]:
     """Return the layout of a flat dict, and the dict without the prefix that wraps all of its names.
 
@@ -159,9 +169,7 @@ def recognise(flat: Mapping[str, Tensor], source: str, strip: str = "") -> tuple
     names = dict(flat)
     if strip:
         names = {name.removeprefix(strip): t for name, t in names.items() if name.startswith(strip)}
-    for prefix in ("_orig_mod.", "module.", "_orig_mod."):
-        if names and all(name.startswith(prefix) for name in names):
-            names = {name.removeprefix(prefix): t for name, t in names.items()}
+    names = unwrapped(names)
     for layout, sign in _SIGNS.items():
         if any(re.fullmatch(sign, name) for name in names):
             return layout, names

@@ -1,16 +1,104 @@
-"""From a record to a file on this machine."""
+"""From a record to the checked bytes of its file: out of the package, a cache, a mirror, the Hub or a URL."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from medzoo.weights.record import Weights
+from medzoo.errors import WeightsCorrupt, WeightsUnavailable
+from medzoo.weights import hub, web
+from medzoo.weights.home import digest_of, home, stored_file
+from medzoo.weights.load import read_bytes
+from medzoo.weights.record import HubFile, LocalFile, PackagedFile, Weights
+from medzoo.weights.transfer import offline
 
-__all__ = ["ASSETS", "locate"]
+__all__ = ["ASSETS", "cached", "verified"]
+
+logger = logging.getLogger("medzoo")
 
 ASSETS = Path(__file__).parent.parent / "assets"
 
 
-def locate(record: Weights) -> Path:
-    """Return where the file of a record lies: in the package, or where its absolute path says."""
-    return ASSETS / record.file
+def verified(record: Weights, who: str) -> tuple[Path, bytes]:
+    """Return the file of a record and its bytes, read once and held to digest and size.
+
+    What is in a cache is used without asking any network. A file that is not what it should be is dropped and fetched
+    once more.
+
+    Args:
+        record: which file.
+        who: the weights, such as ``"densenet121_xray:xrv_all"``, for messages.
+
+    Raises:
+        WeightsUnavailable: it is not here and cannot be had.
+        WeightsCorrupt: it is not what the record says, fetched again or not.
+    """
+    fault = ""
+    for path in cached(record):
+        data, fault = _read(record, path)
+        if not fault:
+            return path, data
+        if isinstance(record.source, (LocalFile, PackagedFile)):
+            raise WeightsCorrupt(f"{fault} The file was changed after it was written; get it again.")
+        logger.warning("%s: %s Fetching it again.", who, fault)
+        _discard(path)
+    # A file from the cache that was wrong has had its first chance.
+    for again in (True,) if fault else (False, True):
+        try:
+            path = _download(record, who, force=again)
+        except WeightsCorrupt as error:
+            fault = str(error)
+            continue
+        data, fault = _read(record, path)
+        if not fault:
+            return path, data
+        _discard(path)
+    raise WeightsCorrupt(
+        f"{who}: {fault} It was fetched twice from {web.mirror() or record.source}: the file was replaced there, or "
+        "something on the way changes it. Upgrade medzoo, or set MEDZOO_MIRROR to a server of your own."
+    )
+
+
+def cached(record: Weights) -> list[Path]:
+    """Return where the file of a record lies on this machine, unread; asks no network."""
+    source = record.source
+    if isinstance(source, PackagedFile):
+        return [ASSETS / source.name]
+    if isinstance(source, LocalFile):
+        return [source.path]
+    ours = stored_file(record.digest)
+    return [path for path in (ours,) if path.exists()] + (hub.cached(source) if isinstance(source, HubFile) else [])
+
+
+def _download(record: Weights, who: str, *, force: bool) -> Path:
+    source = record.source
+    if offline() and (web.mirror() or not isinstance(source, HubFile)):
+        raise WeightsUnavailable(
+            f"{who}: {source} is not in {home()}, and HF_HUB_OFFLINE forbids to ask a network. Run medzoo fetch where "
+            "there is one, or unset HF_HUB_OFFLINE."
+        )
+    if web.mirror():
+        return web.from_mirror(record, who)
+    if isinstance(source, HubFile):
+        return hub.download(source, who, size=record.size, force=force)
+    return web.download(record, who)
+
+
+def _read(record: Weights, path: Path) -> tuple[bytes, str]:
+    """Return the bytes of a file, and what is wrong with them."""
+    try:
+        data = read_bytes(path)
+    except WeightsCorrupt as error:
+        return b"", str(error)
+    if record.size is not None and len(data) != record.size:
+        return data, f"{path}: expected {record.size:,} bytes, got {len(data):,}."
+    got = digest_of(data, record.digest.partition(":")[0])
+    return data, "" if got == record.digest else f"{path}: expected {record.digest}, got {got}."
+
+
+def _discard(path: Path) -> None:
+    """Drop a file that is not what it should be; a read-only cache keeps it, and the download then says so."""
+    try:
+        hub.discard(path)
+    except OSError as error:
+        logger.warning("%s cannot be removed (%s)", path, error.strerror)

@@ -25,8 +25,11 @@ __all__ = [
     "LoadReport",
     "input_kernel",
     "load_tensors",
+    "parse_tensors",
     "read_bytes",
+    "read_header",
     "read_tensors",
+    "refuse_substitutes",
     "stored_channels",
 ]
 
@@ -36,6 +39,10 @@ logger = logging.getLogger("medzoo")
 FOREIGN_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pt2", ".ts", ".npz"})
 CLASSIFIER = ("head.classifier.weight", "head.classifier.bias")
 SHOWN = 5
+# 10,000 tensors need a tenth of this; the format itself allows 100 MB, which takes seconds to read.
+LONGEST_HEADER = 10_000_000
+# A file may have this many times the tensors of the model it is for, as an encoder of a whole network does.
+MOST_TIMES = 4
 
 
 @dataclass(frozen=True)
@@ -95,21 +102,30 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
         WeightsUnavailable: no such file, or it cannot be read.
         WeightsCorrupt: not the bytes of a safetensors file.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
     if path.suffix.lower() in FOREIGN_SUFFIXES:
         raise UnsafeWeights(
             f"{path}: expected a .safetensors file, got {path.suffix}, a format that can run code when it is read. "
             "Turn your own checkpoint into a folder with medzoo convert, which reads no more of it than tensors."
         )
     data = read_bytes(path)
-    _check_header(data, path)
+    return parse_tensors(data, str(path)), f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def parse_tensors(data: bytes, where: str) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file's bytes.
+
+    Raises:
+        WeightsCorrupt: they are not sound.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    read_header(data, where)
     try:
         tensors: dict[str, Tensor] = load(data)
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise WeightsCorrupt(f"{path}: not a sound safetensors file ({error}). Fetch or save it again.") from error
-    return tensors, f"sha256:{hashlib.sha256(data).hexdigest()}"
+    except (SafetensorError, ValueError, KeyError, RuntimeError, OverflowError) as error:
+        raise WeightsCorrupt(f"{where}: not a sound safetensors file ({error}). Fetch or save it again.") from error
+    return tensors
 
 
 def read_bytes(path: Path) -> bytes:
@@ -125,28 +141,43 @@ def read_bytes(path: Path) -> bytes:
         raise WeightsUnavailable(
             f"{path}: the weight file cannot be read ({error.strerror or error}). Check the path."
         ) from error
-    if data.startswith(b"version https://git-lfs"):
-        raise WeightsCorrupt(f"{path}: this is a Git LFS pointer, not the weights. Run git lfs pull.")
-    if data[:64].lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise WeightsCorrupt(f"{path}: this is a web page, not the weights: the server returned one. Get it again.")
+    refuse_substitutes(data[:256], str(path))
     return data
 
 
-def _check_header(data: bytes, path: Path) -> None:
-    """Refuse what the safetensors reader would accept or fail on obscurely: a short file, a name given twice."""
+def refuse_substitutes(start: bytes, where: str) -> None:
+    """Raise WeightsCorrupt where a file starts as a Git LFS pointer or a web page does."""
+    if start.startswith(b"version https://git-lfs"):
+        raise WeightsCorrupt(f"{where}: this is a Git LFS pointer, not the weights. Run git lfs pull.")
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise WeightsCorrupt(f"{where}: this is a web page, not the weights: the server returned one. Get it again.")
+
+
+def read_header(data: bytes, where: str) -> dict[str, Any]:
+    """Return the header of a safetensors file: what is in it, by name, and ``__metadata__``.
+
+    Refuses what the safetensors reader would accept, spend its time on or fail on obscurely: a short file, a name given
+    twice, tens of thousands of tensors.
+
+    Raises:
+        WeightsCorrupt: not a sound header.
+    """
     if len(data) < 8:
-        raise WeightsCorrupt(f"{path}: expected a safetensors file, got {len(data)} bytes. Fetch or save it again.")
+        raise WeightsCorrupt(f"{where}: expected a safetensors file, got {len(data)} bytes. Fetch or save it again.")
     (length,) = struct.unpack("<Q", data[:8])
-    if length > len(data) - 8:
+    longest = min(len(data) - 8, LONGEST_HEADER)
+    if length > longest:
         raise WeightsCorrupt(
-            f"{path}: expected a safetensors header of at most {len(data) - 8} bytes, got a length of {length}. "
+            f"{where}: expected a safetensors header of at most {longest} bytes, got a length of {length}. "
             "The file is cut short or is of another format."
         )
-
     try:
-        parse(data[8 : 8 + length])
+        header = parse(data[8 : 8 + length])
     except (ValueError, RecursionError) as error:
-        raise WeightsCorrupt(f"{path}: the safetensors header is not sound JSON ({error}).") from error
+        raise WeightsCorrupt(f"{where}: the safetensors header is not sound JSON ({error}).") from error
+    if not isinstance(header, dict):
+        raise WeightsCorrupt(f"{where}: the safetensors header is no JSON object. Fetch or save it again.")
+    return header
 
 
 def load_tensors(
@@ -177,6 +208,10 @@ def load_tensors(
         WeightsCorrupt: NaN or infinity in a tensor.
     """
     places = model.state_dict()
+    if len(tensors) > MOST_TIMES * len(places):
+        raise WeightsMismatch(
+            f"{source} does not fit the model: expected {len(places)} tensors, got {len(tensors):,}. Check the file."
+        )
     needed = {name for name in places if part == "model" or name.startswith("encoder.")}
     new_classifier = _classifier_differs(places, tensors)
     if any(name.startswith("head.") for name in places):
@@ -198,6 +233,8 @@ def load_tensors(
     for name, tensor in ready.items():
         if not torch.isfinite(tensor).all():
             raise WeightsCorrupt(f"{source}: {name} holds NaN or infinity, expected finite numbers. Use another file.")
+        if name.endswith("running_var") and bool((tensor < 0).any()):
+            raise WeightsCorrupt(f"{source}: {name} holds a variance below 0, expected none. Use another file.")
 
     new = tuple(sorted(places.keys() - ready.keys()))
     for owner in sorted({name.rpartition(".")[0] for name in new}):

@@ -20,7 +20,7 @@ import medzoo
 from medzoo.atomic import write_whole
 from medzoo.contract import InputSpec, Outputs, Preprocessing
 from medzoo.errors import ConfigError, MedzooError, WeightsUnavailable, did_you_mean
-from medzoo.weights.record import Weights
+from medzoo.weights.record import LocalFile, Weights
 from medzoo.weights.strict_json import parse
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Saved:
         whole = self.num_classes > 0
         self.record = Weights(
             tag=str(folder),
-            file=str((folder / WEIGHTS).absolute()),
+            source=LocalFile((folder / WEIGHTS).absolute()),
             digest=str(config["weights"]["digest"]),
             size=int(config["weights"]["size"]),
             license=str(config["license"]),
@@ -70,6 +70,7 @@ class Saved:
             labels=outputs.labels,
             task=outputs.task if whole else None,
             thresholds=outputs.thresholds,
+            normalised=outputs.normalised,
             trained=outputs.trained,
             preprocessing=Preprocessing(**_tuples_in(config["preprocessing"], Preprocessing)),
             metrics=dict(config["metrics"]),
@@ -84,6 +85,7 @@ def save_pretrained(
     license: str = "not stated",
     trained_on: str = "not stated",
     metrics: Mapping[str, float] | None = None,
+    place: str = "local-dir:FOLDER",
 ) -> Path:
     """Write the model into a folder that ``medzoo.create("local-dir:FOLDER")`` gives back, bit for bit.
 
@@ -95,6 +97,7 @@ def save_pretrained(
         license: SPDX identifier of the licence you give the weights.
         trained_on: the data, in a sentence.
         metrics: figures to publish with them.
+        place: what the model card tells its reader to create.
 
     Raises:
         ConfigError: not a registered model, or one without a preparation.
@@ -130,7 +133,7 @@ def save_pretrained(
         target.mkdir(parents=True, exist_ok=True)
         write_whole(target / WEIGHTS, data)
         write_whole(target / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
-        write_whole(target / CARD, _card(model, config).encode())
+        write_whole(target / CARD, _card(model, config, place).encode())
     except OSError as error:
         raise WeightsUnavailable(
             f"{target}: the model cannot be written ({error.strerror or error}). Check the path, its permissions and "
@@ -200,7 +203,7 @@ def _tuples_in(values: Mapping[str, Any], kind: Any) -> dict[str, Any]:
     return {name: _tuples(value) for name, value in values.items()}
 
 
-def _card(model: Classifier, config: Mapping[str, Any]) -> str:
+def _card(model: Classifier, config: Mapping[str, Any], place: str) -> str:
     """Return a model card with the front matter that the Hub reads."""
     outputs = [
         f"| {label} | {'yes' if ok else '**no**'} |"
@@ -221,7 +224,7 @@ def _card(model: Classifier, config: Mapping[str, Any]) -> str:
             "```python",
             "import medzoo",
             "",
-            'model = medzoo.create("local-dir:FOLDER")  # where this file lies',
+            f'model = medzoo.create("{place}")' + ("  # where this file lies" if "FOLDER" in place else ""),
             'prediction = medzoo.predict(model, "image.dcm")',
             "```",
             "",

@@ -1,0 +1,194 @@
+"""Files of the Hugging Face Hub, through its own client, and what its errors mean.
+
+The client compares sizes, not digests, and takes 23 seconds to find that nobody answers. So it is asked first whether
+the file is there, which is not retried, and whoever reads the file holds it to its digest.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medzoo.errors import WeightsUnavailable
+from medzoo.weights.record import HubFile
+from medzoo.weights.transfer import BUSY, CONNECT_TIMEOUT, Busy, check_room, disk_error, offline, patiently
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfFileMetadata
+
+__all__ = ["cached", "discard", "download", "told"]
+
+logger = logging.getLogger("medzoo")
+
+# Seconds without any sign of life after which a lock counts as left behind by a process that died.
+LOCK_TIMEOUT = 120.0
+UPGRADE = "It was removed or renamed after this medzoo was made: upgrade medzoo."
+
+
+def cached(source: HubFile) -> list[Path]:
+    """Return where the client's cache has the file: at the pinned commit, or, without one, at any.
+
+    Asks no network.
+    """
+    from huggingface_hub import constants
+
+    # The layout of the cache is documented: models--owner--name/snapshots/<commit>/<file>.
+    snapshots = Path(constants.HF_HUB_CACHE) / f"models--{source.repo.replace('/', '--')}" / "snapshots"
+    found = [snapshots / source.revision] if source.revision else sorted(snapshots.glob("*"))
+    return [path for folder in found if (path := folder / source.file).exists()]
+
+
+def discard(path: Path) -> None:
+    """Remove a file from the client's cache, and the blob that it points to."""
+    blob = path.resolve()
+    path.unlink(missing_ok=True)
+    if blob.parent.name == "blobs":
+        blob.unlink(missing_ok=True)
+
+
+def download(source: HubFile, who: str, *, size: int | None = None, force: bool = False, mend: str = UPGRADE) -> Path:
+    """Download a file into the client's cache.
+
+    Args:
+        source: what to get.
+        who: for messages.
+        size: bytes it should have, to see that there is room.
+        force: download although the cache has it.
+        mend: what to do where the Hub does not have it.
+
+    Raises:
+        WeightsUnavailable: the Hub does not answer, or does not have or give it; no room; no permission.
+    """
+    from huggingface_hub import constants, hf_hub_download
+
+    import medzoo
+
+    cache = Path(constants.HF_HUB_CACHE)
+    metadata = _probe(source, who, mend)
+    check_room(who, cache, size if size is not None else metadata.size)
+    try:
+        _wait_for_lock(cache, source, str(metadata.etag), who)
+        return Path(
+            hf_hub_download(
+                source.repo,
+                source.file,
+                revision=source.revision or metadata.commit_hash,
+                force_download=force,
+                library_name="medzoo",
+                library_version=medzoo.__version__,
+            )
+        )
+    except WeightsUnavailable:
+        raise
+    # The client lets its HTTP library's errors through, whatever that is today.
+    except Exception as error:
+        raise told(error, source, who, size=size, mend=mend) from error
+
+
+def _probe(source: HubFile, who: str, mend: str) -> HfFileMetadata:
+    """Ask for the file's commit, digest and size; quick to fail."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if offline():
+        raise WeightsUnavailable(
+            f"{who}: {source} is not in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to ask the Hub. "
+            "Run medzoo fetch where there is a network, or unset HF_HUB_OFFLINE."
+        )
+
+    def attempt() -> HfFileMetadata:
+        url = hf_hub_url(source.repo, source.file, revision=source.revision, endpoint=constants.ENDPOINT)
+        try:
+            return get_hf_file_metadata(url, timeout=CONNECT_TIMEOUT)
+        except HfHubHTTPError as error:
+            if error.response.status_code in BUSY:
+                raise Busy(
+                    f"{error.response.status_code} from the Hub", error.response.headers.get("Retry-After")
+                ) from error
+            raise
+
+    try:
+        found = patiently(attempt, f"{who}: {source}")
+    except WeightsUnavailable as error:
+        raise WeightsUnavailable(f"{error} {_ways_out()}") from error
+    except Exception as error:
+        raise told(error, source, who, mend=mend) from error
+    if found.commit_hash is None or found.etag is None:
+        raise WeightsUnavailable(
+            f"{who}: {constants.ENDPOINT} gave not a Hub response for {source}: a login page or a proxy stands "
+            "between. Log in to the network, or set HF_ENDPOINT."
+        )
+    return found
+
+
+def _ways_out() -> str:
+    from huggingface_hub import constants
+
+    return (
+        f"Looked in {constants.HF_HUB_CACHE}. With a network once, medzoo fetch keeps the file; then HF_HUB_OFFLINE=1 "
+        "asks none. MEDZOO_MIRROR takes it from a server of your own."
+    )
+
+
+def told(
+    error: Exception, source: HubFile, who: str, *, size: int | None = None, mend: str = UPGRADE
+) -> WeightsUnavailable:
+    """Turn an error of the client into ours. The token, which its texts do not hold either, is never told."""
+    from huggingface_hub import constants, errors
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    known: list[tuple[bool, str]] = [
+        (
+            isinstance(error, errors.GatedRepoError) or status in (401, 403),
+            f"the Hub does not give {source}: request access at {constants.ENDPOINT}/{source.repo}, then hf auth "
+            "login.",
+        ),
+        (isinstance(error, errors.RepositoryNotFoundError), f"the Hub has no {source}: no such repository. {mend}"),
+        (isinstance(error, errors.RevisionNotFoundError), f"the Hub has no {source}: no such revision. {mend}"),
+        (
+            isinstance(error, errors.RemoteEntryNotFoundError) or status == 404,
+            f"the Hub has no {source}: no such file. {mend}",
+        ),
+        (isinstance(error, errors.HFValidationError), f"{source} is no repository and file ({error})."),
+        (status is not None, f"the Hub answers {status} for {source}. {_ways_out()}"),
+    ]
+    for fits, message in known:
+        if fits:
+            return WeightsUnavailable(f"{who}: {message}")
+    if isinstance(error, OSError) and error.errno is not None:
+        disk = disk_error(who, error, Path(constants.HF_HUB_CACHE), size)
+        if disk is not None:
+            return disk
+    cause: Any = error.__cause__ or error
+    return WeightsUnavailable(
+        f"{who}: {source} could not be had from {constants.ENDPOINT} ({type(cause).__name__}). {_ways_out()}"
+    )
+
+
+def _wait_for_lock(cache: Path, source: HubFile, etag: str, who: str) -> None:
+    """Wait while another process downloads the same file, but not for a lock whose owner died.
+
+    Where a filesystem has no locks of its own, the client's lock is a file, which stays when its owner is killed.
+    """
+    import time
+
+    from filelock import Timeout
+    from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
+
+    folder = f"models--{source.repo.replace('/', '--')}"
+    lock = cache / ".locks" / folder / f"{etag}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        try:
+            with WeakFileLock(lock, timeout=LOCK_TIMEOUT):
+                return
+        except Timeout as error:
+            growing = (cache / folder / "blobs").glob(f"{etag}*.incomplete")
+            if any(time.time() - path.stat().st_mtime < LOCK_TIMEOUT for path in growing):
+                logger.info("%s: another process downloads %s", who, source)
+                continue
+            raise WeightsUnavailable(
+                f"{who}: {lock} was held for {LOCK_TIMEOUT:g} s and nothing was downloaded: its process probably died. "
+                "Delete that file and try again."
+            ) from error

@@ -1,0 +1,109 @@
+"""From a record to tensors under our names: fetched, checked, converted, and the conversion kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from medzoo.atomic import write_whole
+from medzoo.errors import MedzooError
+from medzoo.weights.convert import LAYOUTS, unwrapped
+from medzoo.weights.fetch import verified
+from medzoo.weights.home import converted_folder, digest_of
+from medzoo.weights.load import FOREIGN_SUFFIXES, parse_tensors, read_bytes, read_header
+from medzoo.weights.record import Weights
+
+__all__ = ["Obtained", "keep_converted", "obtain"]
+
+logger = logging.getLogger("medzoo")
+
+
+@dataclass(frozen=True)
+class Obtained:
+    """Tensors under our names.
+
+    Attributes:
+        tensors: by name.
+        dropped: upstream's names of what has no place here, left behind on purpose.
+    """
+
+    tensors: Mapping[str, Tensor]
+    dropped: tuple[str, ...] = ()
+
+
+def obtain(record: Weights, who: str) -> Obtained:
+    """Return the tensors of a record.
+
+    A safetensors file is renamed on the way. A foreign one is read by a closed reader once, and kept as safetensors
+    beside the files, under its own digest, from where it is read ever after.
+
+    Args:
+        record: which weights.
+        who: for messages.
+
+    Raises:
+        WeightsUnavailable, WeightsCorrupt: as :func:`~medzoo.weights.fetch.verified`.
+        UnsafeWeights: a foreign file asks for more than tensors.
+    """
+    if Path(record.source.name).suffix.lower() not in FOREIGN_SUFFIXES:
+        path, data = verified(record, who)
+        return _renamed(record, parse_tensors(data, str(path)))
+    kept = _read_converted(record)
+    if kept is not None:
+        return kept
+    from medzoo.weights.unpickle import tensors_in
+
+    path, data = verified(record, who)
+    made = _renamed(record, tensors_in(data, str(path)))
+    try:
+        keep_converted(record, made)
+    except OSError as error:
+        logger.info("%s: the conversion is not kept, so the next load makes it again (%s)", who, error)
+    return made
+
+
+def _renamed(record: Weights, flat: Mapping[str, Tensor]) -> Obtained:
+    converted = LAYOUTS[record.layout](unwrapped(flat))
+    return Obtained(converted.tensors, converted.dropped)
+
+
+def keep_converted(record: Weights, made: Obtained, root: Path | None = None) -> Path:
+    """Write converted tensors as a safetensors file that bears its own digest as its name.
+
+    Args:
+        record: which weights.
+        made: the tensors.
+        root: a folder in the place of :func:`~medzoo.weights.home.home`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    from safetensors.torch import save
+
+    tensors = {name: tensor.contiguous() for name, tensor in sorted(made.tensors.items())}
+    data = save(tensors, metadata={"source": record.digest, "dropped": json.dumps(made.dropped)})
+    folder = converted_folder(record.digest, record.layout, root)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{digest_of(data).partition(':')[2]}.safetensors"
+    write_whole(path, data)
+    return path
+
+
+def _read_converted(record: Weights) -> Obtained | None:
+    """Return what was kept, if it is what its name says; else drop it."""
+    for path in sorted(converted_folder(record.digest, record.layout).glob("*.safetensors")):
+        try:
+            data = read_bytes(path)
+            if digest_of(data) == f"sha256:{path.stem}":
+                dropped = json.loads(read_header(data, str(path))["__metadata__"]["dropped"])
+                return Obtained(parse_tensors(data, str(path)), tuple(dropped))
+            logger.warning("%s was changed after it was written; it is made again", path)
+            path.unlink()
+        except (MedzooError, OSError, LookupError, ValueError) as error:
+            logger.warning("%s cannot be used (%s); it is made again", path, error)
+    return None

@@ -1,0 +1,117 @@
+"""Saved models on the Hub: ``create("hf-hub:owner/repo@revision")`` and ``model.push_to_hub("owner/repo")``."""
+
+from __future__ import annotations
+
+import logging
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import medzoo
+from medzoo.errors import ConfigError, WeightsUnavailable
+from medzoo.weights import hub
+from medzoo.weights.record import HubFile
+from medzoo.weights.save import CONFIG, WEIGHTS, Saved, read_folder, save_pretrained
+
+if TYPE_CHECKING:
+    from medzoo.classifier import Classifier
+
+__all__ = ["pull", "push_to_hub"]
+
+logger = logging.getLogger("medzoo")
+
+CHECK = "Check the name and the revision; what medzoo loads was written by push_to_hub or save_pretrained."
+
+
+def pull(place: str) -> Saved:
+    """Read the config of a repository ``"owner/repo"`` or ``"owner/repo@revision"``; its weights come with the load.
+
+    A commit that is in the cache is used without asking the Hub. A branch or tag, ``main`` by default, is asked for
+    each time, and is what it was last time where the Hub does not answer.
+
+    Raises:
+        ConfigError: not a repository's name, or its config is not medzoo's.
+        WeightsUnavailable: the Hub does not answer, or does not have or give it.
+    """
+    repo, at, revision = place.partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo) or (at and not revision):
+        raise ConfigError(f"hf-hub:{place}: expected 'hf-hub:owner/repo' or 'hf-hub:owner/repo@revision'.")
+    who = f"hf-hub:{place}"
+    source = HubFile(repo, CONFIG, revision or None)
+    path = next(iter(hub.cached(source)), None) if revision else None
+    if path is None:
+        path = _newest(source, who)
+    saved = read_folder(path.parent)
+    commit = path.parent.name
+    weights = HubFile(repo, WEIGHTS, commit)
+    saved.record = replace(saved.record, tag=f"{repo}@{commit[:12]}", source=weights)
+    return saved
+
+
+def _newest(source: HubFile, who: str) -> Path:
+    """Ask the Hub for a branch or tag; where it does not answer, return what the branch was last time."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        return hub.download(source, who, mend=CHECK)
+    except WeightsUnavailable as error:
+        known = try_to_load_from_cache(source.repo, source.file, revision=source.revision or "main")
+        if not isinstance(known, str):
+            raise
+        logger.warning("%s: taken from the cache, as it was last time (%s)", who, error)
+        return Path(known)
+
+
+def push_to_hub(
+    model: Classifier,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    license: str = "not stated",
+    trained_on: str = "not stated",
+    metrics: Mapping[str, float] | None = None,
+) -> str:
+    """Write the model to a repository of the Hub, which is made if it is not there, in one commit.
+
+    Args:
+        model: made by :func:`medzoo.create`.
+        repo_id: ``"owner/repo"``.
+        private: whether a new repository is private; ``None`` is the owner's default.
+        revision: the branch; ``None`` is ``main``.
+        token: an access token; ``None`` takes that of ``hf auth login`` or ``HF_TOKEN``.
+        license: SPDX identifier of the licence you give the weights.
+        trained_on: the data, in a sentence.
+        metrics: figures to publish with them.
+
+    Returns:
+        What :func:`medzoo.create` takes: ``"hf-hub:owner/repo@commit"``.
+
+    Raises:
+        ConfigError: not a registered model.
+        WeightsUnavailable: the Hub does not answer, or does not let you.
+    """
+    from huggingface_hub import HfApi
+
+    source = HubFile(repo_id, WEIGHTS, revision)
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(
+            model, folder, license=license, trained_on=trained_on, metrics=metrics, place=f"hf-hub:{repo_id}"
+        )
+        try:
+            api = HfApi(token=token, library_name="medzoo", library_version=medzoo.__version__)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            done = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                revision=revision,
+                commit_message=f"{model.name}, saved by medzoo {medzoo.__version__}",
+            )
+        # The client lets its HTTP library's errors through, whatever that is today.
+        except Exception as error:
+            raise hub.told(error, source, model.name, mend="Is it your repository? Run hf auth login.") from error
+    return f"hf-hub:{repo_id}@{done.oid}"

@@ -1,0 +1,188 @@
+"""Files behind URLs, members of zip archives, and a mirror of one's own, through pooch."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medzoo.atomic import write_whole
+from medzoo.errors import ConfigError, MedzooError, WeightsCorrupt, WeightsUnavailable
+from medzoo.weights.home import digest_of, home, stored_file
+from medzoo.weights.load import refuse_substitutes
+from medzoo.weights.record import UrlFile, Weights, ZipMember
+from medzoo.weights.transfer import BUSY, CONNECT_TIMEOUT, READ_TIMEOUT, Busy, check_room, disk_error, patiently
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+__all__ = ["download", "from_mirror", "mirror"]
+
+CHUNK = 1 << 20
+
+
+def mirror() -> str | None:
+    """Return ``MEDZOO_MIRROR``, where every file with a digest is had by ``GET {mirror}/{algorithm}/{hex digest}``."""
+    return os.environ.get("MEDZOO_MIRROR", "").rstrip("/") or None
+
+
+def from_mirror(record: Weights, who: str) -> Path:
+    """Get a file from the mirror, which takes the place of its publisher's server."""
+    url = f"{mirror()}/{record.digest.replace(':', '/')}"
+    return _get(url, record.digest, record.size, stored_file(record.digest), who)
+
+
+def download(record: Weights, who: str) -> Path:
+    """Get the file of a URL or of an archive's member into :func:`~medzoo.weights.home.home`.
+
+    Raises:
+        WeightsUnavailable: it cannot be had.
+        WeightsCorrupt: other bytes came.
+    """
+    source = record.source
+    target = stored_file(record.digest)
+    if isinstance(source, UrlFile):
+        return _get(source.url, record.digest, record.size, target, who)
+    if not isinstance(source, ZipMember):
+        raise TypeError(f"{source} has no URL")
+    # A folder of this process alone, so that no other takes the archive away from under it.
+    with _told_of_the_disk(who, target.parent, source.size):
+        home().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home(), prefix="archive-") as folder:
+            archive = _get(source.url, source.digest, source.size, Path(folder) / "archive.zip", who)
+            return _extract(archive, source, record, target, who)
+
+
+@contextmanager
+def _told_of_the_disk(who: str, folder: Path, size: int | None) -> Iterator[None]:
+    """Say which folder is full or may not be written."""
+    try:
+        yield
+    except MedzooError:
+        raise
+    except OSError as error:
+        told = disk_error(who, error, folder, size)
+        if told is None:
+            raise
+        raise told from error
+
+
+def _get(url: str, digest: str, size: int | None, target: Path, who: str) -> Path:
+    """Download one file, held to its digest before it takes its place."""
+    import pooch
+    import requests
+
+    check_room(who, target.parent, size)
+
+    def attempt() -> Path:
+        try:
+            pooch.retrieve(url, known_hash=digest, fname=target.name, path=target.parent, downloader=_downloader(who))
+        except requests.HTTPError as error:
+            response: Any = error.response
+            status = response.status_code
+            if status in BUSY:
+                raise Busy(f"{status} from {url}", response.headers.get("Retry-After")) from error
+            raise WeightsUnavailable(f"{who}: {url} answers {status}. {_advice(status)}") from error
+        except requests.ConnectionError as error:
+            raise WeightsUnavailable(
+                f"{who}: {url} cannot be reached ({type(error).__name__}). Check the network and its proxies, set "
+                "MEDZOO_MIRROR to a mirror of your own, or copy the folder that medzoo fetch --to DIR writes elsewhere."
+            ) from error
+        except (
+            requests.exceptions.InvalidURL,
+            requests.exceptions.InvalidSchema,
+            requests.exceptions.MissingSchema,
+        ) as error:
+            raise ConfigError(f"{who}: expected a URL of http or https, got {url!r}. Check MEDZOO_MIRROR.") from error
+        except requests.RequestException as error:
+            raise Busy(f"{type(error).__name__} from {url}") from error
+        except ValueError as error:
+            # pooch compared the digests, and kept nothing.
+            raise WeightsCorrupt(f"{url}: expected {digest}, got other bytes.") from error
+        # A temporary file is its owner's alone; what is public may be shared.
+        target.chmod(0o644)
+        return target
+
+    with _told_of_the_disk(who, target.parent, size):
+        return patiently(attempt, who)
+
+
+def _advice(status: int) -> str:
+    if status in (401, 403):
+        return "It is not open to everyone, or a proxy is in the way: ask for access, or set MEDZOO_MIRROR."
+    return "The file is gone from there: upgrade medzoo, or set MEDZOO_MIRROR to a mirror of your own."
+
+
+def _downloader(who: str) -> Any:
+    """Return pooch's downloader, with our timeouts, certificates and progress bar, and an eye for web pages."""
+    import pooch
+
+    class Downloader(pooch.HTTPDownloader):  # type: ignore[misc]
+        def __call__(self, url: str, output_file: Any, pooch: Any, check_only: bool = False) -> Any:
+            done = super().__call__(url, output_file, pooch, check_only)
+            with Path(output_file).open("rb") as file:
+                refuse_substitutes(file.read(256), f"{who}: {url}")
+            return done
+
+    # requests knows REQUESTS_CA_BUNDLE; SSL_CERT_FILE is what the Hub's client and most other tools read.
+    verify = os.environ.get("SSL_CERT_FILE") or True
+    return Downloader(
+        progressbar=_Bar(who) if sys.stderr.isatty() else False,
+        chunk_size=CHUNK,
+        timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
+        verify=verify,
+    )
+
+
+class _Bar:
+    """A rich progress bar with the four verbs that pooch knows."""
+
+    total = 0
+
+    def __init__(self, who: str) -> None:
+        self.who = who
+        self.bar: Progress | None = None
+        self.task: TaskID | None = None
+
+    def update(self, count: int) -> None:
+        """Count ``count`` more bytes."""
+        if self.bar is None or self.task is None:
+            from rich.console import Console
+            from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+            columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
+            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.task = self.bar.add_task(self.who, total=self.total or None)
+            self.bar.start()
+        self.bar.update(self.task, advance=count)
+
+    def reset(self) -> None:
+        """Start again from nothing."""
+        if self.bar is not None and self.task is not None:
+            self.bar.reset(self.task)
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def _extract(archive: Path, source: ZipMember, record: Weights, target: Path, who: str) -> Path:
+    """Take one member out of an archive, held to its digest; never more bytes than the record says."""
+    try:
+        with zipfile.ZipFile(archive) as opened, opened.open(source.member) as member:
+            data = member.read() if record.size is None else member.read(record.size + 1)
+    except (KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise WeightsCorrupt(
+            f"{who}: expected {source.member} in {source.url}, got another archive ({error})."
+        ) from error
+    if digest_of(data, record.digest.partition(":")[0]) != record.digest:
+        raise WeightsCorrupt(f"{source}: expected {record.digest}, got other bytes.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(target, data)
+    return target
