@@ -1,7 +1,8 @@
 """Read the tensors out of a foreign checkpoint without running anything from it.
 
-``torch.load(weights_only=True)`` with a fixed list of NumPy's scalars, and nothing else: there is no way to trust a
-file. A pickle of a whole module is refused; its author can save the ``state_dict()``.
+A state dict is read by ``torch.load(weights_only=True)`` with a fixed list of NumPy's scalars, and TorchXRayVision's
+pickles of a whole DenseNet by :mod:`medzoo.weights.whole_module`. There is no way to trust a file: any other pickle of
+a whole module is refused; its author can save the ``state_dict()``.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medzoo.errors import UnsafeWeights, WeightsCorrupt, WeightsMismatch
+from medzoo.errors import WeightsCorrupt, WeightsMismatch
+from medzoo.weights.inert import unsafe
 from medzoo.weights.load import read_bytes, read_tensors
+from medzoo.weights.whole_module import Archive, holds_module, is_zip, module_tensors
 
-__all__ = ["read_checkpoint"]
+__all__ = ["read_checkpoint", "tensors_in"]
 
 # Where trainers keep the weights among their own state.
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
@@ -41,6 +44,27 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
     if path.suffix.lower() == ".safetensors":
         return read_tensors(path)
     data = read_bytes(path)
+    return tensors_in(data, str(path)), f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def tensors_in(data: bytes, source: str) -> dict[str, Tensor]:
+    """Return the tensors of a PyTorch checkpoint by name: a state dict, or TorchXRayVision's whole DenseNet.
+
+    Both may be a zip archive or the stream of pickles from before torch 1.6.
+
+    Args:
+        data: the file.
+        source: the file, for messages.
+
+    Raises:
+        WeightsCorrupt: not the bytes of a checkpoint.
+        UnsafeWeights: the file asks for more than tensors and plain containers.
+        WeightsMismatch: there is no dict of tensors in it.
+    """
+    if data[257:262] == b"ustar":
+        raise unsafe(source, "a tar archive, PyTorch's format of before 0.2")
+    if holds_module(Archive(data, source).read("data.pkl") if is_zip(data) else data):
+        return module_tensors(data, source)
     # Best metrics are saved as np.mean gives them; NumPy's old module name has to be given as a pair.
     scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
     harmless = [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, type(np.dtype("f8")), type(np.dtype("f4"))]
@@ -48,21 +72,17 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
         with torch.serialization.safe_globals(harmless):
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")[0][:200]
-        raise UnsafeWeights(
-            f"{path}: it asks for more than tensors, which could run code ({reason}). Save its state dict: "
-            "torch.save(model.state_dict(), ...), or with safetensors."
-        ) from error
+        raise unsafe(source, str(error).split("\n")[0][:200]) from error
     # On bytes that are no checkpoint, torch raises nearly every type there is.
     except Exception as error:
         raise WeightsCorrupt(
-            f"{path}: expected a PyTorch checkpoint, got bytes that cannot be read as one ({type(error).__name__}). "
+            f"{source}: expected a PyTorch checkpoint, got bytes that cannot be read as one ({type(error).__name__}). "
             "Get it again."
         ) from error
-    return _state_dict(content, path), f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return _state_dict(content, source)
 
 
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+def _state_dict(content: Any, source: str) -> dict[str, Tensor]:
     """Find the dict of tensors."""
     for key in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -72,6 +92,6 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
         if tensors:
             return tensors
     raise WeightsMismatch(
-        f"{path}: expected a dict of tensors, or one under {', '.join(_NESTED)}, got {type(content).__name__}. "
+        f"{source}: expected a dict of tensors, or one under {', '.join(_NESTED)}, got {type(content).__name__}. "
         "Save model.state_dict()."
     )
