@@ -1,0 +1,295 @@
+"""A Hugging Face Hub and a file server on 127.0.0.1, with faults on request: real sockets, no mocks.
+
+``with Loopback() as server`` answers on two ports, so that a redirect may cross origins as those to a content network
+do. ``server.add`` publishes a repository, ``server.put`` a plain file, ``server.fail`` plans a fault, and
+``server.requests`` has all that was asked. Every answer closes its connection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from loopback_faults import Fault, Reply
+from loopback_hub import HubApi, Repo, etag_of, is_large
+
+__all__ = ["Loopback", "Request", "client_environment"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client asked.
+
+    Attributes:
+        method: such as ``"HEAD"``.
+        path: with the query, still quoted.
+        headers: by lower-case name.
+        port: that was asked; the server's own or its content network's.
+    """
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    port: int
+
+    @property
+    def token(self) -> str | None:
+        """The token that was sent, or ``None``."""
+        return self.headers.get("authorization", "").removeprefix("Bearer ") or None
+
+
+@dataclass
+class _Planned:
+    pattern: str
+    fault: Fault
+    times: int | None
+    method: str | None
+
+    def meets(self, method: str, path: str) -> bool:
+        methods = (self.method,) if self.method else self.fault.methods
+        return self.times != 0 and method in methods and fnmatchcase(path, self.pattern)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+    loopback: Loopback
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exc_info()[1]
+        # A client that gave up or was killed is what the tests are about; anything else is a mistake in here.
+        if error is not None and not isinstance(error, OSError):
+            self.loopback.errors.append(error)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Server
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: the requests are kept."""
+
+    def answer(self) -> None:
+        loopback = self.server.loopback
+        port = self.server.server_address[1]
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        path = unquote(urlsplit(self.path).path)
+        body = self._sent()
+        loopback.requests.append(Request(self.command, self.path, headers, port))
+        fault = loopback.planned(self.command, path)
+        self.close_connection = True
+        if fault and fault.hang:
+            loopback.stall()
+            return
+        reply = loopback.reply(self.command, path, headers, body)
+        self._send(fault.change(reply) if fault else reply, fault or Fault())
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
+
+    def _sent(self) -> bytes:
+        """Read the body of the request, chunked or not."""
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        chunks = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
+    def _send(self, reply: Reply, fault: Fault) -> None:
+        status, body, headers = reply.status, reply.body, dict(reply.headers)
+        first = self.headers.get("Range", "").removeprefix("bytes=").removesuffix("-")
+        if status == 200 and first.isdecimal() and 0 < int(first) < len(body):
+            headers["Content-Range"] = f"bytes {first}-{len(body) - 1}/{len(body)}"
+            status, body = 206, body[int(first) :]
+        self.send_response(status)
+        self.send_header("Connection", "close")
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        loopback = self.server.loopback
+        body = body if fault.cut is None else body[: fault.cut]
+        chunk, pause = fault.pace or (len(body) or 1, 0.0)
+        for at in range(0, len(body), chunk):
+            if at and loopback.closing.wait(pause):
+                return
+            self.wfile.write(body[at : at + chunk])
+        if fault.stall:
+            self.wfile.flush()
+            loopback.stall()
+
+
+@dataclass
+class Loopback:
+    """The server; see the module.
+
+    Attributes:
+        repos: by name.
+        objects: large files by sha256, those of the repositories and those that were pushed.
+        files: plain ones by path.
+        requests: all that was asked, in order.
+        errors: raised in the server itself; a test fails on them.
+        stalled: released once for every answer that was begun and will not end.
+        closing: set when the server stops, so that nothing waits longer.
+    """
+
+    repos: dict[str, Repo] = field(default_factory=dict)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    requests: list[Request] = field(default_factory=list)
+    errors: list[BaseException] = field(default_factory=list)
+    stalled: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    closing: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._plans: list[_Planned] = []
+        self._lock = threading.Lock()
+        self._api = HubApi(self.repos, self.objects)
+        self._servers = [_Server(("127.0.0.1", 0), _Handler) for _ in range(2)]
+        for server in self._servers:
+            server.loopback = self
+        self._threads = [threading.Thread(target=s.serve_forever, args=(0.02,), daemon=True) for s in self._servers]
+
+    def __enter__(self) -> Loopback:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop, from now on refusing connections."""
+        if self.closing.is_set():
+            return
+        self.closing.set()
+        for server, thread in zip(self._servers, self._threads, strict=True):
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+    def url(self, path: str = "") -> str:
+        """Return the address of a path."""
+        return f"http://127.0.0.1:{self._servers[0].server_address[1]}{path}"
+
+    def elsewhere(self, path: str = "") -> str:
+        """Return the address of a path on the other port, which is another origin."""
+        return f"http://127.0.0.1:{self._servers[1].server_address[1]}{path}"
+
+    def add(self, repo: str, files: Mapping[str, bytes], revision: str | None = None) -> str:
+        """Publish files as the newest commit of a repository, which is made if need be, and return the commit."""
+        return self._api.commit(repo, files, revision)
+
+    def put(self, path: str, data: bytes) -> str:
+        """Publish a plain file, on both ports, and return its address."""
+        self.files[path] = data
+        return self.url(path)
+
+    def mirror(self, data: bytes, algorithm: str = "sha256", under: str = "") -> str:
+        """Publish a file as a mirror has it, ``/{algorithm}/{hex digest}``, and return the mirror's address."""
+        self.put(f"{under}/{algorithm}/{hashlib.new(algorithm, data).hexdigest()}", data)
+        return self.url(under)
+
+    def fail(self, pattern: str, fault: Fault, times: int | None = None, method: str | None = None) -> None:
+        """Plan a fault for paths that match, for so many answers or for good, first planned first used.
+
+        Args:
+            pattern: of the unquoted path, with ``*``.
+            fault: one of ``loopback_faults``.
+            times: how often; ``None`` for ever.
+            method: the only one that fails; ``None`` for those that the fault is about.
+        """
+        self._plans.append(_Planned(pattern, fault, times, method))
+
+    def mend(self) -> None:
+        """Forget every planned fault."""
+        with self._lock:
+            self._plans.clear()
+
+    def asked(self, method: str, pattern: str = "*") -> list[Request]:
+        """Return the requests of a method whose unquoted path matches."""
+        wanted = [r for r in self.requests if r.method == method]
+        return [r for r in wanted if fnmatchcase(unquote(urlsplit(r.path).path), pattern)]
+
+    def planned(self, method: str, path: str) -> Fault | None:
+        """Take the next fault for a request."""
+        with self._lock:
+            plan = next((p for p in self._plans if p.meets(method, path)), None)
+            if plan is None:
+                return None
+            if plan.times is not None:
+                plan.times -= 1
+            return plan.fault
+
+    def stall(self) -> None:
+        """Hold an answer until the server stops."""
+        self.stalled.release()
+        self.closing.wait()
+
+    def reply(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        """Answer a request as a sound server does."""
+        if path in self.files and method in ("GET", "HEAD"):
+            data = self.files[path]
+            return Reply(200, {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}, data)
+        if "/resolve/" in path:
+            return self._resolve(path, "authorization" in headers)
+        with self._lock:
+            return self._api.reply(method, path, body, self.url())
+
+    def _resolve(self, path: str, signed_in: bool) -> Reply:
+        """Answer for a file of a repository: ``/{repo}/resolve/{revision}/{file}``."""
+        name, _, rest = path.removeprefix("/").partition("/resolve/")
+        revision, _, file = rest.partition("/")
+        repo = self.repos.get(name)
+        if repo is None:
+            # As the Hub: to someone unknown, a repository that is not there is one that is not shown.
+            return Reply.error(404 if signed_in else 401, "RepoNotFound", "Repository not found")
+        commit = repo.branches.get(revision, revision)
+        if commit not in repo.commits:
+            return Reply.error(404, "RevisionNotFound", f"Invalid rev id: {revision}")
+        if file not in repo.commits[commit]:
+            missing = Reply.error(404, "EntryNotFound", "Entry not found")
+            return Reply(404, {**missing.headers, "X-Repo-Commit": commit}, missing.body)
+        data = repo.commits[commit][file]
+        found = {"X-Repo-Commit": commit, "ETag": f'"{etag_of(file, data)}"', "Accept-Ranges": "bytes"}
+        if is_large(file):
+            found |= {"X-Linked-Etag": found["ETag"], "X-Linked-Size": str(len(data))}
+        return Reply(200, found, data)
+
+
+def client_environment(server: Loopback, folder: Path) -> dict[str, str]:
+    """Return the variables that send a new process to the server, with caches of its own in a folder.
+
+    The rest of the environment is the caller's to add; ``HF_TOKEN``, ``HF_HUB_OFFLINE`` and the like are empty.
+    """
+    return {
+        "HF_ENDPOINT": server.url(),
+        "HF_HOME": str(folder / "hf"),
+        "HF_HUB_CACHE": str(folder / "hf" / "hub"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+        "HF_HUB_OFFLINE": "",
+        "TRANSFORMERS_OFFLINE": "",
+        "HF_TOKEN": "",
+        "HUGGING_FACE_HUB_TOKEN": "",
+        "HF_TOKEN_PATH": str(folder / "hf" / "token"),
+        "NO_PROXY": "127.0.0.1",
+        "no_proxy": "127.0.0.1",
+        "MEDZOO_HOME": str(folder / "medzoo"),
+        "MEDZOO_MIRROR": "",
+    }

@@ -1,0 +1,133 @@
+"""What can go wrong between a client and a server: one function for each fault, given to ``Loopback.fail``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+
+__all__ = [
+    "LFS_POINTER",
+    "WEB_PAGE",
+    "Fault",
+    "Reply",
+    "bare",
+    "cut",
+    "hang",
+    "lfs_pointer",
+    "redirect",
+    "slow",
+    "stall",
+    "status",
+    "truncated",
+    "web_page",
+    "wrong_bytes",
+]
+
+WEB_PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in to the guest network</title></head><body>Sign in</body></html>"
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize %d\n"
+HUB_HEADERS = frozenset({"x-repo-commit", "etag", "x-linked-etag", "x-linked-size"})
+
+
+@dataclass(frozen=True)
+class Reply:
+    """An answer before it is sent; its length is that of its body."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    @staticmethod
+    def error(status: int, code: str | None = None, message: str | None = None) -> Reply:
+        """Return a refusal as the Hub words it, or without its headers."""
+        headers = {"X-Error-Code": code, "X-Error-Message": message}
+        return Reply(status, {name: value for name, value in headers.items() if value}, (message or "").encode())
+
+
+@dataclass(frozen=True)
+class Fault:
+    """How an answer goes wrong.
+
+    Attributes:
+        change: the answer to another.
+        cut: bytes of the body that are sent, of the length that was promised, before the connection closes.
+        pace: bytes that are sent at a time, and seconds between them.
+        stall: whether the connection stays open after the bytes, and silent.
+        hang: whether nothing is answered at all.
+        methods: whose answers go wrong.
+    """
+
+    change: Callable[[Reply], Reply] = field(default=lambda reply: reply)
+    cut: int | None = None
+    pace: tuple[int, float] | None = None
+    stall: bool = False
+    hang: bool = False
+    methods: tuple[str, ...] = ("HEAD", "GET", "POST", "PUT")
+
+
+def status(
+    number: int, code: str | None = None, message: str | None = None, headers: Mapping[str, str] | None = None
+) -> Fault:
+    """Refuse with a status, with the Hub's own error code or without; ``Retry-After`` goes into the headers."""
+    refusal = Reply.error(number, code, message)
+    refusal = replace(refusal, headers={**refusal.headers, **(headers or {})})
+    return Fault(lambda reply: refusal)
+
+
+def cut(after: int) -> Fault:
+    """Close the connection after so many bytes of the body, though more were promised."""
+    return Fault(cut=after, methods=("GET",))
+
+
+def stall(after: int) -> Fault:
+    """Send so many bytes of the body and then no more, with the connection open."""
+    return Fault(cut=after, stall=True, methods=("GET",))
+
+
+def slow(chunk: int, pause: float) -> Fault:
+    """Send so many bytes at a time, with so many seconds between them."""
+    return Fault(pace=(chunk, pause), methods=("GET",))
+
+
+def hang() -> Fault:
+    """Accept the connection and never answer."""
+    return Fault(hang=True)
+
+
+def wrong_bytes() -> Fault:
+    """Send other bytes of the right size under the right headers."""
+    return Fault(lambda reply: replace(reply, body=bytes(byte ^ 0x55 for byte in reply.body)), methods=("GET",))
+
+
+def truncated(by: int = 1) -> Fault:
+    """Send a whole answer whose body lacks its last bytes; the Hub's headers still tell the full size."""
+    return Fault(lambda reply: replace(reply, body=reply.body[:-by]), methods=("GET",))
+
+
+def web_page() -> Fault:
+    """Answer everything with a page, as the portal of a guest network does."""
+    return Fault(lambda reply: Reply(200, {"Content-Type": "text/html; charset=utf-8"}, WEB_PAGE))
+
+
+def lfs_pointer() -> Fault:
+    """Send what a server without Git LFS has in the place of a large file."""
+
+    def change(reply: Reply) -> Reply:
+        return replace(reply, body=LFS_POINTER % (hashlib.sha256(reply.body).hexdigest().encode(), len(reply.body)))
+
+    return Fault(change, methods=("GET",))
+
+
+def bare() -> Fault:
+    """Leave out every header of the Hub's."""
+
+    def change(reply: Reply) -> Reply:
+        left = {name: value for name, value in reply.headers.items() if name.lower() not in HUB_HEADERS}
+        return replace(reply, headers=left)
+
+    return Fault(change)
+
+
+def redirect(to: str, number: int = 302) -> Fault:
+    """Send the client elsewhere: a path of this server or a whole address; to its own path, and it is a loop."""
+    return Fault(lambda reply: Reply(number, {**reply.headers, "Location": to}))
