@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
         reply = loopback.reply(self.command, path, headers, body)
         self._send(fault.change(reply) if fault else reply, fault or Fault())
 
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
 
     def _sent(self) -> bytes:
         """Read the body of the request, chunked or not."""
@@ -114,7 +114,8 @@ class _Handler(BaseHTTPRequestHandler):
             status, body = 206, body[int(first) :]
         self.send_response(status)
         self.send_header("Connection", "close")
-        self.send_header("Content-Length", str(len(body)))
+        if not fault.unsized:
+            self.send_header("Content-Length", str(len(body)))
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()

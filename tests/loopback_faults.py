@@ -20,6 +20,7 @@ __all__ = [
     "stall",
     "status",
     "truncated",
+    "unsized",
     "web_page",
     "wrong_bytes",
 ]
@@ -54,6 +55,7 @@ class Fault:
         pace: bytes that are sent at a time, and seconds between them.
         stall: whether the connection stays open after the bytes, and silent.
         hang: whether nothing is answered at all.
+        unsized: whether the length of the body is left out, so that its end is that of the connection.
         methods: whose answers go wrong.
     """
 
@@ -62,6 +64,7 @@ class Fault:
     pace: tuple[int, float] | None = None
     stall: bool = False
     hang: bool = False
+    unsized: bool = False
     methods: tuple[str, ...] = ("HEAD", "GET", "POST", "PUT")
 
 
@@ -82,6 +85,11 @@ def cut(after: int) -> Fault:
 def stall(after: int) -> Fault:
     """Send so many bytes of the body and then no more, with the connection open."""
     return Fault(cut=after, stall=True, methods=("GET",))
+
+
+def unsized(cut: int | None = None) -> Fault:
+    """Do not tell the length of the body, which is whole or is cut after so many bytes: no client can see that."""
+    return Fault(unsized=True, cut=cut)
 
 
 def slow(chunk: int, pause: float) -> Fault:

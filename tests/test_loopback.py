@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from loopback import client_environment
-from loopback_faults import bare, cut, lfs_pointer, redirect, slow, status, truncated, web_page, wrong_bytes
+from loopback_faults import bare, cut, lfs_pointer, redirect, slow, status, truncated, unsized, web_page, wrong_bytes
 
 pytest_plugins = ["hub_fixtures"]
 
@@ -149,6 +149,16 @@ def test_plain_files_are_retrieved(hub, tmp_path):
     hub.fail("/files/x", redirect("/files/x"))
     with pytest.raises(requests.exceptions.TooManyRedirects):
         pooch.retrieve(url, known, fname="x", path=tmp_path / "e")
+
+
+def test_a_length_is_left_out(hub):
+    url = hub.put("/files/x", DATA)
+    hub.fail("/files/x", unsized(), times=1)
+    whole = requests.get(url, timeout=5)
+    assert whole.content == DATA
+    assert "Content-Length" not in whole.headers
+    hub.fail("/files/x", unsized(cut=7), times=1)
+    assert requests.get(url, timeout=5).content == DATA[:7]
 
 
 def test_a_range_is_answered(hub):
