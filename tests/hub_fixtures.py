@@ -55,3 +55,11 @@ def point_here(server: Loopback, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     # The functions outside of HfApi have read the endpoint, too.
     monkeypatch.setattr(hf_api.api, "endpoint", server.url())
     close_session()
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Let nothing in this process sleep, and return how long it would have, nap by nap."""
+    naps: list[float] = []
+    monkeypatch.setattr("time.sleep", naps.append)
+    return naps

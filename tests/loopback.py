@@ -221,8 +221,8 @@ class Loopback:
             self._plans.clear()
 
     def asked(self, method: str, pattern: str = "*") -> list[Request]:
-        """Return the requests of a method whose unquoted path matches."""
-        wanted = [r for r in self.requests if r.method == method]
+        """Return the requests of a method, ``*`` for any, whose unquoted path matches."""
+        wanted = [r for r in self.requests if method in (r.method, "*")]
         return [r for r in wanted if fnmatchcase(unquote(urlsplit(r.path).path), pattern)]
 
     def planned(self, method: str, path: str) -> Fault | None:

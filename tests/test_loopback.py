@@ -34,14 +34,6 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """Let the clients' retries not wait, and return how long they would have."""
-    waits: list[float] = []
-    monkeypatch.setattr("time.sleep", waits.append)
-    return waits
-
-
 def test_a_repository_is_downloaded_by_commit_and_by_branch(hub):
     commit = hub.add("o/r", {FILE: DATA, "config.json": b"{}"}, revision="a" * 40)
     assert Path(hf_hub_download("o/r", FILE, revision=commit)).read_bytes() == DATA
@@ -82,16 +74,16 @@ def test_what_is_no_answer_of_the_hub_is_no_file(hub, fault):
     assert Path(hf_hub_download("o/r", FILE)).read_bytes() == DATA
 
 
-def test_a_busy_hub_is_asked_again(hub, quick):
+def test_a_busy_hub_is_asked_again(hub, waits):
     hub.add("o/r", {FILE: DATA})
     hub.fail("/o/r/*", status(503), times=2)
     hub.fail("/o/r/*", status(429, headers={"Retry-After": "3"}), times=1)
     assert Path(hf_hub_download("o/r", FILE)).read_bytes() == DATA
     assert [request.method for request in hub.requests] == ["HEAD"] * 4 + ["GET"]
-    assert quick == [1, 4.0]
+    assert waits == [1, 4.0]
 
 
-def test_a_cut_body_is_asked_for_again(hub, quick):
+def test_a_cut_body_is_asked_for_again(hub, waits):
     hub.add("o/r", {FILE: DATA})
     hub.fail("/o/r/*", cut(1000), times=2)
     assert Path(hf_hub_download("o/r", FILE)).read_bytes() == DATA

@@ -1,0 +1,248 @@
+"""A fetch from the Hub when the Hub, the network or the repository is not as it should be.
+
+The numbers are those of docs/reliability.md. What a plain server does as well is in test_fetch_faults.py.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants, hf_hub_download
+from loopback_faults import bare, hang, redirect, status, web_page
+from records import FILE, REPO, REVISION, WHO, all_told, on_hub, publish, some_bytes, weight_bytes
+from tensors import TINY
+
+import medzoo
+from medzoo.errors import WeightsUnavailable
+from medzoo.weights.fetch import verified
+from medzoo.weights.record import HubFile
+
+pytest_plugins = ["hub_fixtures"]
+
+DATA = some_bytes()
+ITEM = f"{REPO}@{REVISION}:{FILE}"
+TOKEN = "hf_aSecretThatNobodySees"
+PATIENCE = 10.0  # seconds that a fetch may wait for a Hub that does not answer
+
+
+@pytest.fixture
+def record(hub):
+    return on_hub(hub, DATA)
+
+
+def forbid_network(monkeypatch):
+    def connect(self, address):
+        raise AssertionError(f"connects to {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+
+
+def refusal(record) -> WeightsUnavailable:
+    """Return the error of a fetch, which is ours and says whose weights it is about."""
+    with pytest.raises(WeightsUnavailable) as caught:
+        verified(record, who=WHO)
+    assert type(caught.value) is WeightsUnavailable
+    assert WHO in str(caught.value)
+    return caught.value
+
+
+def test_a_file_lands_in_the_cache_of_the_hubs_client(hub, record):
+    path, data = verified(record, who=WHO)
+    assert data == path.read_bytes() == DATA
+    assert str(path) == hf_hub_download(REPO, FILE, revision=REVISION)
+    asked = len(hub.requests)
+    assert verified(record, who=WHO) == (path, DATA)
+    assert len(hub.requests) == asked
+
+
+def test_the_newest_commit_is_taken_where_none_is_pinned(hub):
+    path, data = verified(on_hub(hub, DATA, pinned=False), who=WHO)
+    assert data == DATA
+    assert REVISION in str(path)
+
+
+def test_a_model_is_created_with_weights_of_the_hub(hub, monkeypatch):
+    record = on_hub(hub, weight_bytes())
+    publish("cnn3d_small", record, monkeypatch)
+    model = medzoo.create("cnn3d_small", pretrained="test", **TINY)
+    assert model.load_report is not None
+    assert not model.load_report.new
+    assert model.load_report.digest == record.digest
+    asked = len(hub.requests)
+    forbid_network(monkeypatch)
+    medzoo.create("cnn3d_small", pretrained="test", **TINY)
+    assert len(hub.requests) == asked
+
+
+def test_a_token_stays_with_the_hub(hub, record, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.put("/cdn/file", DATA)
+    hub.fail("/owner/*", redirect(hub.elsewhere("/cdn/file")))
+    assert verified(record, who=WHO)[1] == DATA
+    assert {request.token for request in hub.asked("*", "/owner/*")} == {TOKEN}
+    assert {request.token for request in hub.asked("*", "/cdn/*")} == {None}
+
+
+def test_a_repository_that_was_renamed_is_followed(hub, record):
+    hub.add("new/name", {FILE: DATA}, revision=REVISION)
+    del hub.repos[REPO]
+    hub.fail("/owner/*", redirect(f"/new/name/resolve/{REVISION}/{FILE}", 307))
+    assert verified(record, who=WHO)[1] == DATA
+
+
+def test_a_redirect_loop_ends(hub, record, waits):
+    hub.fail("/owner/*", redirect(f"/{REPO}/resolve/{REVISION}/{FILE}"))
+    assert ITEM in str(refusal(record))
+    assert len(hub.requests) <= 60
+
+
+def test_25_a_hub_that_refuses_is_not_asked_for_a_cached_file(hub, record, monkeypatch):
+    verified(record, who=WHO)
+    hub.stop()
+    forbid_network(monkeypatch)
+    assert verified(record, who=WHO)[1] == DATA
+
+
+def test_25_an_unpinned_file_is_taken_from_the_cache_when_the_hub_refuses(hub, waits):
+    record = on_hub(hub, DATA, pinned=False)
+    verified(record, who=WHO)
+    hub.stop()
+    assert verified(record, who=WHO)[1] == DATA
+    assert sum(waits) <= PATIENCE
+
+
+def test_26_a_black_hole_is_not_asked_for_a_cached_file(hub, record, monkeypatch):
+    verified(record, who=WHO)
+    hub.fail("*", hang())
+    forbid_network(monkeypatch)
+    assert verified(record, who=WHO)[1] == DATA
+
+
+def test_27_a_hub_that_refuses_is_named_with_what_to_do(hub, record, waits):
+    hub.stop()
+    message = str(refusal(record))
+    for part in (REPO, constants.HF_HUB_CACHE, "HF_HUB_OFFLINE", "medzoo fetch"):
+        assert part in message
+    assert sum(waits) <= PATIENCE
+
+
+def test_27_a_hub_that_hangs_is_given_up(hub, record, waits, monkeypatch):
+    hub.fail("*", hang())
+    message = str(refusal(record))
+    assert REPO in message
+    assert "medzoo fetch" in message
+    # One probe that is not repeated, where the client itself asks seven times for up to a minute each.
+    assert len(hub.requests) == 1
+    assert sum(waits) <= PATIENCE
+
+
+def test_28_offline_nothing_is_asked(hub, record, waits, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    forbid_network(monkeypatch)
+    message = str(refusal(record))
+    for part in (REPO, constants.HF_HUB_CACHE, "HF_HUB_OFFLINE", "medzoo fetch"):
+        assert part in message
+    assert not hub.requests
+    assert not waits
+
+
+def test_28_offline_a_cached_file_is_read(hub, record, monkeypatch):
+    verified(record, who=WHO)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    forbid_network(monkeypatch)
+    assert verified(record, who=WHO)[1] == DATA
+
+
+@pytest.mark.parametrize("number", [429, 500, 503])
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_29_a_busy_hub_is_asked_again_and_not_for_ever(hub, record, waits, number, method):
+    hub.fail("/owner/*", status(number, headers={"Retry-After": "3600"}), method=method)
+    message = str(refusal(record))
+    assert REPO in message
+    assert str(number) in message
+    assert "medzoo fetch" in message
+    assert len(hub.requests) <= 20
+    assert sum(waits) <= PATIENCE
+
+
+@pytest.mark.parametrize("number", [429, 503])
+def test_29_a_hub_that_was_busy_once_gives_the_file(hub, record, waits, number):
+    hub.fail("/owner/*", status(number), times=1)
+    assert verified(record, who=WHO)[1] == DATA
+
+
+@pytest.mark.parametrize("fault", [web_page, bare])
+def test_30_a_portal_in_the_way_is_recognised(hub, record, waits, fault):
+    hub.fail("*", fault())
+    message = str(refusal(record))
+    assert "not a Hub response" in message
+    assert REPO in message
+    hub.mend()
+    assert verified(record, who=WHO)[1] == DATA
+
+
+@pytest.mark.parametrize("number", [401, 403])
+@pytest.mark.parametrize("code", ["GatedRepo", None])
+@pytest.mark.parametrize("token", [None, TOKEN])
+def test_31_a_gated_repository_tells_the_way_in_and_no_token(
+    hub, record, waits, monkeypatch, capfd, caplog, number, code, token
+):
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    hub.fail("/owner/*", status(number, code, "Access to model owner/repo is restricted."))
+    error = refusal(record)
+    assert f"request access at {hub.url('/' + REPO)}, then hf auth login" in str(error)
+    assert {request.token for request in hub.requests} == {token}
+    printed = capfd.readouterr()
+    assert TOKEN not in all_told(error) + caplog.text + printed.out + printed.err
+    assert len(hub.requests) <= 3
+
+
+def test_31_a_wrong_token_is_said_to_be_one(hub, record, waits, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.fail("/owner/*", status(401, None, "Invalid credentials in Authorization header"))
+    error = refusal(record)
+    assert "hf auth login" in str(error)
+    assert TOKEN not in all_told(error)
+
+
+@pytest.mark.parametrize("token", [None, TOKEN])
+def test_32_a_repository_that_is_gone_is_named(hub, record, monkeypatch, token):
+    if token:
+        monkeypatch.setenv("HF_TOKEN", token)
+    del hub.repos[REPO]
+    message = str(refusal(record))
+    assert ITEM in message
+    assert "upgrade medzoo" in message
+
+
+def test_33_a_revision_that_is_gone_is_named(hub, record):
+    hub.repos[REPO].commits.clear()
+    message = str(refusal(record))
+    assert ITEM in message
+    assert "upgrade medzoo" in message
+
+
+def test_34_a_file_that_is_gone_is_named(hub, record):
+    del hub.repos[REPO].commits[REVISION][FILE]
+    for _ in range(2):  # the client remembers that the file is absent
+        message = str(refusal(record))
+        assert ITEM in message
+        assert "upgrade medzoo" in message
+    gone = replace(record, source=HubFile(repo=REPO, file="moved/model.safetensors", revision=REVISION))
+    assert f"{REPO}@{REVISION}:moved/model.safetensors" in str(refusal(gone))
+
+
+def test_39_a_dangling_link_is_fetched_again(hub, record, monkeypatch):
+    path, _ = verified(record, who=WHO)
+    path.resolve().unlink()
+    assert path.is_symlink()
+    assert verified(record, who=WHO) == (path, DATA)
+    path.resolve().unlink()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    message = str(refusal(record))
+    assert str(Path(constants.HF_HUB_CACHE)) in message
+    assert "HF_HUB_OFFLINE" in message
