@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import sys
 
-import numpy as np
 import pytest
 import torch
 from whole_modules import saved, torchvisions, upstreams
 
 import medzoo
-from medzoo.weights.unpickle import read_checkpoint, tensors_in
+from medzoo.weights.unpickle import read_checkpoint
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 SMALL = {"growth_rate": 4, "block_config": (2, 1), "num_init_features": 8}

@@ -40,6 +40,8 @@ def verified(record: Weights, who: str) -> tuple[Path, bytes]:
             return path, data
         if isinstance(record.source, (LocalFile, PackagedFile)):
             raise WeightsCorrupt(f"{fault} The file was changed after it was written; get it again.")
+        if offline():
+            raise WeightsCorrupt(f"{who}: {fault} HF_HUB_OFFLINE forbids to fetch it again; unset it once.")
         logger.warning("%s: %s Fetching it again.", who, fault)
         _discard(path)
     # A file from the cache that was wrong has had its first chance.

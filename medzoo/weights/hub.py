@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medzoo.errors import WeightsUnavailable
+from medzoo.errors import WeightsCorrupt, WeightsUnavailable
 from medzoo.weights.record import HubFile
 from medzoo.weights.transfer import BUSY, CONNECT_TIMEOUT, Busy, check_room, disk_error, offline, patiently
 
@@ -59,6 +59,7 @@ def download(source: HubFile, who: str, *, size: int | None = None, force: bool 
 
     Raises:
         WeightsUnavailable: the Hub does not answer, or does not have or give it; no room; no permission.
+        WeightsCorrupt: less or more came than the Hub said.
     """
     from huggingface_hub import constants, hf_hub_download
 
@@ -81,6 +82,12 @@ def download(source: HubFile, who: str, *, size: int | None = None, force: bool 
         )
     except WeightsUnavailable:
         raise
+    except OSError as error:
+        # The client compares the size, and says so in words alone.
+        if type(error) is OSError and "Consistency check" in str(error):
+            reason = str(error).partition("\n")[0]
+            raise WeightsCorrupt(f"{source}: {reason}") from error
+        raise told(error, source, who, size=size, mend=mend) from error
     # The client lets its HTTP library's errors through, whatever that is today.
     except Exception as error:
         raise told(error, source, who, size=size, mend=mend) from error
@@ -138,18 +145,21 @@ def told(
     from huggingface_hub import constants, errors
 
     status = getattr(getattr(error, "response", None), "status_code", None)
+    closed = (
+        f"the Hub does not give {source}: request access at {constants.ENDPOINT}/{source.repo}, then hf auth login."
+    )
     known: list[tuple[bool, str]] = [
+        (isinstance(error, errors.GatedRepoError), closed),
         (
-            isinstance(error, errors.GatedRepoError) or status in (401, 403),
-            f"the Hub does not give {source}: request access at {constants.ENDPOINT}/{source.repo}, then hf auth "
-            "login.",
+            isinstance(error, errors.RepositoryNotFoundError),
+            f"the Hub has no {source}: no such repository, or a private one, which hf auth login may open. {mend}",
         ),
-        (isinstance(error, errors.RepositoryNotFoundError), f"the Hub has no {source}: no such repository. {mend}"),
         (isinstance(error, errors.RevisionNotFoundError), f"the Hub has no {source}: no such revision. {mend}"),
         (
             isinstance(error, errors.RemoteEntryNotFoundError) or status == 404,
             f"the Hub has no {source}: no such file. {mend}",
         ),
+        (status in (401, 403), closed),
         (isinstance(error, errors.HFValidationError), f"{source} is no repository and file ({error})."),
         (status is not None, f"the Hub answers {status} for {source}. {_ways_out()}"),
     ]

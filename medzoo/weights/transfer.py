@@ -90,9 +90,11 @@ def disk_error(who: str, error: OSError, folder: Path, size: int | None) -> Weig
             f"{who}: the disk is full or the file too large for it ({os.strerror(error.errno)}): {need}, {free:,} are "
             f"free under {folder}. Make room, or set HF_HOME and MEDZOO_HOME to a larger disk."
         )
-    if error.errno in SEALED:
+    # pooch says in words alone that a folder cannot be written.
+    if error.errno in SEALED or isinstance(error, PermissionError):
+        reason = os.strerror(error.errno or errno.EACCES)
         return WeightsUnavailable(
-            f"{who}: {error.filename or folder} cannot be written ({os.strerror(error.errno)}). Set HF_HOME and "
+            f"{who}: {error.filename or folder} cannot be written ({reason}). Set HF_HOME and "
             "MEDZOO_HOME to folders that can, or put the file there with medzoo fetch on another machine."
         )
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import tempfile
@@ -81,17 +82,25 @@ def _get(url: str, digest: str, size: int | None, target: Path, who: str) -> Pat
 
     def attempt() -> Path:
         try:
-            pooch.retrieve(url, known_hash=digest, fname=target.name, path=target.parent, downloader=_downloader(who))
+            pooch.retrieve(
+                url,
+                known_hash=digest,
+                fname=target.name,
+                path=target.parent,
+                downloader=_downloader(who, digest, size, target),
+            )
         except requests.HTTPError as error:
             response: Any = error.response
+            response.close()
             status = response.status_code
             if status in BUSY:
                 raise Busy(f"{status} from {url}", response.headers.get("Retry-After")) from error
             raise WeightsUnavailable(f"{who}: {url} answers {status}. {_advice(status)}") from error
         except requests.ConnectionError as error:
             raise WeightsUnavailable(
-                f"{who}: {url} cannot be reached ({type(error).__name__}). Check the network and its proxies, set "
-                "MEDZOO_MIRROR to a mirror of your own, or copy the folder that medzoo fetch --to DIR writes elsewhere."
+                f"{who}: it is not in {home()}, and {url} cannot be reached ({type(error).__name__}). Check the "
+                "network and its proxies, set MEDZOO_MIRROR to a mirror of your own, or copy the folder that medzoo "
+                "fetch --to DIR writes elsewhere, and set MEDZOO_HOME to it."
             ) from error
         except (
             requests.exceptions.InvalidURL,
@@ -101,9 +110,6 @@ def _get(url: str, digest: str, size: int | None, target: Path, who: str) -> Pat
             raise ConfigError(f"{who}: expected a URL of http or https, got {url!r}. Check MEDZOO_MIRROR.") from error
         except requests.RequestException as error:
             raise Busy(f"{type(error).__name__} from {url}") from error
-        except ValueError as error:
-            # pooch compared the digests, and kept nothing.
-            raise WeightsCorrupt(f"{url}: expected {digest}, got other bytes.") from error
         # A temporary file is its owner's alone; what is public may be shared.
         target.chmod(0o644)
         return target
@@ -118,15 +124,25 @@ def _advice(status: int) -> str:
     return "The file is gone from there: upgrade medzoo, or set MEDZOO_MIRROR to a mirror of your own."
 
 
-def _downloader(who: str) -> Any:
-    """Return pooch's downloader, with our timeouts, certificates and progress bar, and an eye for web pages."""
+def _downloader(who: str, digest: str, size: int | None, target: Path) -> Any:
+    """Return pooch's downloader with our timeouts, certificates and progress bar, and our words for other bytes.
+
+    pooch compares the digest, too, but its error does not tell what came instead.
+    """
     import pooch
 
     class Downloader(pooch.HTTPDownloader):  # type: ignore[misc]
         def __call__(self, url: str, output_file: Any, pooch: Any, check_only: bool = False) -> Any:
             done = super().__call__(url, output_file, pooch, check_only)
             with Path(output_file).open("rb") as file:
-                refuse_substitutes(file.read(256), f"{who}: {url}")
+                refuse_substitutes(file.read(256), url)
+                file.seek(0)
+                algorithm = digest.partition(":")[0]
+                got = f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
+                came = file.tell()
+            if got != digest:
+                expected = f"{digest}, {size} bytes" if size is not None else digest
+                raise WeightsCorrupt(f"{url}: expected {expected} for {target}, got {got}, {came} bytes.")
             return done
 
     # requests knows REQUESTS_CA_BUNDLE; SSL_CERT_FILE is what the Hub's client and most other tools read.
