@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import medzoo
+from medzoo.cli_weights import cache, convert, fetch, verify, weights_table
 from medzoo.errors import DataError, MedzooError, did_you_mean
+from medzoo.terminal import console
 
 if TYPE_CHECKING:
     from medzoo.prediction import Prediction
@@ -54,18 +56,34 @@ def main(debug: bool) -> None:
 @click.argument("pattern", default="*")
 @click.option("--dims", type=click.Choice(["2", "3"]), help="Only models of images, or of volumes.")
 @click.option("--task", type=click.Choice(["binary", "multilabel", "multiclass"]))
-@click.option("--pretrained", is_flag=True, help="Only models that have weights.")
-def list_command(pattern: str, dims: str | None, task: Any, pretrained: bool) -> None:
+@click.option("--pretrained", is_flag=True, help="List weights: what they fill, licence, size, digest.")
+@click.option("--license", "license_", help="Only weights under this licence, such as 'apache-*'.")
+@click.option("--trained", is_flag=True, help="Only weights with trained outputs.")
+def list_command(
+    pattern: str, dims: str | None, task: Any, pretrained: bool, license_: str | None, trained: bool
+) -> None:
     """List the models whose name matches PATTERN."""
     from rich.table import Table
 
+    pretrained = pretrained or bool(license_) or trained
+    names = medzoo.list_models(
+        pattern,
+        dims=int(dims) if dims else None,
+        task=task,
+        pretrained=pretrained,
+        license=license_,
+        trained=trained,
+    )
+    if pretrained:
+        console().print(weights_table(names, license_, trained))
+        return
     table = Table("model", "input", "outputs", "parameters", "weights", "what")
-    for name in medzoo.list_models(pattern, dims=int(dims) if dims else None, task=task, pretrained=pretrained):
+    for name in names:
         spec = medzoo.describe(name)
         outputs = f"{len(spec.outputs.labels)} {spec.outputs.task}"
         tags = ", ".join(spec.weights) or "–"
         table.add_row(name, _shape(spec.input_spec), outputs, f"{spec.parameters:,}", tags, spec.summary)
-    _console().print(table)
+    console().print(table)
 
 
 @main.command()
@@ -92,7 +110,9 @@ def info(name: str) -> None:
     table = Table(title=name, show_header=False, title_justify="left")
     for key, value in rows.items():
         table.add_row(key, value)
-    _console().print(table)
+    console().print(table)
+    if spec.weights:
+        console().print(weights_table([name]))
 
 
 @main.command()
@@ -131,7 +151,7 @@ def predict(
     # The two schemes belong to the name; elsewhere a colon stands before a tag.
     name, tag = (model, "") if model.startswith(("hf-hub:", "local-dir:")) else model.partition(":")[::2]
     built = medzoo.create(name, pretrained=tag or False)
-    bars = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=_console(stderr=True))
+    bars = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console(stderr=True))
     # Doubts are told below, a line each.
     with warnings.catch_warnings(action="ignore", category=UserWarning), bars as bar:
         task = bar.add_task(name, total=None)
@@ -166,34 +186,6 @@ def predict(
         passed = f"{len(results.skipped)} things were passed over" if results.skipped else "no image was found"
         click.echo(f"nothing to predict: {passed}", err=True)
     ctx.exit(DataError.exit_code if results.failed or not results else 0)
-
-
-@main.command()
-@click.argument("file", type=click.Path())
-@click.option("--model", "name", required=True, help="The registered model whose weights these are.")
-@click.option("--strip", default="", help="Prefix that the trainer put before every name, such as 'model.'.")
-@click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Builder option that the weights need.")
-@click.option("--to", required=True, type=click.Path(), help="Folder to write.")
-def convert(file: str, name: str, strip: str, options: tuple[str, ...], to: str) -> None:
-    """Turn your own checkpoint FILE into a folder.
-
-    medzoo.create("local-dir:FOLDER") takes it. No more of FILE is read than tensors.
-    """
-    import json
-    from pathlib import Path
-
-    from medzoo.adopt import convert_checkpoint
-
-    chosen = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if not equals:
-            raise click.BadParameter(f"expected KEY=VALUE, got {option!r}", param_hint="--option")
-        try:
-            chosen[key] = json.loads(value)
-        except json.JSONDecodeError:
-            chosen[key] = value
-    click.echo(convert_checkpoint(Path(file), name, Path(to), strip=strip, options=chosen))
 
 
 @main.command()
@@ -238,7 +230,7 @@ def _show_prediction(result: Prediction) -> None:
         mark = " (untrained)" if label in result.untrained else ""
         probability = f"{result.probabilities[label]:.3f}"
         table.add_row(escape(label) + mark, probability, "yes" if result.positive[label] else "no")
-    _console().print(table)
+    console().print(table)
     click.echo(" → ".join(result.steps) + "\n")
 
 
@@ -246,13 +238,8 @@ def _shape(spec: medzoo.InputSpec) -> str:
     return " × ".join(map(str, (spec.channels, *spec.size)))
 
 
-def _console(stderr: bool = False) -> Any:
-    """Return a console; a pipe gets wide lines instead of ones broken at 80 columns."""
-    from rich.console import Console
-
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 160)
-
+for command in (cache, convert, fetch, verify):
+    main.add_command(command)
 
 if __name__ == "__main__":
     main()

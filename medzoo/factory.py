@@ -267,6 +267,8 @@ def _build_with(
     part = record.part if record else "model"
     report = load_tensors(built, tensors, source=source, digest=digest, kernel=kernel, part=part, device=device)
     built.load_report = report.leaving(dropped)
+    if record is not None and record.channels:
+        _note(built, f"channels, in this order: {', '.join(record.channels)}")
     left = [name for name, tensor in (*built.named_parameters(), *built.named_buffers()) if tensor.is_meta]
     if left:
         raise ConfigError(

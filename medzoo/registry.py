@@ -24,7 +24,7 @@ from medzoo.weights.record import Weights
 if TYPE_CHECKING:
     from medzoo.classifier import Classifier
 
-__all__ = ["ModelSpec", "describe", "list_models", "register"]
+__all__ = ["ModelSpec", "describe", "is_wanted", "list_models", "register"]
 
 Builder = Callable[..., "Classifier"]
 
@@ -163,6 +163,8 @@ def list_models(
     dims: int | None = None,
     task: Task | None = None,
     pretrained: bool = False,
+    license: str | None = None,
+    trained: bool = False,
 ) -> list[str]:
     """Return the names of the registered models, sorted.
 
@@ -171,6 +173,9 @@ def list_models(
         dims: 2 or 3 for models of images or of volumes only.
         task: only models whose default task this is.
         pretrained: only models that have weights.
+        license: only models that have weights under a licence of this name or pattern, such as ``"apache-*"``;
+            upper and lower case are alike.
+        trained: only models that have weights with trained outputs, not of an encoder alone.
 
     Raises:
         ConfigError: a number of axes or a task that there is not.
@@ -189,8 +194,16 @@ def list_models(
         if fnmatchcase(name, pattern)
         and dims in (None, spec.input_spec.dims)
         and task in (None, spec.outputs.task)
-        and (spec.weights or not pretrained)
+        and (
+            not (pretrained or license or trained) or any(is_wanted(r, license, trained) for r in spec.weights.values())
+        )
     )
+
+
+def is_wanted(record: Weights, license: str | None, trained: bool) -> bool:
+    """Whether weights are under a licence, and bring trained outputs."""
+    under = license is None or fnmatchcase(record.license.lower(), license.lower())
+    return under and (record.part == "model" or not trained)
 
 
 def describe(name: str) -> ModelSpec:
