@@ -350,6 +350,16 @@ class Classifier(CheckedModel):
 
         return save_pretrained(self, folder, license=license, trained_on=trained_on, metrics=metrics)
 
+    def push_to_hub(self, repo_id: str, **options: Any) -> str:
+        """Write such a folder to a repository of the Hub; returns the ``"hf-hub:..."`` that gives it back.
+
+        See :func:`medzoo.weights.share.push_to_hub` for the options: private, revision, token, license, trained_on,
+        metrics.
+        """
+        from medzoo.weights.share import push_to_hub
+
+        return push_to_hub(self, repo_id, **options)
+
     def param_groups(
         self,
         lr: float,

@@ -86,7 +86,8 @@ def keep_converted(record: Weights, made: Obtained, root: Path | None = None) ->
     from safetensors.torch import save
 
     tensors = {name: tensor.contiguous() for name, tensor in sorted(made.tensors.items())}
-    data = save(tensors, metadata={"source": record.digest, "dropped": json.dumps(made.dropped)})
+    # One entry alone: safetensors writes several in an order of chance, and equal content should be equal bytes.
+    data = save(tensors, metadata={"medzoo": json.dumps({"source": record.digest, "dropped": made.dropped})})
     folder = converted_folder(record.digest, record.layout, root)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{digest_of(data).partition(':')[2]}.safetensors"
@@ -100,8 +101,8 @@ def _read_converted(record: Weights) -> Obtained | None:
         try:
             data = read_bytes(path)
             if digest_of(data) == f"sha256:{path.stem}":
-                dropped = json.loads(read_header(data, str(path))["__metadata__"]["dropped"])
-                return Obtained(parse_tensors(data, str(path)), tuple(dropped))
+                told = json.loads(read_header(data, str(path))["__metadata__"]["medzoo"])
+                return Obtained(parse_tensors(data, str(path)), tuple(told["dropped"]))
             logger.warning("%s was changed after it was written; it is made again", path)
             path.unlink()
         except (MedzooError, OSError, LookupError, ValueError) as error:

@@ -97,7 +97,6 @@ def push_to_hub(
     """
     from huggingface_hub import HfApi
 
-    source = HubFile(repo_id, WEIGHTS, revision)
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(
             model, folder, license=license, trained_on=trained_on, metrics=metrics, place=f"hf-hub:{repo_id}"
@@ -113,5 +112,9 @@ def push_to_hub(
             )
         # The client lets its HTTP library's errors through, whatever that is today.
         except Exception as error:
-            raise hub.told(error, source, model.name, mend="Is it your repository? Run hf auth login.") from error
+            status = getattr(getattr(error, "response", None), "status_code", "no answer")
+            raise WeightsUnavailable(
+                f"{model.name}: {repo_id} does not take the model ({type(error).__name__}, {status}). Check the "
+                "network, that the repository is yours, and that your token may write: hf auth login."
+            ) from error
     return f"hf-hub:{repo_id}@{done.oid}"
