@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import pickle
+import struct
 import sys
 import warnings
+import zipfile
 from collections import OrderedDict
 from contextlib import contextmanager
 from types import ModuleType
@@ -92,3 +95,67 @@ def saved(content, zipped):
         warnings.simplefilter("ignore")  # the older format warns where it finds no source
         torch.save(content, buffer, _use_new_zipfile_serialization=zipped)
     return buffer.getvalue()
+
+
+def emit(value):
+    """A value as protocol 2 writes it; bytes are opcodes as they are."""
+    match value:
+        case bytes():
+            return value
+        case None | bool():
+            return {None: pickle.NONE, True: pickle.NEWTRUE, False: pickle.NEWFALSE}[value]
+        case int():
+            return pickle.BININT + struct.pack("<i", value)
+        case str():
+            return pickle.BINUNICODE + struct.pack("<I", len(value)) + value.encode()
+        case tuple():
+            return pickle.MARK + b"".join(map(emit, value)) + pickle.TUPLE
+        case list():
+            return pickle.EMPTY_LIST + pickle.MARK + b"".join(map(emit, value)) + pickle.APPENDS
+        case dict():
+            entries = b"".join(emit(key) + emit(entry) for key, entry in value.items())
+            return pickle.EMPTY_DICT + pickle.MARK + entries + pickle.SETITEMS
+    raise TypeError(type(value))
+
+
+def name(path):
+    module, _, last = path.partition(" ")
+    return pickle.GLOBAL + f"{module}\n{last}\n".encode()
+
+
+def call(path, *arguments):
+    return name(path) + emit(arguments) + pickle.REDUCE
+
+
+def shell(path="torchxrayvision.models DenseNet", **state):
+    """An object of that class with a state, as a module is stored."""
+    state = {"_parameters": {}, "_buffers": {}, "_modules": {}} | state
+    return name(path) + pickle.EMPTY_TUPLE + pickle.NEWOBJ + emit(state) + pickle.BUILD
+
+
+def stored(numel=4, offset=0, shape=(4,), stride=(1,), key="0", kind="torch FloatStorage", metadata=()):
+    """A tensor over a storage."""
+    storage = emit(("storage", name(kind), key, "cpu", numel)) + pickle.BINPERSID
+    hooks = call("collections OrderedDict")
+    return call("torch._utils _rebuild_tensor_v2", storage, offset, shape, stride, False, hooks, *metadata)
+
+
+def archived(root, storages=None, **entries):
+    """A zip archive around a pickle."""
+    buffer = io.BytesIO()
+    pickled = pickle.PROTO + b"\x02" + emit(root) + pickle.STOP
+    numbers = {
+        f"data/{key}": value for key, value in ({"0": bytes(range(16))} if storages is None else storages).items()
+    }
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for entry, content in ({"data.pkl": pickled, "byteorder": b"little"} | entries | numbers).items():
+            archive.writestr(f"archive/{entry}", content)
+    return buffer.getvalue()
+
+
+def streamed(root, keys=(), behind=b""):
+    """The older format around a pickle."""
+    machine = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    before = b"".join(pickle.dumps(value, protocol=2) for value in (0x1950A86A20F9469CFC6C, 1001, machine))
+    pickled = pickle.PROTO + b"\x02" + emit(root) + pickle.STOP
+    return before + pickled + pickle.dumps(list(keys), protocol=2) + behind

@@ -79,19 +79,27 @@ def tensors_in(data: bytes, source: str) -> dict[str, Tensor]:
             f"{source}: expected a PyTorch checkpoint, got bytes that cannot be read as one ({type(error).__name__}). "
             "Get it again."
         ) from error
-    return _state_dict(content, source)
+    return _state_dict(content, source, len(data))
 
 
-def _state_dict(content: Any, source: str) -> dict[str, Tensor]:
-    """Find the dict of tensors."""
+def _state_dict(content: Any, source: str, size: int) -> dict[str, Tensor]:
+    """Find the dict of tensors, each of plain numbers that the file of ``size`` bytes can hold."""
     for key in _NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
+    tensors: dict[str, Tensor] = {}
     if isinstance(content, Mapping):
-        tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
-        if tensors:
-            return tensors
-    raise WeightsMismatch(
-        f"{source}: expected a dict of tensors, or one under {', '.join(_NESTED)}, got {type(content).__name__}. "
-        "Save model.state_dict()."
-    )
+        tensors = {str(name): value.detach() for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise WeightsMismatch(
+            f"{source}: expected a dict of tensors, or one under {', '.join(_NESTED)}, got {type(content).__name__}. "
+            "Save model.state_dict()."
+        )
+    for name, tensor in tensors.items():
+        dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+        if not dense or type(tensor) is not Tensor or tensor.numel() * tensor.itemsize > size:
+            raise WeightsMismatch(
+                f"{source}: expected plain tensors, got {name[:100]!a} sparse, quantised, without numbers or larger "
+                "than the file. Save it dense, on the CPU."
+            )
+    return tensors

@@ -183,5 +183,5 @@ def _walk(shell: Shell, path: tuple[str, ...], stored: dict[str, StoredTensor], 
 
 
 def _materialise(tensor: StoredTensor, numbers: bytes) -> Tensor:
-    flat = torch.frombuffer(bytearray(numbers), dtype=tensor.storage.dtype)
-    return flat.as_strided(tensor.shape, tensor.stride, tensor.offset).clone(memory_format=torch.contiguous_format)
+    own = torch.frombuffer(bytearray(numbers), dtype=tensor.storage.dtype)
+    return own.as_strided(tensor.shape, tensor.stride, tensor.offset).contiguous()
