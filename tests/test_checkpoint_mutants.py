@@ -74,12 +74,12 @@ def main(kind: str, count: int, folder: Path) -> None:
     ends: Counter[str] = Counter()
     for seed in range(count):
         sys.stdout.write(f"seed {seed}\n")
-        path.write_bytes(mutant(original, random.Random(seed), inside=kind.endswith("zip") and seed % 2 == 0))
+        inside = kind.endswith("zip") and seed % 2 == 0
+        path.write_bytes(mutant(original, random.Random(seed), inside))
         try:
             tensors, _ = read_checkpoint(path)
         except MedzooError as error:
-            assert len(str(error)) < 1000, error
-            str(error).encode()
+            str(error).encode()  # it can be printed
             ends[type(error).__name__] += 1
             continue
         assert 0 < len(tensors) <= len(expected)
@@ -87,6 +87,9 @@ def main(kind: str, count: int, folder: Path) -> None:
             assert type(name) is str
             assert type(tensor) is torch.Tensor
             tensor.to(torch.complex128).sum().item()  # every number of it is there
+        if kind == "module-zip" and not inside:  # under a checksum that we hold it to
+            assert tensors.keys() == expected.keys()
+            assert all(torch.equal(tensors[name], expected[name]) for name in expected)
         ends["tensors"] += 1
     sys.stdout.write(json.dumps({"ends": ends, "found": found, "grown": _most_memory() - before}) + "\n")
 
