@@ -148,7 +148,9 @@ def archived(root, storages=None, **entries):
         f"data/{key}": value for key, value in ({"0": bytes(range(16))} if storages is None else storages).items()
     }
     with zipfile.ZipFile(buffer, "w") as archive:
-        for entry, content in ({"data.pkl": pickled, "byteorder": b"little"} | entries | numbers).items():
+        for entry, content in (
+            {"data.pkl": pickled, "byteorder": b"little", "version": b"3\n"} | entries | numbers
+        ).items():
             archive.writestr(f"archive/{entry}", content)
     return buffer.getvalue()
 

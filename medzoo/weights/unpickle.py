@@ -1,6 +1,6 @@
 """Read the tensors out of a foreign checkpoint without running anything from it.
 
-A state dict is read by ``torch.load(weights_only=True)`` with a fixed list of NumPy's scalars, and TorchXRayVision's
+A state dict is read by ``torch.load(weights_only=True)``, which skips NumPy's scalars, and TorchXRayVision's
 pickles of a whole DenseNet by :mod:`medzoo.weights.whole_module`. There is no way to trust a file: any other pickle of
 a whole module is refused; its author can save the ``state_dict()``.
 """
@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
-from collections.abc import Mapping
+import re
+import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +27,26 @@ __all__ = ["read_checkpoint", "tensors_in"]
 
 # Where trainers keep the weights among their own state.
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
+
+
+class _Ignored:
+    """Stands for NumPy's scalars, in which trainers keep their best metric.
+
+    NumPy's own would be called with what the file says, and a damaged state of a dtype ends the process.
+    """
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+_IGNORED: list[Any] = [
+    (_Ignored, "numpy.dtype"),
+    (_Ignored, "numpy.core.multiarray.scalar"),  # before NumPy 2
+    (_Ignored, "numpy._core.multiarray.scalar"),
+]
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -63,16 +83,16 @@ def tensors_in(data: bytes, source: str) -> dict[str, Tensor]:
     """
     if data[257:262] == b"ustar":
         raise unsafe(source, "a tar archive, PyTorch's format of before 0.2")
-    if holds_module(Archive(data, source).read("data.pkl") if is_zip(data) else data):
+    if holds_module(Archive(data, source).first_bytes() if is_zip(data) else data):
         return module_tensors(data, source)
-    # Best metrics are saved as np.mean gives them; NumPy's old module name has to be given as a pair.
-    scalar = np._core.multiarray.scalar  # type: ignore[attr-defined]
-    harmless = [(scalar, "numpy.core.multiarray.scalar"), scalar, np.dtype, type(np.dtype("f8")), type(np.dtype("f4"))]
     try:
-        with torch.serialization.safe_globals(harmless):
+        with torch.serialization.safe_globals(_IGNORED), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of protocols and formats that are refused below
             content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise unsafe(source, str(error).split("\n")[0][:200]) from error
+        # Torch's own message advises to trust the file.
+        name = re.search(r"GLOBAL (\S{1,200})", str(error))
+        raise unsafe(source, f"the name {name[1]!a}" if name else "a call or an opcode of no state dict") from None
     # On bytes that are no checkpoint, torch raises nearly every type there is.
     except Exception as error:
         raise WeightsCorrupt(
@@ -85,11 +105,12 @@ def tensors_in(data: bytes, source: str) -> dict[str, Tensor]:
 def _state_dict(content: Any, source: str, size: int) -> dict[str, Tensor]:
     """Find the dict of tensors, each of plain numbers that the file of ``size`` bytes can hold."""
     for key in _NESTED:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
+        # By dict's own methods: a pickled OrderedDict may hold others under their names.
+        if isinstance(content, dict) and isinstance(dict.get(content, key), dict):
+            content = dict.get(content, key)
     tensors: dict[str, Tensor] = {}
-    if isinstance(content, Mapping):
-        tensors = {str(name): value.detach() for name, value in content.items() if isinstance(value, Tensor)}
+    if isinstance(content, dict):
+        tensors = {str(name): value.detach() for name, value in dict.items(content) if isinstance(value, Tensor)}
     if not tensors:
         raise WeightsMismatch(
             f"{source}: expected a dict of tensors, or one under {', '.join(_NESTED)}, got {type(content).__name__}. "

@@ -40,6 +40,7 @@ class Archive:
 
     def __init__(self, data: bytes, source: str) -> None:
         self.source = source
+        self._data = data
         try:
             self._zip = zipfile.ZipFile(io.BytesIO(data))
         except _ZIP_ERRORS as error:
@@ -63,6 +64,16 @@ class Archive:
         except _ZIP_ERRORS as error:
             raise self._corrupt(f"{name[:40]!a}: {type(error).__name__}: {str(error)[:100]}") from error
 
+    def first_bytes(self) -> bytes:
+        """Return how the pickle begins; the checksum, which torch can be told not to write, is that of the whole."""
+        entry = self._zip.getinfo(self._root + "data.pkl")
+        try:
+            name, extra = struct.unpack_from("<HH", self._data, entry.header_offset + 26)
+        except struct.error as error:
+            raise self._corrupt("data.pkl lies outside of the file") from error
+        start = entry.header_offset + 30 + name + extra
+        return self._data[start : start + 64]
+
     def is_little_endian(self) -> bool:
         """Whether the numbers are stored as on nearly every machine; older files do not say, and are."""
         return self._root + "byteorder" not in self._zip.namelist() or self.read("byteorder") == b"little"
@@ -78,14 +89,14 @@ def is_zip(data: bytes) -> bool:
     return data.startswith(b"PK\x03\x04")
 
 
-def holds_module(pickled: bytes) -> bool:
+def holds_module(begins: bytes) -> bool:
     """Whether a checkpoint of the older format, or the pickle of a zip archive, begins with upstream's DenseNet.
 
     A whole module is the first thing in its pickle, and its class the first name. This only chooses the reader: both
     are closed.
     """
     module, name = DENSENET.split(" ")
-    return f"c{module}\n{name}\n".encode() in pickled[:512]
+    return f"c{module}\n{name}\n".encode() in begins[:512]
 
 
 def module_tensors(data: bytes, source: str) -> dict[str, Tensor]:
