@@ -23,15 +23,9 @@ __all__ = ["Nursery"]
 class Nursery:
     """The test's side: start children, wait for them, and read what they have to say."""
 
-    def __init__(self, environment: Mapping[str, str], folder: Path) -> None:
-        self.folder = folder
-        self.count = 0
+    def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, __file__],
-            env={**os.environ, **environment},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def __enter__(self) -> Nursery:
@@ -40,12 +34,9 @@ class Nursery:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.process.communicate()
 
-    def start(self, place: str, where: str, digest: str, size: int, **how: Any) -> Child:
-        """Start a child that fetches a file of the Hub or of an address, with the switches of :func:`_work`."""
-        self.count += 1
-        out = self.folder / f"child{self.count}.json"
-        job = {"place": place, "where": where, "digest": digest, "size": size, "out": str(out), **how}
-        return Child(self, self.ask(job), out)
+    def start(self, environment: Mapping[str, str], out: Path, job: Mapping[str, Any], **how: Any) -> Child:
+        """Start a child that fetches, with an environment of its own and with the switches of :func:`_work`."""
+        return Child(self, self.ask({**job, **how, "environment": dict(environment), "out": str(out)}), out)
 
     def ask(self, job: Mapping[str, Any]) -> int:
         """Send a line, and return the number that comes back."""
@@ -74,7 +65,7 @@ class Child:
 
 
 def _work(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Fetch, in the child.
+    """Fetch, in the child: the file of ``repo`` or that at ``url``, to be held to ``digest`` and ``size``.
 
     ``flock=False`` makes locks of files hold nothing, ``limit`` is the largest file that may be written,
     ``powerless`` gives up what lets root write anywhere, and ``create`` builds the model from the fetched file.
@@ -82,6 +73,7 @@ def _work(job: Mapping[str, Any]) -> dict[str, Any]:
     import fcntl
     import resource
 
+    os.environ.update(job["environment"])
     from records import FILE, REVISION, WHO, digest_of, publish, record_of
     from tensors import TINY
 
@@ -103,8 +95,7 @@ def _work(job: Mapping[str, Any]) -> dict[str, Any]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["limit"], job["limit"]))
     if job.get("powerless"):
         _give_up_capabilities()
-    hub = HubFile(repo=job["where"], file=FILE, revision=REVISION)
-    source = hub if job["place"] == "hub" else UrlFile(url=job["where"])
+    source = UrlFile(url=job["url"]) if "url" in job else HubFile(repo=job["repo"], file=FILE, revision=REVISION)
     record = record_of(source, b"", digest=job["digest"], size=job["size"])
     try:
         path, data = verified(record, who=WHO)
@@ -147,8 +138,10 @@ def _answer(job: Mapping[str, Any]) -> int:
 
 def main() -> None:
     """Answer jobs until there are no more."""
-    for name in ("huggingface_hub.file_download", "pooch", "requests", "records"):
+    for name in ("torch", "safetensors.torch", "pooch", "requests", "records"):
         import_module(name)
+    # It reads its variables when it is imported, so each child does that for itself.
+    assert "huggingface_hub" not in sys.modules
     for line in sys.stdin:
         sys.stdout.write(f"{_answer(json.loads(line))}\n")
         sys.stdout.flush()

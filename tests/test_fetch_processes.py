@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import os
 import signal
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
-from loopback import client_environment
+from loopback import Loopback, client_environment
 from loopback_faults import Fault, hang, slow, stall
-from nursery import Nursery
+from nursery import Child, Nursery
 from records import FILE, PATHS, REPO, REVISION, digest_of, kept, some_bytes, weight_bytes
 
 pytest_plugins = ["hub_fixtures"]
 
 LARGE = some_bytes(12 << 20)  # more than the Hub's client writes at a time, so that a part of it is on the disk
 SMALL = some_bytes(256 << 10)
-EVERYWHERE = pytest.mark.parametrize("place", ["hub", "url"])
+METHODS = {"hub": ("HEAD", "GET"), "url": ("GET",)}
 POINTS: list[tuple[str, Fault]] = [
     ("HEAD", hang()),
     ("GET", hang()),
@@ -30,18 +32,45 @@ POINTS: list[tuple[str, Fault]] = [
 ]
 
 
-@pytest.fixture
-def nursery(hub, tmp_path):
-    with Nursery(client_environment(hub, tmp_path), tmp_path) as started:
+@pytest.fixture(scope="module")
+def nursery():
+    with Nursery() as started:
         yield started
 
 
-def publish(hub, place: str, data: bytes, name: str = REPO) -> tuple[str, str, str, int]:
-    """Publish a file, and return what a child needs to know to fetch it."""
-    if place == "hub":
-        hub.add(name, {FILE: data}, revision=REVISION)
-        return place, name, digest_of(data), len(data)
-    return place, hub.put(f"/files/{name}", data), digest_of(data), len(data)
+class Machine:
+    """Where the children of one test run: a server, folders of their own, and a file that they fetch."""
+
+    def __init__(self, hub: Loopback, place: str, nursery: Nursery, folder: Path) -> None:
+        self.hub, self.place, self.nursery, self.folder = hub, place, nursery, folder
+        self.environment = client_environment(hub, folder)
+        self.outputs = (folder / f"child{number}.json" for number in count())
+
+    def publish(self, data: bytes, name: str = REPO) -> dict[str, Any]:
+        """Publish a file, and return what a child needs to know to fetch it."""
+        known = {"digest": digest_of(data), "size": len(data)}
+        if self.place == "url":
+            return {"url": self.hub.put(f"/files/{name}", data), **known}
+        self.hub.add(name, {FILE: data}, revision=REVISION)
+        return {"repo": name, **known}
+
+    def start(self, job: dict[str, Any], **how: Any) -> Child:
+        return self.nursery.start(self.environment, next(self.outputs), job, **how)
+
+    def fetch(self, job: dict[str, Any], **how: Any) -> dict[str, Any]:
+        return self.start(job, **how).result()
+
+    def kill(self, job: dict[str, Any]) -> int:
+        """Start a child, kill it when the server has stalled on it, and return its status."""
+        child = self.start(job)
+        assert self.hub.stalled.acquire(timeout=60)
+        os.kill(child.pid, signal.SIGKILL)
+        return child.wait()
+
+
+@pytest.fixture(params=["hub", "url"])
+def machine(hub, request, nursery, tmp_path):
+    return Machine(hub, request.param, nursery, tmp_path)
 
 
 def whole(folder: Path, *files: bytes) -> bool:
@@ -51,118 +80,100 @@ def whole(folder: Path, *files: bytes) -> bool:
     return found == set(files)
 
 
-@EVERYWHERE
-def test_28_offline_and_empty_no_socket_connects(hub, place, tmp_path):
-    job = publish(hub, place, SMALL)
-    with Nursery(client_environment(hub, tmp_path) | {"HF_HUB_OFFLINE": "1"}, tmp_path) as nursery:
-        said = nursery.start(*job).result()
+def test_28_offline_and_empty_no_socket_connects(hub, machine):
+    job = machine.publish(SMALL)
+    machine.environment["HF_HUB_OFFLINE"] = "1"
+    said = machine.fetch(job)
     assert said["error"] == "WeightsUnavailable"
     assert "HF_HUB_OFFLINE" in said["message"]
     assert said["connections"] == []
     assert not hub.requests
 
 
-@EVERYWHERE
-def test_25_a_model_with_cached_weights_is_created_without_a_connection(hub, place, nursery):
-    job = publish(hub, place, weight_bytes())
-    first = nursery.start(*job).result()
+def test_25_a_model_with_cached_weights_is_created_without_a_connection(hub, machine):
+    job = machine.publish(weight_bytes())
+    first = machine.fetch(job)
     assert first["connections"]
     asked = len(hub.requests)
-    second = nursery.start(*job, create=True).result()
-    assert second == {**first, "connections": []}
+    assert machine.fetch(job, create=True) == {**first, "connections": []}
     assert len(hub.requests) == asked
 
 
-@EVERYWHERE
-def test_40_a_killed_fetch_does_no_harm(hub, place, nursery, tmp_path):
-    job = publish(hub, place, LARGE)
+def test_40_a_killed_fetch_does_no_harm(hub, machine):
+    job = machine.publish(LARGE)
     for method, fault in POINTS:
-        if place == "url" and method == "HEAD":
-            continue
-        hub.fail(PATHS[place], fault, times=1, method=method)
-        child = nursery.start(*job)
-        assert hub.stalled.acquire(timeout=30)
-        os.kill(child.pid, signal.SIGKILL)
-        assert child.wait() in (-signal.SIGKILL, 0)
-        said = nursery.start(*job).result()
-        assert said["digest"] == job[2]
-        assert whole(tmp_path, LARGE)
-        Path(said["path"]).resolve().unlink()
-        Path(said["path"]).unlink(missing_ok=True)
+        if method in METHODS[machine.place]:
+            hub.fail(PATHS[machine.place], fault, times=1, method=method)
+            assert machine.kill(job) in (-signal.SIGKILL, 0)
+            said = machine.fetch(job)
+            assert said["digest"] == job["digest"]
+            assert whole(machine.folder, LARGE)
+            Path(said["path"]).resolve().unlink()
+            Path(said["path"]).unlink(missing_ok=True)
 
 
-@EVERYWHERE
-def test_40_what_a_killed_fetch_left_stays_out_of_the_way(hub, place, nursery, tmp_path):
-    job = publish(hub, place, LARGE)
-    for _ in range(3):
-        hub.fail(PATHS[place], stall(11 << 20), times=1)
-        child = nursery.start(*job)
-        assert hub.stalled.acquire(timeout=30)
-        os.kill(child.pid, signal.SIGKILL)
-        assert child.wait() == -signal.SIGKILL
-    assert nursery.start(*job).result()["digest"] == job[2]
+def test_40_what_killed_fetches_left_stays_out_of_the_way(hub, machine):
+    job = machine.publish(LARGE)
+    for _ in range(2):
+        hub.fail(PATHS[machine.place], stall(11 << 20), times=1)
+        assert machine.kill(job) == -signal.SIGKILL
+    assert machine.fetch(job)["digest"] == job["digest"]
     asked = len(hub.requests)
-    assert nursery.start(*job).result()["connections"] == []
+    assert machine.fetch(job)["connections"] == []
     assert len(hub.requests) == asked
 
 
-def fetch_at_once(hub, place: str, nursery: Nursery, folder: Path, *, processes: int, rounds: int, flock: bool) -> None:
+def fetch_at_once(machine: Machine, *, processes: int, rounds: int, flock: bool) -> None:
     published = []
     for number in range(rounds):
-        data = SMALL + bytes([number])
-        published.append(data)
-        job = publish(hub, place, data, name=f"owner/repo{number}")
-        hub.fail(f"*repo{number}*", slow(len(data) // 4, 0.02))
-        children = [nursery.start(*job, flock=flock) for _ in range(processes)]
-        assert {child.result().get("digest") for child in children} == {job[2]}
-        assert whole(folder, *published)
+        published.append(SMALL + bytes([number]))
+        job = machine.publish(published[-1], name=f"owner/repo{number}")
+        machine.hub.fail(f"*repo{number}*", slow(len(SMALL) // 4, 0.05))
+        children = [machine.start(job, flock=flock) for _ in range(processes)]
+        assert [child.result().get("digest") for child in children] == [job["digest"]] * processes
+        assert whole(machine.folder, *published)
     # No part of a file is left anywhere, not even as a temporary one.
-    assert {len(found) for found in kept(folder) if len(found) > 1000} == {len(SMALL) + 1}
+    assert {len(found) for found in kept(machine.folder) if len(found) > 1000} == {len(SMALL) + 1}
 
 
-@EVERYWHERE
 @pytest.mark.parametrize("flock", [True, False])
-def test_41_two_processes_fetch_at_once(hub, place, nursery, tmp_path, flock):
-    fetch_at_once(hub, place, nursery, tmp_path, processes=2, rounds=1, flock=flock)
+def test_41_two_processes_fetch_at_once(machine, flock):
+    fetch_at_once(machine, processes=2, rounds=1, flock=flock)
 
 
 @pytest.mark.slow
-@EVERYWHERE
 @pytest.mark.parametrize("flock", [True, False])
-def test_41_eight_processes_fetch_at_once_five_times(hub, place, nursery, tmp_path, flock):
-    fetch_at_once(hub, place, nursery, tmp_path, processes=8, rounds=5, flock=flock)
+def test_41_eight_processes_fetch_at_once_five_times(machine, flock):
+    fetch_at_once(machine, processes=8, rounds=5, flock=flock)
 
 
-@EVERYWHERE
-def test_42_a_full_disk_is_told_with_what_is_needed_and_free(hub, place, nursery, tmp_path):
-    job = publish(hub, place, SMALL)
-    said = nursery.start(*job, limit=64 << 10).result()
+def test_42_a_full_disk_is_told_with_what_is_needed_and_free(machine):
+    job = machine.publish(SMALL)
+    said = machine.fetch(job, limit=64 << 10)
     assert said["error"] == "WeightsUnavailable"
-    digits = said["message"].replace(",", "").replace(" ", "").replace("_", "")
-    assert str(len(SMALL)) in digits
+    assert str(len(SMALL)) in said["message"].replace(",", "").replace(" ", "").replace("_", "")
     assert "free" in said["message"]
-    assert str(tmp_path) in said["message"]
-    assert not [found for found in kept(tmp_path) if len(found) > 1000]
-    assert nursery.start(*job).result()["digest"] == job[2]
-    assert nursery.start(*job, limit=64 << 10).result()["digest"] == job[2]
+    assert str(machine.folder) in said["message"]
+    assert not [found for found in kept(machine.folder) if len(found) > 1000]
+    assert machine.fetch(job)["digest"] == job["digest"]
+    assert machine.fetch(job, limit=64 << 10)["digest"] == job["digest"]
 
 
-@EVERYWHERE
-def test_43_a_folder_that_may_not_be_written_is_read_or_named(hub, place, nursery, tmp_path):
-    cached = publish(hub, place, SMALL)
-    new = publish(hub, place, SMALL[::-1], name="owner/new")
-    first = nursery.start(*cached).result()
-    home = tmp_path / ("hf" if place == "hub" else "medzoo")
+def test_43_a_folder_that_may_not_be_written_is_read_or_named(machine):
+    cached, new = machine.publish(SMALL), machine.publish(SMALL[::-1], name="owner/new")
+    first = machine.fetch(cached)
+    home = machine.folder / ("hf" if machine.place == "hub" else "medzoo")
     folders = [home, *(path for path in home.rglob("*") if path.is_dir() and not path.is_symlink())]
     for folder in folders:
         folder.chmod(0o555)
     try:
-        assert nursery.start(*cached, powerless=True).result() == {**first, "connections": []}
-        said = nursery.start(*new, powerless=True).result()
+        read = machine.fetch(cached, powerless=True)
+        said = machine.fetch(new, powerless=True)
     finally:
         for folder in folders:
             folder.chmod(0o755)
+    assert read == {**first, "connections": []}
     assert said["error"] == "WeightsUnavailable"
     assert str(home) in said["message"]
-    assert ("HF_HOME" if place == "hub" else "MEDZOO_HOME") in said["message"]
-    assert nursery.start(*new).result()["digest"] == new[2]
+    assert ("HF_HOME" if machine.place == "hub" else "MEDZOO_HOME") in said["message"]
+    assert machine.fetch(new)["digest"] == new["digest"]
