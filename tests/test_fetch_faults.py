@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ from loopback_faults import (
     LFS_POINTER,
     WEB_PAGE,
     cut,
+    hang,
     lfs_pointer,
     redirect,
     slow,
+    stall,
     status,
     truncated,
     unsized,
@@ -41,9 +44,10 @@ from records import (
 from tensors import TINY
 
 import medzoo
-from medzoo.errors import WeightsCorrupt, WeightsUnavailable
+from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable
+from medzoo.weights import web
 from medzoo.weights.fetch import verified
-from medzoo.weights.record import ZipMember
+from medzoo.weights.record import UrlFile, ZipMember
 
 pytest_plugins = ["hub_fixtures"]
 
@@ -176,6 +180,28 @@ def test_27_an_address_that_refuses_is_named_with_what_to_do(hub, home, waits):
     for part in (record.source.url, str(home), "MEDZOO_HOME", "medzoo fetch"):
         assert part in message
     assert sum(waits) <= PATIENCE
+
+
+@pytest.mark.parametrize("fault", [hang(), stall(4000)])
+def test_27_an_address_that_hangs_is_given_up(hub, waits, monkeypatch, fault):
+    monkeypatch.setattr(web, "READ_TIMEOUT", 0.05)
+    record = at_url(hub, DATA)
+    hub.fail("/files/*", fault)
+    assert record.source.url in str(refusal(record))
+    assert len(hub.requests) <= 6
+    assert sum(waits) <= PATIENCE
+
+
+@pytest.mark.parametrize("certificates", [None, "/no/such/certificates.pem"])
+def test_27_a_connection_that_cannot_be_trusted_is_our_own_error(hub, waits, monkeypatch, certificates):
+    if certificates:
+        monkeypatch.setenv("SSL_CERT_FILE", certificates)
+    record = at_url(hub, DATA)
+    secure = replace(record, source=UrlFile(url=record.source.url.replace("http:", "https:")))
+    with pytest.raises((WeightsUnavailable, ConfigError)) as caught:
+        verified(secure, who=WHO)
+    assert "SSL_CERT_FILE" in str(caught.value)
+    assert certificates is None or certificates in str(caught.value)
 
 
 def test_28_offline_no_address_is_asked(hub, waits, monkeypatch):

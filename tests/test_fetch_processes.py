@@ -147,6 +147,26 @@ def test_41_eight_processes_fetch_at_once_five_times(machine, flock):
     fetch_at_once(machine, processes=8, rounds=5, flock=flock)
 
 
+def heal_at_once(machine: Machine, *, processes: int, rounds: int) -> None:
+    job = machine.publish(SMALL)
+    path = Path(machine.fetch(job)["path"])
+    machine.hub.fail(PATHS[machine.place], slow(len(SMALL) // 4, 0.02))
+    for _ in range(rounds):
+        path.resolve().write_bytes(SMALL[:-1])
+        children = [machine.start(job) for _ in range(processes)]
+        said = [child.result() for child in children]
+        assert [one.get("digest") or one for one in said] == [job["digest"]] * processes
+
+
+def test_41_two_processes_heal_a_file_at_once(machine):
+    heal_at_once(machine, processes=2, rounds=2)
+
+
+@pytest.mark.slow
+def test_41_eight_processes_heal_a_file_at_once_five_times(machine):
+    heal_at_once(machine, processes=8, rounds=5)
+
+
 def test_42_a_full_disk_is_told_with_what_is_needed_and_free(machine):
     job = machine.publish(SMALL)
     said = machine.fetch(job, limit=64 << 10)

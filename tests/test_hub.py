@@ -5,18 +5,21 @@ The numbers are those of docs/reliability.md. What a plain server does as well i
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import socket
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants, hf_hub_download
-from loopback_faults import bare, hang, redirect, status, web_page
-from records import FILE, REPO, REVISION, WHO, all_told, on_hub, publish, some_bytes, weight_bytes
+from loopback_faults import bare, hang, redirect, stall, status, web_page
+from records import FILE, REPO, REVISION, WHO, all_told, digest_of, on_hub, publish, some_bytes, weight_bytes
 from tensors import TINY
 
 import medzoo
 from medzoo.errors import WeightsUnavailable
+from medzoo.weights import hub as hub_client
 from medzoo.weights.fetch import verified
 from medzoo.weights.record import HubFile
 
@@ -62,6 +65,24 @@ def test_the_newest_commit_is_taken_where_none_is_pinned(hub):
     path, data = verified(on_hub(hub, DATA, pinned=False), who=WHO)
     assert data == DATA
     assert REVISION in str(path)
+
+
+def test_another_version_in_the_cache_is_neither_taken_nor_dropped(hub):
+    hub.add(REPO, {FILE: DATA[::-1]}, revision="a" * 40)
+    theirs = Path(hf_hub_download(REPO, FILE))
+    record = on_hub(hub, DATA, pinned=False)
+    assert verified(record, who=WHO)[1] == DATA
+    assert theirs.read_bytes() == DATA[::-1]
+
+
+def test_another_version_in_the_cache_does_not_hide_the_right_one_offline(hub, monkeypatch):
+    record = on_hub(hub, DATA, pinned=False)
+    verified(record, who=WHO)
+    for commit in ("0" * 40, "f" * 40):
+        hub.add(REPO, {FILE: DATA[::-1]}, revision=commit)
+        hf_hub_download(REPO, FILE)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert verified(record, who=WHO)[1] == DATA
 
 
 def test_a_model_is_created_with_weights_of_the_hub(hub, monkeypatch):
@@ -130,12 +151,25 @@ def test_27_a_hub_that_refuses_is_named_with_what_to_do(hub, record, waits):
 
 
 def test_27_a_hub_that_hangs_is_given_up(hub, record, waits, monkeypatch):
+    assert hub_client.CONNECT_TIMEOUT <= PATIENCE
+    monkeypatch.setattr(hub_client, "CONNECT_TIMEOUT", 0.05)
     hub.fail("*", hang())
     message = str(refusal(record))
     assert REPO in message
     assert "medzoo fetch" in message
     # One probe that is not repeated, where the client itself asks seven times for up to a minute each.
     assert len(hub.requests) == 1
+    assert sum(waits) <= PATIENCE
+
+
+@pytest.mark.parametrize("fault", [hang(), stall(4000)])
+def test_27_a_download_that_hangs_is_given_up(hub, record, waits, monkeypatch, fault):
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.05)
+    hub.fail("/owner/*", fault, method="GET")
+    message = str(refusal(record))
+    assert REPO in message
+    assert "medzoo fetch" in message
+    assert len(hub.asked("GET")) <= 20
     assert sum(waits) <= PATIENCE
 
 
@@ -159,9 +193,7 @@ def test_28_offline_a_cached_file_is_read(hub, record, monkeypatch):
 @pytest.mark.parametrize("number", [429, 500, 503])
 @pytest.mark.parametrize("method", ["HEAD", "GET"])
 def test_29_a_busy_hub_is_asked_again_and_not_for_ever(hub, record, waits, number, method):
-    # When the file itself is asked for too often, the client waits as long as the Hub says.
-    wait = "1" if (method, number) == ("GET", 429) else "3600"
-    hub.fail("/owner/*", status(number, headers={"Retry-After": wait}), method=method)
+    hub.fail("/owner/*", status(number, headers={"Retry-After": "3600"}), method=method)
     message = str(refusal(record))
     assert REPO in message
     assert str(number) in message
@@ -171,8 +203,9 @@ def test_29_a_busy_hub_is_asked_again_and_not_for_ever(hub, record, waits, numbe
 
 
 @pytest.mark.parametrize("number", [429, 503])
-def test_29_a_hub_that_was_busy_once_gives_the_file(hub, record, waits, number):
-    hub.fail("/owner/*", status(number), times=1)
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+def test_29_a_hub_that_was_busy_once_gives_the_file(hub, record, waits, number, method):
+    hub.fail("/owner/*", status(number), times=1, method=method)
     assert verified(record, who=WHO)[1] == DATA
 
 
@@ -248,3 +281,45 @@ def test_39_a_dangling_link_is_fetched_again(hub, record, monkeypatch):
     message = str(refusal(record))
     assert str(Path(constants.HF_HUB_CACHE)) in message
     assert "HF_HUB_OFFLINE" in message
+
+
+def held(cache: Path) -> Path:
+    """Return the lock of the record's file, as the Hub's client names it."""
+    lock = cache / ".locks" / f"models--{REPO.replace('/', '--')}" / f"{digest_of(DATA).partition(':')[2]}.lock"
+    lock.parent.mkdir(parents=True)
+    return lock
+
+
+def test_44_a_lock_that_nobody_gives_back_is_named(hub, record, waits, monkeypatch):
+    assert hub_client.LOCK_TIMEOUT == 120
+    monkeypatch.setattr(hub_client, "LOCK_TIMEOUT", 0.2)
+    lock = held(Path(constants.HF_HUB_CACHE))
+    with lock.open("w") as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        message = str(refusal(record))
+    assert str(lock) in message
+    assert "0.2 s" in message
+    assert not hub.asked("GET")
+    assert verified(record, who=WHO)[1] == DATA
+
+
+def test_44_a_lock_file_that_stayed_is_named(hub, record, waits, monkeypatch):
+    """Where a filesystem has no locks, the client's lock is a file; its owner was killed on another machine."""
+    monkeypatch.setattr(hub_client, "LOCK_TIMEOUT", 0.2)
+
+    def unknown(*args):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    lock = held(Path(constants.HF_HUB_CACHE))
+    lock.write_text("4242\nanother-machine\n")
+    monkeypatch.setattr(fcntl, "flock", unknown)
+    assert str(lock) in str(refusal(record))
+    lock.unlink()
+    assert verified(record, who=WHO)[1] == DATA
+
+
+def test_44_a_cached_file_is_read_whoever_holds_the_lock(hub, record):
+    verified(record, who=WHO)
+    with next(Path(constants.HF_HUB_CACHE).rglob("*.lock")).open("w") as owner:
+        fcntl.flock(owner, fcntl.LOCK_EX)
+        assert verified(record, who=WHO)[1] == DATA
