@@ -1,13 +1,15 @@
 """A Hugging Face Hub and a file server on 127.0.0.1, with faults on request: real sockets, no mocks.
 
-``with Loopback() as server`` answers on two ports, so that a redirect may cross origins as those to a content network
-do. ``server.add`` publishes a repository, ``server.put`` a plain file, ``server.fail`` plans a fault, and
-``server.requests`` has all that was asked. Every answer closes its connection.
+``with Loopback() as server`` answers on three ports: the second is another origin, as that of a content network is, and
+the third speaks TLS with the certificate of ``loopback.pem``, which nobody trusts by default. ``server.add`` publishes
+a repository, ``server.put`` a plain file, ``server.fail`` plans a fault, and ``server.requests`` has all that was
+asked. Every answer closes its connection.
 """
 
 from __future__ import annotations
 
 import hashlib
+import ssl
 import sys
 import threading
 from collections.abc import Mapping
@@ -22,7 +24,10 @@ from urllib.parse import unquote, urlsplit
 from loopback_faults import Fault, Reply
 from loopback_hub import HubApi, Repo, etag_of, is_large
 
-__all__ = ["Loopback", "Request", "client_environment"]
+__all__ = ["CERTIFICATE", "Loopback", "Request", "client_environment"]
+
+# Made for these tests alone: of 127.0.0.1, for a hundred years, with its key.
+CERTIFICATE = Path(__file__).with_name("loopback.pem")
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,12 @@ class Loopback:
         self._plans: list[_Planned] = []
         self._lock = threading.Lock()
         self._api = HubApi(self.repos, self.objects)
-        self._servers = [_Server(("127.0.0.1", 0), _Handler) for _ in range(2)]
+        self._servers = [_Server(("127.0.0.1", 0), _Handler) for _ in range(3)]
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(CERTIFICATE)
+        self._servers[2].socket = tls.wrap_socket(
+            self._servers[2].socket, server_side=True, do_handshake_on_connect=False
+        )
         for server in self._servers:
             server.loopback = self
         self._threads = [threading.Thread(target=s.serve_forever, args=(0.02,), daemon=True) for s in self._servers]
@@ -189,6 +199,10 @@ class Loopback:
     def elsewhere(self, path: str = "") -> str:
         """Return the address of a path on the other port, which is another origin."""
         return f"http://127.0.0.1:{self._servers[1].server_address[1]}{path}"
+
+    def secure(self, path: str = "") -> str:
+        """Return the address of a path on the port that speaks TLS."""
+        return f"https://127.0.0.1:{self._servers[2].server_address[1]}{path}"
 
     def add(self, repo: str, files: Mapping[str, bytes], revision: str | None = None) -> str:
         """Publish files as the newest commit of a repository, which is made if need be, and return the commit."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,8 +14,10 @@ __all__ = [
     "Reply",
     "bare",
     "cut",
+    "gzipped",
     "hang",
     "lfs_pointer",
+    "portal",
     "redirect",
     "slow",
     "stall",
@@ -134,6 +137,20 @@ def bare() -> Fault:
         return replace(reply, headers=left)
 
     return Fault(change)
+
+
+def gzipped() -> Fault:
+    """Send the body compressed, as a server may when the client says that it can read that."""
+
+    def change(reply: Reply) -> Reply:
+        return replace(reply, headers={**reply.headers, "Content-Encoding": "gzip"}, body=gzip.compress(reply.body))
+
+    return Fault(change, methods=("GET",))
+
+
+def portal(to: str) -> Fault:
+    """Send the client to a login page, without a word of what it asked for."""
+    return Fault(lambda reply: Reply(302, {"Location": to}))
 
 
 def redirect(to: str, number: int = 302) -> Fault:

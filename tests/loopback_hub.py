@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote
@@ -24,6 +25,7 @@ def is_large(path: str) -> bool:
     return PurePosixPath(path).suffix in LARGE
 
 
+@lru_cache(64)
 def etag_of(path: str, data: bytes) -> str:
     """Return what the Hub calls a version of a file: the sha256 of a large one, else git's own name of it."""
     if is_large(path):

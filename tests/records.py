@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -18,10 +18,16 @@ from tensors import TINY
 
 import medzoo
 from medzoo import registry
+from medzoo.errors import WeightsCorrupt, WeightsUnavailable
+from medzoo.weights.fetch import verified
 from medzoo.weights.record import HubFile, UrlFile, Weights
 
 REPO, FILE, REVISION = "owner/repo", "model.safetensors", "c" * 40
 WHO = "cnn3d_small:test"
+TOKEN = "hf_aSecretThatNobodySees"
+PATIENCE = 10.0  # seconds that a fetch may wait for a server that does not answer
+
+E = TypeVar("E", bound=BaseException)
 
 
 def weight_bytes(seed: int = 0) -> bytes:
@@ -80,6 +86,24 @@ def publish(model: str, record: Weights, monkeypatch: pytest.MonkeyPatch | None 
         registry._MODELS[model] = spec
 
 
+def refusal(record: Weights) -> WeightsUnavailable:
+    """Return the error of a fetch that cannot be had, which is ours and says whose weights it is about."""
+    return _failure(record, WeightsUnavailable)
+
+
+def corruption(record: Weights) -> WeightsCorrupt:
+    """Return the error of a fetch that gives other bytes, which is ours and says whose weights it is about."""
+    return _failure(record, WeightsCorrupt)
+
+
+def _failure(record: Weights, kind: type[E]) -> E:
+    with pytest.raises(kind) as caught:
+        verified(record, who=WHO)
+    assert type(caught.value) is kind
+    assert WHO in str(caught.value)
+    return caught.value
+
+
 def all_told(error: BaseException) -> str:
     """Return everything that an error would print, with the errors it came from."""
     return "".join(traceback.format_exception(error))
@@ -89,3 +113,8 @@ def kept(folder: Path) -> list[bytes]:
     """Return what every file under a folder holds, each file once."""
     found = (Path(parent) / name for parent, _, names in os.walk(folder) for name in names)
     return [path.read_bytes() for path in found if path.is_file() and not path.is_symlink()]
+
+
+def no_trace_but(data: bytes, folder: Path) -> None:
+    """Hold the caches to keep no other file of the size of weights, whole or partial."""
+    assert {found for found in kept(folder) if len(found) > 500} <= {data}

@@ -13,12 +13,25 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants, hf_hub_download
-from loopback_faults import bare, hang, redirect, stall, status, web_page
-from records import FILE, REPO, REVISION, WHO, all_told, digest_of, on_hub, publish, some_bytes, weight_bytes
+from loopback_faults import WEB_PAGE, bare, hang, portal, redirect, stall, status, web_page
+from records import (
+    FILE,
+    PATIENCE,
+    REPO,
+    REVISION,
+    TOKEN,
+    WHO,
+    all_told,
+    digest_of,
+    on_hub,
+    publish,
+    refusal,
+    some_bytes,
+    weight_bytes,
+)
 from tensors import TINY
 
 import medzoo
-from medzoo.errors import WeightsUnavailable
 from medzoo.weights import hub as hub_client
 from medzoo.weights.fetch import verified
 from medzoo.weights.record import HubFile
@@ -27,8 +40,6 @@ pytest_plugins = ["hub_fixtures"]
 
 DATA = some_bytes()
 ITEM = f"{REPO}@{REVISION}:{FILE}"
-TOKEN = "hf_aSecretThatNobodySees"
-PATIENCE = 10.0  # seconds that a fetch may wait for a Hub that does not answer
 
 
 @pytest.fixture
@@ -41,15 +52,6 @@ def forbid_network(monkeypatch):
         raise AssertionError(f"connects to {address}")
 
     monkeypatch.setattr(socket.socket, "connect", connect)
-
-
-def refusal(record) -> WeightsUnavailable:
-    """Return the error of a fetch, which is ours and says whose weights it is about."""
-    with pytest.raises(WeightsUnavailable) as caught:
-        verified(record, who=WHO)
-    assert type(caught.value) is WeightsUnavailable
-    assert WHO in str(caught.value)
-    return caught.value
 
 
 def test_a_file_lands_in_the_cache_of_the_hubs_client(hub, record):
@@ -219,6 +221,16 @@ def test_30_a_portal_in_the_way_is_recognised(hub, record, waits, fault):
     assert verified(record, who=WHO)[1] == DATA
 
 
+def test_30_a_portal_elsewhere_gets_no_token(hub, record, waits, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.put("/login", WEB_PAGE)
+    hub.fail("/owner/*", portal(hub.elsewhere("/login")))
+    error = refusal(record)
+    assert "not a Hub response" in str(error)
+    assert TOKEN not in all_told(error)
+    assert {request.token for request in hub.asked("*", "/login")} <= {None}
+
+
 @pytest.mark.parametrize("number", [401, 403])
 @pytest.mark.parametrize("code", ["GatedRepo", None])
 @pytest.mark.parametrize("token", [None, TOKEN])
@@ -303,6 +315,7 @@ def test_44_a_lock_that_nobody_gives_back_is_named(hub, record, waits, monkeypat
     assert verified(record, who=WHO)[1] == DATA
 
 
+@pytest.mark.filterwarnings("ignore:flock not supported:UserWarning")
 def test_44_a_lock_file_that_stayed_is_named(hub, record, waits, monkeypatch):
     """Where a filesystem has no locks, the client's lock is a file; its owner was killed on another machine."""
     monkeypatch.setattr(hub_client, "LOCK_TIMEOUT", 0.2)

@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from loopback import client_environment
+from loopback import CERTIFICATE, client_environment
 from loopback_faults import bare, cut, lfs_pointer, redirect, slow, status, truncated, unsized, web_page, wrong_bytes
 
 pytest_plugins = ["hub_fixtures"]
@@ -195,6 +195,13 @@ def test_a_process_of_its_own_finds_the_server(hub, tmp_path):
     assert path.is_relative_to(tmp_path / "child")
     assert path.read_bytes() == DATA
     assert {request.token for request in hub.requests} == {None}
+
+
+def test_a_secure_port_is_trusted_by_its_certificate_alone(hub):
+    hub.put("/files/x", DATA)
+    assert requests.get(hub.secure("/files/x"), timeout=5, verify=str(CERTIFICATE)).content == DATA
+    with pytest.raises(requests.exceptions.SSLError):
+        requests.get(hub.secure("/files/x"), timeout=5)
 
 
 def test_a_stopped_server_refuses(hub):

@@ -1,0 +1,281 @@
+"""A fetch from a plain address, from a mirror or out of an archive, well or not.
+
+The numbers are those of docs/reliability.md. What is the same for files of the Hub is in test_fetch_faults.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from dataclasses import replace
+
+import pytest
+from huggingface_hub import constants
+from loopback import CERTIFICATE
+from loopback_faults import (
+    hang,
+    redirect,
+    stall,
+    status,
+    wrong_bytes,
+)
+from records import (
+    PATIENCE,
+    PUBLISHERS,
+    TOKEN,
+    WHO,
+    all_told,
+    at_url,
+    corruption,
+    digest_of,
+    no_trace_but,
+    publish,
+    record_of,
+    refusal,
+    some_bytes,
+    weight_bytes,
+)
+from tensors import TINY
+
+import medzoo
+from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable
+from medzoo.weights import web
+from medzoo.weights.fetch import verified
+from medzoo.weights.record import UrlFile, ZipMember
+
+pytest_plugins = ["hub_fixtures"]
+
+DATA = some_bytes()
+EVERYWHERE = pytest.mark.parametrize("place", ["hub", "url"])
+
+
+@pytest.fixture
+def home(hub, tmp_path):
+    """Return the folder of files that are not the Hub's."""
+    return tmp_path / "medzoo"
+
+
+@pytest.fixture
+def record(hub, place):
+    return PUBLISHERS[place](hub, DATA)
+
+
+# Plain addresses that are well.
+
+
+def test_a_plain_file_lies_under_its_digest(hub, home):
+    record = at_url(hub, DATA)
+    path, data = verified(record, who=WHO)
+    assert data == path.read_bytes() == DATA
+    assert path == home / "files" / "sha256" / hashlib.sha256(DATA).hexdigest()
+    assert verified(record, who=WHO) == (path, DATA)
+    assert len(hub.asked("GET")) == 1
+    hub.stop()
+    assert verified(record, who=WHO) == (path, DATA)
+
+
+def test_a_weak_digest_is_held_too(hub, home):
+    record = at_url(hub, DATA, digest=digest_of(DATA, "md5"), size=None)
+    path, data = verified(record, who=WHO)
+    assert data == DATA
+    assert path == home / "files" / "md5" / hashlib.md5(DATA).hexdigest()
+    path.write_bytes(DATA[::-1])
+    assert verified(record, who=WHO)[1] == DATA
+
+
+@pytest.mark.parametrize("origin", ["url", "elsewhere"])
+def test_a_redirect_is_followed_and_no_token_is_sent(hub, monkeypatch, origin):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    record = at_url(hub, DATA)
+    hub.put("/cdn/file", DATA)
+    hub.fail("/files/*", redirect(getattr(hub, origin)("/cdn/file")))
+    assert verified(record, who=WHO)[1] == DATA
+    assert {request.token for request in hub.requests} == {None}
+
+
+def test_the_home_is_read_at_the_call(hub, tmp_path, monkeypatch):
+    record = at_url(hub, DATA)
+    monkeypatch.setenv("MEDZOO_HOME", str(tmp_path / "another"))
+    assert verified(record, who=WHO)[0].is_relative_to(tmp_path / "another")
+
+
+def test_a_model_is_created_with_weights_of_a_plain_address(hub, monkeypatch):
+    publish("cnn3d_small", at_url(hub, weight_bytes()), monkeypatch)
+    model = medzoo.create("cnn3d_small", pretrained="test", **TINY)
+    assert model.load_report is not None
+    assert not model.load_report.new
+
+
+# Plain addresses that are not; the Hub's own answers are in test_hub.py.
+
+
+@pytest.mark.parametrize("number", [401, 403, 404, 410])
+def test_34_an_address_that_has_no_file_is_named(hub, waits, number):
+    record = at_url(hub, DATA)
+    hub.fail("/files/*", status(number))
+    message = str(refusal(record))
+    assert record.source.url in message
+    assert str(number) in message
+    assert len(hub.requests) <= 2
+
+
+@pytest.mark.parametrize("number", [429, 500, 503])
+def test_29_a_busy_address_is_asked_again_and_not_for_ever(hub, waits, number):
+    record = at_url(hub, DATA)
+    hub.fail("/files/*", status(number, headers={"Retry-After": "3600"}))
+    message = str(refusal(record))
+    assert record.source.url in message
+    assert str(number) in message
+    assert 1 < len(hub.requests) <= 10
+    assert sum(waits) <= PATIENCE
+
+
+@pytest.mark.parametrize("number", [429, 503])
+def test_29_an_address_that_was_busy_once_gives_the_file(hub, waits, number):
+    record = at_url(hub, DATA)
+    hub.fail("/files/*", status(number), times=1)
+    assert verified(record, who=WHO)[1] == DATA
+
+
+def test_27_an_address_that_refuses_is_named_with_what_to_do(hub, home, waits):
+    record = at_url(hub, DATA)
+    hub.stop()
+    message = str(refusal(record))
+    for part in (record.source.url, str(home), "MEDZOO_HOME", "medzoo fetch"):
+        assert part in message
+    assert sum(waits) <= PATIENCE
+
+
+@pytest.mark.parametrize("fault", [hang(), stall(4000)])
+def test_27_an_address_that_hangs_is_given_up(hub, waits, monkeypatch, fault):
+    monkeypatch.setattr(web, "READ_TIMEOUT", 0.05)
+    record = at_url(hub, DATA)
+    hub.fail("/files/*", fault)
+    assert record.source.url in str(refusal(record))
+    assert len(hub.requests) <= 6
+    assert sum(waits) <= PATIENCE
+
+
+def test_the_certificates_are_read_at_the_call(hub, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    record = at_url(hub, DATA)
+    secure = replace(record, source=UrlFile(url=hub.secure("/files/weights.safetensors")))
+    assert verified(secure, who=WHO)[1] == DATA
+
+
+@pytest.mark.parametrize("certificates", [None, "/no/such/certificates.pem"])
+def test_27_a_server_that_cannot_be_trusted_is_our_own_error(hub, waits, monkeypatch, certificates):
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    if certificates:
+        monkeypatch.setenv("SSL_CERT_FILE", certificates)
+    record = at_url(hub, DATA)
+    secure = replace(record, source=UrlFile(url=hub.secure("/files/weights.safetensors")))
+    with pytest.raises((WeightsUnavailable, ConfigError)) as caught:
+        verified(secure, who=WHO)
+    assert "SSL_CERT_FILE" in str(caught.value)
+    assert certificates is None or certificates in str(caught.value)
+
+
+def test_28_offline_no_address_is_asked(hub, waits, monkeypatch):
+    record = at_url(hub, DATA)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    message = str(refusal(record))
+    assert "HF_HUB_OFFLINE" in message
+    assert "medzoo fetch" in message
+    assert not hub.requests
+
+
+def test_a_redirect_loop_ends(hub, waits):
+    record = at_url(hub, DATA)
+    hub.fail("/files/*", redirect("/files/weights.safetensors"))
+    assert record.source.url in str(refusal(record))
+    assert len(hub.requests) <= 100
+
+
+# A mirror.
+
+
+@EVERYWHERE
+def test_a_mirror_is_asked_instead_and_gets_no_token(hub, record, place, home, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("MEDZOO_MIRROR", hub.mirror(DATA, under="/mirror"))
+    path, data = verified(record, who=WHO)
+    assert data == DATA
+    assert path == home / "files" / "sha256" / hashlib.sha256(DATA).hexdigest()
+    assert [request.path for request in hub.asked("GET")] == [f"/mirror/sha256/{hashlib.sha256(DATA).hexdigest()}"]
+    assert {request.path.split("/")[1] for request in hub.requests} == {"mirror"}
+    assert {request.token for request in hub.requests} == {None}
+
+
+@EVERYWHERE
+def test_a_mirror_that_lies_is_not_believed(hub, record, place, waits, monkeypatch, tmp_path):
+    monkeypatch.setenv("MEDZOO_MIRROR", hub.mirror(DATA, under="/mirror"))
+    hub.fail("/mirror/*", wrong_bytes())
+    with pytest.raises(WeightsCorrupt):
+        verified(record, who=WHO)
+    no_trace_but(DATA, tmp_path)
+
+
+def test_a_mirror_that_refuses_is_named(hub, waits, monkeypatch):
+    record = at_url(hub, DATA)
+    monkeypatch.setenv("MEDZOO_MIRROR", hub.url("/mirror"))
+    error = refusal(record)
+    assert hub.url("/mirror") in str(error)
+    assert "MEDZOO_MIRROR" in str(error)
+    assert TOKEN not in all_told(error)
+
+
+def test_a_mirrors_password_is_not_told(hub, waits, monkeypatch):
+    record = at_url(hub, DATA)
+    monkeypatch.setenv("MEDZOO_MIRROR", hub.url("/mirror").replace("//", f"//user:{TOKEN}@"))
+    assert TOKEN not in str(refusal(record))
+    hub.stop()
+    assert TOKEN not in str(refusal(record))
+
+
+# A member of an archive.
+
+
+def archived(hub, data: bytes = DATA, member: str = "dir/weights.safetensors"):
+    """Publish an archive with other members, too, and return the record of one."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("README", "not the weights")
+        archive.writestr("dir/weights.safetensors", data)
+    url = hub.put("/files/archive.zip", packed.getvalue())
+    source = ZipMember(url=url, member=member, digest=digest_of(packed.getvalue()), size=len(packed.getvalue()))
+    return record_of(source, DATA)
+
+
+def test_a_member_lies_under_its_own_digest(hub, home):
+    record = archived(hub)
+    path, data = verified(record, who=WHO)
+    assert data == DATA
+    assert path == home / "files" / "sha256" / hashlib.sha256(DATA).hexdigest()
+    hub.stop()
+    assert verified(record, who=WHO) == (path, DATA)
+
+
+def test_36_an_archive_that_came_wrong_once_is_healed(hub, waits):
+    record = archived(hub)
+    hub.fail("/files/*", wrong_bytes(), times=1)
+    assert verified(record, who=WHO)[1] == DATA
+
+
+def test_36_an_archive_that_always_comes_wrong_is_corrupt(hub, waits):
+    record = archived(hub)
+    hub.fail("/files/*", wrong_bytes())
+    assert record.source.digest in str(corruption(record))
+
+
+def test_36_a_member_that_is_not_the_records_is_corrupt(hub, waits):
+    record = archived(hub, data=DATA[::-1])
+    assert record.digest in str(corruption(record))
+
+
+def test_34_a_member_that_is_not_there_is_named(hub, waits):
+    record = archived(hub, member="dir/other.safetensors")
+    with pytest.raises((WeightsCorrupt, WeightsUnavailable), match=r"dir/other\.safetensors"):
+        verified(record, who=WHO)
