@@ -303,6 +303,8 @@ def client_environment(server: Loopback, folder: Path) -> dict[str, str]:
         "HF_TOKEN": "",
         "HUGGING_FACE_HUB_TOKEN": "",
         "HF_TOKEN_PATH": str(folder / "hf" / "token"),
+        # One certificate is read in no time, and every client reads them all when it starts.
+        "SSL_CERT_FILE": str(CERTIFICATE),
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",
         "MEDZOO_HOME": str(folder / "medzoo"),

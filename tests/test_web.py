@@ -157,10 +157,12 @@ def test_27_an_address_that_hangs_is_given_up(hub, waits, monkeypatch, fault):
     assert sum(waits) <= PATIENCE
 
 
-def test_the_certificates_are_read_at_the_call(hub, monkeypatch):
-    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+def test_the_certificates_are_read_at_the_call(hub, monkeypatch, waits):
     record = at_url(hub, DATA)
+    monkeypatch.delenv("SSL_CERT_FILE")
     secure = replace(record, source=UrlFile(url=hub.secure("/files/weights.safetensors")))
+    refusal(secure)
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
     assert verified(secure, who=WHO)[1] == DATA
 
 
