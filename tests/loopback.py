@@ -95,7 +95,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault.hang:
             loopback.stall()
             return
-        reply = loopback.reply(self.command, path, headers, body)
+        instead = fault is not None and fault.instead
+        reply = Reply(200) if instead else loopback.reply(self.command, path, headers, body)
         self._send(fault.change(reply) if fault else reply, fault or Fault())
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer  # noqa: N815

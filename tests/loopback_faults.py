@@ -54,6 +54,7 @@ class Fault:
 
     Attributes:
         change: the answer to another.
+        instead: whether that stands in the place of the server's, which then does nothing.
         cut: bytes of the body that are sent, of the length that was promised, before the connection closes.
         pace: bytes that are sent at a time, and seconds between them.
         stall: whether the connection stays open after the bytes, and silent.
@@ -63,6 +64,7 @@ class Fault:
     """
 
     change: Callable[[Reply], Reply] = field(default=lambda reply: reply)
+    instead: bool = False
     cut: int | None = None
     pace: tuple[int, float] | None = None
     stall: bool = False
@@ -77,7 +79,7 @@ def status(
     """Refuse with a status, with the Hub's own error code or without; ``Retry-After`` goes into the headers."""
     refusal = Reply.error(number, code, message)
     refusal = replace(refusal, headers={**refusal.headers, **(headers or {})})
-    return Fault(lambda reply: refusal)
+    return Fault(lambda reply: refusal, instead=True)
 
 
 def cut(after: int) -> Fault:
@@ -117,7 +119,7 @@ def truncated(by: int = 1) -> Fault:
 
 def web_page() -> Fault:
     """Answer everything with a page, as the portal of a guest network does."""
-    return Fault(lambda reply: Reply(200, {"Content-Type": "text/html; charset=utf-8"}, WEB_PAGE))
+    return Fault(lambda reply: Reply(200, {"Content-Type": "text/html; charset=utf-8"}, WEB_PAGE), instead=True)
 
 
 def lfs_pointer() -> Fault:
@@ -150,7 +152,7 @@ def gzipped() -> Fault:
 
 def portal(to: str) -> Fault:
     """Send the client to a login page, without a word of what it asked for."""
-    return Fault(lambda reply: Reply(302, {"Location": to}))
+    return Fault(lambda reply: Reply(302, {"Location": to}), instead=True)
 
 
 def redirect(to: str, number: int = 302) -> Fault:

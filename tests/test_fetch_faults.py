@@ -187,3 +187,18 @@ def test_42_a_disk_without_room_is_told_before_anything_is_fetched(hub, record, 
     assert "77 are free" in message
     assert str(tmp_path) in message
     assert not hub.asked("GET")
+
+
+@EVERYWHERE
+def test_41_a_file_that_another_process_drops_meanwhile_is_fetched(hub, record, place, monkeypatch):
+    path, _ = verified(record, who=WHO)
+    read = Path.read_bytes
+
+    def read_late(self: Path) -> bytes:
+        # As when another process found it wrong, and has not fetched it again yet.
+        monkeypatch.setattr(Path, "read_bytes", read)
+        self.resolve().unlink()
+        return read(self)
+
+    monkeypatch.setattr(Path, "read_bytes", read_late)
+    assert verified(record, who=WHO) == (path, DATA)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import socket
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -329,6 +331,30 @@ def test_44_a_lock_file_that_stayed_is_named(hub, record, waits, monkeypatch):
     assert str(lock) in str(refusal(record))
     lock.unlink()
     assert verified(record, who=WHO)[1] == DATA
+
+
+def test_44_a_lock_of_a_process_that_downloads_is_waited_for(hub, record, monkeypatch):
+    monkeypatch.setattr(hub_client, "LOCK_TIMEOUT", 0.1)
+    lock = held(Path(constants.HF_HUB_CACHE))
+    growing = lock.parents[2] / lock.parent.name / "blobs" / f"{lock.stem}.1a2b3c4d.incomplete"
+    growing.parent.mkdir(parents=True)
+    released = threading.Event()
+
+    def download() -> None:
+        with lock.open("w") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX)
+            begun.set()
+            for _ in range(20):
+                growing.write_bytes(b"more")
+                time.sleep(0.02)
+            growing.unlink()
+            released.set()
+
+    begun = threading.Event()
+    threading.Thread(target=download).start()
+    begun.wait()
+    assert verified(record, who=WHO)[1] == DATA
+    assert released.is_set()
 
 
 def test_44_a_cached_file_is_read_whoever_holds_the_lock(hub, record):

@@ -1,4 +1,4 @@
-"""Saved models on the Hub, and back: the real client against a server of our own."""
+"""Saved models on the Hub: pushed, created again, and what is told where that does not work."""
 
 from __future__ import annotations
 
@@ -6,98 +6,174 @@ import json
 
 import pytest
 import torch
-from loopback_faults import status
+from huggingface_hub import constants
+from loopback_faults import status, web_page, wrong_bytes
+from records import FILE, PATIENCE, REPO, TOKEN, all_told
 from tensors import TINY
 
 import medzoo
-from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable
+from medzoo.errors import ConfigError, MedzooError, WeightsCorrupt, WeightsUnavailable
+from medzoo.weights.share import push_to_hub
 
+# The client's way of sending a large file is one that its own transport calls old.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 pytest_plugins = ["hub_fixtures"]
-# The Hub's client calls its HTTP library by a way that the library has left behind.
-pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
 
-X = torch.linspace(-1, 1, 2 * 16**3).view(2, 1, 16, 16, 16)
+X = torch.linspace(0, 1, 16**3).reshape(1, 1, 16, 16, 16)
+NAME = f"hf-hub:{REPO}"
 
 
 @pytest.fixture
-def pushed(hub):
-    model = medzoo.create("cnn3d_small", labels=["wild type", "mutant"], task="multiclass", **TINY).eval()
-    model.set_outputs(trained=True)
-    place = model.push_to_hub("ward/egfr", token="hf_secret", license="Apache-2.0", trained_on="drawings")
-    return model, place
+def model():
+    return medzoo.create("cnn3d_small", labels=["a", "b"], task="multilabel", **TINY).eval()
 
 
-def test_what_was_pushed_comes_back_bit_equal(pushed):
-    model, place = pushed
-    commit = place.rpartition("@")[2]
-    assert place == f"hf-hub:ward/egfr@{commit}"
-    assert len(commit) == 40
-    again = medzoo.create(place)
-    assert torch.equal(again(X), model(X))
-    assert again.outputs == model.outputs
-    assert again.load_report.source == f"cnn3d_small:ward/egfr@{commit[:12]}"
-    assert torch.equal(medzoo.create("hf-hub:ward/egfr")(X), model(X))
+@pytest.fixture
+def pushed(hub, model):
+    """Return what ``create`` takes after a push: the name with its commit."""
+    return push_to_hub(model, REPO, token=TOKEN, license="CC0-1.0")
 
 
-def test_the_card_on_the_hub_says_how_to_load_it(hub, pushed):
-    card = next(iter(hub.repos["ward/egfr"].commits.values()))["README.md"].decode()
-    assert 'model = medzoo.create("hf-hub:ward/egfr")\n' in card
+def logits(model):
+    with torch.no_grad():
+        return model(X)
 
 
-def test_a_commit_that_is_cached_asks_nothing(hub, pushed):
-    _, place = pushed
-    medzoo.create(place)
+def replaced(hub, **files: bytes) -> None:
+    """Publish the newest commit again with other files."""
+    tree = hub.repos[REPO].commits[hub.repos[REPO].branches["main"]]
+    hub.add(REPO, {**tree, **{name.replace("__", "."): data for name, data in files.items()}})
+
+
+def test_a_model_comes_back_as_it_was_pushed(hub, model, pushed):
+    assert pushed == f"{NAME}@{hub.repos[REPO].branches['main']}"
+    assert {request.token for request in hub.asked("POST")} == {TOKEN}
+    again = medzoo.create(pushed)
+    assert torch.equal(logits(again), logits(model))
+    assert again.outputs.labels == ("a", "b")
+    assert not again.load_report.new
+    assert {request.token for request in hub.asked("HEAD")} == {None}
+
+
+def test_25_a_commit_that_is_cached_is_created_without_a_request(hub, model, pushed):
+    medzoo.create(pushed)
     asked = len(hub.requests)
-    medzoo.create(place)
+    hub.stop()
+    assert torch.equal(logits(medzoo.create(pushed)), logits(model))
     assert len(hub.requests) == asked
 
 
-def test_a_branch_is_what_it_was_last_time_where_the_hub_is_gone(hub, pushed, waits, caplog):
-    model, _ = pushed
-    medzoo.create("hf-hub:ward/egfr")
+def test_28_a_commit_that_is_cached_is_created_offline(hub, pushed, monkeypatch):
+    medzoo.create(pushed)
+    medzoo.create(NAME)
+    asked = len(hub.requests)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    medzoo.create(pushed)
+    medzoo.create(NAME)
+    assert len(hub.requests) == asked
+
+
+def test_a_branch_is_asked_for_and_is_the_newest(hub, model, pushed):
+    medzoo.create(NAME)
+    with torch.no_grad():
+        model.head.classifier.weight.mul_(2)
+    newer = push_to_hub(model, REPO, token=TOKEN)
+    assert newer != pushed
+    assert torch.equal(logits(medzoo.create(NAME)), logits(model))
+    assert not torch.equal(logits(medzoo.create(pushed)), logits(model))
+
+
+def test_27_a_branch_is_what_it_was_when_the_hub_refuses(hub, model, pushed, waits):
+    medzoo.create(NAME)
     hub.stop()
-    assert torch.equal(medzoo.create("hf-hub:ward/egfr")(X), model(X))
-    assert "as it was last time" in caplog.text
-    with pytest.raises(WeightsUnavailable, match="ward/other"):
-        medzoo.create("hf-hub:ward/other")
+    assert torch.equal(logits(medzoo.create(NAME)), logits(model))
+    assert sum(waits) <= PATIENCE
 
 
-def test_a_newer_commit_of_the_branch_is_taken(hub, pushed):
-    medzoo.create("hf-hub:ward/egfr")
-    other = medzoo.create("cnn3d_small", num_classes=3, **TINY)
-    other.push_to_hub("ward/egfr", token="hf_secret")
-    assert medzoo.create("hf-hub:ward/egfr").num_classes == 3
+def test_27_a_hub_that_refuses_is_named(hub, pushed, waits):
+    hub.stop()
+    with pytest.raises(WeightsUnavailable) as caught:
+        medzoo.create(pushed)
+    for part in (REPO, constants.HF_HUB_CACHE, "HF_HUB_OFFLINE"):
+        assert part in str(caught.value)
+    assert sum(waits) <= PATIENCE
 
 
-def test_115_a_repository_whose_config_is_not_medzoos(hub):
-    hub.add("google/bert", {"config.json": json.dumps({"architectures": ["Bert"]}).encode(), "model.safetensors": b""})
-    with pytest.raises(ConfigError, match="expected a config that medzoo wrote"):
-        medzoo.create("hf-hub:google/bert")
+def test_30_a_portal_in_the_way_is_recognised(hub, pushed):
+    hub.fail("*", web_page())
+    with pytest.raises(WeightsUnavailable, match="not a Hub response"):
+        medzoo.create(pushed)
 
 
-def test_115_a_repository_without_a_config(hub):
-    hub.add("some/files", {"model.safetensors": b""})
-    with pytest.raises(WeightsUnavailable, match=r"no such file\. Check the name and the revision"):
-        medzoo.create("hf-hub:some/files")
+@pytest.mark.parametrize("name", ["owner/none", f"{REPO}@{'0' * 40}", f"{REPO}@nobranch"])
+def test_32_33_what_is_not_there_is_named(hub, pushed, name):
+    with pytest.raises(WeightsUnavailable) as caught:
+        medzoo.create(f"hf-hub:{name}")
+    assert name in str(caught.value)
 
 
-def test_weights_that_are_not_the_configs_are_fetched_once_more_and_refused(hub, pushed):
-    files = dict(next(iter(hub.repos["ward/egfr"].commits.values())))
-    other = bytearray(files["model.safetensors"])
-    other[-1] ^= 1
-    hub.add("ward/forged", {**files, "model.safetensors": bytes(other)})
-    with pytest.raises(WeightsCorrupt, match="It was fetched twice from ward/forged@"):
-        medzoo.create("hf-hub:ward/forged")
+def test_36_wrong_weights_are_healed_once(hub, model, pushed):
+    hub.fail(f"*/{FILE}", wrong_bytes(), times=1)
+    assert torch.equal(logits(medzoo.create(pushed)), logits(model))
+    assert len(hub.asked("GET", f"*/{FILE}")) == 2
 
 
-@pytest.mark.parametrize("place", ["", "x", "a/b/c", "../etc/x", "a/b@", "https://huggingface.co/a/b", "a b/c"])
-def test_a_place_that_is_no_repository(place):
-    with pytest.raises(ConfigError, match="expected 'hf-hub:owner/repo' or 'hf-hub:owner/repo@revision'"):
+def test_36_weights_that_are_not_those_of_the_config_are_corrupt(hub, pushed):
+    right = hub.repos[REPO].commits[hub.repos[REPO].branches["main"]][FILE]
+    replaced(hub, model__safetensors=right[:-1] + b"\0")
+    with pytest.raises(WeightsCorrupt, match="sha256:"):
+        medzoo.create(NAME)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"model": 1}',
+        b'{"architecture": "resnet18", "num_classes": 10}',
+        b"\xff\xfe",
+    ],
+)
+def test_115_a_config_that_is_not_medzoos_is_refused(hub, pushed, config):
+    replaced(hub, config__json=config)
+    with pytest.raises(ConfigError):
+        medzoo.create(NAME)
+    assert not hub.asked("GET", f"*/{FILE}")
+
+
+def test_115_a_config_that_asks_for_more_than_a_model_is_refused(hub, pushed):
+    tree = hub.repos[REPO].commits[hub.repos[REPO].branches["main"]]
+    config = json.loads(tree["config.json"])
+    for change in ({"model": "../x"}, {"model": "os.system"}, {"options": {"widths": [10**9]}}, {"dtype": "object"}):
+        replaced(hub, config__json=json.dumps(config | change).encode())
+        with pytest.raises(MedzooError):
+            medzoo.create(NAME)
+
+
+@pytest.mark.parametrize("place", ["", "repo", "../x", "a/b/c", "owner/repo@", "owner/..", "https://x/y", "o/r\n"])
+def test_115_a_name_that_is_none_is_refused_unasked(hub, place):
+    with pytest.raises(ConfigError, match="hf-hub:owner/repo"):
         medzoo.create(f"hf-hub:{place}")
+    assert not hub.requests
 
 
-def test_a_push_that_the_hub_refuses_tells_no_token(hub):
-    hub.fail("/api/*", status(403))
+@pytest.mark.parametrize("number", [401, 403])
+def test_31_a_push_that_is_refused_tells_no_token(hub, model, number):
+    hub.fail("/api/*", status(number, None, "You do not have the rights"))
     with pytest.raises(WeightsUnavailable, match="hf auth login") as caught:
-        medzoo.create("cnn3d_small", **TINY).push_to_hub("ward/egfr", token="hf_secret")
-    assert "hf_secret" not in str(caught.value)
+        push_to_hub(model, REPO, token=TOKEN)
+    assert TOKEN not in all_told(caught.value)
+    assert REPO in str(caught.value)
+    assert not hub.repos
+
+
+def test_27_a_push_to_a_hub_that_refuses_is_our_own_error(hub, model, waits):
+    hub.stop()
+    with pytest.raises(WeightsUnavailable) as caught:
+        push_to_hub(model, REPO, token=TOKEN)
+    assert REPO in str(caught.value)
+    assert TOKEN not in all_told(caught.value)
