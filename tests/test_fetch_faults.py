@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
