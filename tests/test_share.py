@@ -177,3 +177,9 @@ def test_27_a_push_to_a_hub_that_refuses_is_our_own_error(hub, model, waits):
         push_to_hub(model, REPO, token=TOKEN)
     assert REPO in str(caught.value)
     assert TOKEN not in all_told(caught.value)
+
+
+def test_the_card_on_the_hub_says_how_to_load_it(hub, pushed):
+    card = hub.repos[REPO].commits[pushed.rpartition("@")[2]]["README.md"].decode()
+    assert f'model = medzoo.create("{NAME}")\n' in card
+    assert 'license: "cc0-1.0"' in card

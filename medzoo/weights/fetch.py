@@ -35,11 +35,14 @@ def verified(record: Weights, who: str) -> tuple[Path, bytes]:
     """
     fault = ""
     for path in cached(record):
-        data, fault = _read(record, path)
-        if not fault:
+        data, wrong = _read(record, path)
+        if not wrong:
             return path, data
         if isinstance(record.source, (LocalFile, PackagedFile)):
-            raise WeightsCorrupt(f"{fault} The file was changed after it was written; get it again.")
+            raise WeightsCorrupt(f"{wrong} The file was changed after it was written; get it again.")
+        if _is_another_version(record, path, data):
+            continue
+        fault = wrong
         if offline():
             raise WeightsCorrupt(f"{who}: {fault} HF_HUB_OFFLINE forbids to fetch it again; unset it once.")
         logger.warning("%s: %s Fetching it again.", who, fault)
@@ -54,10 +57,12 @@ def verified(record: Weights, who: str) -> tuple[Path, bytes]:
         data, fault = _read(record, path)
         if not fault:
             return path, data
+        if _is_another_version(record, path, data):
+            break
         _discard(path)
     raise WeightsCorrupt(
-        f"{who}: {fault} It was fetched twice from {web.mirror() or record.source}: the file was replaced there, or "
-        "something on the way changes it. Upgrade medzoo, or set MEDZOO_MIRROR to a server of your own."
+        f"{who}: {fault} That is what {web.mirror() or record.source} gives: the file was replaced there, or something "
+        "on the way changes it. Upgrade medzoo, or set MEDZOO_MIRROR to a server of your own."
     )
 
 
@@ -68,8 +73,8 @@ def cached(record: Weights) -> list[Path]:
         return [ASSETS / source.name]
     if isinstance(source, LocalFile):
         return [source.path]
-    ours = stored_file(record.digest)
-    return [path for path in (ours,) if path.exists()] + (hub.cached(source) if isinstance(source, HubFile) else [])
+    ours = [path for path in (stored_file(record.digest),) if path.exists()]
+    return ours + (hub.cached(source) if isinstance(source, HubFile) else [])
 
 
 def _download(record: Weights, who: str, *, force: bool) -> Path:
@@ -86,12 +91,21 @@ def _download(record: Weights, who: str, *, force: bool) -> Path:
     return web.download(record, who)
 
 
+def _is_another_version(record: Weights, path: Path, data: bytes) -> bool:
+    """Whether a file of the Hub's cache is sound, but of a commit that is not the record's: the user's, not ours."""
+    return isinstance(record.source, HubFile) and record.source.revision is None and hub.is_sound(path, data)
+
+
 def _read(record: Weights, path: Path) -> tuple[bytes, str]:
     """Return the bytes of a file, and what is wrong with them."""
     try:
         data = read_bytes(path)
     except WeightsCorrupt as error:
         return b"", str(error)
+    except WeightsUnavailable:
+        if isinstance(record.source, (LocalFile, PackagedFile)) or path.exists():
+            raise
+        return b"", f"{path}: another process dropped it."
     if record.size is not None and len(data) != record.size:
         return data, f"{path}: expected {record.size:,} bytes, got {len(data):,}."
     got = digest_of(data, record.digest.partition(":")[0])

@@ -6,6 +6,7 @@ the file is there, which is not retried, and whoever reads the file holds it to 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from medzoo.weights.transfer import BUSY, CONNECT_TIMEOUT, Busy, check_room, dis
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
 
-__all__ = ["cached", "discard", "download", "told"]
+__all__ = ["cached", "discard", "download", "is_sound", "told"]
 
 logger = logging.getLogger("medzoo")
 
@@ -37,6 +38,15 @@ def cached(source: HubFile) -> list[Path]:
     snapshots = Path(constants.HF_HUB_CACHE) / f"models--{source.repo.replace('/', '--')}" / "snapshots"
     found = [snapshots / source.revision] if source.revision else sorted(snapshots.glob("*"))
     return [path for folder in found if (path := folder / source.file).exists()]
+
+
+def is_sound(path: Path, data: bytes) -> bool:
+    """Whether the bytes of a cached file are what its blob's name says: SHA-256 of a large file, git's SHA-1 else."""
+    name = path.resolve().name
+    if len(name) == 64:
+        return hashlib.sha256(data).hexdigest() == name
+    git = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False)
+    return git.hexdigest() == name
 
 
 def discard(path: Path) -> None:
@@ -61,20 +71,33 @@ def download(source: HubFile, who: str, *, size: int | None = None, force: bool 
         WeightsUnavailable: the Hub does not answer, or does not have or give it; no room; no permission.
         WeightsCorrupt: less or more came than the Hub said.
     """
+    from huggingface_hub import constants
+
+    metadata = _probe(source, who, mend)
+    check_room(who, Path(constants.HF_HUB_CACHE), size if size is not None else metadata.size)
+    try:
+        return patiently(lambda: _take(source, who, str(metadata.etag), size, force, mend), f"{who}: {source}")
+    except WeightsUnavailable as error:
+        if isinstance(error.__cause__, Busy):
+            raise WeightsUnavailable(f"{error} {_ways_out()}") from error
+        raise
+
+
+def _take(source: HubFile, who: str, etag: str, size: int | None, force: bool, mend: str) -> Path:
+    """Let the client download, once."""
     from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
 
     import medzoo
 
     cache = Path(constants.HF_HUB_CACHE)
-    metadata = _probe(source, who, mend)
-    check_room(who, cache, size if size is not None else metadata.size)
     try:
-        _wait_for_lock(cache, source, str(metadata.etag), who)
+        _wait_for_lock(cache, source, etag, who)
         return Path(
             hf_hub_download(
                 source.repo,
                 source.file,
-                revision=source.revision or metadata.commit_hash,
+                revision=source.revision,  # None is main, and remembered as such
                 force_download=force,
                 library_name="medzoo",
                 library_version=medzoo.__version__,
@@ -82,6 +105,11 @@ def download(source: HubFile, who: str, *, size: int | None = None, force: bool 
         )
     except WeightsUnavailable:
         raise
+    except HfHubHTTPError as error:
+        # The client itself tries again when it asked too often, and goes by what the Hub says of how long to wait.
+        if error.response.status_code in BUSY - {429}:
+            raise Busy(f"{error.response.status_code} from the Hub") from error
+        raise told(error, source, who, size=size, mend=mend) from error
     except OSError as error:
         # The client compares the size, and says so in words alone.
         if type(error) is OSError and "Consistency check" in str(error):

@@ -37,7 +37,7 @@ def pull(place: str) -> Saved:
         WeightsUnavailable: the Hub does not answer, or does not have or give it.
     """
     repo, at, revision = place.partition("@")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo) or (at and not revision):
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo) or ".." in repo or (at and not revision):
         raise ConfigError(f"hf-hub:{place}: expected 'hf-hub:owner/repo' or 'hf-hub:owner/repo@revision'.")
     who = f"hf-hub:{place}"
     source = HubFile(repo, CONFIG, revision or None)

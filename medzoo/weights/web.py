@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from medzoo.atomic import write_whole
 from medzoo.errors import ConfigError, MedzooError, WeightsCorrupt, WeightsUnavailable
@@ -79,6 +80,11 @@ def _get(url: str, digest: str, size: int | None, target: Path, who: str) -> Pat
     import requests
 
     check_room(who, target.parent, size)
+    # A password of a mirror is used, and shown nowhere.
+    parts = urlsplit(url)
+    login = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
+    url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    downloader = _downloader(who, digest, size, target, login)
 
     def attempt() -> Path:
         try:
@@ -87,7 +93,7 @@ def _get(url: str, digest: str, size: int | None, target: Path, who: str) -> Pat
                 known_hash=digest,
                 fname=target.name,
                 path=target.parent,
-                downloader=_downloader(who, digest, size, target),
+                downloader=downloader,
             )
         except requests.HTTPError as error:
             response: Any = error.response
@@ -96,6 +102,11 @@ def _get(url: str, digest: str, size: int | None, target: Path, who: str) -> Pat
             if status in BUSY:
                 raise Busy(f"{status} from {url}", response.headers.get("Retry-After")) from error
             raise WeightsUnavailable(f"{who}: {url} answers {status}. {_advice(status)}") from error
+        except requests.exceptions.SSLError as error:
+            raise WeightsUnavailable(
+                f"{who}: the certificate of {url} cannot be trusted. Where a proxy has its own, set SSL_CERT_FILE to "
+                "it."
+            ) from error
         except requests.ConnectionError as error:
             raise WeightsUnavailable(
                 f"{who}: it is not in {home()}, and {url} cannot be reached ({type(error).__name__}). Check the "
@@ -124,7 +135,7 @@ def _advice(status: int) -> str:
     return "The file is gone from there: upgrade medzoo, or set MEDZOO_MIRROR to a mirror of your own."
 
 
-def _downloader(who: str, digest: str, size: int | None, target: Path) -> Any:
+def _downloader(who: str, digest: str, size: int | None, target: Path, login: tuple[str, str] | None) -> Any:
     """Return pooch's downloader with our timeouts, certificates and progress bar, and our words for other bytes.
 
     pooch compares the digest, too, but its error does not tell what came instead.
@@ -146,12 +157,17 @@ def _downloader(who: str, digest: str, size: int | None, target: Path) -> Any:
             return done
 
     # requests knows REQUESTS_CA_BUNDLE; SSL_CERT_FILE is what the Hub's client and most other tools read.
-    verify = os.environ.get("SSL_CERT_FILE") or True
+    certificates = os.environ.get("SSL_CERT_FILE")
+    if certificates and not Path(certificates).exists():
+        raise ConfigError(
+            f"{who}: expected SSL_CERT_FILE to be a file of certificates, got {certificates}. Correct or unset it."
+        )
     return Downloader(
         progressbar=_Bar(who) if sys.stderr.isatty() else False,
         chunk_size=CHUNK,
         timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
-        verify=verify,
+        verify=certificates or True,
+        auth=login,
     )
 
 
