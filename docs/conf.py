@@ -40,6 +40,23 @@ def write_models(app):
     (folder / "models.md").write_text("\n".join(parts), encoding="utf-8")
 
 
+def write_weights(app):
+    """Write what the records say of each set of weights."""
+    rows = ["| weights | fills | licence | size | digest | trained on |", "|---|---|---|---|---|---|"]
+    for name in medzoo.list_models(pretrained=True):
+        for record in medzoo.describe(name).weights.values():
+            size = f"{record.size / 1e6:.1f} MB" if record.size is not None else "not known"
+            strength = "MD5 (weak)" if record.weak else "SHA-256"
+            fills = "model" if record.part == "model" else "encoder only"
+            tag = f"`{name}:{record.tag}`" + (" (default)" if record.default else "")
+            licence = record.license + (" (non-commercial)" if record.non_commercial else "")
+            rows.append(f"| {tag} | {fills} | {licence} | {size} | {strength} | {record.trained_on} |")
+    folder = Path(app.srcdir) / "_generated"
+    folder.mkdir(exist_ok=True)
+    (folder / "weights.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
 def setup(app):
     """Connect to Sphinx."""
     app.connect("builder-inited", write_models)
+    app.connect("builder-inited", write_weights)

@@ -114,7 +114,7 @@ def test_probabilities_and_positives_follow_the_task():
         ({"size": (8, 8, 8), "orientation": "RRS"}, "expected an orientation of one of RL, one of AP and one of SI"),
         ({"size": (8, 8, 8), "orientation": "XYZ"}, "expected an orientation"),
         ({"size": (8, 8, 8), "spacing": (1.0, 1.0)}, "expected spacing to be 3 numbers of mm above 0"),
-        ({"size": (8, 8), "intensity": "log"}, "expected intensity 'unit', 'window' or 'zscore'"),
+        ({"size": (8, 8), "intensity": "log"}, "expected intensity to be one of 'unit', 'window', 'zscore'"),
     ],
 )
 def test_a_preprocessing_that_cannot_be_is_refused(arguments, message):

@@ -315,3 +315,33 @@ def test_every_models_transform_gives_what_it_takes_and_can_be_pickled(name):
 def test_augmentation_is_kept_for_later():
     with pytest.raises(ConfigError, match=r"transform\(train=True\) is kept for augmentation"):
         medzoo.transform(medzoo.create("cnn3d_small"), train=True)
+
+
+@pytest.mark.parametrize(("shape", "top", "left"), [((6, 10), 0, 2), ((10, 6), 2, 0), ((7, 10), 0, 1), ((8, 8), 0, 0)])
+def test_the_square_at_the_centre_is_scaled(shape, top, left):
+    pixels = np.arange(np.prod(shape), dtype=np.float32).reshape(1, *shape) / 100
+    prepared = prepare(medzoo.Preprocessing(size=(8, 8), fit="square"), pixels)
+    side = min(shape)
+    cut = pixels[:, top : top + side, left : left + side]
+    torch.testing.assert_close(prepared.tensor, prepare(medzoo.Preprocessing(size=(8, 8)), cut).tensor)
+    covered = prepared.geometry.covered()
+    assert covered.sum() == side * side
+    assert covered[top, left]
+    assert covered[top + side - 1, left + side - 1]
+
+
+def test_a_volume_has_no_square():
+    with pytest.raises(ConfigError, match="fit='square' is for an image of two equal sides"):
+        medzoo.Preprocessing(size=(8, 8, 8), fit="square")
+
+
+def test_z_score_over_what_is_not_zero_is_monais():
+    from monai.transforms import NormalizeIntensity
+
+    x = torch.randn(4, 6, 6, 6, generator=torch.Generator().manual_seed(1)) * 30 + 100
+    x[:, :2] = 0
+    x[3] = 0
+    how = medzoo.Preprocessing(size=(6, 6, 6), intensity="zscore_nonzero")
+    prepared = medzoo.data.transform.Transform(how, channels=4, who="model").prepare(x.numpy())
+    torch.testing.assert_close(prepared.tensor, torch.as_tensor(NormalizeIntensity(nonzero=True, channel_wise=True)(x)))
+    assert "z-score of each channel over what is not 0" in prepared.steps

@@ -24,7 +24,7 @@ from medzoo.data.read import read
 from medzoo.errors import ConfigError, DataError, InputError
 
 if TYPE_CHECKING:
-    from medzoo.classifier import CheckedModel
+    from medzoo.checked import CheckedModel
 
 __all__ = ["ExcludedView", "Prepared", "Source", "Transform", "as_array", "not_an_image", "transform"]
 

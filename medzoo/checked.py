@@ -1,0 +1,148 @@
+"""An encoder behind an input check: what the classifier and the feature extractor share.
+
+Axes: b batch, c channels, s the spatial axes (h w or d h w).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from medzoo.contract import InputSpec, Preprocessing
+from medzoo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medzoo.weights.load import LoadReport
+
+__all__ = ["CheckedModel", "FeatureInfo", "take_maps"]
+
+
+class FeatureInfo(list[dict[str, Any]]):
+    """The maps an encoder gives, in order: ``num_chs``, ``reduction`` (stride to the input) and ``module`` of each.
+
+    The module's own output is the map, but for ``swin_encoder_mlp``, which normalises what its modules give.
+    """
+
+    def channels(self) -> list[int]:
+        """Return the channels of each map."""
+        return [info["num_chs"] for info in self]
+
+    def reduction(self) -> list[int]:
+        """Return the stride of each map to the input."""
+        return [info["reduction"] for info in self]
+
+    def module_name(self) -> list[str]:
+        """Return the name of the module behind each map, within the encoder."""
+        return [info["module"] for info in self]
+
+
+class CheckedModel(nn.Module):
+    """An encoder behind an input check: what :class:`Classifier` and :class:`FeatureExtractor` share.
+
+    Args:
+        encoder: gives the last map from ``forward`` and others from ``forward_intermediates``, as a timm model built
+            with ``num_classes=0, global_pool=""`` does.
+        input_spec: what :meth:`check_input` holds inputs to.
+        name: the registered name, for messages.
+        options: the builder options it was made with.
+        preprocessing: how a file becomes an input.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        input_spec: InputSpec,
+        name: str = "",
+        options: Mapping[str, Any] | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        super().__init__()
+        # Any: an nn.Module with timm's verbs, for which timm has no type.
+        self.encoder: Any = encoder
+        self.input_spec = input_spec
+        self.name = name or type(self).__name__
+        self.options = dict(options or {})
+        self.preprocessing = preprocessing
+        self.load_report: LoadReport | None = None
+        self._encoder_frozen = False
+        self.register_load_state_dict_post_hook(_rebuild_after_load)  # type: ignore[no-untyped-call]  # torch's
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise unless ``x`` is what the model takes; see :meth:`medzoo.contract.InputSpec.check`."""
+        # A replica of nn.DataParallel has no parameters.
+        self.input_spec.check(x, who=self.name, like=next(self.encoder.parameters(), None))
+        if self.encoder.training and self.input_spec.lone_minimum and _trains_batchnorm(self.encoder):
+            self.input_spec.check_lone(x, who=self.name)
+
+    def _maps(self, x: Tensor, indices: list[int]) -> list[Tensor]:
+        """Return the chosen maps of a checked input."""
+        self.check_input(x)
+        wanted = sorted(set(indices))  # timm returns each once and in order, whatever it was asked for
+        maps = self.encoder.forward_intermediates(x, indices=wanted, stop_early=True, intermediates_only=True)
+        return [maps[wanted.index(i)] for i in indices]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory: recompute the encoder's inner results in the backward pass.
+
+        BatchNorm then updates its running statistics twice a step, as it does in timm.
+        """
+        self.encoder.set_grad_checkpointing(enable)
+
+    def freeze_encoder(self, frozen: bool = True) -> Self:
+        """Stop (or, with ``False``, resume) training the encoder.
+
+        Its BatchNorm stays in eval through ``model.train()``; only ``model.encoder.train()`` would wake it.
+        """
+        self._encoder_frozen = frozen
+        self.encoder.requires_grad_(not frozen)
+        self.encoder.train(self.training and not frozen)
+        return self
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode; a frozen encoder stays in eval."""
+        super().train(mode)
+        if self._encoder_frozen:
+            self.encoder.eval()
+        return self
+
+    def rebuild_buffers(self, device: torch.device | str) -> None:
+        """Derive again, on ``device``, every buffer that is not stored with the weights.
+
+        ``load_state_dict`` does so by itself; only ``to_empty`` needs it called.
+        """
+        for module in self.modules():
+            rebuild = getattr(module, "rebuild_buffers", None)
+            if module is not self and callable(rebuild):
+                rebuild(torch.device(device))
+
+
+def take_maps(info: FeatureInfo, indices: int | Sequence[int] | None, who: str) -> list[int]:
+    """Resolve indices of maps: ``None`` is all, a number n the last n, negative ones count from the end."""
+    count = len(info)
+    if isinstance(indices, int):
+        chosen = list(range(count))[-indices:] if 0 < indices <= count else []
+    else:
+        chosen = list(range(count)) if indices is None else [operator.index(i) for i in indices]
+    if not chosen or any(not -count <= i < count for i in chosen):
+        raise ConfigError(
+            f"{who}: expected numbers of its {count} maps, {-count} to {count - 1}, or how many of the last, got "
+            f"{indices}. See feature_info."
+        )
+    return [i % count for i in chosen]
+
+
+def _trains_batchnorm(encoder: nn.Module) -> bool:
+    """Whether any BatchNorm takes its statistics from the batch."""
+    return any(m.training for m in encoder.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+
+
+def _rebuild_after_load(model: nn.Module, _: object) -> None:
+    """Derive what is not stored, once the tensors have come."""
+    like = next(model.parameters(), None)
+    if like is not None and isinstance(model, CheckedModel):
+        model.rebuild_buffers(like.device)
