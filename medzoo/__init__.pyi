@@ -13,6 +13,7 @@ from .factory import create as create
 from .inference import predict as predict
 from .pictures import contact_sheet as contact_sheet
 from .pictures import show as show
+from .optimized import optimize as optimize
 from .prediction import Prediction as Prediction
 from .prediction import Predictions as Predictions
 from .registry import ModelSpec as ModelSpec

@@ -1,0 +1,212 @@
+"""The convolution stage made fast for inference: fewer passes over memory, and each while the cache still holds the map.
+
+What is done, all of it exact but for rounding:
+
+- BatchNorm before the pooling goes into the kernel. Its scale may be negative, which turns a maximum into a minimum;
+  but with ``c' = s c + t``, ``max(s relu(c) + t)`` is ``max(c')``, kept above ``t`` where ``s > 0`` and below ``t``
+  where ``s < 0``. So the pooling runs first, on the convolution's own result, and all that follows on the small map.
+- The maximum is taken along one axis after the other, channels last, without the indices that ``max_pool3d`` keeps.
+- The first spatial axis is cut into slabs that stay in the cache. Rows that the pooling drops are not computed.
+
+Axes: b batch, c channels, s any number of spatial axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medzoo.nn.conv import ConvEncoder, ConvStage
+from medzoo.nn.encoder import Encoder
+from medzoo.nn.fast_path import CHANNELS_LAST, conv, eager, hooked, on_cpu, pack_conv
+
+__all__ = ["FastConvEncoder", "FoldedStage"]
+
+# Bytes of a slab's convolution: a few of these fit the last-level cache.
+SLAB = 4 * 2**20
+
+_POOL: dict[int, Any] = {2: F.max_pool2d, 3: F.max_pool3d}
+_ORDERS = (("relu", "pool"), ("relu", "norm", "pool"), ("relu", "pool", "norm"))
+
+
+class FoldedStage:
+    """What a :class:`~medzoo.nn.conv.ConvStage` in eval mode computes, in other steps, ``b c *s -> b c' *s'``.
+
+    Args:
+        stage: one that :meth:`can_fold`; its tensors are read now, and not followed.
+    """
+
+    def __init__(self, stage: ConvStage) -> None:
+        convolution: Any = stage.conv
+        pool: Any = stage.pool
+        self.kernel, self.padding, self.pool = convolution.kernel_size[0], convolution.padding[0], pool.kernel_size
+        self.dims = convolution.weight.ndim - 2
+        like = convolution.weight
+        weight = like.detach().double()
+        bias = weight.new_zeros(len(weight)) if convolution.bias is None else convolution.bias.detach().double()
+        self.low: Tensor | None = None
+        self.high: Tensor | None = None
+        self.scale: Tensor | None = None
+        self.shift: Tensor | None = None
+        order = [name for name, _ in stage.named_children()]
+        if "norm" in order:
+            scale, shift = affine(stage.norm)
+            if order.index("norm") < order.index("pool"):
+                weight = weight * scale.reshape(-1, *[1] * (self.dims + 1))
+                bias = bias * scale + shift
+                self.low = torch.where(scale >= 0, shift, -torch.inf).to(like.dtype)
+                if bool((scale < 0).any()):
+                    self.high = torch.where(scale < 0, shift, torch.inf).to(like.dtype)
+            else:
+                self.scale, self.shift = scale.to(like.dtype), shift.to(like.dtype)
+        self.bias = bias.to(like.dtype)
+        self.plain_weight = weight.to(like.dtype)
+        # The slabs bring their own padding along the axis that is cut.
+        self.weight = pack_conv(self.plain_weight, (0, *[self.padding] * (self.dims - 1)))
+
+    @staticmethod
+    def can_fold(stage: nn.Module) -> bool:
+        """Whether the stage is one of the orders above, made of plain modules that no one listens to."""
+        parts: dict[str, Any] = dict(stage.named_children())
+        order = tuple(parts)[1:]
+        if type(stage) is not ConvStage or order not in _ORDERS or stage.training or hooked(stage, *parts.values()):
+            return False
+        convolution, pool, norm = parts["conv"], parts["pool"], parts.get("norm")
+        dims = convolution.weight.ndim - 2
+        one, kernel, padding = (1,) * dims, convolution.kernel_size, convolution.padding
+        return (
+            type(convolution) in (nn.Conv2d, nn.Conv3d)
+            and type(parts["relu"]) is nn.ReLU
+            and type(pool) in (nn.MaxPool2d, nn.MaxPool3d)
+            and (norm is None or foldable_norm(norm))
+            and (convolution.stride, convolution.dilation, convolution.groups) == (one, one, 1)
+            and convolution.padding_mode == "zeros"
+            and isinstance(padding, tuple)
+            and len({*kernel}) == len({*padding}) == 1
+            and isinstance(pool.kernel_size, int)
+            and (pool.stride, pool.padding, pool.dilation) == (pool.kernel_size, 0, 1)
+            and not (pool.ceil_mode or pool.return_indices)
+        )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the stage's map; its channels lie last in memory."""
+        if not on_cpu(x):
+            return self._whole(x)
+        x = x.contiguous(memory_format=CHANNELS_LAST[self.dims])
+        full = [n + 2 * self.padding - self.kernel + 1 for n in x.shape[2:]]
+        pooled = [n // self.pool for n in full]
+        out = x.new_empty(len(x), *pooled, len(self.bias))
+        row = len(self.bias) * x.element_size() * self.pool
+        for n in full[1:]:
+            row *= n
+        for i in range(len(x)):
+            for start, stop in _spans(pooled[0], max(1, SLAB // row)):
+                convolved = self._convolve(x[i : i + 1], start, stop)
+                self._finish(_maximum(convolved, (stop - start, *pooled[1:]), self.pool), out[i, start:stop])
+        return out.movedim(-1, 1)
+
+    def _convolve(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """Convolve what the rows ``start`` to ``stop`` of the pooled map are made of, ``1 c *s -> *s' c'``."""
+        first = start * self.pool - self.padding
+        last = stop * self.pool - self.padding + self.kernel - 1
+        before, after = max(0, -first), max(0, last - x.shape[2])
+        slab = x[:, :, max(0, first) : last]
+        if before or after:
+            slab = F.pad(slab, (*[0, 0] * (self.dims - 1), before, after))
+        return conv(slab, self.weight, self.bias, (0, *[self.padding] * (self.dims - 1)))[0].movedim(0, -1)
+
+    def _finish(self, x: Tensor, out: Tensor) -> None:
+        """Do what remains after the pooling, ``*s c -> *s c``, into ``out``."""
+        if self.low is not None:
+            torch.maximum(x, self.low, out=out)
+            if self.high is not None:
+                torch.minimum(out, self.high, out=out)
+        elif self.scale is not None and self.shift is not None:
+            torch.addcmul(self.shift, x.relu_(), self.scale, out=out)
+        else:
+            torch.clamp_min(x, 0.0, out=out)
+
+    def _whole(self, x: Tensor) -> Tensor:
+        """Do the same by public operators on the whole map, for a GPU and its libraries."""
+        x = x.contiguous(memory_format=CHANNELS_LAST[self.dims])
+        x = conv(x, self.weight, self.bias, [self.padding] * self.dims)
+        x = _POOL[self.dims](x, self.pool).movedim(1, -1)
+        out = torch.empty_like(x)
+        self._finish(x, out)
+        return out.movedim(-1, 1)
+
+
+class FastConvEncoder(ConvEncoder):
+    """A :class:`~medzoo.nn.conv.ConvEncoder` that folds each stage when it first runs, ``b c *s -> b c' *s'``.
+
+    The modules and tensors stay what they are: what is traced, differentiated, hooked or of another type runs them.
+
+    Args:
+        plain: the encoder whose stages are taken over.
+    """
+
+    def __init__(self, plain: ConvEncoder) -> None:
+        Encoder.__init__(self)  # ConvEncoder's would make new weights
+        self.stages = plain.stages
+        self.feature_info = plain.feature_info
+        self.grad_checkpointing = plain.grad_checkpointing
+        self.train(plain.training)
+        self._folded: dict[int, tuple[list[object], list[int], FoldedStage | None]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave behind what can be derived: packed kernels can be neither copied nor stored."""
+        return self.__dict__ | {"_folded": {}}
+
+    def stage(self, i: int, x: Tensor) -> Tensor:
+        """Run one stage, folded where that is safe."""
+        folded = self.folded(i) if eager(x) and (on_cpu(x) or x.is_cuda) else None
+        return super().stage(i, x) if folded is None else folded(x)
+
+    def folded(self, i: int) -> FoldedStage | None:
+        """Return stage ``i`` folded, or ``None`` if it has to run as it is."""
+        stage = self.stages[i]
+        tensors = [*stage.parameters(), *stage.buffers()]
+        kept: list[object] = [*stage.modules(), *tensors]  # held, so that no other object gets their ids
+        state = [*map(id, kept), *(0 if t.is_inference() else t._version for t in tensors)]
+        state += [hooked(*stage.modules()), stage.training]
+        found = self._folded.get(i)
+        if found is None or found[1] != state:
+            with torch.inference_mode(False), torch.no_grad():
+                folded = FoldedStage(stage) if isinstance(stage, ConvStage) and FoldedStage.can_fold(stage) else None
+            found = self._folded[i] = (kept, state, folded)
+        return found[2]
+
+
+def foldable_norm(norm: nn.Module) -> bool:
+    """Whether a module is a BatchNorm in eval mode with statistics of its own, and nothing more."""
+    plain = type(norm) in (nn.BatchNorm2d, nn.BatchNorm3d)
+    return plain and not norm.training and isinstance(norm.running_mean, Tensor)
+
+
+def affine(norm: Any) -> tuple[Tensor, Tensor]:
+    """Return scale and shift of a BatchNorm in eval mode, in float64."""
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach().double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
+
+
+def _spans(length: int, step: int) -> Iterator[tuple[int, int]]:
+    """Cut ``range(length)`` into spans of at most ``step``."""
+    for start in range(0, length, step):
+        yield start, min(start + step, length)
+
+
+def _maximum(x: Tensor, size: tuple[int, ...], pool: int) -> Tensor:
+    """Pool one axis after the other, ``*s c -> *size c``; what is left over at the end of an axis is dropped."""
+    for axis, n in enumerate(size):
+        parts = x.narrow(axis, 0, n * pool).unflatten(axis, (n, pool)).unbind(axis + 1)
+        x = parts[0]
+        for j, part in enumerate(parts[1:]):
+            x = torch.maximum(x, part, out=x if j else None)
+    return x
