@@ -11,9 +11,9 @@ from .data.read import read as read
 from .data.transform import transform as transform
 from .factory import create as create
 from .inference import predict as predict
+from .optimized import optimize as optimize
 from .pictures import contact_sheet as contact_sheet
 from .pictures import show as show
-from .optimized import optimize as optimize
 from .prediction import Prediction as Prediction
 from .prediction import Predictions as Predictions
 from .registry import ModelSpec as ModelSpec

@@ -37,6 +37,12 @@ def batch(name, n=2):
     return torch.randn(n, spec.input_spec.channels, *spec.tiny_size)
 
 
+@pytest.fixture(autouse=True)
+def _no_grad():
+    with torch.no_grad():
+        yield
+
+
 def near(got, expected):
     """Hold to 1e-5 of the largest value, where that is above one."""
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 * max(1.0, float(expected.abs().max())))

@@ -1,4 +1,4 @@
-"""The convolution stage made fast for inference: fewer passes over memory, and each while the cache still holds the map.
+"""The convolution stage made fast for inference: fewer passes over memory, each while the cache still holds the map.
 
 What is done, all of it exact but for rounding:
 
@@ -22,7 +22,8 @@ from torch.nn import functional as F
 
 from medzoo.nn.conv import ConvEncoder, ConvStage
 from medzoo.nn.encoder import Encoder
-from medzoo.nn.fast_path import CHANNELS_LAST, conv, eager, hooked, on_cpu, pack_conv
+from medzoo.nn.fast_norm import affine, foldable
+from medzoo.nn.fast_path import CHANNELS_LAST, Shape, Watch, conv, hooked, on_cpu, pack_conv
 
 __all__ = ["FastConvEncoder", "FoldedStage"]
 
@@ -40,7 +41,7 @@ class FoldedStage:
         stage: one that :meth:`can_fold`; its tensors are read now, and not followed.
     """
 
-    def __init__(self, stage: ConvStage) -> None:
+    def __init__(self, stage: nn.Module) -> None:
         convolution: Any = stage.conv
         pool: Any = stage.pool
         self.kernel, self.padding, self.pool = convolution.kernel_size[0], convolution.padding[0], pool.kernel_size
@@ -64,9 +65,10 @@ class FoldedStage:
             else:
                 self.scale, self.shift = scale.to(like.dtype), shift.to(like.dtype)
         self.bias = bias.to(like.dtype)
-        self.plain_weight = weight.to(like.dtype)
         # The slabs bring their own padding along the axis that is cut.
-        self.weight = pack_conv(self.plain_weight, (0, *[self.padding] * (self.dims - 1)))
+        one, rest = (1,) * self.dims, (self.padding,) * (self.dims - 1)
+        self.slab, self.whole = Shape(one, (0, *rest), one, 1), Shape(one, (self.padding, *rest), one, 1)
+        self.weight = pack_conv(weight.to(like.dtype), self.slab)
 
     @staticmethod
     def can_fold(stage: nn.Module) -> bool:
@@ -82,7 +84,7 @@ class FoldedStage:
             type(convolution) in (nn.Conv2d, nn.Conv3d)
             and type(parts["relu"]) is nn.ReLU
             and type(pool) in (nn.MaxPool2d, nn.MaxPool3d)
-            and (norm is None or foldable_norm(norm))
+            and (norm is None or (type(norm) in (nn.BatchNorm2d, nn.BatchNorm3d) and foldable(norm)))
             and (convolution.stride, convolution.dilation, convolution.groups) == (one, one, 1)
             and convolution.padding_mode == "zeros"
             and isinstance(padding, tuple)
@@ -117,7 +119,7 @@ class FoldedStage:
         slab = x[:, :, max(0, first) : last]
         if before or after:
             slab = F.pad(slab, (*[0, 0] * (self.dims - 1), before, after))
-        return conv(slab, self.weight, self.bias, (0, *[self.padding] * (self.dims - 1)))[0].movedim(0, -1)
+        return conv(slab, self.weight, self.bias, self.slab)[0].movedim(0, -1)
 
     def _finish(self, x: Tensor, out: Tensor) -> None:
         """Do what remains after the pooling, ``*s c -> *s c``, into ``out``."""
@@ -133,7 +135,7 @@ class FoldedStage:
     def _whole(self, x: Tensor) -> Tensor:
         """Do the same by public operators on the whole map, for a GPU and its libraries."""
         x = x.contiguous(memory_format=CHANNELS_LAST[self.dims])
-        x = conv(x, self.weight, self.bias, [self.padding] * self.dims)
+        x = conv(x, self.weight, self.bias, self.whole)
         x = _POOL[self.dims](x, self.pool).movedim(1, -1)
         out = torch.empty_like(x)
         self._finish(x, out)
@@ -141,59 +143,43 @@ class FoldedStage:
 
 
 class FastConvEncoder(ConvEncoder):
-    """A :class:`~medzoo.nn.conv.ConvEncoder` that folds each stage when it first runs, ``b c *s -> b c' *s'``.
+    """A :class:`~medzoo.nn.conv.ConvEncoder` whose stages are folded when they first run, ``b c *s -> b c' *s'``.
 
-    The modules and tensors stay what they are: what is traced, differentiated, hooked or of another type runs them.
+    A stage that cannot be folded, or that has a hook, runs as it is.
 
     Args:
-        plain: the encoder whose stages are taken over.
+        plain: the encoder whose stages are run.
     """
+
+    plain: ConvEncoder
 
     def __init__(self, plain: ConvEncoder) -> None:
         Encoder.__init__(self)  # ConvEncoder's would make new weights
+        object.__setattr__(self, "plain", plain)  # not a second home of its parameters
         self.stages = plain.stages
         self.feature_info = plain.feature_info
-        self.grad_checkpointing = plain.grad_checkpointing
-        self.train(plain.training)
-        self._folded: dict[int, tuple[list[object], list[int], FoldedStage | None]] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave behind what can be derived: packed kernels can be neither copied nor stored."""
-        return self.__dict__ | {"_folded": {}}
+        self._folded: dict[int, tuple[Watch, FoldedStage | None]] = {}
 
     def stage(self, i: int, x: Tensor) -> Tensor:
         """Run one stage, folded where that is safe."""
-        folded = self.folded(i) if eager(x) and (on_cpu(x) or x.is_cuda) else None
-        return super().stage(i, x) if folded is None else folded(x)
+        folded = self.folded(i)
+        return self.stages[i](x) if folded is None else folded(x)
 
     def folded(self, i: int) -> FoldedStage | None:
         """Return stage ``i`` folded, or ``None`` if it has to run as it is."""
-        stage = self.stages[i]
-        tensors = [*stage.parameters(), *stage.buffers()]
-        kept: list[object] = [*stage.modules(), *tensors]  # held, so that no other object gets their ids
-        state = [*map(id, kept), *(0 if t.is_inference() else t._version for t in tensors)]
-        state += [hooked(*stage.modules()), stage.training]
-        found = self._folded.get(i)
-        if found is None or found[1] != state:
+        stage, found = self.stages[i], self._folded.get(i)
+        if found is None or not found[0].holds():
             with torch.inference_mode(False), torch.no_grad():
-                folded = FoldedStage(stage) if isinstance(stage, ConvStage) and FoldedStage.can_fold(stage) else None
-            found = self._folded[i] = (kept, state, folded)
-        return found[2]
+                folded = FoldedStage(stage) if FoldedStage.can_fold(stage) else None
+            found = self._folded[i] = (Watch(stage), folded)
+        return found[1]
 
-
-def foldable_norm(norm: nn.Module) -> bool:
-    """Whether a module is a BatchNorm in eval mode with statistics of its own, and nothing more."""
-    plain = type(norm) in (nn.BatchNorm2d, nn.BatchNorm3d)
-    return plain and not norm.training and isinstance(norm.running_mean, Tensor)
-
-
-def affine(norm: Any) -> tuple[Tensor, Tensor]:
-    """Return scale and shift of a BatchNorm in eval mode, in float64."""
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    shift = -norm.running_mean.double() * scale
-    return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
+    def told(self) -> list[str]:
+        """Say what is done to the stages."""
+        plain = [f"stages.{i}" for i in range(len(self.stages)) if self.folded(i) is None]
+        done = len(self.stages) - len(plain)
+        lines = [f"{done} of {len(self.stages)} stages: BatchNorm folded, pooled before ReLU, in slabs"] if done else []
+        return lines + [f"left as they are: {', '.join(plain)}"] * bool(plain)
 
 
 def _spans(length: int, step: int) -> Iterator[tuple[int, int]]:
@@ -205,7 +191,7 @@ def _spans(length: int, step: int) -> Iterator[tuple[int, int]]:
 def _maximum(x: Tensor, size: tuple[int, ...], pool: int) -> Tensor:
     """Pool one axis after the other, ``*s c -> *size c``; what is left over at the end of an axis is dropped."""
     for axis, n in enumerate(size):
-        parts = x.narrow(axis, 0, n * pool).unflatten(axis, (n, pool)).unbind(axis + 1)
+        parts = x.narrow(axis, 0, n * pool).reshape(*size[:axis], n, pool, *x.shape[axis + 1 :]).unbind(axis + 1)
         x = parts[0]
         for j, part in enumerate(parts[1:]):
             x = torch.maximum(x, part, out=x if j else None)

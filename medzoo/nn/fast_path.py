@@ -9,24 +9,32 @@ Axes: b batch, c channels, s any number of spatial axes.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["CHANNELS_LAST", "conv", "eager", "hooked", "linear", "on_cpu", "pack_conv", "pack_linear"]
+__all__ = ["CHANNELS_LAST", "Shape", "Watch", "conv", "eager", "hooked", "linear", "on_cpu", "pack_conv", "served"]
 
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 _CONV: dict[int, Any] = {2: F.conv2d, 3: F.conv3d}
 
 
+class Shape(NamedTuple):
+    """Stride, padding, dilation and groups of a convolution."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+
+
 def eager(x: Tensor) -> bool:
-    """Whether ``x`` is an ordinary tensor in ordinary inference: nothing is traced, differentiated or cast around it."""
+    """Whether ``x`` is an ordinary tensor in ordinary inference: not traced, differentiated or under autocast."""
     return not (
         torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[no-untyped-call]  # torch's
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch's
         or type(x) is not Tensor
         or (x.requires_grad and torch.is_grad_enabled())
         or torch.is_autocast_enabled(x.device.type)
@@ -39,69 +47,89 @@ def on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32
 
 
+def served(x: Tensor) -> bool:
+    """Whether there is a fast path for the device and the type of ``x``: float32 on a CPU, anything on a GPU."""
+    return on_cpu(x) or x.is_cuda
+
+
 def hooked(*modules: nn.Module) -> bool:
     """Whether someone listens to one of the modules, so that it must run by itself."""
     return any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks for m in modules)
 
 
+class Watch:
+    """Remembers the modules, tensors and modes of a module, to tell whether what was derived from them still holds."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.kept, self.state = self._look()
+
+    def holds(self) -> bool:
+        """Whether nothing was replaced, written in place, hooked or switched to training since."""
+        return self._look()[1] == self.state
+
+    def _look(self) -> tuple[list[object], list[int]]:
+        modules = list(self.module.modules())
+        tensors = [*self.module.parameters(), *self.module.buffers()]
+        state = [*map(id, modules), *map(id, tensors), *(0 if t.is_inference() else t._version for t in tensors)]
+        state += [module.training for module in modules]
+        # The objects are held, so that no other gets their ids.
+        return [*modules, *tensors], [*state, hooked(*modules)]
+
+
 @functools.cache
 def private_ops() -> bool:
     """Whether this PyTorch has the private operators, and they compute what the public ones do."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch's
         return False
     ramp = torch.arange(64, dtype=torch.float32)
     x, weight, bias = ramp.reshape(1, 1, 4, 4, 4), ramp[:54].reshape(2, 1, 3, 3, 3), ramp[:2]
+    square, shape = ramp.reshape(8, 8), Shape((1, 1, 1), (0, 1, 1), (1, 1, 1), 1)
     try:
         with torch.inference_mode():
-            convolved = _private_conv(x, _private_conv_pack(weight, (0, 1, 1)), bias, (0, 1, 1))
-            rows = _private_linear(ramp.reshape(8, 8), _private_linear_pack(ramp.reshape(8, 8)), ramp[:8])
-            return torch.allclose(convolved, F.conv3d(x, weight, bias, padding=(0, 1, 1))) and torch.allclose(
-                rows, F.linear(ramp.reshape(8, 8), ramp.reshape(8, 8), ramp[:8])
-            )
+            convolved = _private_conv(x, _private_conv_pack(weight, shape), bias, shape, relu=True)
+            expected = F.conv3d(x, weight, bias, padding=shape.padding).relu()
+            multiplied = _private_linear(square, square, ramp[:8])
     except (AttributeError, RuntimeError, TypeError):
         return False
+    return torch.allclose(convolved, expected) and torch.allclose(multiplied, F.linear(square, square, ramp[:8]))
 
 
 def _private(tensor: Tensor) -> bool:
     """Whether the private operators are to be used on ``tensor``."""
-    return on_cpu(tensor) and torch.backends.mkldnn.enabled and private_ops()
+    return on_cpu(tensor) and bool(torch.backends.mkldnn.enabled) and private_ops()
 
 
-def pack_conv(weight: Tensor, padding: Sequence[int]) -> Tensor:
+def pack_conv(weight: Tensor, shape: Shape) -> Tensor:
     """Lay out a kernel once as :func:`conv` reads it fastest."""
     weight = weight.contiguous(memory_format=CHANNELS_LAST[weight.ndim - 2])
-    return _private_conv_pack(weight, padding) if _private(weight) else weight
+    return _private_conv_pack(weight, shape) if _private(weight) else weight
 
 
-def conv(x: Tensor, weight: Tensor, bias: Tensor, padding: Sequence[int]) -> Tensor:
-    """Convolve with stride 1 and a kernel from :func:`pack_conv`, ``b c *s -> b c' *s'``."""
+def conv(x: Tensor, weight: Tensor, bias: Tensor, shape: Shape, relu: bool = False) -> Tensor:
+    """Convolve with a kernel from :func:`pack_conv`, ``b c *s -> b c' *s'``."""
     if weight.is_mkldnn:
-        return _private_conv(x, weight, bias, padding)
-    return _CONV[x.ndim - 2](x, weight, bias, padding=tuple(padding))
-
-
-def pack_linear(weight: Tensor) -> Tensor:
-    """Lay out a matrix once as :func:`linear` reads it fastest."""
-    return _private_linear_pack(weight) if _private(weight) else weight
+        return _private_conv(x, weight, bias, shape, relu)
+    x = _CONV[x.ndim - 2](x, weight, bias, shape.stride, shape.padding, shape.dilation, shape.groups)
+    return x.relu_() if relu else x
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Multiply by a matrix from :func:`pack_linear`, or by a plain one, ``b c -> b c'``."""
+    """Multiply by a matrix, ``b c -> b c'``."""
     return _private_linear(x, weight, bias) if _private(x) else F.linear(x, weight, bias)
 
 
-def _private_conv_pack(weight: Tensor, padding: Sequence[int]) -> Tensor:
-    ones = [1] * len(padding)
-    return torch.ops.mkldnn._reorder_convolution_weight(weight, list(padding), ones, ones, 1, None)
+def _private_conv_pack(weight: Tensor, shape: Shape) -> Tensor:
+    return torch.ops.mkldnn._reorder_convolution_weight(
+        weight, shape.padding, shape.stride, shape.dilation, shape.groups, None
+    )
 
 
-def _private_conv(x: Tensor, weight: Tensor, bias: Tensor, padding: Sequence[int]) -> Tensor:
-    ones = [1] * len(padding)
-    return torch.ops.mkldnn._convolution_pointwise(x, weight, bias, list(padding), ones, ones, 1, "none", [], "")
-
-
-def _private_linear_pack(weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(weight)
+def _private_conv(x: Tensor, weight: Tensor, bias: Tensor, shape: Shape, relu: bool) -> Tensor:
+    after = "relu" if relu else "none"
+    return torch.ops.mkldnn._convolution_pointwise(
+        x, weight, bias, shape.padding, shape.stride, shape.dilation, shape.groups, after, [], ""
+    )
 
 
 def _private_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
