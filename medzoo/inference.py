@@ -23,6 +23,7 @@ from medzoo.data.read import read
 from medzoo.data.series import read_series
 from medzoo.data.transform import ExcludedView, Source, Transform, transform
 from medzoo.errors import ConfigError, DataError, InputError
+from medzoo.optimized import optimized_view
 from medzoo.prediction import Prediction, Predictions
 from medzoo.weights.load import LoadReport
 from medzoo.worklist import Plan, Points, Task, plan
@@ -77,6 +78,8 @@ def predict(
     raised. A list, a folder tree or points give :class:`~medzoo.Predictions`: a bad file is kept among them with its
     error, objects that are no images are passed over with their reason, and the rest goes on. What is in memory and
     cannot be an image is the caller's fault, and is raised, from a list too.
+
+    The model runs as :func:`medzoo.optimize` would make it, where that takes less time; it is not changed.
 
     Args:
         model: from :func:`medzoo.create`.
@@ -203,15 +206,16 @@ def _run(
     loader: Iterable[_Ready] = DataLoader(reader, batch_size=None, num_workers=num_workers)
     name = _Namer(model)
     with _inference(model, device) as place:
+        runner = optimized_view(model, len(work.tasks))
         waiting: list[_Ready] = []
         for ready in _alive(loader):
             if ready.task.in_memory and ready.error and not ready.excluded:
                 raise DataError(ready.error)
             waiting.append(ready)
             if sum(item.tensor is not None for item in waiting) == batch_size:
-                yield from _finish(model, waiting, place, name)
+                yield from _finish(runner, waiting, place, name)
                 waiting = []
-        yield from _finish(model, waiting, place, name)
+        yield from _finish(runner, waiting, place, name)
 
 
 def _alive(loader: Iterable[_Ready]) -> Iterator[_Ready]:

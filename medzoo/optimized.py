@@ -22,6 +22,9 @@ from medzoo.nn.memory import told_when_memory_ends
 
 __all__ = ["OptimizedClassifier", "OptimizedExtractor", "optimize", "optimized_view"]
 
+# Folding a timm encoder takes as long as it saves on about this many images.
+FEW = 8
+
 M = TypeVar("M", Classifier, FeatureExtractor)
 
 
@@ -54,36 +57,38 @@ def optimize(model: M) -> M:
     ...     print(torch.allclose(fast(x), model(x), atol=1e-5))
     True
     """
-    return _optimized(model, shared=False)
-
-
-def optimized_view(model: M) -> M:
-    """Return the same without copying a tensor: what is changed in place in the original is changed here."""
-    return _optimized(model, shared=True)
-
-
-def _optimized(model: M, *, shared: bool) -> M:
-    """Copy the modules, and the tensors unless they are shared; no parameter of the copy has a gradient."""
-    kind: type[_InferenceOnly]
-    if isinstance(model, _InferenceOnly):
-        kind = type(model)
-    elif type(model) is Classifier:
-        kind = OptimizedClassifier
-    elif type(model) is FeatureExtractor:
-        kind = OptimizedExtractor
-    else:
-        raise ConfigError(f"optimize: expected a model from medzoo.create, got {type(model).__name__}.")
-    memo: dict[int, Any] = {
-        id(p): nn.Parameter(p.detach() if shared else p.detach().clone(), requires_grad=False)
-        for p in model.parameters()
-    }
-    if shared:
-        memo |= {id(buffer): buffer for buffer in model.buffers()}
+    kind = _kind(model)
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().clone(), requires_grad=False) for p in model.parameters()}
     # A hook is the user's, and often a method: copying it would copy the object that listens.
     memo |= {id(hook): hook for module in model.modules() for hook in _hooks(module)}
     fast = copy.deepcopy(model, memo)
     fast.__class__ = kind
     return fast.eval()
+
+
+def optimized_view(model: Classifier, images: int) -> Classifier:
+    """Return a model in eval mode behind the fast path, without a copy of it, or as it is where that takes longer.
+
+    Args:
+        model: the model; it is not changed, and what is changed in it later is changed in the view.
+        images: how many it is to run on.
+    """
+    folds_soon = type(model.encoder) is ConvEncoder or images >= FEW
+    if type(model) is not Classifier or not folds_soon:
+        return model
+    view = object.__new__(OptimizedClassifier)
+    view.__dict__.update(model.__dict__)
+    return view
+
+
+def _kind(model: object) -> type[Any]:
+    """Return the class of the optimized model."""
+    for plain, kind in ((Classifier, OptimizedClassifier), (FeatureExtractor, OptimizedExtractor)):
+        if type(model) in (plain, kind):
+            return kind
+    raise ConfigError(
+        f"optimize: expected a Classifier or a FeatureExtractor from medzoo.create, got {type(model).__name__}."
+    )
 
 
 class _InferenceOnly(CheckedModel):

@@ -42,7 +42,7 @@ class FoldedConv(nn.Module):
         self.shape = Shape(plain.stride, plain.padding, plain.dilation, plain.groups)
         scale, shift = affine(norm)
         weight = plain.weight.detach()
-        self.weight = pack_conv((weight.double() * scale.reshape(-1, 1, 1, 1)).to(weight.dtype), self.shape)
+        self.weight = pack_conv(weight * scale.reshape(-1, 1, 1, 1).to(weight.dtype), self.shape)
         bias = shift if plain.bias is None else shift + plain.bias.detach().double() * scale
         self.bias = bias.to(weight.dtype)
 
