@@ -6,6 +6,7 @@ What is done, all of it exact but for rounding:
   but with ``c' = s c + t``, ``max(s relu(c) + t)`` is ``max(c')``, kept above ``t`` where ``s > 0`` and below ``t``
   where ``s < 0``. So the pooling runs first, on the convolution's own result, and all that follows on the small map.
 - The maximum is taken along one axis after the other, channels last, without the indices that ``max_pool3d`` keeps.
+- 3 × 3 × 3 convolutions of many channels run by pairs of planes, see :mod:`medzoo.nn.fast_pairs`.
 - The first spatial axis is cut into slabs that stay in the cache. Rows that the pooling drops are not computed.
 
 Axes: b batch, c channels, s any number of spatial axes.
@@ -23,6 +24,7 @@ from torch.nn import functional as F
 from medzoo.nn.conv import ConvEncoder, ConvStage
 from medzoo.nn.encoder import Encoder
 from medzoo.nn.fast_norm import affine, foldable
+from medzoo.nn.fast_pairs import PairedConv
 from medzoo.nn.fast_path import CHANNELS_LAST, Shape, Watch, conv, hooked, on_cpu, pack_conv
 
 __all__ = ["FastConvEncoder", "FoldedStage"]
@@ -68,7 +70,9 @@ class FoldedStage:
         # The slabs bring their own padding along the axis that is cut.
         one, rest = (1,) * self.dims, (self.padding,) * (self.dims - 1)
         self.slab, self.whole = Shape(one, (0, *rest), one, 1), Shape(one, (self.padding, *rest), one, 1)
-        self.weight = pack_conv(weight.to(like.dtype), self.slab)
+        weight = weight.to(like.dtype)
+        self.weight = pack_conv(weight, self.slab)
+        self.paired = PairedConv(weight, self.bias, self.padding) if _pairs(weight, self.pool) else None
 
     @staticmethod
     def can_fold(stage: nn.Module) -> bool:
@@ -107,19 +111,24 @@ class FoldedStage:
             row *= n
         for i in range(len(x)):
             for start, stop in _spans(pooled[0], max(1, SLAB // row)):
-                convolved = self._convolve(x[i : i + 1], start, stop)
-                self._finish(_maximum(convolved, (stop - start, *pooled[1:]), self.pool), out[i, start:stop])
+                slab = self._slab(x[i : i + 1], start, stop)
+                if self.paired is not None:
+                    convolved, done = self.paired(slab), 1
+                else:
+                    convolved, done = conv(slab, self.weight, self.bias, self.slab)[0].movedim(0, -1), 0
+                maximum = _maximum(convolved, (stop - start, *pooled[1:]), self.pool, done)
+                self._finish(maximum, out[i, start:stop])
         return out.movedim(-1, 1)
 
-    def _convolve(self, x: Tensor, start: int, stop: int) -> Tensor:
-        """Convolve what the rows ``start`` to ``stop`` of the pooled map are made of, ``1 c *s -> *s' c'``."""
+    def _slab(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """Return what the rows ``start`` to ``stop`` of the pooled map are made of, with the zeros around the map."""
         first = start * self.pool - self.padding
         last = stop * self.pool - self.padding + self.kernel - 1
         before, after = max(0, -first), max(0, last - x.shape[2])
         slab = x[:, :, max(0, first) : last]
         if before or after:
             slab = F.pad(slab, (*[0, 0] * (self.dims - 1), before, after))
-        return conv(slab, self.weight, self.bias, self.slab)[0].movedim(0, -1)
+        return slab
 
     def _finish(self, x: Tensor, out: Tensor) -> None:
         """Do what remains after the pooling, ``*s c -> *s c``, into ``out``."""
@@ -188,9 +197,14 @@ def _spans(length: int, step: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, length)
 
 
-def _maximum(x: Tensor, size: tuple[int, ...], pool: int) -> Tensor:
-    """Pool one axis after the other, ``*s c -> *size c``; what is left over at the end of an axis is dropped."""
-    for axis, n in enumerate(size):
+def _pairs(weight: Tensor, pool: int) -> bool:
+    """Whether a convolution goes faster by pairs of planes: with few channels, adding them up outweighs it."""
+    return on_cpu(weight) and weight.shape[2:] == (3, 3, 3) and pool == 2 and weight.shape[1] >= 16
+
+
+def _maximum(x: Tensor, size: tuple[int, ...], pool: int, done: int) -> Tensor:
+    """Pool one axis after the other, ``*s c -> *size c``, but for the first ``done``; what is left over is dropped."""
+    for axis, n in list(enumerate(size))[done:]:
         parts = x.narrow(axis, 0, n * pool).reshape(*size[:axis], n, pool, *x.shape[axis + 1 :]).unbind(axis + 1)
         x = parts[0]
         for j, part in enumerate(parts[1:]):
