@@ -111,14 +111,17 @@ class FoldedStage:
             row *= n
         for i in range(len(x)):
             for start, stop in _spans(pooled[0], max(1, SLAB // row)):
-                slab = self._slab(x[i : i + 1], start, stop)
-                if self.paired is not None:
-                    convolved, done = self.paired(slab), 1
-                else:
-                    convolved, done = conv(slab, self.weight, self.bias, self.slab)[0].movedim(0, -1), 0
-                maximum = _maximum(convolved, (stop - start, *pooled[1:]), self.pool, done)
-                self._finish(maximum, out[i, start:stop])
+                self._finish(self._pooled(x[i : i + 1], start, stop, pooled), out[i, start:stop])
         return out.movedim(-1, 1)
+
+    def _pooled(self, x: Tensor, start: int, stop: int, pooled: list[int]) -> Tensor:
+        """Convolve and pool the rows ``start`` to ``stop`` of the pooled map, ``1 c *s -> *s' c'``."""
+        size = (stop - start, *pooled[1:])
+        if self.paired is not None:
+            return _maximum(self.paired(self._slab(x, start, stop)), size, self.pool, 1)
+        # A map in one piece is padded by the convolution itself.
+        slab, shape = (x, self.whole) if size[0] == pooled[0] else (self._slab(x, start, stop), self.slab)
+        return _maximum(conv(slab, self.weight, self.bias, shape)[0].movedim(0, -1), size, self.pool, 0)
 
     def _slab(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Return what the rows ``start`` to ``stop`` of the pooled map are made of, with the zeros around the map."""
