@@ -11,7 +11,8 @@ from typing import Any, NoReturn, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from medzoo.classifier import CheckedModel, Classifier, FeatureExtractor
+from medzoo.checked import CheckedModel
+from medzoo.classifier import Classifier, FeatureExtractor
 from medzoo.errors import ConfigError
 from medzoo.nn.conv import ConvEncoder
 from medzoo.nn.encoder import Encoder
