@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,8 +211,6 @@ def _wait_for_lock(cache: Path, source: HubFile, etag: str, who: str) -> None:
 
     Where a filesystem has no locks of its own, the client's lock is a file, which stays when its owner is killed.
     """
-    import time
-
     from filelock import Timeout
     from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
@@ -222,11 +222,21 @@ def _wait_for_lock(cache: Path, source: HubFile, etag: str, who: str) -> None:
             with WeakFileLock(lock, timeout=LOCK_TIMEOUT):
                 return
         except Timeout as error:
-            growing = (cache / folder / "blobs").glob(f"{etag}*.incomplete")
-            if any(time.time() - path.stat().st_mtime < LOCK_TIMEOUT for path in growing):
+            if _grows((cache / folder / "blobs").glob(f"{etag}*.incomplete")):
                 logger.info("%s: another process downloads %s", who, source)
                 continue
             raise WeightsUnavailable(
                 f"{who}: {lock} was held for {LOCK_TIMEOUT:g} s and nothing was downloaded: its process probably died. "
                 "Delete that file and try again."
             ) from error
+
+
+def _grows(parts: Iterable[Path]) -> bool:
+    """Whether any of the files was written to of late, or has just been finished."""
+    for path in parts:
+        try:
+            if time.time() - path.stat().st_mtime < LOCK_TIMEOUT:
+                return True
+        except FileNotFoundError:
+            return True
+    return False
