@@ -17,7 +17,7 @@ from medzoo.errors import ConfigError
 from medzoo.nn.conv import ConvEncoder
 from medzoo.nn.encoder import Encoder
 from medzoo.nn.fast_conv import FastConvEncoder
-from medzoo.nn.fast_path import eager, hooked, linear, on_cpu, served
+from medzoo.nn.fast_path import eager, hooked, linear, on_cpu, private, served, wants_gradients
 from medzoo.nn.fast_timm import FoldedEncoder
 from medzoo.nn.memory import told_when_memory_ends
 
@@ -149,7 +149,7 @@ class _InferenceOnly(CheckedModel):
     def check_input(self, x: Tensor) -> None:
         """Raise unless ``x`` is what the model takes, and no parameter waits for a gradient."""
         super().check_input(x)
-        if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
+        if torch.is_grad_enabled() and wants_gradients(self):
             self._refuse("its parameters have no gradients")
 
     def extra_repr(self) -> str:
@@ -158,8 +158,9 @@ class _InferenceOnly(CheckedModel):
 
     def told(self) -> list[str]:
         """Say what was done, line by line."""
-        encoder = self._derived()
-        lines = ["left as it is"] if encoder is None or hooked(self.encoder) else encoder.told()
+        encoder, like = self._derived(), next(self.encoder.parameters())
+        plain = encoder is None or not served(like) or hooked(self.encoder)
+        lines = ["left as it is"] if encoder is None or plain else encoder.told()
         return [f"encoder: {line}" for line in lines]
 
     def _refuse(self, what: str) -> NoReturn:
@@ -193,7 +194,9 @@ class OptimizedClassifier(_InferenceOnly, Classifier):
 
     def told(self) -> list[str]:
         """Say what was done, line by line."""
-        return [*super().told(), "head: its linear layers by oneDNN"]
+        last = self.get_classifier()
+        done = isinstance(last, nn.Linear) and private(last.weight)
+        return super().told() + ["head: linear layers by oneDNN"] * done
 
 
 class OptimizedExtractor(_InferenceOnly, FeatureExtractor):
@@ -202,4 +205,5 @@ class OptimizedExtractor(_InferenceOnly, FeatureExtractor):
 
 def _hooks(module: nn.Module) -> list[Any]:
     """List what a module calls besides its forward."""
-    return [*module._forward_hooks.values(), *module._forward_pre_hooks.values(), *module._backward_hooks.values()]
+    forward = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return [*forward, *module._backward_hooks.values(), *module._backward_pre_hooks.values()]

@@ -308,6 +308,20 @@ def test_a_stage_that_was_changed_stays_as_it_is(name):
     near(fast(x), model(x))
 
 
+def test_repr_tells_what_was_done():
+    told = repr(medzoo.optimize(tiny("cnn3d_small")))
+    how = "3 of 3 stages: BatchNorm folded, pooled before ReLU, in slabs"
+    assert told.startswith(f"OptimizedClassifier(\n  (optimized) encoder: {how}")
+    assert "encoder: left as it is" in repr(medzoo.optimize(tiny("cnn3d_small").double()))
+    assert "encoder: 20 BatchNorms folded" in repr(medzoo.optimize(tiny("resnet18_multilabel")))
+    assert "encoder: left as it is" in repr(medzoo.optimize(tiny("swin_encoder_mlp")))
+
+
+def test_torch_func_sees_the_plain_modules():
+    model, x = tiny("cnn3d_small"), batch("cnn3d_small", 3)
+    near(torch.func.vmap(medzoo.optimize(model))(x[:, None])[:, 0], model(x))
+
+
 def test_what_is_no_model_of_medzoo_is_refused():
     class Mine(medzoo.Classifier):
         """Whose forward is not known here."""

@@ -25,7 +25,7 @@ from medzoo.nn.conv import ConvEncoder, ConvStage
 from medzoo.nn.encoder import Encoder
 from medzoo.nn.fast_norm import affine, foldable
 from medzoo.nn.fast_pairs import PairedConv
-from medzoo.nn.fast_path import CHANNELS_LAST, Shape, Watch, conv, hooked, on_cpu, pack_conv
+from medzoo.nn.fast_path import CHANNELS_LAST, Shape, Watch, conv, hooked, on_cpu, pack_conv, private
 
 __all__ = ["FastConvEncoder", "FoldedStage"]
 
@@ -190,7 +190,10 @@ class FastConvEncoder(ConvEncoder):
         """Say what is done to the stages."""
         plain = [f"stages.{i}" for i in range(len(self.stages)) if self.folded(i) is None]
         done = len(self.stages) - len(plain)
-        lines = [f"{done} of {len(self.stages)} stages: BatchNorm folded, pooled before ReLU, in slabs"] if done else []
+        like = next(self.stages.parameters())
+        how = "BatchNorm folded, pooled before ReLU, " + ("in slabs" if on_cpu(like) else "channels last")
+        how += ", by oneDNN" if private(like) else ""
+        lines = [f"{done} of {len(self.stages)} stages: {how}"] if done else []
         return lines + [f"left as they are: {', '.join(plain)}"] * bool(plain)
 
 

@@ -15,7 +15,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["CHANNELS_LAST", "Shape", "Watch", "conv", "eager", "hooked", "linear", "on_cpu", "pack_conv", "served"]
+__all__ = [
+    "CHANNELS_LAST",
+    "Shape",
+    "Watch",
+    "conv",
+    "eager",
+    "hooked",
+    "linear",
+    "on_cpu",
+    "pack_conv",
+    "private",
+    "served",
+    "wants_gradients",
+]
 
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 _CONV: dict[int, Any] = {2: F.conv2d, 3: F.conv3d}
@@ -35,11 +48,17 @@ def eager(x: Tensor) -> bool:
     return not (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch's
+        or transformed()
         or type(x) is not Tensor
         or (x.requires_grad and torch.is_grad_enabled())
         or torch.is_autocast_enabled(x.device.type)
         or x.shape[0] == 0
     )
+
+
+def transformed() -> bool:
+    """Whether torch.func is at work: its vmap and jvp cannot see through the private operators."""
+    return getattr(torch._C, "_are_functorch_transforms_active", bool)()
 
 
 def on_cpu(x: Tensor) -> bool:
@@ -66,6 +85,11 @@ def inner(module: nn.Module) -> list[nn.Module]:
     for parent in found:
         found.extend(child for child in parent._modules.values() if child is not None)
     return found
+
+
+def wants_gradients(module: nn.Module) -> bool:
+    """Whether a parameter of a module, or of one inside it, waits for a gradient."""
+    return any(p is not None and p.requires_grad for m in inner(module) for p in m._parameters.values())
 
 
 class Watch:
@@ -107,7 +131,7 @@ def private_ops() -> bool:
     return torch.allclose(convolved, expected) and torch.allclose(multiplied, F.linear(square, square, ramp[:8]))
 
 
-def _private(tensor: Tensor) -> bool:
+def private(tensor: Tensor) -> bool:
     """Whether the private operators are to be used on ``tensor``."""
     return on_cpu(tensor) and bool(torch.backends.mkldnn.enabled) and private_ops()
 
@@ -115,7 +139,7 @@ def _private(tensor: Tensor) -> bool:
 def pack_conv(weight: Tensor, shape: Shape) -> Tensor:
     """Lay out a kernel once as :func:`conv` reads it fastest."""
     weight = weight.contiguous(memory_format=CHANNELS_LAST[weight.ndim - 2])
-    return _private_conv_pack(weight, shape) if _private(weight) else weight
+    return _private_conv_pack(weight, shape) if private(weight) else weight
 
 
 def conv(x: Tensor, weight: Tensor, bias: Tensor, shape: Shape, relu: bool = False) -> Tensor:
@@ -128,7 +152,7 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor, shape: Shape, relu: bool = Fal
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Multiply by a matrix, ``b c -> b c'``."""
-    return _private_linear(x, weight, bias) if _private(x) else F.linear(x, weight, bias)
+    return _private_linear(x, weight, bias) if private(x) else F.linear(x, weight, bias)
 
 
 def _private_conv_pack(weight: Tensor, shape: Shape) -> Tensor:
