@@ -25,7 +25,7 @@ from medzoo.nn.conv import ConvEncoder, ConvStage
 from medzoo.nn.encoder import Encoder
 from medzoo.nn.fast_norm import affine, foldable
 from medzoo.nn.fast_pairs import PairedConv
-from medzoo.nn.fast_path import CHANNELS_LAST, Shape, Watch, conv, hooked, on_cpu, pack_conv, private
+from medzoo.nn.fast_ops import CHANNELS_LAST, Shape, Watch, conv, hooked, on_cpu, pack_conv, private
 
 __all__ = ["FastConvEncoder", "FoldedStage"]
 

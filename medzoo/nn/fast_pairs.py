@@ -15,7 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from medzoo.nn.fast_path import Shape, conv, pack_conv
+from medzoo.nn.fast_ops import Shape, conv, pack_conv
 
 __all__ = ["PairedConv"]
 
