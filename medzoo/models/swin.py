@@ -23,69 +23,19 @@ from medzoo.classifier import Classifier
 from medzoo.contract import InputSpec, Outputs, Preprocessing
 from medzoo.errors import ConfigError, did_you_mean
 from medzoo.models.swin_weights import SWIN_WEIGHTS
-from medzoo.nn.attention import WindowAttention
+from medzoo.nn.block import DropPath, SwinBlock
 from medzoo.nn.encoder import Encoder
 from medzoo.nn.head import Head
+from medzoo.nn.fast_path import fast_path_for
 from medzoo.nn.merging import OCTANTS, PatchMerging
-from medzoo.nn.windows import WindowGrid
 from medzoo.registry import register
 
-__all__ = ["SwinEncoder", "swin_encoder_mlp"]
+__all__ = ["DropPath", "SwinBlock", "SwinEncoder", "swin_encoder_mlp"]
 
-WINDOW = (7, 7, 7)
 PATCH = 2
 DEPTHS = (2, 2, 2, 2)
 HEADS = (3, 6, 12, 24)
 FEATURE_SIZES = (12, 24, 48, 96, 192)
-
-
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between, ``... c -> ... c``."""
-
-    def __init__(self, channels: int, hidden: int) -> None:
-        super().__init__()
-        self.linear1 = nn.Linear(channels, hidden)
-        self.linear2 = nn.Linear(hidden, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Widen, bend, narrow."""
-        return self.linear2(F.gelu(self.linear1(x)))
-
-
-class DropPath(nn.Module):
-    """In training, drop a branch for some samples and scale it for the rest, so that its mean stays."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Drop whole samples of the batch."""
-        if not self.training or self.rate == 0.0:
-            return x
-        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.rate
-        return x * keep.to(x.dtype) / (1.0 - self.rate)
-
-
-class SwinBlock(nn.Module):
-    """Window attention and an MLP, each behind a LayerNorm and added to its input: ``b d h w c -> b d h w c``."""
-
-    def __init__(self, channels: int, heads: int, shifted: bool, drop_path: float) -> None:
-        super().__init__()
-        self.shifted = shifted
-        self.norm1 = nn.LayerNorm(channels)
-        self.attn = WindowAttention(channels, heads, WINDOW)
-        self.drop_path = DropPath(drop_path)
-        self.norm2 = nn.LayerNorm(channels)
-        self.mlp = Mlp(channels, 4 * channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend, then transform each token."""
-        grid = WindowGrid.of(x.shape[1:4], WINDOW, self.shifted)
-        # The padding is added after the norm: its tokens are zeros, and are attended to, as in MONAI.
-        attended = self.attn(grid.split(self.norm1(x)), grid.mask(x.device))
-        x = x + self.drop_path(grid.join(attended))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
 class SwinStage(nn.Module):
@@ -100,12 +50,12 @@ class SwinStage(nn.Module):
         self.grad_checkpointing = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the blocks on channels-last tokens."""
+        """Run the blocks on channels-last tokens; the result is a view of such tokens too."""
         x = rearrange(x, "b c d h w -> b d h w c").contiguous()
         recompute = self.grad_checkpointing and torch.is_grad_enabled()
         for block in self.blocks:
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-        return rearrange(self.downsample(x), "b d h w c -> b c d h w").contiguous()
+        return rearrange(self.downsample(x), "b d h w c -> b c d h w")
 
 
 class ConvLayer(nn.Module):
@@ -130,6 +80,7 @@ class ResidualLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Refine the map."""
+        x = x.contiguous()
         y = F.leaky_relu(F.instance_norm(self.conv1(x)), 0.01)
         return F.leaky_relu(F.instance_norm(self.conv2(y)) + x, 0.01)
 
@@ -154,8 +105,11 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv3d(in_chans, channels, PATCH, stride=PATCH)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Project each patch."""
-        return self.proj(x)
+        """Project each patch: a convolution that PyTorch would run as a slow one, as one matrix product."""
+        if not fast_path_for(self, x, (nn.Conv3d,)):
+            return self.proj(x)
+        patches = rearrange(x, "b c (d i) (h j) (w k) -> b d h w (c i j k)", i=PATCH, j=PATCH, k=PATCH)
+        return rearrange(F.linear(patches, self.proj.weight.flatten(1), self.proj.bias), "b d h w c -> b c d h w")
 
 
 class SwinEncoder(Encoder):

@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medzoo.nn.memo import BiasMemo
 from medzoo.nn.windows import relative_position_index
 
 __all__ = ["WindowAttention"]
@@ -41,6 +42,7 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.memo = BiasMemo()
         self.rebuild_buffers(self.relative_position_bias_table.device)
 
     def rebuild_buffers(self, device: torch.device) -> None:

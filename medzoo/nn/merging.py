@@ -5,9 +5,14 @@ Axes: b batch, d h w depth height width, i j k the place in a 2 x 2 x 2 cell, c 
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+
+from medzoo.nn.fast_path import SLAB, fast_path_for, needs_gradient
+from medzoo.nn.linear import linear
 
 __all__ = ["OCTANTS", "PatchMerging"]
 
@@ -36,5 +41,20 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Merge. Every side of the map is even."""
+        fast = x.device.type == "cpu" and fast_path_for(self, x, (nn.LayerNorm, nn.Linear))
+        if not fast or needs_gradient(self, x):
+            return self.reduction(self.norm(self._side_by_side(x)))
+        b, d, h, w, c = x.shape
+        out = x.new_empty(b, d // 2, h // 2, w // 2, 2 * c)
+        # As in a block, a slab at a time keeps what lies between the operations in the cache.
+        thick = max(1, SLAB // (2 * h * w * c))
+        for sample, start in itertools.product(range(b), range(0, d // 2, thick)):
+            cells = self.norm(self._side_by_side(x[sample : sample + 1, 2 * start : 2 * (start + thick)]))
+            slab = out[sample, start : start + thick]
+            slab.copy_(linear(cells.flatten(0, 3), self.reduction.weight).view(slab.shape))
+        return out
+
+    def _side_by_side(self, x: Tensor) -> Tensor:
+        """Lay the octants of each cell side by side, ``b d h w c -> b d/2 h/2 w/2 8c``."""
         octants = rearrange(x, "b (d i) (h j) (w k) c -> i j k b d h w c", i=2, j=2, k=2)
-        return self.reduction(self.norm(torch.cat([octants[place] for place in self.octants], -1)))
+        return torch.cat([octants[place] for place in self.octants], -1)

@@ -1,0 +1,110 @@
+"""The block of a 3D Swin Transformer: window attention and an MLP.
+
+It can run in two ways with the same result. The plain path is windows of one size under a mask; compilers, exporters
+and hooks see this one. The fast path is attention over boxes, see :mod:`medzoo.nn.box_attention`: on a GPU over the
+whole map at once, on a CPU slab by slab, so that what lies between the operations stays in the cache.
+
+Axes: b batch, d h w depth height width, n tokens of a slab, c channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medzoo.nn.attention import WindowAttention
+from medzoo.nn.box_attention import Biases, attend
+from medzoo.nn.boxes import arrange, segments, slabs
+from medzoo.nn.fast_path import SLAB, fast_path_for, needs_gradient
+from medzoo.nn.linear import linear
+from medzoo.nn.windows import WindowGrid
+
+__all__ = ["DropPath", "Mlp", "SwinBlock"]
+
+WINDOW = (7, 7, 7)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU between, ``... c -> ... c``."""
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(channels, hidden)
+        self.linear2 = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Widen, bend, narrow."""
+        return self.linear2(F.gelu(self.linear1(x)))
+
+
+class DropPath(nn.Module):
+    """In training, drop a branch for some samples and scale it for the rest, so that its mean stays."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop whole samples of the batch."""
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.rate
+        return x * keep.to(x.dtype) / (1.0 - self.rate)
+
+
+PARTS = (nn.LayerNorm, nn.Linear, WindowAttention, DropPath, Mlp)
+
+
+class SwinBlock(nn.Module):
+    """Window attention and an MLP, each behind a LayerNorm and added to its input: ``b d h w c -> b d h w c``."""
+
+    def __init__(self, channels: int, heads: int, shifted: bool, drop_path: float) -> None:
+        super().__init__()
+        self.shifted = shifted
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn = WindowAttention(channels, heads, WINDOW)
+        self.drop_path = DropPath(drop_path)
+        self.norm2 = nn.LayerNorm(channels)
+        self.mlp = Mlp(channels, 4 * channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend, then transform each token."""
+        grid = WindowGrid.of(x.shape[1:4], WINDOW, self.shifted)
+        if fast_path_for(self, x, PARTS):
+            if x.is_cuda:
+                return self._whole(x, grid)
+            if not needs_gradient(self, x):
+                return self._by_slabs(x, grid)
+        # The padding is added after the norm: its tokens are zeros, and are attended to, as in MONAI.
+        attended = self.attn(grid.split(self.norm1(x)), grid.mask(x.device))
+        x = x + self.drop_path(grid.join(attended))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def _whole(self, x: Tensor, grid: WindowGrid) -> Tensor:
+        """Run the boxes of the whole batch at once, under autograd if need be."""
+        axes = tuple(segments(*axis) for axis in zip(grid.size, grid.window, grid.shift, strict=True))
+        where = arrange(axes, grid.window, x.shape[0], x.device)
+        attended = attend(self.norm1(x).flatten(0, 3), self.attn, where, Biases(self.attn))
+        x = x + self.drop_path(attended.view_as(x))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def _by_slabs(self, x: Tensor, grid: WindowGrid) -> Tensor:
+        """Take each slab through the whole block before the next, without autograd."""
+        c, out = x.shape[-1], torch.empty_like(x, memory_format=torch.contiguous_format)
+        biases = Biases(self.attn, self.attn.memo)
+        for place, axes in slabs(grid, x.shape[0], SLAB // (3 * c)):
+            slab = x[place]
+            where = arrange(axes, grid.window, slab.shape[0], x.device)
+            tokens = slab.reshape(-1, c)
+            tokens = tokens + attend(self.norm1(tokens), self.attn, where, biases)
+            for rows in tokens.split(SLAB // (8 * c)):
+                rows.copy_(self._transform(rows))
+            out[place] = tokens.view(slab.shape)
+        return out
+
+    def _transform(self, rows: Tensor) -> Tensor:
+        """Run the MLP branch on some tokens and add it to them, ``n c -> n c``, without autograd."""
+        one, two = self.mlp.linear1, self.mlp.linear2
+        hidden = linear(self.norm2(rows), one.weight, one.bias, gelu=True)
+        return linear(hidden, two.weight, two.bias, add=rows)

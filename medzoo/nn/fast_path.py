@@ -1,0 +1,77 @@
+"""When a block may run its fast path, which gives the same numbers without calling its parts one by one.
+
+Whatever looks into a model (a hook, a compiler, an exporter, a transform, a counter of operations) or changes a part of
+it (a quantised or parametrised layer) expects the plain path, and gets it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["SLAB", "fast_path_for", "needs_gradient", "plain_path"]
+
+# Numbers in the largest temporary of a slab: 8 MB of float32, little enough for the cache and for malloc to keep.
+SLAB = 2**21
+
+_plain: ContextVar[bool] = ContextVar("_plain", default=False)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+@contextlib.contextmanager
+def plain_path() -> Iterator[None]:
+    """Within this context no fast path runs: for derivatives of derivatives, or to compare the two."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
+def fast_path_for(module: nn.Module, x: Tensor, known: Collection[type[nn.Module]]) -> bool:
+    """Whether ``module`` may compute on ``x`` without calling its parts, all of which should be of ``known`` types."""
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing() or _plain.get():
+        return False
+    device = x.device.type
+    if type(x) not in (Tensor, nn.Parameter) or device not in ("cpu", "cuda") or _watched():
+        return False
+    if device == "cpu" and torch.is_autocast_enabled("cpu"):
+        return False
+    tensors_match = all(
+        type(p) in (Tensor, nn.Parameter) and p.device == x.device and (device == "cuda" or p.dtype == x.dtype)
+        for p in _tensors(module)
+    )
+    return tensors_match and all(
+        type(part) in known and "forward" not in part.__dict__ and not any(getattr(part, name) for name in _HOOKS)
+        for part in module.modules()
+        if part is not module
+    )
+
+
+def needs_gradient(module: nn.Module, x: Tensor) -> bool:
+    """Whether a backward pass through ``module`` may follow."""
+    return torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in _tensors(module)))
+
+
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    """Yield what stands where parameters do; in a replica or a functional call that is plain tensors."""
+    for part in module.modules():
+        for name in part._parameters:
+            if (tensor := getattr(part, name)) is not None:
+                yield tensor
+
+
+def _watched() -> bool:
+    """Whether a mode, a transform or a global hook wants to see each operation or module. All of it is private."""
+    functorch = getattr(torch._C, "_functorch", None)
+    if functorch is not None and functorch.peek_interpreter_stack() is not None:
+        return True
+    modes = (
+        getattr(torch._C, "_len_torch_dispatch_stack", int)() + getattr(torch._C, "_len_torch_function_stack", int)()
+    )
+    level = getattr(torch.autograd.forward_ad, "_current_level", -1)
+    return bool(modes) or level >= 0 or getattr(nn.modules.module, "_has_any_global_hook", bool)()
