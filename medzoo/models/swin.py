@@ -25,8 +25,8 @@ from medzoo.errors import ConfigError, did_you_mean
 from medzoo.models.swin_weights import SWIN_WEIGHTS
 from medzoo.nn.block import DropPath, SwinBlock
 from medzoo.nn.encoder import Encoder
-from medzoo.nn.head import Head
 from medzoo.nn.fast_path import fast_path_for
+from medzoo.nn.head import Head
 from medzoo.nn.merging import OCTANTS, PatchMerging
 from medzoo.registry import register
 

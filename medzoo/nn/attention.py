@@ -14,11 +14,23 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from medzoo.nn.memo import BiasMemo
 from medzoo.nn.windows import relative_position_index
 
-__all__ = ["WindowAttention"]
+__all__ = ["WindowAttention", "biased_attention"]
+
+
+def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Attend, ``b m t e, b m k e, b m k e, b|1 m t k -> b m t e``."""
+    # The bias must share q's dtype: cuDNN silently misreads a float32 mask beside bfloat16 queries (pytorch 191612).
+    bias = bias.to(q.dtype)
+    if q.is_cuda and torch.is_grad_enabled():
+        # Its backward pass gives NaN for some lengths, 64 among them (pytorch 196678).
+        with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
 
 
 class WindowAttention(nn.Module):
@@ -76,6 +88,5 @@ class WindowAttention(nn.Module):
         # Windows that differ in mask share an axis with the heads, so that nothing is repeated for the batch.
         bias = rearrange(bias, "g m q k -> 1 (g m) q k")
         q, k, v = rearrange(self.qkv(windows), "(b g) t (three m e) -> three b (g m) t e", three=3, m=self.heads, g=g)
-        # The bias must share q's dtype: cuDNN silently misreads a float32 mask beside bfloat16 queries.
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+        out = biased_attention(q, k, v, bias)
         return self.proj(rearrange(out, "b (g m) t e -> (b g) t (m e)", g=g))

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medzoo.nn.attention import WindowAttention
-from medzoo.nn.box_attention import Biases, attend
-from medzoo.nn.boxes import arrange, segments, slabs
+from medzoo.nn.box_attention import Weights, attend, box_bias
+from medzoo.nn.box_backward import AttentionBranch, MlpBranch, transform
+from medzoo.nn.boxes import Arrangement, BoxType, arrange, segments, slabs
 from medzoo.nn.fast_path import SLAB, fast_path_for, needs_gradient
-from medzoo.nn.linear import linear
 from medzoo.nn.windows import WindowGrid
 
 __all__ = ["DropPath", "Mlp", "SwinBlock"]
@@ -74,8 +74,7 @@ class SwinBlock(nn.Module):
         if fast_path_for(self, x, PARTS):
             if x.is_cuda:
                 return self._whole(x, grid)
-            if not needs_gradient(self, x):
-                return self._by_slabs(x, grid)
+            return self._in_training(x, grid) if needs_gradient(self, x) else self._by_slabs(x, grid)
         # The padding is added after the norm: its tokens are zeros, and are attended to, as in MONAI.
         attended = self.attn(grid.split(self.norm1(x)), grid.mask(x.device))
         x = x + self.drop_path(grid.join(attended))
@@ -85,26 +84,48 @@ class SwinBlock(nn.Module):
         """Run the boxes of the whole batch at once, under autograd if need be."""
         axes = tuple(segments(*axis) for axis in zip(grid.size, grid.window, grid.shift, strict=True))
         where = arrange(axes, grid.window, x.shape[0], x.device)
-        attended = attend(self.norm1(x).flatten(0, 3), self.attn, where, Biases(self.attn))
+        weights, _ = self._weights()
+        biases = self._biases(self.attn.relative_position_bias_table, {}, where)
+        attended = attend(x.flatten(0, 3), weights, biases, where, eps=self.norm1.eps)
         x = x + self.drop_path(attended.view_as(x))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def _by_slabs(self, x: Tensor, grid: WindowGrid) -> Tensor:
         """Take each slab through the whole block before the next, without autograd."""
         c, out = x.shape[-1], torch.empty_like(x, memory_format=torch.contiguous_format)
-        biases = Biases(self.attn, self.attn.memo)
+        weights, mlp = self._weights()
+        table, known = self.attn.memo.recall(self.attn.relative_position_bias_table)
         for place, axes in slabs(grid, x.shape[0], SLAB // (3 * c)):
             slab = x[place]
             where = arrange(axes, grid.window, slab.shape[0], x.device)
             tokens = slab.reshape(-1, c)
-            tokens = tokens + attend(self.norm1(tokens), self.attn, where, biases)
-            for rows in tokens.split(SLAB // (8 * c)):
-                rows.copy_(self._transform(rows))
+            biases = self._biases(table, known, where)
+            tokens = tokens + attend(tokens, weights, biases, where, eps=self.norm1.eps)
+            for rows in torch.split(tokens, SLAB // (8 * c)):
+                rows.copy_(transform(rows, mlp, self.norm2.eps, add=rows))
             out[place] = tokens.view(slab.shape)
         return out
 
-    def _transform(self, rows: Tensor) -> Tensor:
-        """Run the MLP branch on some tokens and add it to them, ``n c -> n c``, without autograd."""
-        one, two = self.mlp.linear1, self.mlp.linear2
-        hidden = linear(self.norm2(rows), one.weight, one.bias, gelu=True)
-        return linear(hidden, two.weight, two.bias, add=rows)
+    def _in_training(self, x: Tensor, grid: WindowGrid) -> Tensor:
+        """Run both branches with their own backward pass."""
+        weights, mlp = self._weights()
+        table, window = self.attn.relative_position_bias_table, self.attn.window
+        ones = x.new_ones(len(x)) if self.drop_path.training and self.drop_path.rate else None
+        scale = None if ones is None else self.drop_path(ones)
+        x = AttentionBranch.apply(x, scale, grid, window, self.norm1.eps, table, *weights)
+        scale = None if ones is None else self.drop_path(ones)
+        return MlpBranch.apply(x, scale, self.norm2.eps, *mlp)
+
+    def _biases(self, table: Tensor, known: dict[BoxType, Tensor], where: Arrangement) -> dict[BoxType, Tensor]:
+        """Add to ``known`` the biases that these boxes need."""
+        for group in where.groups:
+            if group.type not in known:
+                known[group.type] = box_bias(table, self.attn.window, group.type)
+        return known
+
+    def _weights(self) -> tuple[Weights, tuple[Tensor, ...]]:
+        """Return the tensors of the two branches."""
+        attn, mlp = self.attn, self.mlp
+        parts = (self.norm1, attn.qkv, attn.proj), (self.norm2, mlp.linear1, mlp.linear2)
+        first, second = (tuple(t for part in branch for t in (part.weight, part.bias)) for branch in parts)
+        return Weights(*first), second

@@ -1,84 +1,128 @@
 """Window attention over boxes: no roll, no mask, no padding, and on a CPU no large temporary.
 
 :mod:`medzoo.nn.boxes` says which boxes there are and why they give what masked windows give. Here a block's attention
-runs over them in four steps: put the tokens into the order of the boxes, project, attend in the boxes of each type
-with one call, put the results back.
+branch runs over them: put the tokens into the order of the boxes, project, attend in the boxes of each type with one
+call, put the results back.
 
-Axes: b batch, d h w depth height width, n tokens of a slab, t tokens of a box, k keys of a box, c channels, m heads,
-e head width.
+Axes: n tokens of a slab, r rows (those tokens and one for the padding of each box that has some), g boxes of a type,
+t tokens of a box, k keys of a box, p padding tokens, c channels, m heads, e head width.
 """
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from medzoo.nn.attention import WindowAttention
-from medzoo.nn.boxes import Arrangement, BoxType
+from medzoo.nn.attention import biased_attention
+from medzoo.nn.boxes import Arrangement, BoxGroup, BoxType
 from medzoo.nn.linear import linear
+from medzoo.nn.windows import relative_position_index
 
-__all__ = ["Biases", "attend", "box_bias"]
+__all__ = ["Weights", "attend", "attend_in_boxes", "box_bias", "split_heads"]
 
 
-def box_bias(table: Tensor, index: Tensor, kind: BoxType) -> Tensor:
+class Weights(NamedTuple):
+    """The tensors of the branch but for its bias table."""
+
+    norm_weight: Tensor
+    norm_bias: Tensor
+    qkv_weight: Tensor
+    qkv_bias: Tensor
+    proj_weight: Tensor
+    proj_bias: Tensor
+
+
+def attend(
+    tokens: Tensor,
+    weights: Weights,
+    biases: Mapping[BoxType, Tensor],
+    where: Arrangement,
+    *,
+    eps: float,
+    core: Any = None,
+) -> Tensor:
+    """Run the attention branch on a slab, from the norm to the output projection, ``n c -> n c``.
+
+    Args:
+        tokens: ``n c``.
+        weights: those of the branch.
+        biases: the bias of each type of box, ``m t k``.
+        where: the boxes.
+        eps: of the norm.
+        core: what attends, ``r 3c -> r c``; :func:`attend_in_boxes` by default.
+    """
+    normed = F.layer_norm(tokens, tokens.shape[1:], weights.norm_weight, weights.norm_bias, eps)
+    boxed = _Reorder.apply(normed, where.order, where.seat)
+    if len(where.empty):
+        boxed.index_fill_(0, where.empty, 0)
+    qkv = linear(boxed, weights.qkv_weight, weights.qkv_bias)
+    out = (core or attend_in_boxes)(qkv, where.groups, [biases[group.type] for group in where.groups])
+    return linear(_Reorder.apply(out, where.seat, where.order), weights.proj_weight, weights.proj_bias)
+
+
+def attend_in_boxes(qkv: Tensor, groups: Sequence[BoxGroup], biases: Sequence[Tensor]) -> Tensor:
+    """Attend within each box, ``r 3c -> r c``; the rows of the padding hold nothing."""
+    c = qkv.shape[1] // 3
+    out = qkv.new_empty(len(qkv), c)
+    for group, bias in zip(groups, biases, strict=True):
+        q, k, v = split_heads(qkv, group, len(bias), 3)
+        (seats,) = split_heads(out, group, len(bias), 1)
+        tokens = bias.shape[1]
+        seats[:, :, :tokens] = biased_attention(q[:, :, :tokens], k, v, bias[None])
+    return out
+
+
+def split_heads(rows: Tensor, group: BoxGroup, heads: int, parts: int) -> tuple[Tensor, ...]:
+    """Return views of a group's rows, ``r (parts m e) -> parts of g m k e``."""
+    part = rows[group.rows[0] : group.rows[1]]
+    return tuple(rearrange(part, "(g k) (parts m e) -> parts g m k e", g=group.boxes, parts=parts, m=heads))
+
+
+def box_bias(table: Tensor, window: tuple[int, ...], kind: BoxType) -> Tensor:
     """Return the bias of each query and key of a box, ``m t k``.
 
     Args:
         table: the learned biases, one row for each offset, ``rows m``.
-        index: the row for each pair of places in a window.
+        window: sides of the window that the table is made for.
         kind: which box.
     """
-    real, padding = (place.to(index.device) for place in kind.places())
-    rows = index[real]
-    bias = table[rows[:, real]]
-    if len(padding):
+    real, padding = _rows(window, kind, table.device)
+    bias = F.embedding(real, table)
+    if padding.numel():
         # All padding keys are one: exp(s + b1) + exp(s + b2) = exp(s + logsumexp(b1, b2)).
-        one = table[rows[:, padding]].to(torch.promote_types(table.dtype, torch.float32)).logsumexp(1, keepdim=True)
+        one = F.embedding(padding, table).to(torch.promote_types(table.dtype, torch.float32)).logsumexp(1, True)
         bias = torch.cat([bias, one.to(table.dtype)], 1)
-    return rearrange(bias, "t k m -> m t k")
+    bias = rearrange(bias, "t k m -> m t k").contiguous()
+    # A GPU's kernels want rows that start at multiples of 8, and would else copy the bias for every box.
+    return F.pad(bias, (0, -bias.shape[2] % 8))[:, :, : bias.shape[2]] if bias.is_cuda else bias
 
 
-class Biases:
-    """The biases of one attention's boxes, for one pass."""
+@functools.lru_cache(maxsize=128)
+def _rows(window: tuple[int, ...], kind: BoxType, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return the rows of the table for the real keys, ``t t``, and for the padding, ``t p``.
 
-    def __init__(self, attention: WindowAttention, memo: BiasMemo | None = None) -> None:
-        self._index = attention.relative_position_index
-        self._table: Tensor = attention.relative_position_bias_table
-        self._made: dict[BoxType, Tensor] = {}
-        if memo is not None:
-            self._table, self._made = memo.recall(self._table)
-
-    def __getitem__(self, kind: BoxType) -> Tensor:
-        bias = self._made.get(kind)
-        if bias is None:
-            bias = self._made[kind] = box_bias(self._table, self._index, kind)
-        return bias
+    A map smaller than the window reads the first rows and columns of the full window's index, as MONAI does.
+    """
+    real, padding = kind.places()
+    rows = relative_position_index(window).int()[real]
+    return rows[:, real].to(device), rows[:, padding].to(device)
 
 
-def attend(tokens: Tensor, attention: WindowAttention, where: Arrangement, biases: Biases) -> Tensor:
-    """Attend within the boxes of a slab, ``n c -> n c``, the output projection included. Not for autograd."""
-    boxed = gather(tokens, where)
-    qkv = linear(boxed, attention.qkv.weight, attention.qkv.bias)
-    parts = []
-    for group in where.groups:
-        q, k, v = split_heads(qkv, group.rows, group.boxes, attention.heads)
-        bias = biases[group.type]
-        out = F.scaled_dot_product_attention(q[:, :, : bias.shape[1]], k, v, attn_mask=bias.to(q.dtype)[None])
-        parts.append(rearrange(out, "g m t e -> (g t) (m e)"))
-    out = (torch.cat(parts) if len(parts) > 1 else parts[0]).index_select(0, where.back)
-    return linear(out, attention.proj.weight, attention.proj.bias)
+class _Reorder(torch.autograd.Function):
+    """Take rows by number, with a gradient that takes rows too, instead of adding them one by one."""
 
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return x.index_select(0, index)
 
-def gather(tokens: Tensor, where: Arrangement) -> Tensor:
-    """Put normalised tokens into the order of the boxes; the padding is zeros."""
-    boxed = tokens.index_select(0, where.order)
-    return boxed.index_fill_(0, where.empty, 0) if len(where.empty) else boxed
-
-
-def split_heads(qkv: Tensor, rows: tuple[int, int], boxes: int, heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return views of q, k, v of the boxes in ``rows``, ``g m k e`` each."""
-    part = qkv[rows[0] : rows[1]].view(boxes, -1, 3, heads, qkv.shape[1] // (3 * heads))
-    q, k, v = part.permute(2, 0, 3, 1, 4)
-    return q, k, v
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return grad.index_select(0, inverse), None, None

@@ -100,13 +100,13 @@ class Arrangement:
 
     Attributes:
         order: which token of the slab each row holds; any, where a row stands for padding.
-        back: which row, padding left out, holds each token of the slab.
+        seat: which row holds each token of the slab.
         empty: the rows that stand for padding.
         groups: the boxes, by type.
     """
 
     order: Tensor
-    back: Tensor
+    seat: Tensor
     empty: Tensor
     groups: tuple[BoxGroup, ...]
 
@@ -177,9 +177,9 @@ def arrange(axes: Axes, window: tuple[int, ...], batch: int, device: torch.devic
         groups.append(BoxGroup(kind, len(tokens), (rows, rows + tokens.numel())))
         rows += tokens.numel()
     whole = torch.cat(order)
-    back = whole[whole >= 0].argsort().int()
     empty = (whole < 0).nonzero().flatten()
-    return Arrangement(whole.clamp(min=0).to(device), back.to(device), empty.to(device), tuple(groups))
+    seat = whole.argsort()[len(empty) :].int()
+    return Arrangement(whole.clamp(min=0).to(device), seat.to(device), empty.to(device), tuple(groups))
 
 
 def _runs(axis: Sequence[Segment], unit: int, tokens: int) -> list[tuple[Segment, ...]]:

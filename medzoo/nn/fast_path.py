@@ -34,7 +34,7 @@ def plain_path() -> Iterator[None]:
 
 def fast_path_for(module: nn.Module, x: Tensor, known: Collection[type[nn.Module]]) -> bool:
     """Whether ``module`` may compute on ``x`` without calling its parts, all of which should be of ``known`` types."""
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch.jit.is_tracing() or _plain.get():
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch._C._get_tracing_state() or _plain.get():
         return False
     device = x.device.type
     if type(x) not in (Tensor, nn.Parameter) or device not in ("cpu", "cuda") or _watched():

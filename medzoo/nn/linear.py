@@ -9,9 +9,11 @@ Axes: n rows, c channels, o output channels.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 __all__ = ["linear", "onednn_works"]
@@ -40,7 +42,7 @@ def onednn_works() -> bool:
 def linear(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, *, gelu: bool = False, add: Tensor | None = None
 ) -> Tensor:
-    """Return ``x @ weight.T + bias``, ``n c -> n o``, through a GELU or added to ``add``. Not for autograd.
+    """Return ``x @ weight.T + bias``, ``n c -> n o``, through a GELU or added to ``add``.
 
     Args:
         x: ``n c``.
@@ -49,12 +51,35 @@ def linear(
         gelu: apply the exact GELU.
         add: ``n o``, added to the result.
     """
-    if x.dtype == torch.float32 and x.device.type == "cpu" and torch.backends.mkldnn.enabled and onednn_works():
-        op = torch.ops.mkldnn._linear_pointwise
-        if add is not None:
-            return op.binary(x, add, weight, bias, "add")
-        return op(x, weight, bias, "gelu" if gelu else "none", [], "none")
-    y = F.linear(x, weight, bias)
+    if not (x.dtype == torch.float32 and x.device.type == "cpu" and torch.backends.mkldnn.enabled and onednn_works()):
+        y = F.linear(x, weight, bias)
+    elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, add)):
+        y = _Linear.apply(x, weight, bias)
+    elif add is not None:
+        return torch.ops.mkldnn._linear_pointwise.binary(x, add, weight, bias, "add")
+    else:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
     if gelu:
         y = F.gelu(y)
     return y if add is None else y + add
+
+
+class _Linear(torch.autograd.Function):
+    """The oneDNN operator with its derivative, which it does not bring along."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "none")
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous()
+        to_x, to_weight, to_bias = ctx.needs_input_grad
+        return (
+            linear(grad, weight.t().contiguous()) if to_x else None,
+            grad.t() @ x if to_weight else None,
+            grad.sum(0) if to_bias else None,
+        )
