@@ -81,6 +81,26 @@ def test_full_width_at_other_shapes_is_monais(shape):
     assert_parity(shape, patch_merging="monai1.4", feature_size=48)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("patch_merging", OCTANTS)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (3, 32, 32, 32),
+        (1, 32, 32, 64),
+        (2, 32, 64, 64),
+        (1, 96, 32, 64),
+        (1, 128, 32, 32),
+        (1, 32, 160, 64),
+        (2, 96, 64, 32),
+        (1, 224, 32, 32),  # 112, 56, 28, 14: whole windows along one axis
+    ],
+    ids=str,
+)
+def test_maps_and_gradients_at_more_shapes_are_monais(shape, patch_merging):
+    assert_parity(shape, patch_merging=patch_merging)
+
+
 def test_parameters_are_monais_own_number():
     assert sum(p.numel() for p in SwinEncoder(1, feature_size=48).parameters()) == 8_062_002
     assert sum(p.numel() for p in SwinEncoder(4, feature_size=48).parameters()) == 8_063_154

@@ -86,7 +86,7 @@ class AttentionBranch(torch.autograd.Function):
                 got = _gradients(branch, [tokens, *leaves, *used], _scaled(part, scale, place))
                 sums.add(got[1 : 1 + len(leaves)])
                 biases.add(where.groups, got[1 + len(leaves) :])
-                if to_x is not None:
+                if to_x is not None and got[0] is not None:
                     to_x[place] = (part + got[0]).view(to_x[place].shape)
             kinds = list(biases.sums)
             to_table = _gradients([made[kind] for kind in kinds], [root], [biases.sums[kind] for kind in kinds])[0]
@@ -131,7 +131,7 @@ class MlpBranch(torch.autograd.Function):
                 branch = transform(tokens, leaves, ctx.eps)
                 got = _gradients(branch, [tokens, *leaves], _scaled(part, scale, place))
                 sums.add(got[1:])
-                if to_x is not None:
+                if to_x is not None and got[0] is not None:
                     to_x[place] = (part + got[0]).view(to_x[place].shape)
         return to_x, None, None, *sums.values
 
