@@ -20,7 +20,9 @@ from medzoo.nn import block as block_module
 from medzoo.nn import linear as linear_module
 from medzoo.nn.attention import WindowAttention, biased_attention
 from medzoo.nn.block import PARTS, WINDOW, SwinBlock
+from medzoo.nn.box_attention import _rows
 from medzoo.nn.box_backward import AttentionBranch, MlpBranch
+from medzoo.nn.boxes import arrange
 from medzoo.nn.fast_path import fast_path_for, plain_path
 from medzoo.nn.linear import linear, onednn_works
 from medzoo.nn.merging import OCTANTS, PatchMerging
@@ -193,6 +195,40 @@ def test_memo_is_not_used_under_grad_and_is_left_behind_by_copies():
         with torch.no_grad():
             assert torch.equal(again(x), expected)
     assert not any("memo" in key for key in block.state_dict())
+
+
+def test_what_was_first_met_in_inference_mode_serves_training():
+    arrange.cache_clear()
+    _rows.cache_clear()
+    block, x = make(), torch.randn(1, 8, 10, 3, 12)
+    with torch.inference_mode():
+        block(x)
+    block(x).sum().backward()
+    assert all(p.grad is not None for p in block.parameters())
+
+
+@pytest.mark.parametrize("size", MAPS, ids=str)
+@pytest.mark.parametrize("shifted", [False, True])
+def test_the_whole_map_at_once_is_plain(size, shifted):
+    """The way of a GPU; it runs on a CPU as well."""
+    block, x = make(shifted), torch.randn(2, *size, 12)
+    weight = torch.randn_like(x)
+    with plain_path():
+        expected = gradients(block, x, weight)
+    grid = WindowGrid.of(size, WINDOW, shifted)
+    block.forward = lambda x: block._whole(x, grid)
+    for got, want in zip(gradients(block, x, weight), expected, strict=True):
+        assert (got - want).norm() <= 1e-5 * want.norm()
+
+
+def test_a_plain_tensor_in_the_place_of_a_parameter_keeps_its_gradient():
+    block, x = make(), torch.randn(1, 4, 4, 4, 12)
+    weight = block.mlp.linear1.weight.detach().clone().requires_grad_()
+    block.requires_grad_(False)
+    del block.mlp.linear1.weight
+    block.mlp.linear1.weight = weight
+    block(x).square().mean().backward()
+    assert weight.grad.abs().sum() > 0
 
 
 def test_threads_that_share_a_block_agree():

@@ -106,7 +106,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Project each patch: a convolution that PyTorch would run as a slow one, as one matrix product."""
-        if not fast_path_for(self, x, (nn.Conv3d,)):
+        even = all(side % PATCH == 0 for side in x.shape[2:])
+        if not even or not fast_path_for(self, x, (nn.Conv3d,)):
             return self.proj(x)
         patches = rearrange(x, "b c (d i) (h j) (w k) -> b d h w (c i j k)", i=PATCH, j=PATCH, k=PATCH)
         return rearrange(F.linear(patches, self.proj.weight.flatten(1), self.proj.bias), "b d h w c -> b c d h w")

@@ -81,7 +81,9 @@ def attend_in_boxes(qkv: Tensor, groups: Sequence[BoxGroup], biases: Sequence[Te
 def split_heads(rows: Tensor, group: BoxGroup, heads: int, parts: int) -> tuple[Tensor, ...]:
     """Return views of a group's rows, ``r (parts m e) -> parts of g m k e``."""
     part = rows[group.rows[0] : group.rows[1]]
-    return tuple(rearrange(part, "(g k) (parts m e) -> parts g m k e", g=group.boxes, parts=parts, m=heads))
+    split = rearrange(part, "(g k) (parts m e) -> parts g m k e", g=group.boxes, parts=parts, m=heads)
+    # Not unbind, whose results may not be written to under autograd.
+    return tuple(split[i] for i in range(parts))
 
 
 def box_bias(table: Tensor, window: tuple[int, ...], kind: BoxType) -> Tensor:
@@ -109,9 +111,10 @@ def _rows(window: tuple[int, ...], kind: BoxType, device: torch.device) -> tuple
 
     A map smaller than the window reads the first rows and columns of the full window's index, as MONAI does.
     """
-    real, padding = kind.places()
-    rows = relative_position_index(window).int()[real]
-    return rows[:, real].to(device), rows[:, padding].to(device)
+    with torch.inference_mode(False):  # what is remembered must serve training too
+        real, padding = kind.places()
+        rows = relative_position_index(window).int()[real]
+        return rows[:, real].to(device), rows[:, padding].to(device)
 
 
 class _Reorder(torch.autograd.Function):

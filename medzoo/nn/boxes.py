@@ -161,6 +161,11 @@ def arrange(axes: Axes, window: tuple[int, ...], batch: int, device: torch.devic
         batch: number of slabs.
         device: where the indices are to be.
     """
+    with torch.inference_mode(False):  # what is remembered must serve training too
+        return _arrange(axes, window, batch, device)
+
+
+def _arrange(axes: Axes, window: tuple[int, ...], batch: int, device: torch.device) -> Arrangement:
     lengths = [sum(s.length for s in axis) for axis in axes]
     number = torch.arange(batch * _volume(lengths), dtype=torch.int32).view(batch, *lengths)
     kinds: dict[BoxType, list[Tensor]] = {}

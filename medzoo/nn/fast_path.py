@@ -46,10 +46,15 @@ def fast_path_for(module: nn.Module, x: Tensor, known: Collection[type[nn.Module
         for p in _tensors(module)
     )
     return tensors_match and all(
-        type(part) in known and "forward" not in part.__dict__ and not any(getattr(part, name) for name in _HOOKS)
+        type(part) in known and _as_built(part) and not any(getattr(part, name) for name in _HOOKS)
         for part in module.modules()
         if part is not module
     )
+
+
+def _as_built(part: nn.Module) -> bool:
+    """Whether nobody put a forward of their own or a plain tensor in the place of a parameter."""
+    return not any(name == "forward" or isinstance(value, Tensor) for name, value in part.__dict__.items())
 
 
 def needs_gradient(module: nn.Module, x: Tensor) -> bool:
