@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import medzoo
-from medzoo.nn import fast_conv, fast_path
+from medzoo.nn import fast_conv, fast_ops
 from medzoo.nn.fast_pairs import PairedConv
 
 MODELS = medzoo.list_models()
@@ -105,7 +105,7 @@ def ways():
     return {
         "slabs": {},
         "one row a slab": {(fast_conv, "SLAB"): 1},
-        "public operators": {(fast_path, "private_ops"): lambda: False},
+        "public operators": {(fast_ops, "private_ops"): lambda: False},
         "a GPU's, on the CPU": {(fast_conv, "on_cpu"): lambda x: False},
     }
 
@@ -132,7 +132,7 @@ def test_pairs_of_planes_are_the_convolution_and_its_maximum(padding, rows, monk
     exact = F.conv3d(x.double(), weight.double(), bias.double(), padding=(0, padding, padding))
     expected = F.max_pool3d(exact, (2, 1, 1)).movedim(1, -1)[0]
     for usable in (fast_ops.private_ops(), False):
-        monkeypatch.setattr(fast_path, "private_ops", lambda usable=usable: usable)
+        monkeypatch.setattr(fast_ops, "private_ops", lambda usable=usable: usable)
         near(PairedConv(weight, bias, padding)(x).double(), expected)
 
 
@@ -149,7 +149,7 @@ def test_wide_stages_run_by_pairs_of_planes(slab, monkeypatch):
 
 @pytest.mark.parametrize("name", ["resnet18_multilabel", *slowly("densenet121_xray")])
 def test_timms_encoders_need_no_private_operator(name, monkeypatch):
-    monkeypatch.setattr(fast_path, "private_ops", lambda: False)
+    monkeypatch.setattr(fast_ops, "private_ops", lambda: False)
     model, x = tiny(name), batch(name)
     near(medzoo.optimize(model)(x), model(x))
 
@@ -158,9 +158,9 @@ def test_the_private_operators_are_tried_before_they_are_used(monkeypatch):
     def wrong(*_):
         raise RuntimeError("no such operator")
 
-    monkeypatch.setattr(fast_path, "_private_conv", wrong)
+    monkeypatch.setattr(fast_ops, "_private_conv", wrong)
     assert fast_ops.private_ops.__wrapped__() is False
-    monkeypatch.setattr(fast_path, "_private_conv", lambda x, *_: torch.zeros(1, 2, 2, 4, 4))
+    monkeypatch.setattr(fast_ops, "_private_conv", lambda x, *_: torch.zeros(1, 2, 2, 4, 4))
     assert fast_ops.private_ops.__wrapped__() is False
 
 

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 from medzoo.nn.conv import ConvEncoder, ConvStage
 from medzoo.nn.encoder import Encoder
 from medzoo.nn.fast_norm import affine, foldable
-from medzoo.nn.fast_pairs import PairedConv
 from medzoo.nn.fast_ops import CHANNELS_LAST, Shape, Watch, conv, hooked, on_cpu, pack_conv, private
+from medzoo.nn.fast_pairs import PairedConv
 
 __all__ = ["FastConvEncoder", "FoldedStage"]
 
