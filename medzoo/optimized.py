@@ -17,8 +17,9 @@ from medzoo.errors import ConfigError
 from medzoo.nn.conv import ConvEncoder
 from medzoo.nn.encoder import Encoder
 from medzoo.nn.fast_conv import FastConvEncoder
-from medzoo.nn.fast_ops import eager, hooked, linear, on_cpu, private, served, wants_gradients
+from medzoo.nn.fast_ops import eager, hooked, on_cpu, private, served, wants_gradients
 from medzoo.nn.fast_timm import FoldedEncoder
+from medzoo.nn.linear import linear
 from medzoo.nn.memory import told_when_memory_ends
 
 __all__ = ["OptimizedClassifier", "OptimizedExtractor", "optimize", "optimized_view"]

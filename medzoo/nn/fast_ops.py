@@ -1,4 +1,4 @@
-"""When inference may leave the plain modules, and oneDNN's convolution and linear layer where PyTorch hides them.
+"""When inference may leave the plain modules, and oneDNN's convolution where PyTorch hides it.
 
 PyTorch sends a convolution to oneDNN only if the batch is larger than one or the input is large enough; a single volume
 of one channel is neither. The operators used here are private to PyTorch, so each has a trial and a public stand-in.
@@ -22,7 +22,6 @@ __all__ = [
     "conv",
     "eager",
     "hooked",
-    "linear",
     "on_cpu",
     "pack_conv",
     "private",
@@ -120,15 +119,14 @@ def private_ops() -> bool:
         return False
     ramp = torch.arange(64, dtype=torch.float32)
     x, weight, bias = ramp.reshape(1, 1, 4, 4, 4), ramp[:54].reshape(2, 1, 3, 3, 3), ramp[:2]
-    square, shape = ramp.reshape(8, 8), Shape((1, 1, 1), (0, 1, 1), (1, 1, 1), 1)
+    shape = Shape((1, 1, 1), (0, 1, 1), (1, 1, 1), 1)
     try:
         with torch.inference_mode():
             convolved = _private_conv(x, _private_conv_pack(weight, shape), bias, shape, relu=True)
             expected = F.conv3d(x, weight, bias, padding=shape.padding).relu()
-            multiplied = _private_linear(square, square, ramp[:8])
     except (AttributeError, RuntimeError, TypeError):
         return False
-    return torch.allclose(convolved, expected) and torch.allclose(multiplied, F.linear(square, square, ramp[:8]))
+    return torch.allclose(convolved, expected)
 
 
 def private(tensor: Tensor) -> bool:
@@ -150,11 +148,6 @@ def conv(x: Tensor, weight: Tensor, bias: Tensor, shape: Shape, relu: bool = Fal
     return x.relu_() if relu else x
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Multiply by a matrix, ``b c -> b c'``."""
-    return _private_linear(x, weight, bias) if private(x) else F.linear(x, weight, bias)
-
-
 def _private_conv_pack(weight: Tensor, shape: Shape) -> Tensor:
     return torch.ops.mkldnn._reorder_convolution_weight(
         weight, shape.padding, shape.stride, shape.dilation, shape.groups, None
@@ -166,7 +159,3 @@ def _private_conv(x: Tensor, weight: Tensor, bias: Tensor, shape: Shape, relu: b
     return torch.ops.mkldnn._convolution_pointwise(
         x, weight, bias, shape.padding, shape.stride, shape.dilation, shape.groups, after, [], ""
     )
-
-
-def _private_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
