@@ -24,7 +24,7 @@ from medzoo.nn.boxes import Arrangement, BoxGroup, BoxType
 from medzoo.nn.linear import linear
 from medzoo.nn.windows import relative_position_index
 
-__all__ = ["Weights", "attend", "attend_in_boxes", "box_bias", "split_heads"]
+__all__ = ["Weights", "attend", "attend_in_boxes", "box_bias", "mix", "split_heads"]
 
 
 class Weights(NamedTuple):
@@ -47,7 +47,20 @@ def attend(
     eps: float,
     core: Any = None,
 ) -> Tensor:
-    """Run the attention branch on a slab, from the norm to the output projection, ``n c -> n c``.
+    """Run the attention branch on a slab, from the norm to the output projection, ``n c -> n c``; see :func:`mix`."""
+    return linear(mix(tokens, weights, biases, where, eps=eps, core=core), weights.proj_weight, weights.proj_bias)
+
+
+def mix(
+    tokens: Tensor,
+    weights: Weights,
+    biases: Mapping[BoxType, Tensor],
+    where: Arrangement,
+    *,
+    eps: float,
+    core: Any = None,
+) -> Tensor:
+    """Run the attention branch up to its output projection, ``n c -> n c``.
 
     Args:
         tokens: ``n c``.
@@ -63,7 +76,7 @@ def attend(
         boxed.index_fill_(0, where.empty, 0)
     qkv = linear(boxed, weights.qkv_weight, weights.qkv_bias)
     out = (core or attend_in_boxes)(qkv, where.groups, [biases[group.type] for group in where.groups])
-    return linear(_Reorder.apply(out, where.seat, where.order), weights.proj_weight, weights.proj_bias)
+    return _Reorder.apply(out, where.seat, where.order)
 
 
 def attend_in_boxes(qkv: Tensor, groups: Sequence[BoxGroup], biases: Sequence[Tensor]) -> Tensor:

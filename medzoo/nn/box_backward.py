@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medzoo.nn.box_attention import Weights, attend, attend_in_boxes, box_bias, split_heads
+from medzoo.nn.box_attention import Weights, attend, attend_in_boxes, box_bias, mix, split_heads
 from medzoo.nn.boxes import Arrangement, BoxGroup, BoxType, arrange, slabs
 from medzoo.nn.fast_path import SLAB
 from medzoo.nn.linear import linear
@@ -81,11 +81,12 @@ class AttentionBranch(torch.autograd.Function):
                 tokens = x[place].reshape(-1, x.shape[-1]).detach().requires_grad_(wanted[0])
                 used = [biases.of(group.type, made[group.type]) for group in where.groups]
                 core = functools.partial(_core, next(kept))
-                branch = attend(tokens, Weights(*leaves), biases, where, eps=ctx.eps, core=core)
-                part = grad[place].reshape(branch.shape)
-                got = _gradients(branch, [tokens, *leaves, *used], _scaled(part, scale, place))
-                sums.add(got[1 : 1 + len(leaves)])
-                biases.add(where.groups, got[1 + len(leaves) :])
+                mixed = mix(tokens, Weights(*leaves), biases, where, eps=ctx.eps, core=core)
+                part = grad[place].reshape(tokens.shape)
+                to_mixed, *last = _through_linear(_scaled(part, scale, place), mixed, *leaves[-2:])
+                got = _gradients(mixed, [tokens, *leaves[:-2], *used], to_mixed)
+                sums.add([*got[1 : len(leaves) - 1], *last])
+                biases.add(where.groups, got[len(leaves) - 1 :])
                 if to_x is not None and got[0] is not None:
                     to_x[place] = (part + got[0]).view(to_x[place].shape)
             kinds = list(biases.sums)
@@ -128,9 +129,10 @@ class MlpBranch(torch.autograd.Function):
             for place in _chunks(x):
                 tokens = x[place].reshape(-1, x.shape[-1]).detach().requires_grad_(wanted[0])
                 part = grad[place].reshape(tokens.shape)
-                branch = transform(tokens, leaves, ctx.eps)
-                got = _gradients(branch, [tokens, *leaves], _scaled(part, scale, place))
-                sums.add(got[1:])
+                hidden = _widen(tokens, leaves, ctx.eps)
+                to_hidden, *last = _through_linear(_scaled(part, scale, place), hidden, *leaves[-2:])
+                got = _gradients(hidden, [tokens, *leaves[:-2]], to_hidden)
+                sums.add([*got[1:], *last])
                 if to_x is not None and got[0] is not None:
                     to_x[place] = (part + got[0]).view(to_x[place].shape)
         return to_x, None, None, *sums.values
@@ -138,9 +140,22 @@ class MlpBranch(torch.autograd.Function):
 
 def transform(tokens: Tensor, weights: Sequence[Tensor], eps: float, add: Tensor | None = None) -> Tensor:
     """Run the MLP branch on some tokens, ``n c -> n c``, and add ``add``."""
-    norm_weight, norm_bias, weight1, bias1, weight2, bias2 = weights
-    normed = F.layer_norm(tokens, tokens.shape[1:], norm_weight, norm_bias, eps)
-    return linear(linear(normed, weight1, bias1, gelu=True), weight2, bias2, add=add)
+    return linear(_widen(tokens, weights, eps), *weights[-2:], add=add)
+
+
+def _widen(tokens: Tensor, weights: Sequence[Tensor], eps: float) -> Tensor:
+    """Run the MLP branch up to its second linear layer."""
+    normed = F.layer_norm(tokens, tokens.shape[1:], weights[0], weights[1], eps)
+    return linear(normed, weights[2], weights[3], gelu=True)
+
+
+def _through_linear(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """Return the gradients of a linear layer whose own result nobody needs: of its input, weight and bias."""
+    with torch.no_grad():
+        to_weight = grad.t() @ x if weight.requires_grad else None
+        return linear(grad, weight.t().contiguous()), to_weight, grad.sum(0) if bias.requires_grad else None
 
 
 def _core(out: Tensor, qkv: Tensor, groups: Sequence[BoxGroup], biases: Sequence[Tensor]) -> Tensor:
