@@ -1,0 +1,182 @@
+"""What is measured: a table of cases, each a model or a part of one at one size.
+
+Three levels: ``quick`` answers whether something broke, ``usual`` is the whole comparison, and ``full`` adds
+``torch.compile`` with freezing, which compiles for minutes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from medzoo.errors import UnknownModelError, did_you_mean
+
+__all__ = ["LEVELS", "Case", "select"]
+
+Level = Literal["quick", "usual", "full"]
+LEVELS: tuple[Level, ...] = ("quick", "usual", "full")
+
+MONAI = ("MONAI", "MONAI flash")
+CREATED = "as created"
+EAGER = "eager PyTorch"
+CHANNELS_LAST = "eager, channels last"
+TIMM = "timm"
+COMPILED = "compile + freezing"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: what runs, on what, against whom.
+
+    Attributes:
+        subject: a registered model, or ``model/part``.
+        size: spatial size of the input; for a part of the Swin encoder, of the volume that the whole encoder is given.
+        batch: samples in one call.
+        dtype: ``"float32"`` or ``"bfloat16"``.
+        mode: ``"forward"`` runs ``medzoo.optimize``'s model, a part as it is; ``"train"`` a forward and a backward
+            pass of the model as created.
+        peers: who is timed between our rounds.
+        level: the first level this case belongs to.
+    """
+
+    subject: str
+    size: tuple[int, ...]
+    batch: int = 1
+    dtype: str = "float32"
+    mode: Literal["forward", "train"] = "forward"
+    peers: tuple[str, ...] = ()
+    level: Level = "usual"
+
+    @property
+    def model(self) -> str:
+        """The registered model."""
+        return self.subject.partition("/")[0]
+
+    @property
+    def part(self) -> str:
+        """The part of the model, or an empty string for the whole."""
+        return self.subject.partition("/")[2]
+
+    @property
+    def id(self) -> str:
+        """A name without spaces, the same in pytest, tables and result files.
+
+        >>> Case("swin_encoder_mlp", (96, 96, 96)).id
+        'swin_encoder_mlp-96x96x96-b1-float32-forward'
+        """
+        size = "x".join(map(str, self.size))
+        return f"{self.subject}-{size}-b{self.batch}-{self.dtype}-{self.mode}"
+
+    @property
+    def voxels(self) -> int:
+        """Pixels or voxels in one call."""
+        return self.batch * math.prod(self.size)
+
+    def shrunk(self) -> Case:
+        """Return the smallest case of the same kind, to check equality only."""
+        small = {"swin_encoder_mlp": (32, 64, 32), "cnn3d_base": (46, 62, 62), "cnn3d_small": (32, 32, 32)}
+        return replace(self, size=small.get(self.model, tuple(s // 2 for s in self.size)), batch=min(self.batch, 2))
+
+
+def _cube(side: int) -> tuple[int, int, int]:
+    return (side, side, side)
+
+
+BASE_SIZE = (64, 128, 128)
+XRAY_SIZE = (320, 320)
+
+
+def _whole() -> list[Case]:
+    """Return the models whole, against every peer."""
+    swin, conv = (*MONAI, CREATED), (EAGER, CREATED)
+    return [
+        Case("swin_encoder_mlp", _cube(64), peers=swin, level="quick"),
+        Case("swin_encoder_mlp", _cube(64), batch=4, peers=swin),
+        Case("swin_encoder_mlp", _cube(96), peers=swin),
+        Case("swin_encoder_mlp", _cube(64), dtype="bfloat16", peers=swin),
+        Case("swin_encoder_mlp", _cube(96), dtype="bfloat16", peers=swin),
+        Case("swin_encoder_mlp", _cube(64), mode="train", peers=("MONAI",)),
+        Case("swin_encoder_mlp", _cube(96), mode="train", peers=("MONAI",)),
+        Case("cnn3d_small", _cube(64), peers=conv),
+        Case("cnn3d_small", _cube(64), batch=4, peers=conv),
+        Case("cnn3d_small", _cube(96), peers=conv, level="quick"),
+        Case("cnn3d_small", _cube(96), dtype="bfloat16", peers=conv),
+        Case("cnn3d_small", _cube(64), mode="train", peers=(EAGER,)),
+        Case("cnn3d_base", BASE_SIZE, peers=conv, level="quick"),
+        Case("cnn3d_base", _cube(64), batch=4, peers=conv),
+        Case("cnn3d_base", BASE_SIZE, dtype="bfloat16", peers=(*conv, CHANNELS_LAST)),
+        Case("cnn3d_base", BASE_SIZE, mode="train", peers=(EAGER,)),
+        Case("xray_cnn", XRAY_SIZE, peers=conv, level="quick"),
+        Case("xray_cnn", XRAY_SIZE, batch=8, peers=conv),
+        Case("xray_cnn", XRAY_SIZE, dtype="bfloat16", peers=conv),
+        Case("xray_cnn", XRAY_SIZE, mode="train", peers=(EAGER,)),
+        Case("resnet18_multilabel", XRAY_SIZE, peers=(TIMM, CREATED), level="quick"),
+        Case("resnet18_multilabel", XRAY_SIZE, batch=8, peers=(TIMM, CREATED)),
+        Case("resnet18_multilabel", XRAY_SIZE, dtype="bfloat16", peers=(TIMM, CREATED)),
+        Case("resnet18_multilabel", XRAY_SIZE, mode="train", peers=(TIMM,)),
+        Case("densenet121_xray", (224, 224), peers=(TIMM, CREATED)),
+        Case("densenet121_xray", (224, 224), batch=8, peers=(TIMM, CREATED)),
+    ]
+
+
+def _parts() -> list[Case]:
+    """Return the hot paths apart."""
+    rows = [
+        Case(f"swin_encoder_mlp/{part}", _cube(side), peers=MONAI if part != "merging" else ("MONAI",))
+        for part in ("attention", "attention shifted", "block", "block shifted", "merging")
+        for side in (64, 96)
+    ]
+    stages = (("cnn3d_small", _cube(96), 3), ("cnn3d_base", BASE_SIZE, 4), ("xray_cnn", XRAY_SIZE, 4))
+    rows += [
+        Case(f"{model}/stage {i}", size, peers=(EAGER,)) for model, size, count in stages for i in range(1, count + 1)
+    ]
+    return rows
+
+
+def _grid() -> list[Case]:
+    """Return medzoo alone over batch and volume, to see whether the cost grows as the work does."""
+    return [
+        Case("swin_encoder_mlp", _cube(side), batch=batch)
+        for side in (64, 96, 128)
+        for batch in (1, 2, 4, 8)
+        if (side, batch) not in ((64, 1), (64, 4), (96, 1))  # measured against the peers above
+    ]
+
+
+def _gpu() -> list[Case]:
+    """Return what only a GPU runs in reasonable time: the targets' batches in bfloat16."""
+    return [
+        Case("swin_encoder_mlp", _cube(96), batch=8, dtype="bfloat16", peers=(*MONAI, CREATED), level="quick"),
+        Case("cnn3d_base", BASE_SIZE, batch=64, dtype="bfloat16", peers=(EAGER, CHANNELS_LAST, CREATED), level="quick"),
+    ]
+
+
+def _compiled(case: Case) -> Case:
+    """Return a case with the compiled peer too; its compile time is not part of a round."""
+    return replace(case, peers=(*case.peers, COMPILED))
+
+
+def select(models: Collection[str] = (), level: Level = "usual", *, device: str = "cpu") -> list[Case]:
+    """Return the cases of some models, or of all, up to a level.
+
+    >>> [case.id for case in select(["xray_cnn"], "quick")]
+    ['xray_cnn-320x320-b1-float32-forward']
+
+    Raises:
+        UnknownModelError: a model that has no case.
+    """
+    every = _whole() + _parts() + _grid() + (_gpu() if device == "cuda" else [])
+    known = list(dict.fromkeys(case.model for case in every))
+    for name in models:
+        if name not in known:
+            raise UnknownModelError(
+                f"no benchmark of {name!r}.{did_you_mean(name, known)} There are {', '.join(known)}."
+            )
+    chosen = [case for case in every if not models or case.model in models]
+    if level == "full":
+        one_each = {(case.model, case.mode, case.part): case for case in reversed(chosen) if case.peers}
+        compiled = {case.id for case in one_each.values() if case.mode == "forward" and not case.part}
+        return [_compiled(case) if case.id in compiled else case for case in chosen]
+    return [case for case in chosen if LEVELS.index(case.level) <= LEVELS.index(level)]

@@ -1,0 +1,108 @@
+"""Result files into a page: ``python -m medzoo.bench.page benchmarks/results docs/benchmarks.md``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from medzoo.bench.plots import draw
+from medzoo.bench.table import HEADERS, cells, markdown
+from medzoo.bench.targets import judged
+
+__all__ = ["main", "newest", "render"]
+
+OPENING = """# Benchmarks
+
+Written by `python -m medzoo.bench.page benchmarks/results docs/benchmarks.md` from the result files in
+`benchmarks/results`. Measure on your machine with
+
+```sh
+pip install "medzoo[bench]"
+medzoo bench                       # every model beside its peers, as a table
+medzoo bench swin_encoder_mlp --quick
+medzoo bench --allocators --results benchmarks/results   # what this page is made of, once for each allocator setting
+pytest benchmarks/ --quick         # the same rows in pytest-benchmark
+```
+
+Before anything is timed, medzoo and its peer get the same tensors and the same input, and must agree; the largest
+difference is in the row. Then they take turns in one process, round by round. *median* and *quartiles* are of one call,
+*ratio* is how many times as long as medzoo the peer took in the same round, with quartiles over the rounds. *of matmul*
+and *of copy* are shares of what this machine reached at best in the same run, in matrix products and in copying, for the
+operations and bytes that the task needs (formulas in `medzoo/bench/work.py`). *peak* is what a call needs on top of its
+tensors and its input. Inference is `medzoo.optimize`'s model; *as created* is the model that `create` gives. Training is
+a forward and a backward pass of the model as created. For the parts apart, MONAI's mask of shifted windows is made
+beforehand, which spares MONAI work that it does in every pass.
+"""
+
+
+def newest(folder: Path) -> list[Path]:
+    """Return the newest result file of each device and allocator setting; the date is the first part of a name."""
+    latest: dict[tuple[str, str], Path] = {}
+    for file in sorted(folder.glob("*.json")):
+        environment = json.loads(file.read_text(encoding="utf-8"))["environment"]
+        latest[environment["device"], environment["allocator"]] = file
+    return list(latest.values())
+
+
+def render(files: list[Path], page: Path) -> None:
+    """Write the page and, in ``images`` beside it, its pictures."""
+    parts = [OPENING]
+    if not files:
+        parts.append("No result file is in the repository yet.\n")
+    for file in files:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        parts.append(_section(result, draw(result, page.parent / "images", f"benchmark-{file.stem}")))
+    page.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _section(result: dict[str, Any], pictures: dict[str, Path]) -> str:
+    """Return the part of the page that one result file makes."""
+    environment = result["environment"]
+    setting = {"default": "default allocator", "thp": "`THP_MEM_ALLOC_ENABLE=1`"}[environment["allocator"]]
+    parts = [f"## {environment['device']}, {setting}\n", _machine(result)]
+    parts += [f"![{name}](images/{file.name})\n" for name, file in pictures.items()]
+    headers = ("row", "what", "against", "promised", "next", "measured", "")
+    parts += ["### Promises\n", markdown(headers, judged(result)), ""]
+    models = dict.fromkeys(row["case"]["subject"].partition("/")[0] for row in result["rows"])
+    for model in models:
+        rows = [row for row in result["rows"] if row["case"]["subject"].partition("/")[0] == model]
+        parts += [f"### {model}\n", markdown(HEADERS, [line for row in rows for line in cells(row)]), ""]
+    if result["skipped"]:
+        parts += ["### Skipped\n", *[f"- {name}: {reason}" for name, reason in result["skipped"].items()], ""]
+    return "\n".join(parts)
+
+
+def _machine(result: dict[str, Any]) -> str:
+    """Return the machine, versions and ceilings in a few lines."""
+    environment = result["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
+    lines = [
+        f"- {environment['date']}, {environment['cpu']}, {environment['cores']} cores, {environment['threads']} threads, "
+        f"{environment['instructions']}, {environment['memory_gb']} GB, {environment['system']}, "
+        f"transparent huge pages `{environment['huge_pages']}`, load before {environment['load_before']}",
+        f"- Python {environment['python']}, medzoo {environment['medzoo']}, {versions}",
+    ]
+    if "cuda" in environment:
+        lines.append(
+            f"- CUDA {environment['cuda']}, cuDNN {environment['cudnn']}, {environment['device_memory_gb']} GB, TF32 for "
+            f"matmul {environment['tf32']['matmul']}, for convolutions {environment['tf32']['cudnn']}"
+        )
+    ceilings = [
+        f"{name} {value / 1e9:.0f} {'GB/s' if name == 'copy' else 'GFLOP/s'}"
+        for name, value in result["ceilings"].items()
+        if not name.startswith("matmul")
+    ]
+    return "\n".join([*lines, f"- ceilings: {', '.join(ceilings)}", ""])
+
+
+def main() -> None:
+    """Render the newest result file of each device and setting in a folder."""
+    if len(sys.argv) != 3:
+        sys.exit("usage: python -m medzoo.bench.page RESULTS_FOLDER PAGE.md")
+    render(newest(Path(sys.argv[1])), Path(sys.argv[2]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""The work a case must do: floating point operations and bytes, by formula.
+
+A multiplication and an addition are two operations. Only matrix products and convolutions count; norms, activations and
+softmax are some percent of them.
+
+*Convolutional models*: each convolution does ``2 · outputs · (inputs of one output)``, each linear layer
+``2 · in · out`` for a sample.
+
+*Swin encoder*, for a stage of T tokens and C channels: a block does ``8 T C²`` for its queries, keys, values and
+output, ``4 P C`` for the attention itself and ``16 T C²`` for its MLP; patch merging does ``4 T C²``. P counts the
+pairs of tokens that may see each other: windows are cut at the map's border and at the seam that a shift makes, so P is
+a product of sums of squares along the axes. What is computed on padding, or masked away afterwards, is not needed;
+``padded=True`` counts it, as MONAI does it.
+
+*Bytes*: every parameter is read once, and every map between two layers is written and read once, as if all else stayed
+in cache: for the Swin encoder what goes into the two halves of each block, for the others what goes into each
+convolution and linear layer, after pooling.
+
+*Training* is three times the forward pass: the gradients of the inputs and of the parameters cost as much as it each.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import medzoo
+from medzoo.bench.cases import Case
+from medzoo.bench.peers import Chain
+from medzoo.models.swin import DEPTHS, HEADS, PATCH, WINDOW
+from medzoo.nn.conv import ConvEncoder
+
+__all__ = ["Work", "segments", "swin_flops", "work"]
+
+WIDTH = 48
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations and bytes of one call."""
+
+    flops: int
+    bytes: int
+
+    def __mul__(self, factor: int) -> Work:
+        """Return this work done several times."""
+        return Work(self.flops * factor, self.bytes * factor)
+
+
+def work(case: Case) -> Work:
+    """Return what one call of a case must do."""
+    item = 2 if case.dtype == "bfloat16" else 4
+    if case.model == "swin_encoder_mlp":
+        found = _swin_part(case, item) if case.part else _swin(case, item)
+    else:
+        found = _layers(case, item)
+    return found * (3 if case.mode == "train" else 1)
+
+
+def segments(side: int, window: int, shifted: bool) -> list[int]:
+    """Return the lengths into which windows, their seam and the border cut an axis.
+
+    >>> segments(16, 7, shifted=False), segments(16, 7, shifted=True)
+    ([7, 7, 2], [3, 7, 6])
+    """
+    if side <= window:
+        return [side]
+    first = window // 2 if shifted else 0
+    # A shifted axis ends, padded, in the part of a window that the seam leaves: no more than window - window // 2.
+    padded = -(-side // window) * window
+    edges = [0, *range(first, padded, window), padded] if first else [*range(0, padded, window), padded]
+    return [min(b, side) - a for a, b in itertools.pairwise(edges) if a < side and b > a]
+
+
+def pairs(size: Sequence[int], shifted: bool) -> int:
+    """Return how many pairs of a query and a key a block needs on a map."""
+    return math.prod(
+        sum(length**2 for length in segments(side, window, shifted)) for side, window in zip(size, WINDOW, strict=True)
+    )
+
+
+def swin_flops(size: Sequence[int], batch: int = 1, *, padded: bool = False) -> int:
+    """Return the operations of the encoder for volumes of ``size`` with one channel."""
+    tokens = [side // PATCH for side in size]
+    total = 2 * math.prod(tokens) * PATCH**3 * WIDTH
+    for stage, depth in enumerate(DEPTHS):
+        channels = WIDTH * 2**stage
+        for block in range(depth):
+            total += attention_flops(tokens, channels, block % 2 == 1, padded=padded)
+            total += 16 * math.prod(tokens) * channels**2
+        total += 4 * math.prod(tokens) * channels**2
+        tokens = [side // 2 for side in tokens]
+    return batch * total
+
+
+def attention_flops(size: Sequence[int], channels: int, shifted: bool, *, padded: bool = False) -> int:
+    """Return the operations of a block's attention half on a map."""
+    if not padded:
+        return 8 * math.prod(size) * channels**2 + 4 * pairs(size, shifted) * channels
+    window = [min(side, w) for side, w in zip(size, WINDOW, strict=True)]
+    tokens = math.prod(-(-side // w) * w for side, w in zip(size, window, strict=True))
+    return 8 * tokens * channels**2 + 4 * tokens * math.prod(window) * channels
+
+
+def _swin(case: Case, item: int) -> Work:
+    """Return the work of the encoder."""
+    tokens = math.prod(side // PATCH for side in case.size)
+    moved = case.voxels  # the volume itself
+    parameters = 8 * WIDTH
+    for stage, depth in enumerate(DEPTHS):
+        channels = WIDTH * 2**stage
+        # Each half of a block reads and writes the tokens; so do the step into a stage and the merging out of it.
+        moved += case.batch * tokens * channels * (4 * depth + 2)
+        parameters += depth * (12 * channels**2 + math.prod(2 * w - 1 for w in WINDOW) * HEADS[stage])
+        parameters += 16 * channels**2
+        tokens //= 8
+    return Work(swin_flops(case.size, case.batch), item * (moved + parameters))
+
+
+def _swin_part(case: Case, item: int) -> Work:
+    """Return the work of a piece of the first stage."""
+    size = [side // PATCH for side in case.size]
+    tokens = math.prod(size)
+    kind, _, shifted = case.part.partition(" ")
+    if kind == "merging":
+        moved = case.batch * tokens * WIDTH * 5 // 4
+        return Work(case.batch * 4 * tokens * WIDTH**2, item * (moved + 16 * WIDTH**2))
+    flops = attention_flops(size, WIDTH, bool(shifted))
+    moved, parameters = 2 * tokens * WIDTH, 4 * WIDTH**2
+    if kind == "block":
+        flops, moved, parameters = flops + 16 * tokens * WIDTH**2, 2 * moved, 3 * parameters
+    return Work(case.batch * flops, item * (case.batch * moved + parameters))
+
+
+def _layers(case: Case, item: int) -> Work:
+    """Return the work of a convolutional model, from the shapes that meet its layers; nothing is computed."""
+    options: dict[str, Any] = {"size": case.size} if case.model in ("cnn3d_small", "xray_cnn") else {}
+    if case.part and options:
+        options = {"pool": "avg", "num_classes": 0}
+    with torch.device("meta"):
+        model: Any = medzoo.create(case.model, **options).eval()
+        x = torch.empty(case.batch, model.input_spec.channels, *case.size)
+        net = Chain(model.encoder, model.head) if isinstance(model.encoder, ConvEncoder) else nn.Sequential(model)
+        seen: list[tuple[nn.Module, Tensor, Tensor]] = []
+        for module in net.modules():
+            if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear)):
+                module.register_forward_hook(lambda m, args, out: seen.append((m, args[0], out)))
+        with torch.no_grad():
+            net(x)
+    if case.part:
+        number = int(case.part.split()[-1])
+        # What the next layer is given is what this stage gives; the last one's map goes into the average.
+        seen = seen[number - 1 : number]
+    flops = moved = parameters = 0
+    for i, (module, given, out) in enumerate(seen):
+        weight: Any = module.weight
+        flops += 2 * out.numel() * weight[0].numel()
+        parameters += sum(p.numel() for p in module.parameters())
+        moved += given.numel() * (2 if i else 1)
+    return Work(flops, item * (moved + parameters))
