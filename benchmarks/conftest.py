@@ -25,7 +25,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.stash[RESULT] = {"environment": {}, "ceilings": {}, "rows": [], "skipped": {}}
+    config.stash[RESULT] = {"environment": {}, "ceilings": {}, "rows": [], "skipped": {}, "failed": {}, "startup": {}}
 
 
 def pytest_generate_tests(metafunc):

@@ -216,6 +216,17 @@ def quickstart(file: str | None, to: str) -> None:
     run(Path(file) if file else None, Path(to))
 
 
+@main.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[MODEL]... [OPTIONS]")
+@click.pass_context
+def bench(ctx: click.Context, arguments: tuple[str, ...]) -> None:
+    """Time models beside their peers; --help tells the options."""
+    # It has a parser of its own, because it also runs where click is not installed.
+    from medzoo.bench.__main__ import main as run
+
+    ctx.exit(run(arguments))
+
+
 def _show_prediction(result: Prediction) -> None:
     """Print one prediction: most probable first, and what is untrained marked."""
     from rich.markup import escape

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import medzoo
 from medzoo.errors import UnknownModelError, did_you_mean
 
 __all__ = ["LEVELS", "Case", "select"]
@@ -39,6 +40,7 @@ class Case:
             pass of the model as created.
         peers: who is timed between our rounds.
         level: the first level this case belongs to.
+        tiny: whether the model is built with its registered ``tiny`` options, to check and not to time.
     """
 
     subject: str
@@ -48,6 +50,7 @@ class Case:
     mode: Literal["forward", "train"] = "forward"
     peers: tuple[str, ...] = ()
     level: Level = "usual"
+    tiny: bool = False
 
     @property
     def model(self) -> str:
@@ -67,7 +70,7 @@ class Case:
         'swin_encoder_mlp-96x96x96-b1-float32-forward'
         """
         size = "x".join(map(str, self.size))
-        return f"{self.subject}-{size}-b{self.batch}-{self.dtype}-{self.mode}"
+        return f"{self.subject}-{size}-b{self.batch}-{self.dtype}-{self.mode}" + ("-tiny" if self.tiny else "")
 
     @property
     def voxels(self) -> int:
@@ -75,9 +78,12 @@ class Case:
         return self.batch * math.prod(self.size)
 
     def shrunk(self) -> Case:
-        """Return the smallest case of the same kind, to check equality only."""
-        small = {"swin_encoder_mlp": (32, 64, 32), "cnn3d_base": (46, 62, 62), "cnn3d_small": (32, 32, 32)}
-        return replace(self, size=small.get(self.model, tuple(s // 2 for s in self.size)), batch=min(self.batch, 2))
+        """Return the smallest case of the same kind, to check equality only.
+
+        The Swin encoder keeps a side of two windows and a part, and is no cube: there its windows meet every border.
+        """
+        size = (32, 64, 32) if self.model == "swin_encoder_mlp" else medzoo.describe(self.model).tiny_size
+        return replace(self, size=size, batch=min(self.batch, 2), tiny=True)
 
 
 def _cube(side: int) -> tuple[int, int, int]:
@@ -176,7 +182,9 @@ def select(models: Collection[str] = (), level: Level = "usual", *, device: str 
             )
     chosen = [case for case in every if not models or case.model in models]
     if level == "full":
-        one_each = {(case.model, case.mode, case.part): case for case in reversed(chosen) if case.peers}
-        compiled = {case.id for case in one_each.values() if case.mode == "forward" and not case.part}
+        whole = [case for case in chosen if case.peers and not case.part and case.mode == "forward"]
+        whole.sort(key=lambda case: LEVELS.index(case.level), reverse=True)
+        # Compiling takes minutes: one case of each model, its quick one where it has one.
+        compiled = {case.id for case in {case.model: case for case in whole}.values()}
         return [_compiled(case) if case.id in compiled else case for case in chosen]
     return [case for case in chosen if LEVELS.index(case.level) <= LEVELS.index(level)]

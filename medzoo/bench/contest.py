@@ -87,9 +87,9 @@ def _of_part(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
 
 def _options(case: Case) -> dict[str, Any]:
     """Return the builder options of a case: no dropout in training, where chance would part the peers."""
-    options: dict[str, Any] = {}
+    options = dict(medzoo.describe(case.model).tiny) if case.tiny else {}
     if case.model == "swin_encoder_mlp":
-        return {"num_classes": 0}
+        return options | {"num_classes": 0}
     if case.model in ("cnn3d_small", "xray_cnn"):
         options["size"] = case.size
     if case.mode == "train" and case.model in ("cnn3d_small", "cnn3d_base", "xray_cnn"):

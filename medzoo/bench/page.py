@@ -29,11 +29,11 @@ pytest benchmarks/ --quick         # the same rows in pytest-benchmark
 Before anything is timed, medzoo and its peer get the same tensors and the same input, and must agree; the largest
 difference is in the row. Then they take turns in one process, round by round. *median* and *quartiles* are of one call,
 *ratio* is how many times as long as medzoo the peer took in the same round, with quartiles over the rounds. *of matmul*
-and *of copy* are shares of what this machine reached at best in the same run, in matrix products and in copying, for the
-operations and bytes that the task needs (formulas in `medzoo/bench/work.py`). *peak* is what a call needs on top of its
-tensors and its input. Inference is `medzoo.optimize`'s model; *as created* is the model that `create` gives. Training is
-a forward and a backward pass of the model as created. For the parts apart, MONAI's mask of shifted windows is made
-beforehand, which spares MONAI work that it does in every pass.
+and *of copy* are shares of what this machine reached at best in the same run, in matrix products and in copying, for
+the operations and bytes that the task needs (formulas in `medzoo/bench/work.py`). *peak* is what a call needs on top of
+its tensors and its input. Inference is `medzoo.optimize`'s model; *as created* is the model that `create` gives.
+Training is a forward and a backward pass of the model as created. For the parts apart, MONAI's mask of shifted windows
+is made beforehand, which spares MONAI work that it does in every pass.
 """
 
 
@@ -69,8 +69,10 @@ def _section(result: dict[str, Any], pictures: dict[str, Path]) -> str:
     for model in models:
         rows = [row for row in result["rows"] if row["case"]["subject"].partition("/")[0] == model]
         parts += [f"### {model}\n", markdown(HEADERS, [line for row in rows for line in cells(row)]), ""]
-    if result["skipped"]:
-        parts += ["### Skipped\n", *[f"- {name}: {reason}" for name, reason in result["skipped"].items()], ""]
+    for title in ("skipped", "failed"):
+        if result.get(title):
+            reasons = [f"- {name}: {reason}" for name, reason in result[title].items()]
+            parts += [f"### {title.capitalize()}\n", *reasons, ""]
     return "\n".join(parts)
 
 
@@ -79,15 +81,16 @@ def _machine(result: dict[str, Any]) -> str:
     environment = result["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     lines = [
-        f"- {environment['date']}, {environment['cpu']}, {environment['cores']} cores, {environment['threads']} threads, "
-        f"{environment['instructions']}, {environment['memory_gb']} GB, {environment['system']}, "
+        f"- {environment['date']}, {environment['cpu']}, {environment['cores']} cores, "
+        f"{environment['threads']} threads, {environment['instructions']}, {environment['memory_gb']} GB, "
+        f"{environment['system']}, "
         f"transparent huge pages `{environment['huge_pages']}`, load before {environment['load_before']}",
         f"- Python {environment['python']}, medzoo {environment['medzoo']}, {versions}",
     ]
     if "cuda" in environment:
         lines.append(
-            f"- CUDA {environment['cuda']}, cuDNN {environment['cudnn']}, {environment['device_memory_gb']} GB, TF32 for "
-            f"matmul {environment['tf32']['matmul']}, for convolutions {environment['tf32']['cudnn']}"
+            f"- CUDA {environment['cuda']}, cuDNN {environment['cudnn']}, {environment['device_memory_gb']} GB, "
+            f"TF32 for matmul {environment['tf32']['matmul']}, for convolutions {environment['tf32']['cudnn']}"
         )
     ceilings = [
         f"{name} {value / 1e9:.0f} {'GB/s' if name == 'copy' else 'GFLOP/s'}"

@@ -119,6 +119,8 @@ def run_suite(
         "ceilings": measure_ceilings(device, quick=level == "quick"),
         "rows": [],
         "skipped": {},
+        "failed": {},
+        "startup": {},
     }
     for case in cases:
         tell(case.id, None)
@@ -126,6 +128,10 @@ def run_suite(
             done = run_case(case, device, level, result["ceilings"])
         except Skipped as reason:
             result["skipped"][case.id] = str(reason)
+            continue
+        except BenchmarkError as error:
+            # The other rows are still worth having; whoever asked for them is told at the end.
+            result["failed"][case.id] = str(error)
             continue
         result["rows"].append(done)
         tell(case.id, done)

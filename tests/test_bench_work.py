@@ -1,0 +1,133 @@
+"""Which cases are measured, and the work they are said to be, held to torch's own counter."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import medzoo
+from medzoo.bench.cases import Case, select
+from medzoo.bench.memory import estimate
+from medzoo.bench.peers import eager, monai_swin, timm_model
+from medzoo.bench.targets import GPU, TARGETS
+from medzoo.bench.work import pairs, segments, swin_flops, work
+
+# Shapes are all that counts: nothing is computed.
+META = torch.device("meta")
+
+
+def counted(model: nn.Module, x: torch.Tensor) -> int:
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), META:
+        model.eval()(x)
+    return counter.get_total_flops()
+
+
+# What is measured
+
+
+def test_every_registered_model_has_a_quick_and_a_usual_case():
+    """densenet121_xray has no promise, and no quick case."""
+    assert {case.model for case in select()} == set(medzoo.list_models())
+    assert {case.model for case in select(level="quick")} == set(medzoo.list_models()) - {"densenet121_xray"}
+
+
+@pytest.mark.parametrize("level", ["quick", "usual", "full"])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_no_case_is_listed_twice(level, device):
+    ids = [case.id for case in select(level=level, device=device)]
+    assert len(ids) == len(set(ids))
+
+
+def test_full_adds_the_compiled_peer_and_no_case():
+    usual, full = select(), select(level="full")
+    assert [case.id for case in usual] == [case.id for case in full]
+    assert sum("compile + freezing" in case.peers for case in full) == len(medzoo.list_models())
+
+
+def test_the_grid_is_whole():
+    """Batch 1, 2, 4 and 8 at each of three volumes, in float32."""
+    found = {(case.size, case.batch) for case in select(["swin_encoder_mlp"]) if not case.part}
+    assert {((side,) * 3, batch) for side, batch in product((64, 96, 128), (1, 2, 4, 8))} <= found
+
+
+def test_an_unknown_model_is_named():
+    with pytest.raises(medzoo.errors.UnknownModelError, match=r"no benchmark of 'xray_cn'\. Did you mean 'xray_cnn'\?"):
+        select(["xray_cn"])
+
+
+@pytest.mark.parametrize(("targets", "device"), [(TARGETS, "cpu"), (GPU, "cuda")])
+def test_every_promise_is_about_a_row_that_is_measured(targets, device):
+    rows = {case.id: case for case in select(level="full", device=device)}
+    for target in targets:
+        if not target.row.startswith(("startup/", "scaling/")):
+            assert not target.peer or target.peer in rows[target.row].peers
+
+
+# Work
+
+
+@pytest.mark.parametrize("size", [(64, 64, 64), (32, 64, 96), (32, 32, 160)])
+def test_swin_operations_are_those_that_monai_runs(size):
+    model = monai_swin(medzoo.create("swin_encoder_mlp", num_classes=0)).to(META)
+    assert counted(model, torch.empty(1, 1, *size, device=META)) == swin_flops(size, padded=True)
+
+
+def test_needed_operations_are_fewer():
+    assert swin_flops((64, 64, 64)) == 11_759_215_104
+    assert swin_flops((64, 64, 64), batch=4) == 4 * swin_flops((64, 64, 64))
+    assert swin_flops((64, 64, 64)) < 0.7 * swin_flops((64, 64, 64), padded=True)
+
+
+@pytest.mark.parametrize("shifted", [False, True])
+@pytest.mark.parametrize("side", range(1, 40))
+def test_segments_are_the_regions_of_the_mask(side, shifted):
+    """Tokens that may see each other, counted one by one."""
+
+    def region(place: int) -> tuple[int, bool]:
+        if not shifted or side <= 7:
+            return place // 7, False
+        padded = -(-side // 7) * 7
+        rolled = (place - 3) % padded
+        return rolled // 7, place < 3
+
+    places = [region(place) for place in range(side)]
+    assert sum(segments(side, 7, shifted)) == side
+    assert sum(n * n for n in segments(side, 7, shifted)) == sum(a == b for a, b in product(places, places))
+
+
+def test_pairs_multiply_along_the_axes():
+    assert pairs((7, 7, 7), shifted=True) == 343**2
+    assert pairs((8, 7, 4), shifted=True) == (9 + 25) * 49 * 16
+
+
+@pytest.mark.parametrize("name", ["cnn3d_small", "cnn3d_base", "xray_cnn", "resnet18_multilabel", "densenet121_xray"])
+def test_operations_of_the_convolutional_models_are_those_that_run(name):
+    spec = medzoo.describe(name)
+    with META:
+        model = medzoo.create(name)
+        plain = timm_model(model) if name in ("resnet18_multilabel", "densenet121_xray") else eager(model)
+        x = torch.empty(2, spec.input_spec.channels, *spec.input_spec.size)
+    assert counted(plain, x) == work(Case(name, spec.input_spec.size, batch=2)).flops
+
+
+def test_training_is_three_times_inference():
+    case = Case("cnn3d_base", (64, 128, 128))
+    assert work(Case("cnn3d_base", (64, 128, 128), mode="train")).flops == 3 * work(case).flops
+
+
+def test_stages_sum_up_to_the_encoder():
+    whole = work(Case("cnn3d_base", (64, 128, 128))).flops
+    stages = sum(work(Case(f"cnn3d_base/stage {i}", (64, 128, 128))).flops for i in range(1, 5))
+    assert stages == whole - 2 * (256 * 512 + 512)
+
+
+@pytest.mark.parametrize("case", select(device="cuda"), ids=lambda case: case.id)
+def test_every_case_has_work_and_an_estimate(case):
+    todo = work(case)
+    assert todo.flops > 0
+    assert todo.bytes > 0
+    assert all(estimate(case, who) > 0 for who in ("medzoo", *case.peers))
