@@ -183,8 +183,8 @@ def select(models: Collection[str] = (), level: Level = "usual", *, device: str 
     chosen = [case for case in every if not models or case.model in models]
     if level == "full":
         whole = [case for case in chosen if case.peers and not case.part and case.mode == "forward"]
-        whole.sort(key=lambda case: LEVELS.index(case.level), reverse=True)
-        # Compiling takes minutes: one case of each model, its quick one where it has one.
-        compiled = {case.id for case in {case.model: case for case in whole}.values()}
+        # Compiling takes minutes: one case of each model, its first quick one where it has one.
+        whole.sort(key=lambda case: -LEVELS.index(case.level))
+        compiled = {case.id for case in {case.model: case for case in reversed(whole)}.values()}
         return [_compiled(case) if case.id in compiled else case for case in chosen]
     return [case for case in chosen if LEVELS.index(case.level) <= LEVELS.index(level)]

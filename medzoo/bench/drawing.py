@@ -78,11 +78,12 @@ class Plot:
         if name:
             self.legend.append((name, colour))
 
-    def dots(self, points: Sequence[tuple[float, float]], colour: str, name: str = "") -> None:
+    def dots(self, points: Sequence[tuple[float, float]], colour: str, name: str = "", *, hollow: bool = False) -> None:
         """Draw a dot at each point."""
         for point in points:
             x, y = self.place(*point)
-            self.parts.append(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='4' fill='{colour}'/>")
+            fill = "white" if hollow else colour
+            self.parts.append(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='4' fill='{fill}' stroke='{colour}'/>")
         if name:
             self.legend.append((name, colour))
 

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from medzoo.bench.cases import COMPILED, MONAI, Case
-from medzoo.models.swin import DEPTHS, HEADS, PATCH, WINDOW
+from medzoo.bench.peers import WINDOW
+from medzoo.models.swin import DEPTHS, HEADS, PATCH
 
 __all__ = ["available", "estimate", "measure_peak"]
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 import medzoo
 from medzoo.bench.cases import MONAI, Case
-from medzoo.bench.peers import Chain, fill, monai_modules, monai_options
+from medzoo.bench.peers import WINDOW, Chain, fill, monai_modules, monai_options
 from medzoo.classifier import Classifier
 from medzoo.contract import InputSpec
 from medzoo.models.cnn3d import BASE, SMALL
-from medzoo.models.swin import HEADS, PATCH, WINDOW, SwinBlock
+from medzoo.models.swin import HEADS, PATCH, SwinBlock
 from medzoo.models.xray_cnn import STAGES
 from medzoo.nn.conv import ConvEncoder, StageTable
 from medzoo.nn.head import Head

@@ -15,7 +15,11 @@ from torch import Tensor, nn
 
 from medzoo.bench.cases import CHANNELS_LAST, COMPILED, CREATED, EAGER, MONAI, TIMM
 
-__all__ = ["PEERS", "Absent", "matched_parameters", "monai_swin"]
+__all__ = ["PEERS", "WINDOW", "Absent", "matched_parameters", "monai_swin"]
+
+
+# The sides of the Swin encoder's windows, in MONAI and here.
+WINDOW = (7, 7, 7)
 
 
 class Absent(Exception):
@@ -62,7 +66,7 @@ def monai_swin(model: nn.Module, flash: bool = False) -> nn.Module:
     encoder = kind(
         in_chans=1,
         embed_dim=cast(nn.Conv3d, model.get_submodule("encoder.patch_embed.proj")).out_channels,
-        window_size=(7, 7, 7),
+        window_size=WINDOW,
         patch_size=(2, 2, 2),
         depths=(2, 2, 2, 2),
         num_heads=(3, 6, 12, 24),

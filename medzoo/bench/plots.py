@@ -52,22 +52,24 @@ def _roofline(result: dict[str, Any]) -> str | None:
     if not rows or not result["ceilings"]:
         return None
     matmul, copy = result["ceilings"]["matmul float32"], result["ceilings"]["copy"]
-    points: dict[str, list[tuple[float, float]]] = {}
+    points: dict[tuple[str, bool], list[tuple[float, float]]] = {}
     for row in rows:
-        subject = row["case"]["subject"].partition("/")[0] + (" parts" if "/" in row["case"]["subject"] else "")
+        model, _, part = row["case"]["subject"].partition("/")
         rate = row["flops"] / row["seconds"]["median"] / 1e9
-        points.setdefault(subject, []).append((row["flops"] / row["bytes"], rate))
+        points.setdefault((model, bool(part)), []).append((row["flops"] / row["bytes"], rate))
     every = [point for group in points.values() for point in group]
     ridge = matmul / copy
     x = (min(*(p[0] for p in every), ridge) / 2, max(*(p[0] for p in every), ridge) * 2)
     y = (min(*(p[1] for p in every), matmul / 1e9) / 2, matmul / 1e9 * 2)
-    plot = Plot("Roofline, float32 inference", "operations for each byte", "GFLOP/s", x, y)
+    plot = Plot("Roofline, float32 inference; a ring is a part of a model", "operations for each byte", "GFLOP/s", x, y)
     start = max(x[0], y[0] * 1e9 / copy)
     plot.line(
         [(start, start * copy / 1e9), (ridge, matmul / 1e9), (x[1], matmul / 1e9)], "#333333", "measured ceilings"
     )
-    for i, (name, group) in enumerate(points.items()):
-        plot.dots(group, COLOURS[i % len(COLOURS)], name)
+    models = dict.fromkeys(model for model, _ in points)
+    for colour, model in zip(COLOURS, models, strict=False):
+        plot.dots(points.get((model, False), []), colour, model)
+        plot.dots(points.get((model, True), []), colour, hollow=True)
     return plot.svg()
 
 

@@ -85,12 +85,13 @@ class Race:
         self.times: dict[str, list[float]] = {name: [] for name in contest.calls}
         self.cuda = contest.inputs[0].is_cuda
         self.next_input = 0
-        self.repeats = {name: self._repeats(name) for name in contest.calls}
+        self.once = {name: self._warm(name) for name in contest.calls}
+        self.repeats = {name: max(1, min(1000, round(SHORTEST / once))) for name, once in self.once.items()}
 
-    def _repeats(self, name: str) -> int:
-        """Warm up with two calls, and return how many make one timing."""
-        self._time(name, 1)
-        return max(1, min(1000, round(SHORTEST / max(self._time(name, 1), 1e-7))))
+    def _warm(self, name: str) -> float:
+        """Return about how many seconds a call takes, warm; the first calls of a short one are not."""
+        first = self._time(name, 1)
+        return max(1e-7, first if first > 1.0 else min(self._time(name, 1) for _ in range(2)))
 
     def _time(self, name: str, repeats: int) -> float:
         """Return the seconds of one call, averaged over ``repeats``."""
@@ -122,12 +123,9 @@ class Race:
         self.times[OURS].append(self._time(OURS, self.repeats[OURS]))
 
     def rounds(self, budget: float, least: int, most: int = 25) -> int:
-        """Return how many rounds fit into ``budget`` seconds, by a round that is timed for it and then forgotten."""
-        start = time.perf_counter()
-        self.run(1)
-        once = time.perf_counter() - start
-        self.times = {name: [] for name in self.times}
-        return max(least, min(most, int(budget / max(once, 1e-6))))
+        """Return how many rounds fit into about ``budget`` seconds."""
+        each = sum(self.once[name] * self.repeats[name] for name in self.once)
+        return max(least, min(most, int(budget / each)))
 
     def run(self, rounds: int) -> None:
         """Time everyone in turn, ``rounds`` times."""

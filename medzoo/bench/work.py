@@ -32,8 +32,8 @@ from torch import Tensor, nn
 
 import medzoo
 from medzoo.bench.cases import Case
-from medzoo.bench.peers import Chain
-from medzoo.models.swin import DEPTHS, HEADS, PATCH, WINDOW
+from medzoo.bench.peers import WINDOW, Chain
+from medzoo.models.swin import DEPTHS, HEADS, PATCH
 from medzoo.nn.conv import ConvEncoder
 
 __all__ = ["Work", "segments", "swin_flops", "work"]
