@@ -10,7 +10,7 @@ from __future__ import annotations
 import pytest
 
 from medzoo.bench.race import Race
-from medzoo.bench.suite import BUDGET, Skipped, prepare, row
+from medzoo.bench.suite import Skipped, budget, prepare, row
 
 
 def test_case(benchmark, case, device, level, result):
@@ -26,7 +26,7 @@ def test_case(benchmark, case, device, level, result):
         return
     race = Race(contest)
     peaks = race.peaks()
-    benchmark.pedantic(race.ours, setup=race.peers, rounds=race.rounds(*BUDGET[level]))
+    benchmark.pedantic(race.ours, setup=race.peers, rounds=race.rounds(*budget(level, device)))
     done = row(race, found, peaks, result["ceilings"])
     benchmark.extra_info |= {key: value for key, value in done.items() if key not in ("id", "case")}
     benchmark.group = case.model

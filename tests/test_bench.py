@@ -16,7 +16,7 @@ from torch import nn
 
 import medzoo
 from medzoo.bench import suite
-from medzoo.bench.cases import EAGER, Case
+from medzoo.bench.cases import EAGER, Case, select
 from medzoo.bench.compare import compare
 from medzoo.bench.compare import main as compare_files
 from medzoo.bench.contest import build, train_call
@@ -150,6 +150,13 @@ def test_peak_memory_is_what_a_call_adds():
     if peak is None:
         pytest.skip("this system does not let a process reset its high-water mark")
     assert 190e6 < peak < 260e6
+
+
+def test_after_the_time_limit_no_case_begins(monkeypatch):
+    monkeypatch.setattr(suite, "measure_ceilings", lambda device, quick: {})
+    result = suite.run_suite(select(["xray_cnn"], "quick"), CPU, "quick", limit=-1.0)
+    assert not result["rows"]
+    assert list(result["skipped"]) == ["xray_cnn-320x320-b1-float32-forward"]
 
 
 # Results

@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--device", help="such as cpu or cuda; by default a GPU where there is one")
     made.add_argument("--results", type=Path, metavar="FOLDER", help="write the result file there")
     made.add_argument("--draw", type=Path, metavar="FOLDER", help="write the pictures there, as SVG")
+    made.add_argument("--limit", type=float, default=float("inf"), metavar="SECONDS", help="begin no case after that")
     made.add_argument(
         "--allocators", action="store_true", help="run once for each allocator setting, each in a process of its own"
     )
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     cases = select(options.models, options.level, device=device.type)
     with warnings.catch_warnings(action="ignore"), progress(len(cases)) as tell:  # the peers' warnings
-        result = run_suite(cases, device, options.level, tell=tell)
+        result = run_suite(cases, device, options.level, tell=tell, limit=options.limit)
         if not options.models and options.level != "quick":
             tell("import and create", None)
             result["startup"] = measure_startup()

@@ -173,7 +173,7 @@ def select(models: Collection[str] = (), level: Level = "usual", *, device: str 
     Raises:
         UnknownModelError: a model that has no case.
     """
-    every = _whole() + _parts() + _grid() + (_gpu() if device == "cuda" else [])
+    every = (_gpu() if device == "cuda" else []) + _whole() + _parts() + _grid()
     known = list(dict.fromkeys(case.model for case in every))
     for name in models:
         if name not in known:
@@ -184,7 +184,9 @@ def select(models: Collection[str] = (), level: Level = "usual", *, device: str 
     if level == "full":
         whole = [case for case in chosen if case.peers and not case.part and case.mode == "forward"]
         # Compiling takes minutes: one case of each model, its first quick one where it has one.
-        whole.sort(key=lambda case: -LEVELS.index(case.level))
-        compiled = {case.id for case in {case.model: case for case in reversed(whole)}.values()}
+        first: dict[str, Case] = {}
+        for case in sorted(whole, key=lambda case: LEVELS.index(case.level)):
+            first.setdefault(case.model, case)
+        compiled = {case.id for case in first.values()}
         return [_compiled(case) if case.id in compiled else case for case in chosen]
     return [case for case in chosen if LEVELS.index(case.level) <= LEVELS.index(level)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,10 +20,12 @@ from medzoo.bench.race import Race, differences, spread
 from medzoo.bench.work import work
 from medzoo.errors import MedzooError
 
-__all__ = ["BUDGET", "BenchmarkError", "Skipped", "prepare", "row", "run_suite", "write_result"]
+__all__ = ["BenchmarkError", "Skipped", "budget", "prepare", "row", "run_suite", "write_result"]
 
 # Seconds and the least number of rounds for a row.
 BUDGET: dict[Level, tuple[float, int]] = {"quick": (3.0, 3), "usual": (10.0, 5), "full": (20.0, 7)}
+# A GPU makes as many rounds in this share of the time.
+GPU_SHARE = 0.2
 
 
 class BenchmarkError(MedzooError, RuntimeError):
@@ -73,6 +76,12 @@ def _fitting(case: Case, device: torch.device) -> tuple[Case, dict[str, str]]:
     return replace(case, peers=tuple(name for name in case.peers if name not in absent)), absent
 
 
+def budget(level: Level, device: torch.device) -> tuple[float, int]:
+    """Return the seconds and the least number of rounds for a row."""
+    seconds, least = BUDGET[level]
+    return (seconds * GPU_SHARE, least) if device.type == "cuda" else (seconds, least)
+
+
 def row(race: Race, found: dict[str, Any], peaks: dict[str, int | None], ceilings: dict[str, float]) -> dict[str, Any]:
     """Complete a row from the times of a race."""
     case = race.contest.case
@@ -102,7 +111,7 @@ def run_case(case: Case, device: torch.device, level: Level, ceilings: dict[str,
     contest, found = prepare(case, device)
     race = Race(contest)
     peaks = race.peaks()
-    race.run(race.rounds(*BUDGET[level]))
+    race.run(race.rounds(*budget(level, device)))
     return row(race, found, peaks, ceilings)
 
 
@@ -112,8 +121,18 @@ def run_suite(
     level: Level,
     *,
     tell: Callable[[str, dict[str, Any] | None], None] = lambda _name, _row: None,
+    limit: float = float("inf"),
 ) -> dict[str, Any]:
-    """Run cases into a result; ``tell`` hears of each case before it, and of its row after."""
+    """Run cases into a result.
+
+    Args:
+        cases: what to run.
+        device: where.
+        level: how long each row may take.
+        tell: hears of each case before it, and of its row after.
+        limit: seconds after which no further case begins.
+    """
+    start = time.perf_counter()
     result: dict[str, Any] = {
         "environment": describe_environment(device) | {"level": level},
         "ceilings": measure_ceilings(device, quick=level == "quick"),
@@ -123,6 +142,9 @@ def run_suite(
         "startup": {},
     }
     for case in cases:
+        if time.perf_counter() - start > limit:
+            result["skipped"][case.id] = f"the time limit of {limit:.0f} s was reached"
+            continue
         tell(case.id, None)
         try:
             done = run_case(case, device, level, result["ceilings"])
