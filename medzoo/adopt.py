@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medzoo.errors import ConfigError
-from medzoo.weights.convert import LAYOUTS, recognise, to_monai_swinunetr
+from medzoo.weights.convert import LAYOUTS, MONAI_LAYOUTS, recognise, to_monai_swinunetr
 from medzoo.weights.load import CLASSIFIER, LoadReport, input_kernel, load_tensors, stored_channels
 from medzoo.weights.unpickle import read_checkpoint
 
@@ -63,7 +63,7 @@ def convert_checkpoint(
         model: the registered model whose weights these are.
         folder: where to write.
         strip: a prefix that the trainer put before every name of the model, such as Lightning's ``"model."``.
-        options: builder options that the weights need, such as ``patch_merging``.
+        options: builder options that the weights need; those of MONAI need ``patch_merging``.
 
     Raises:
         UnsafeWeights, WeightsCorrupt, WeightsMismatch: the file cannot be used, or does not fit.
@@ -72,6 +72,11 @@ def convert_checkpoint(
 
     tensors, digest = read_checkpoint(file)
     layout, flat = recognise(tensors, str(file), strip)
+    if layout in MONAI_LAYOUTS and "patch_merging" not in (options or {}):
+        raise ConfigError(
+            f"{file}: expected --option patch_merging=monai1.4 or monai1.5, got none. MONAI changed this arithmetic in "
+            "1.5 under the same keys: say which MONAI trained it (SwinUNETR weights from before 2025 need monai1.4)."
+        )
     converted = LAYOUTS[layout](flat)
     head = converted.tensors.get(CLASSIFIER[0])
     chosen = dict(options or {})

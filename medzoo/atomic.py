@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 import threading
 from pathlib import Path
 
-__all__ = ["write_whole"]
+__all__ = ["mode_of_new_file", "write_whole"]
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -22,3 +23,13 @@ def write_whole(path: Path, data: bytes) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def mode_of_new_file(folder: Path) -> int:
+    """Return the mode that a new file in a folder gets, which is the umask's to say."""
+    probe = folder / f".{os.getpid()}.{threading.get_ident()}.partial"
+    try:
+        probe.touch()
+        return stat.S_IMODE(probe.stat().st_mode)
+    finally:
+        probe.unlink(missing_ok=True)

@@ -225,6 +225,8 @@ class Classifier(CheckedModel):
             thresholds = now.thresholds if task == now.task else ()
         flags = (trained,) * self.num_classes if isinstance(trained, bool) else trained
         parts: dict[str, Any] = {"thresholds": thresholds, "trained": flags}
+        # How probabilities are bent goes with the thresholds.
+        parts["normalised"] = now.normalised and tuple(thresholds) == now.thresholds
         if labels is not None and len(labels) != self.num_classes:
             raise ConfigError(
                 f"{self.name}: expected {self.num_classes} labels, one for each logit, got {len(labels)}. "
@@ -237,8 +239,8 @@ class Classifier(CheckedModel):
         self,
         folder: str | os.PathLike[str],
         *,
-        license: str = "not stated",
-        trained_on: str = "not stated",
+        license: str | None = None,
+        trained_on: str | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> Path:
         """Write a folder that ``medzoo.create("local-dir:FOLDER")`` gives back, bit for bit.

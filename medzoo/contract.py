@@ -365,9 +365,11 @@ class Outputs:
     def probabilities(self, logits: Tensor) -> Tensor:
         """Map logits to probabilities in [0, 1], ``b n -> b n``: softmax for multiclass, else sigmoid.
 
-        With ``normalised``, p below its threshold t becomes p / 2t, and above it 1 - (1 - p) / 2(1 - t).
+        With ``normalised``, p below its threshold t becomes p / 2t, and above it 1 - (1 - p) / 2(1 - t); an output
+        that was not trained says nothing, and is 0.5.
 
-        >>> Outputs(("a", "b"), "multilabel", (0.1, 0.9), normalised=True).probabilities(torch.zeros(1, 2))
+        >>> outputs = Outputs(("a", "b"), "multilabel", (0.1, 0.9), (True, True), normalised=True)
+        >>> outputs.probabilities(torch.zeros(1, 2))
         tensor([[0.7222, 0.2778]])
         """
         if self.task == "multiclass":
@@ -376,15 +378,17 @@ class Outputs:
         if not self.normalised:
             return p
         t = torch.tensor(self.thresholds, dtype=p.dtype, device=p.device)
-        return torch.where(p < t, p / (2 * t), 1 - (1 - p) / (2 * (1 - t)))
+        bent = torch.where(p < t, p / (2 * t), 1 - (1 - p) / (2 * (1 - t)))
+        return bent.where(torch.tensor(self.trained, device=p.device), 0.5)
 
     def positive(self, probabilities: Tensor) -> Tensor:
         """Say which outputs are positive, ``b n -> b n`` of bool.
 
-        The largest for multiclass; else those at or above the threshold, which is 0.5 once they are normalised by it.
+        The largest for multiclass; else those at or above the threshold, which is 0.5 once they are normalised by it,
+        where an untrained output is never positive.
         """
         if self.task == "multiclass":
             return torch.nn.functional.one_hot(probabilities.argmax(-1), len(self.labels)).bool()
         if self.normalised:
-            return probabilities >= 0.5
+            return (probabilities >= 0.5) & torch.tensor(self.trained, device=probabilities.device)
         return probabilities >= torch.tensor(self.thresholds, dtype=probabilities.dtype, device=probabilities.device)

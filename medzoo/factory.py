@@ -125,12 +125,11 @@ def create(
     if chosen is None:
         built = _build(spec, merged, num_classes, in_chans)
     else:
-        built = _build_with(spec, merged, num_classes, in_chans, chosen)
+        built = _build_with(spec, merged, num_classes, in_chans, chosen, saved.dtype if saved else None)
     _describe_outputs(built, spec, record, labels, task)
     built.preprocessing = _fit_preprocessing(built, preprocessing, record, spec)
     if saved is not None:
         _check_saved(built, saved, num_classes, in_chans)
-        built.to(saved.dtype)
     if chosen is not None:
         built.eval()
     return FeatureExtractor(built, out_indices).train(built.training) if features_only else built
@@ -238,6 +237,7 @@ def _build_with(
     num_classes: int | None,
     in_chans: int | None,
     chosen: Weights | Path,
+    dtype: torch.dtype | None = None,
 ) -> Classifier:
     """Build on the meta device, where nothing is drawn at random, and give the model its tensors."""
     record = chosen if isinstance(chosen, Weights) else None
@@ -264,11 +264,19 @@ def _build_with(
         stored = stored_channels(tensors, kernel, built.input_spec.channels)
         if in_chans is None and stored != built.input_spec.channels:
             built = _build(spec, options, num_classes, stored)
+    if dtype is not None:
+        built.to(dtype)
     part = record.part if record else "model"
     report = load_tensors(built, tensors, source=source, digest=digest, kernel=kernel, part=part, device=device)
     built.load_report = report.leaving(dropped)
-    if record is not None and record.channels:
-        _note(built, f"channels, in this order: {', '.join(record.channels)}")
+    if record is not None:
+        same = built.input_spec.channels == record.in_chans
+        built.load_report = replace(
+            built.load_report,
+            channels=record.channels if same else (),
+            license=record.license,
+            trained_on=record.trained_on,
+        )
     left = [name for name, tensor in (*built.named_parameters(), *built.named_buffers()) if tensor.is_meta]
     if left:
         raise ConfigError(
@@ -290,7 +298,8 @@ def _describe_outputs(
             raise ConfigError(
                 f"{spec.name}: the outputs of the weights {record.tag!r} are {', '.join(trained.labels)} "
                 f"({trained.task}), got {', '.join(labels or trained.labels)} ({task or trained.task}). To rename "
-                "them, call model.set_outputs(labels=...); for outputs of your own, model.reset_classifier(n)."
+                "them, call model.set_outputs(labels=..., trained=model.outputs.trained); for outputs of your own, "
+                "model.reset_classifier(n)."
             )
         built.outputs = trained
         return
@@ -312,7 +321,7 @@ def _fit_preprocessing(
     if stated is not None and asked is not None:
         for name, value in asdict(stated).items():
             if getattr(asked, name) != value:
-                _note(built, f"preprocessing {name}: the weights' is {value!r}, here {getattr(asked, name)!r}")
+                _note(built, f"preprocessing {name}: {value!r} is recorded, here it is {getattr(asked, name)!r}")
     if len(chosen.size) != takes.dims or not takes.fits(chosen.size):
         raise ConfigError(f"{built.name}: preprocessing gives size {chosen.size}, but the model takes {takes}.")
     if len(chosen.mean) in (1, takes.channels) and len(chosen.std) in (1, takes.channels):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ __all__ = ["Holding", "fetch", "golden_input", "holdings", "listed", "verify"]
 
 # How far outputs may lie from the recorded ones on another machine or version of torch.
 GOLDEN_TOLERANCE = 1e-4
+# Seconds after which a partial file that nobody wrote to counts as left over.
+ARRIVING = 3600
 
 Listed = tuple[ModelSpec, Weights]
 
@@ -69,7 +72,7 @@ def fetch(spec: ModelSpec, record: Weights, to: Path | None = None) -> Path:
     """
     who = f"{spec.name}:{record.tag}"
     path, data = verified(record, who)
-    made = obtain(record, who)
+    made = obtain(record, who, fresh=True)
     if to is None:
         return path
     target = stored_file(record.digest, to)
@@ -87,7 +90,7 @@ def fetch(spec: ModelSpec, record: Weights, to: Path | None = None) -> Path:
 
 
 def verify(spec: ModelSpec, record: Weights) -> tuple[Path, LoadReport, str]:
-    """Hold the file to its digest, load it strictly, and compare the outputs of a golden input where there are any.
+    """Hold the file to its digest, convert and load it anew, and compare golden outputs where there are any.
 
     Returns:
         The file, what became of its tensors, and what the golden input showed.
@@ -97,6 +100,7 @@ def verify(spec: ModelSpec, record: Weights) -> tuple[Path, LoadReport, str]:
     """
     who = f"{spec.name}:{record.tag}"
     path, _ = verified(record, who)
+    obtain(record, who, fresh=True)
     model = create(spec.name, pretrained=record.tag, num_classes=0 if record.part == "encoder" else None)
     report = model.load_report
     if report is None:
@@ -136,8 +140,8 @@ class Holding:
         path: where it lies.
         size: its bytes.
         what: the weights it belongs to, ``"MODEL:TAG"``; empty where no record knows it.
-        state: ``"file"``, ``"converted"``, ``"stale"`` (of no record of this medzoo) or ``"left over"`` (of a
-            download that was killed).
+        state: ``"file"``, ``"converted"``, ``"stale"`` (of no record of this medzoo), ``"arriving"``, or ``"left
+            over"`` (of a download that was killed).
     """
 
     path: Path
@@ -158,7 +162,7 @@ def holdings() -> list[Holding]:
         elif path.parent in converted and path.suffix == ".safetensors":
             who, state = converted[path.parent], "converted"
         elif path.name.startswith(("tmp", ".")) or path.relative_to(home()).parts[0].startswith("archive-"):
-            who, state = "", "left over"
+            who, state = "", "arriving" if time.time() - path.stat().st_mtime < ARRIVING else "left over"
         else:
             who, state = "", "stale"
         found.append(Holding(path, path.stat().st_size, who, state))

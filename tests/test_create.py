@@ -206,7 +206,7 @@ def test_the_mean_of_weights_is_averaged_and_reported_but_not_the_users_own(pack
     how = replace(spec.weights["ours"].preprocessing, mean=(0.5,))
     monkeypatch.setitem(registry._MODELS, "cnn3d_small", spec)
     two = medzoo.create("cnn3d_small", pretrained=True, in_chans=2, preprocessing=how)
-    assert two.load_report.notes == ("preprocessing mean: the weights' is (0.0,), here (0.5,)",)
+    assert two.load_report.notes == ("preprocessing mean: (0.0,) is recorded, here it is (0.5,)",)
     with pytest.raises(ConfigError, match="expected mean and std of preprocessing to be 1 or 1 numbers, got 3 and 1"):
         medzoo.create("cnn3d_small", pretrained=True, preprocessing=replace(how, mean=(1.0, 2.0, 3.0)))
     three = replace(spec.weights["ours"], preprocessing=replace(how, mean=(0.1, 0.2, 0.3)))

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import shutil
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import constants, hf_hub_download
 from loopback_faults import (
     LFS_POINTER,
     WEB_PAGE,
@@ -24,15 +25,18 @@ from loopback_faults import (
     wrong_bytes,
 )
 from records import (
+    FILE,
     PATHS,
     PATIENCE,
     PUBLISHERS,
+    REPO,
     TOKEN,
     WHO,
     at_url,
     corruption,
     digest_of,
     no_trace_but,
+    on_hub,
     record_of,
     refusal,
     some_bytes,
@@ -40,6 +44,7 @@ from records import (
 
 from medzoo.errors import WeightsCorrupt, WeightsUnavailable
 from medzoo.weights.fetch import verified
+from medzoo.weights.home import stored_file
 
 pytest_plugins = ["hub_fixtures"]
 
@@ -203,3 +208,33 @@ def test_41_a_file_that_another_process_drops_meanwhile_is_fetched(hub, record, 
 
     monkeypatch.setattr(Path, "read_bytes", read_late)
     assert verified(record, who=WHO) == (path, DATA)
+
+
+def test_a_sound_file_without_links_is_left_to_its_owner(hub):
+    """Where a system has no links, the file lies in the snapshot itself, and nothing tells what it should be."""
+    hub.add(REPO, {FILE: DATA[::-1]}, revision="a" * 40)
+    theirs = Path(hf_hub_download(REPO, FILE))
+    theirs.unlink()
+    theirs.write_bytes(DATA[::-1])
+    record = on_hub(hub, DATA, pinned=False)
+    assert verified(record, who=WHO)[1] == DATA
+    assert theirs.read_bytes() == DATA[::-1]
+
+
+def test_a_record_that_errs_does_not_cost_the_user_a_file(hub, waits):
+    record = on_hub(hub, DATA)
+    theirs, _ = verified(record, who=WHO)
+    wrong = replace(record, digest="sha256:" + "0" * 64)
+    hub.stop()
+    refusal(wrong)
+    assert theirs.read_bytes() == DATA
+
+
+def test_38_a_damaged_copy_does_not_hide_a_good_one_offline(hub, monkeypatch):
+    record = on_hub(hub, DATA)
+    verified(record, who=WHO)
+    copy = stored_file(record.digest)
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(DATA[:-1])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert verified(record, who=WHO)[1] == DATA

@@ -163,3 +163,43 @@ def test_a_folder_that_is_not_there(tmp_path, folder):
         medzoo.create(f"local-dir:{folder}", pretrained=True)
     with pytest.raises(ConfigError, match="need size=16, got 32"):
         medzoo.create(f"local-dir:{folder}", size=32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_every_precision_comes_back_bit_equal(tmp_path, dtype):
+    model = medzoo.create("cnn3d_small", **TINY).eval()
+    scatter_weights(model)
+    model.to(dtype)
+    again = saved_and_back(model, tmp_path)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+        assert again.state_dict()[name].dtype == tensor.dtype
+
+
+def test_two_precisions_would_not_come_back(tmp_path):
+    model = medzoo.create("cnn3d_small", **TINY)
+    model.encoder.bfloat16()
+    with pytest.raises(ConfigError, match=r"expected parameters of one type, got bfloat16, float32"):
+        model.save_pretrained(tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+def test_licence_data_and_channels_stay_with_the_weights(tmp_path):
+    first = medzoo.create("cnn3d_small", in_chans=2, **TINY)
+    first.save_pretrained(tmp_path / "a", license="CC-BY-NC-4.0", trained_on="drawings")
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    (tmp_path / "a" / "config.json").write_text(json.dumps(config | {"channels": ["FLAIR", "T1"]}))
+    again = medzoo.create(f"local-dir:{tmp_path / 'a'}")
+    assert "channels, in this order: FLAIR, T1" in str(again.load_report)
+    again.save_pretrained(tmp_path / "b")
+    third = json.loads((tmp_path / "b" / "config.json").read_text())
+    assert (third["license"], third["trained_on"], third["channels"]) == ("CC-BY-NC-4.0", "drawings", ["FLAIR", "T1"])
+    other = medzoo.create(f"local-dir:{tmp_path / 'a'}", in_chans=1)
+    assert "channels, in this order" not in str(other.load_report)
+
+
+def test_a_folder_from_before_there_were_channels(folder):
+    config = json.loads((folder / "config.json").read_text())
+    del config["channels"], config["outputs"]["normalised"]
+    (folder / "config.json").write_text(json.dumps(config))
+    assert medzoo.create(f"local-dir:{folder}").outputs.normalised is False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -183,3 +184,31 @@ def test_the_card_on_the_hub_says_how_to_load_it(hub, pushed):
     card = hub.repos[REPO].commits[pushed.rpartition("@")[2]]["README.md"].decode()
     assert f'model = medzoo.create("{NAME}")\n' in card
     assert 'license: "cc0-1.0"' in card
+
+
+@pytest.mark.parametrize("code", ["RepoNotFound", "GatedRepo", "RevisionNotFound", "EntryNotFound"])
+def test_31_32_what_was_withdrawn_is_not_taken_from_the_cache(hub, pushed, code):
+    medzoo.create(NAME)
+    hub.fail("/owner/*", status(401 if code != "EntryNotFound" else 404, code))
+    with pytest.raises(WeightsUnavailable, match=REPO):
+        medzoo.create(NAME)
+
+
+@pytest.mark.parametrize("harm", [lambda config: config.replace(b'"a"', b'"x"'), lambda config: config[:100]])
+def test_37_38_a_cached_config_that_changed_is_fetched_again(hub, pushed, harm):
+    medzoo.create(pushed)
+    config = hub_cached(pushed, "config.json")
+    config.write_bytes(harm(config.read_bytes()))
+    assert medzoo.create(pushed).outputs.labels == ("a", "b")
+
+
+def hub_cached(place, file):
+    commit = place.rpartition("@")[2]
+    folder = Path(constants.HF_HUB_CACHE) / f"models--{REPO.replace('/', '--')}" / "snapshots" / commit
+    return (folder / file).resolve()
+
+
+def test_a_mirror_does_not_stand_in_for_a_model_of_ones_own(hub, model, pushed, monkeypatch):
+    monkeypatch.setenv("MEDZOO_MIRROR", hub.url("/mirror"))
+    assert torch.equal(logits(medzoo.create(pushed)), logits(model))
+    assert not hub.asked("GET", "/mirror*")

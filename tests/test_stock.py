@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 from dataclasses import replace
 from types import MappingProxyType
 
 import pytest
 import torch
 from click.testing import CliRunner
-from records import WHO, at_url, on_hub, publish, record_of, weight_bytes
+from records import WHO, at_url, digest_of, on_hub, publish, record_of, weight_bytes
+from safetensors.torch import load_file, save
 from tensors import TINY
 from test_public_weights import saved_pt
 
 import medzoo
 from medzoo import registry
 from medzoo.cli import main
-from medzoo.errors import ConfigError, WeightsCorrupt
+from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable
 from medzoo.stock import golden_input, listed
 from medzoo.weights.home import converted_folder, home
 from medzoo.weights.record import UrlFile
@@ -153,8 +156,6 @@ def test_verify_tells_digest_and_tensors(hub, monkeypatch):
 
 def test_verify_calls_md5_weak(hub, monkeypatch):
     data = weight_bytes()
-    from records import digest_of
-
     publish("cnn3d_small", at_url(hub, data, digest=digest_of(data, "md5")), monkeypatch)
     result = run("verify", WHO)
     assert "(weak: it finds damage, but no forgery)" in result.stdout
@@ -178,12 +179,17 @@ def test_cache_tells_what_is_there_and_what_is_stale(hub, checkpoint, monkeypatc
     medzoo.create("cnn3d_small", pretrained="test")
     (home() / "files" / "sha256" / ("0" * 64)).write_bytes(b"old")
     (home() / "files" / "sha256" / "tmpabc").write_bytes(b"cut")
+    os.utime(home() / "files" / "sha256" / "tmpabc", (0, 0))
+    (home() / "files" / "sha256" / "tmpdef").write_bytes(b"not there yet")
     (home() / "notes.txt").write_text("the user's own")
     result = run("cache")
     assert result.exit_code == 0
-    states = [state for state in ("file", "converted", "stale", "left over") if f"│ {state} " in result.stdout]
-    assert states == ["file", "converted", "stale", "left over"]
-    assert "4 files" in result.stdout
+    states = [
+        state for state in ("file", "converted", "stale", "left over", "arriving") if f"│ {state} " in result.stdout
+    ]
+    assert states == ["file", "converted", "stale", "left over", "arriving"]
+    assert "5 files" in result.stdout
+    assert "tmpdef" not in result.stdout.partition("safe to delete")[2]
     assert "safe to delete" in result.stdout
     assert "notes.txt" not in result.stdout
 
@@ -222,3 +228,48 @@ def test_every_record_is_listed_once():
 def test_a_digest_that_is_none_is_refused(digest):
     with pytest.raises(ConfigError, match="expected digest 'sha256:' and 64 hex digits"):
         record_of(UrlFile("https://x/y"), b"", digest=digest)
+
+
+def forge(kept, record, **metadata):
+    """Put other tensors in the place of a conversion, under their own digest."""
+    tensors = {name: tensor + 1 for name, tensor in load_file(kept).items()}
+    told = {"source": record.digest, "dropped": [], **metadata}
+    data = save(tensors, metadata={"medzoo": json.dumps(told)})
+    kept.unlink()
+    kept.with_stem(digest_of(data).partition(":")[2]).write_bytes(data)
+
+
+@pytest.mark.parametrize("command", ["verify", "fetch"])
+def test_a_forged_conversion_is_made_again(checkpoint, command):
+    _, record = checkpoint
+    medzoo.create("cnn3d_small", pretrained="test")
+    (kept,) = converted(record)
+    sound = kept.read_bytes()
+    forge(kept, record)
+    assert run(command, WHO).exit_code == 0
+    assert converted(record) == [kept]
+    assert kept.read_bytes() == sound
+
+
+def test_a_conversion_of_another_file_is_not_used(checkpoint, caplog):
+    model, record = checkpoint
+    medzoo.create("cnn3d_small", pretrained="test")
+    (kept,) = converted(record)
+    forge(kept, record, source="sha256:" + "0" * 64)
+    x = torch.randn(2, 1, 16, 16, 16)
+    assert torch.equal(medzoo.create("cnn3d_small", pretrained="test")(x), model(x))
+    assert "it was made from sha256:0000" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["home", "files"])
+def test_a_home_that_is_a_file(hub, monkeypatch, tmp_path, where):
+    publish("cnn3d_small", at_url(hub, weight_bytes()), monkeypatch)
+    (tmp_path / "home").mkdir()
+    blocked = tmp_path / "home" if where == "home" else tmp_path / "home" / "files"
+    if where == "home":
+        blocked.rmdir()
+    blocked.write_text("")
+    monkeypatch.setenv("MEDZOO_HOME", str(tmp_path / "home"))
+    result = run("fetch", WHO)
+    assert result.exit_code == WeightsUnavailable.exit_code
+    assert "MEDZOO_HOME" in result.stderr

@@ -317,7 +317,9 @@ def test_augmentation_is_kept_for_later():
         medzoo.transform(medzoo.create("cnn3d_small"), train=True)
 
 
-@pytest.mark.parametrize(("shape", "top", "left"), [((6, 10), 0, 2), ((10, 6), 2, 0), ((7, 10), 0, 1), ((8, 8), 0, 0)])
+@pytest.mark.parametrize(
+    ("shape", "top", "left"), [((6, 10), 0, 2), ((10, 6), 2, 0), ((7, 10), 0, 2), ((4, 3), 1, 0), ((8, 8), 0, 0)]
+)
 def test_the_square_at_the_centre_is_scaled(shape, top, left):
     pixels = np.arange(np.prod(shape), dtype=np.float32).reshape(1, *shape) / 100
     prepared = prepare(medzoo.Preprocessing(size=(8, 8), fit="square"), pixels)

@@ -281,3 +281,28 @@ def test_34_a_member_that_is_not_there_is_named(hub, waits):
     record = archived(hub, member="dir/other.safetensors")
     with pytest.raises((WeightsCorrupt, WeightsUnavailable), match=r"dir/other\.safetensors"):
         verified(record, who=WHO)
+
+
+def test_a_mirrors_password_is_not_told_when_it_lies(hub, waits, monkeypatch, capfd):
+    record = at_url(hub, DATA)
+    monkeypatch.setenv("MEDZOO_MIRROR", hub.url("/mirror").replace("//", f"//user:{TOKEN}@"))
+    hub.put(f"/mirror/{record.digest.replace(':', '/')}", DATA[::-1])
+    assert TOKEN not in all_told(corruption(record))
+    assert TOKEN not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("mirror", [f"user:{TOKEN}@127.0.0.1/x", "127.0.0.1", "file:///etc", "ftp://127.0.0.1"])
+def test_a_mirror_that_is_no_url_is_refused_unread(hub, monkeypatch, capfd, mirror):
+    record = at_url(hub, DATA)
+    monkeypatch.setenv("MEDZOO_MIRROR", mirror)
+    with pytest.raises(ConfigError, match="MEDZOO_MIRROR: expected a URL that begins with http") as caught:
+        verified(record, who=WHO)
+    assert TOKEN not in all_told(caught.value)
+    assert TOKEN not in capfd.readouterr().err
+    assert not hub.requests
+
+
+def test_42_a_body_without_end_is_stopped(hub):
+    endless = bytes(8 * 2**20)
+    record = replace(at_url(hub, endless), size=len(DATA))
+    assert "got more" in str(corruption(record))

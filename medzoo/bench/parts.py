@@ -25,7 +25,7 @@ from medzoo.models.cnn3d import BASE, SMALL
 from medzoo.models.swin import HEADS, PATCH, SwinBlock
 from medzoo.models.xray_cnn import STAGES
 from medzoo.nn.box_attention import attend
-from medzoo.nn.boxes import arrange, slabs
+from medzoo.nn.boxes import BoxType, arrange, slabs
 from medzoo.nn.conv import ConvEncoder, StageTable
 from medzoo.nn.fast_path import SLAB
 from medzoo.nn.head import Head
@@ -71,7 +71,8 @@ class AttentionHalf(nn.Module):
         block, c = self.block, x.shape[-1]
         grid = WindowGrid.of(x.shape[1:4], WINDOW, block.shifted)
         weights, _ = block._weights()
-        table, known = block.attn.relative_position_bias_table, {}
+        table: Tensor = block.attn.relative_position_bias_table
+        known: dict[BoxType, Tensor] = {}
         if not x.is_cuda:
             table, known = block.attn.memo.recall(table)
         out = torch.empty_like(x)

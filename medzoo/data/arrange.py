@@ -69,7 +69,7 @@ def arrange_image(x: Tensor, image: Image, wanted: Preprocessing, steps: list[st
     to_square = np.eye(4)
     if wanted.fit == "square" and before[0] != before[1]:
         side = min(before)
-        top, left = ((old - side) // 2 for old in before)
+        top, left = (old // 2 - side // 2 for old in before)
         x, to_square[:2, 3] = x[:, top : top + side, left : left + side], (top, left)
         steps.append(f"cut from {sides(before)} to the square at the centre, {sides((side, side))}")
         before = (side, side)

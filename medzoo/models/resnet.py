@@ -21,6 +21,7 @@ __all__ = ["resnet18_multilabel"]
 # Strides of 2, rounded up, make one cell of every 32 pixels.
 INPUT = InputSpec("b c h w", channels=3, size=(320, 320), minimum=32, lone_minimum=33)
 
+# The weights saw 224 × 224; the project that this model follows trained them on at 320.
 PREPARATION = Preprocessing(size=INPUT.size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 WEIGHTS = (

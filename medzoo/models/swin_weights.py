@@ -77,7 +77,8 @@ SWIN_WEIGHTS = (
         trained_on="unlabelled CT, by volume contrast",
         layout="monai-swinunetr",
         part="encoder",
-        preprocessing=Preprocessing(size=_SIZE, orientation="RAS", intensity="window", window=_WINDOW),
+        # Neither orientation nor spacing is known.
+        preprocessing=Preprocessing(size=_SIZE, intensity="window", window=_WINDOW, fit="crop"),
         options={"patch_merging": "monai1.4", "use_v2": True},
     ),
 )

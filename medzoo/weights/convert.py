@@ -16,6 +16,7 @@ from medzoo.errors import WeightsMismatch, did_you_mean
 
 __all__ = [
     "LAYOUTS",
+    "MONAI_LAYOUTS",
     "Converted",
     "from_dae",
     "from_monai_swinunetr",
@@ -136,6 +137,9 @@ LAYOUTS: dict[str, Callable[[Mapping[str, Tensor]], Converted]] = {
     "torchxrayvision": from_torchxrayvision,
     "medzoo": lambda flat: Converted(dict(flat), ()),
 }
+
+# Those whose arithmetic depends on the MONAI that trained them.
+MONAI_LAYOUTS = frozenset({"monai-swinunetr", "swin-ssl", "dae"})
 
 # What a file of each layout must have; the first that fits is taken.
 _SIGNS = {

@@ -10,7 +10,7 @@ from medzoo.weights import hub, web
 from medzoo.weights.home import digest_of, home, stored_file
 from medzoo.weights.load import read_bytes
 from medzoo.weights.record import HubFile, LocalFile, PackagedFile, Weights
-from medzoo.weights.transfer import offline
+from medzoo.weights.transfer import offline, shown, telling_of_the_disk
 
 __all__ = ["ASSETS", "cached", "verified"]
 
@@ -33,6 +33,11 @@ def verified(record: Weights, who: str) -> tuple[Path, bytes]:
         WeightsUnavailable: it is not here and cannot be had.
         WeightsCorrupt: it is not what the record says, fetched again or not.
     """
+    with telling_of_the_disk(who, home(), record.size):
+        return _verified(record, who)
+
+
+def _verified(record: Weights, who: str) -> tuple[Path, bytes]:
     fault = ""
     for path in cached(record):
         data, wrong = _read(record, path)
@@ -43,10 +48,11 @@ def verified(record: Weights, who: str) -> tuple[Path, bytes]:
         if _is_another_version(record, path, data):
             continue
         fault = wrong
-        if offline():
-            raise WeightsCorrupt(f"{who}: {fault} HF_HUB_OFFLINE forbids to fetch it again; unset it once.")
-        logger.warning("%s: %s Fetching it again.", who, fault)
-        _discard(path)
+        if not offline():
+            logger.warning("%s: %s Fetching it again.", who, fault)
+            _discard(record, path)
+    if fault and offline():
+        raise WeightsCorrupt(f"{who}: {fault} HF_HUB_OFFLINE forbids to fetch it again; unset it once.")
     # A file from the cache that was wrong has had its first chance.
     for again in (True,) if fault else (False, True):
         try:
@@ -57,11 +63,10 @@ def verified(record: Weights, who: str) -> tuple[Path, bytes]:
         data, fault = _read(record, path)
         if not fault:
             return path, data
-        if _is_another_version(record, path, data):
-            break
-        _discard(path)
+        if not _is_another_version(record, path, data):
+            _discard(record, path)
     raise WeightsCorrupt(
-        f"{who}: {fault} That is what {web.mirror() or record.source} gives: the file was replaced there, or something "
+        f"{who}: {fault} That is what {_server(record)} gives: the file was replaced there, or something "
         "on the way changes it. Upgrade medzoo, or set MEDZOO_MIRROR to a server of your own."
     )
 
@@ -79,12 +84,13 @@ def cached(record: Weights) -> list[Path]:
 
 def _download(record: Weights, who: str, *, force: bool) -> Path:
     source = record.source
-    if offline() and (web.mirror() or not isinstance(source, HubFile)):
+    mirrored = web.mirror() and not (isinstance(source, HubFile) and not source.listed)
+    if offline() and (mirrored or not isinstance(source, HubFile)):
         raise WeightsUnavailable(
             f"{who}: {source} is not in {home()}, and HF_HUB_OFFLINE forbids to ask a network. Run medzoo fetch where "
             "there is one, or unset HF_HUB_OFFLINE."
         )
-    if web.mirror():
+    if mirrored:
         return web.from_mirror(record, who)
     if isinstance(source, HubFile):
         return hub.download(source, who, size=record.size, force=force)
@@ -92,8 +98,15 @@ def _download(record: Weights, who: str, *, force: bool) -> Path:
 
 
 def _is_another_version(record: Weights, path: Path, data: bytes) -> bool:
-    """Whether a file of the Hub's cache is sound, but of a commit that is not the record's: the user's, not ours."""
-    return isinstance(record.source, HubFile) and record.source.revision is None and hub.is_sound(path, data)
+    """Whether a file of the Hub's cache is whole, but of another content than the record's: the user's, not ours."""
+    return isinstance(record.source, HubFile) and path != stored_file(record.digest) and hub.is_sound(path, data)
+
+
+def _server(record: Weights) -> str:
+    """Say where the file came from."""
+    mirror = web.mirror()
+    listed = not isinstance(record.source, HubFile) or record.source.listed
+    return shown(mirror) if mirror and listed else str(record.source)
 
 
 def _read(record: Weights, path: Path) -> tuple[bytes, str]:
@@ -112,9 +125,12 @@ def _read(record: Weights, path: Path) -> tuple[bytes, str]:
     return data, "" if got == record.digest else f"{path}: expected {record.digest}, got {got}."
 
 
-def _discard(path: Path) -> None:
+def _discard(record: Weights, path: Path) -> None:
     """Drop a file that is not what it should be; a read-only cache keeps it, and the download then says so."""
     try:
-        hub.discard(path)
+        if path == stored_file(record.digest):
+            path.unlink(missing_ok=True)
+        else:
+            hub.discard(path)
     except OSError as error:
         logger.warning("%s cannot be removed (%s)", path, error.strerror)

@@ -5,8 +5,8 @@
     files/sha256/<digest>          a file as its publisher gives it, named by its digest
     converted/<key>/<digest>       the same tensors under our names, as safetensors, named by its own digest
 
-A name says what the content must be, so that nothing in it needs to be trusted, and any number of processes can share
-the folder, read-only if need be.
+A name says what the content must be, so that damage is found, and any number of processes can share the folder. Who can
+write to it can put another conversion in the place of one; ``medzoo verify`` makes each again from the checked file.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ def home() -> Path:
     given = os.environ.get("MEDZOO_HOME")
     if given:
         return Path(given).expanduser()
-    import pooch
-
-    return Path(pooch.os_cache("medzoo"))
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "medzoo"
 
 
 def stored_file(digest: str, root: Path | None = None) -> Path:

@@ -15,18 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 from medzoo.errors import WeightsCorrupt, WeightsUnavailable
 from medzoo.weights.record import HubFile
-from medzoo.weights.transfer import BUSY, CONNECT_TIMEOUT, Busy, check_room, disk_error, offline, patiently
+from medzoo.weights.transfer import BUSY, CONNECT_TIMEOUT, Busy, check_room, disk_error, offline, patiently, shown
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
 
-__all__ = ["cached", "discard", "download", "is_sound", "told"]
+__all__ = ["cached", "discard", "download", "gives_no_answer", "is_sound"]
 
 logger = logging.getLogger("medzoo")
 
 # Seconds without any sign of life after which a lock counts as left behind by a process that died.
 LOCK_TIMEOUT = 120.0
 UPGRADE = "It was removed or renamed after this medzoo was made: upgrade medzoo."
+CHECK = "Check the name and the revision; what medzoo loads was written by push_to_hub or save_pretrained."
 
 
 def cached(source: HubFile) -> list[Path]:
@@ -43,23 +44,29 @@ def cached(source: HubFile) -> list[Path]:
 
 
 def is_sound(path: Path, data: bytes) -> bool:
-    """Whether the bytes of a cached file are what its blob's name says: SHA-256 of a large file, git's SHA-1 else."""
-    name = path.resolve().name
-    if len(name) == 64:
-        return hashlib.sha256(data).hexdigest() == name
+    """Whether a cached file is whole: its bytes are what its blob's name says, or there is no blob to tell by.
+
+    Large files are named by SHA-256, others by git's SHA-1. Where the system has no links, the file lies in the
+    snapshot itself, under its own name.
+    """
+    blob = path.resolve()
+    if blob.parent.name != "blobs":
+        return True
+    if len(blob.name) == 64:
+        return hashlib.sha256(data).hexdigest() == blob.name
     git = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False)
-    return git.hexdigest() == name
+    return git.hexdigest() == blob.name
 
 
 def discard(path: Path) -> None:
-    """Remove a file from the client's cache, and the blob that it points to."""
+    """Remove a link of the client's cache and the damaged blob that it points to; anything else is the user's."""
     blob = path.resolve()
-    path.unlink(missing_ok=True)
     if blob.parent.name == "blobs":
+        path.unlink(missing_ok=True)
         blob.unlink(missing_ok=True)
 
 
-def download(source: HubFile, who: str, *, size: int | None = None, force: bool = False, mend: str = UPGRADE) -> Path:
+def download(source: HubFile, who: str, *, size: int | None = None, force: bool = False) -> Path:
     """Download a file into the client's cache.
 
     Args:
@@ -67,7 +74,6 @@ def download(source: HubFile, who: str, *, size: int | None = None, force: bool 
         who: for messages.
         size: bytes it should have, to see that there is room.
         force: download although the cache has it.
-        mend: what to do where the Hub does not have it.
 
     Raises:
         WeightsUnavailable: the Hub does not answer, or does not have or give it; no room; no permission.
@@ -75,17 +81,17 @@ def download(source: HubFile, who: str, *, size: int | None = None, force: bool 
     """
     from huggingface_hub import constants
 
-    metadata = _probe(source, who, mend)
+    metadata = _probe(source, who)
     check_room(who, Path(constants.HF_HUB_CACHE), size if size is not None else metadata.size)
     try:
-        return patiently(lambda: _take(source, who, str(metadata.etag), size, force, mend), f"{who}: {source}")
+        return patiently(lambda: _take(source, who, str(metadata.etag), size, force), f"{who}: {source}")
     except WeightsUnavailable as error:
         if isinstance(error.__cause__, Busy):
-            raise WeightsUnavailable(f"{error} {_ways_out()}") from error
+            raise _no_answer(f"{error} {_ways_out()}") from error
         raise
 
 
-def _take(source: HubFile, who: str, etag: str, size: int | None, force: bool, mend: str) -> Path:
+def _take(source: HubFile, who: str, etag: str, size: int | None, force: bool) -> Path:
     """Let the client download, once."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
@@ -111,26 +117,26 @@ def _take(source: HubFile, who: str, etag: str, size: int | None, force: bool, m
         # The client itself tries again when it asked too often, and goes by what the Hub says of how long to wait.
         if error.response.status_code in BUSY - {429}:
             raise Busy(f"{error.response.status_code} from the Hub") from error
-        raise told(error, source, who, size=size, mend=mend) from error
+        raise _told(error, source, who, size=size) from error
     except OSError as error:
         # The client compares the size, and says so in words alone.
         if type(error) is OSError and "Consistency check" in str(error):
             reason = str(error).partition("\n")[0]
             raise WeightsCorrupt(f"{source}: {reason}") from error
-        raise told(error, source, who, size=size, mend=mend) from error
+        raise _told(error, source, who, size=size) from error
     # The client lets its HTTP library's errors through, whatever that is today.
     except Exception as error:
-        raise told(error, source, who, size=size, mend=mend) from error
+        raise _told(error, source, who, size=size) from error
 
 
-def _probe(source: HubFile, who: str, mend: str) -> HfFileMetadata:
+def _probe(source: HubFile, who: str) -> HfFileMetadata:
     """Ask for the file's commit, digest and size; quick to fail."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
 
     if offline():
-        raise WeightsUnavailable(
-            f"{who}: {source} is not in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE forbids to ask the Hub. "
+        raise _no_answer(
+            f"{who}: {source} cannot be asked for, because HF_HUB_OFFLINE is set. Looked in {constants.HF_HUB_CACHE}. "
             "Run medzoo fetch where there is a network, or unset HF_HUB_OFFLINE."
         )
 
@@ -148,12 +154,12 @@ def _probe(source: HubFile, who: str, mend: str) -> HfFileMetadata:
     try:
         found = patiently(attempt, f"{who}: {source}")
     except WeightsUnavailable as error:
-        raise WeightsUnavailable(f"{error} {_ways_out()}") from error
+        raise _no_answer(f"{error} {_ways_out()}") from error
     except Exception as error:
-        raise told(error, source, who, mend=mend) from error
+        raise _told(error, source, who) from error
     if found.commit_hash is None or found.etag is None:
         raise WeightsUnavailable(
-            f"{who}: {constants.ENDPOINT} gave not a Hub response for {source}: a login page or a proxy stands "
+            f"{who}: {shown(constants.ENDPOINT)} gave not a Hub response for {source}: a login page or a proxy stands "
             "between. Log in to the network, or set HF_ENDPOINT."
         )
     return found
@@ -168,16 +174,13 @@ def _ways_out() -> str:
     )
 
 
-def told(
-    error: Exception, source: HubFile, who: str, *, size: int | None = None, mend: str = UPGRADE
-) -> WeightsUnavailable:
+def _told(error: Exception, source: HubFile, who: str, *, size: int | None = None) -> WeightsUnavailable:
     """Turn an error of the client into ours. The token, which its texts do not hold either, is never told."""
     from huggingface_hub import constants, errors
 
+    endpoint, mend = shown(constants.ENDPOINT), UPGRADE if source.listed else CHECK
     status = getattr(getattr(error, "response", None), "status_code", None)
-    closed = (
-        f"the Hub does not give {source}: request access at {constants.ENDPOINT}/{source.repo}, then hf auth login."
-    )
+    closed = f"the Hub does not give {source}: request access at {endpoint}/{source.repo}, then hf auth login."
     known: list[tuple[bool, str]] = [
         (isinstance(error, errors.GatedRepoError), closed),
         (
@@ -201,9 +204,19 @@ def told(
         if disk is not None:
             return disk
     cause: Any = error.__cause__ or error
-    return WeightsUnavailable(
-        f"{who}: {source} could not be had from {constants.ENDPOINT} ({type(cause).__name__}). {_ways_out()}"
-    )
+    return _no_answer(f"{who}: {source} could not be had from {endpoint} ({type(cause).__name__}). {_ways_out()}")
+
+
+def _no_answer(message: str) -> WeightsUnavailable:
+    """Return the error for a Hub that says nothing of the file: out of reach, busy, or not to be asked."""
+    error = WeightsUnavailable(message)
+    error.__dict__["unanswered"] = True
+    return error
+
+
+def gives_no_answer(error: WeightsUnavailable) -> bool:
+    """Whether the Hub said nothing of the file, neither that it is gone nor that it is closed."""
+    return "unanswered" in error.__dict__
 
 
 def _wait_for_lock(cache: Path, source: HubFile, etag: str, who: str) -> None:

@@ -57,6 +57,9 @@ class LoadReport:
         new: names of tensors that start from random numbers.
         dropped: names of tensors in the file that the model has no place for.
         notes: how the model differs from the contract of the weights, in words.
+        channels: what each channel of the input is, in order, where the weights say so.
+        license: of the weights.
+        trained_on: their data, in a sentence.
     """
 
     source: str
@@ -66,6 +69,9 @@ class LoadReport:
     new: tuple[str, ...]
     dropped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    license: str = "not stated"
+    trained_on: str = "not stated"
 
     def renewed(self, gone: Collection[str], new: Collection[str]) -> LoadReport:
         """Return the report after a head was replaced: ``gone`` are no longer loaded, ``new`` are random."""
@@ -90,6 +96,8 @@ class LoadReport:
             lines.append(f"random: {_some(self.new)}")
         if self.dropped:
             lines.append(f"dropped: {_some(self.dropped)}")
+        if self.channels:
+            lines.append(f"channels, in this order: {', '.join(self.channels)}")
         lines += self.notes
         return "\n".join(lines)
 

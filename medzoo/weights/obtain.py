@@ -14,9 +14,10 @@ from medzoo.atomic import write_whole
 from medzoo.errors import MedzooError
 from medzoo.weights.convert import LAYOUTS, unwrapped
 from medzoo.weights.fetch import verified
-from medzoo.weights.home import converted_folder, digest_of
+from medzoo.weights.home import converted_folder, digest_of, home
 from medzoo.weights.load import FOREIGN_SUFFIXES, parse_tensors, read_bytes, read_header
 from medzoo.weights.record import Weights
+from medzoo.weights.transfer import telling_of_the_disk
 
 __all__ = ["Obtained", "keep_converted", "obtain"]
 
@@ -36,7 +37,7 @@ class Obtained:
     dropped: tuple[str, ...] = ()
 
 
-def obtain(record: Weights, who: str) -> Obtained:
+def obtain(record: Weights, who: str, *, fresh: bool = False) -> Obtained:
     """Return the tensors of a record.
 
     A safetensors file is renamed on the way. A foreign one is read by a closed reader once, and kept as safetensors
@@ -45,6 +46,7 @@ def obtain(record: Weights, who: str) -> Obtained:
     Args:
         record: which weights.
         who: for messages.
+        fresh: convert again, and let the result take the place of what was kept.
 
     Raises:
         WeightsUnavailable, WeightsCorrupt: as :func:`~medzoo.weights.fetch.verified`.
@@ -53,7 +55,8 @@ def obtain(record: Weights, who: str) -> Obtained:
     if Path(record.source.name).suffix.lower() not in FOREIGN_SUFFIXES:
         path, data = verified(record, who)
         return _renamed(record, parse_tensors(data, str(path)))
-    kept = _read_converted(record)
+    with telling_of_the_disk(who, home(), None):
+        kept = None if fresh else _read_converted(record)
     if kept is not None:
         return kept
     from medzoo.weights.unpickle import tensors_in
@@ -92,6 +95,9 @@ def keep_converted(record: Weights, made: Obtained, root: Path | None = None) ->
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{digest_of(data).partition(':')[2]}.safetensors"
     write_whole(path, data)
+    for other in folder.glob("*.safetensors"):
+        if other != path:
+            other.unlink(missing_ok=True)
     return path
 
 
@@ -102,6 +108,8 @@ def _read_converted(record: Weights) -> Obtained | None:
             data = read_bytes(path)
             if digest_of(data) == f"sha256:{path.stem}":
                 told = json.loads(read_header(data, str(path))["__metadata__"]["medzoo"])
+                if told["source"] != record.digest:
+                    raise ValueError(f"it was made from {told['source']}")
                 return Obtained(parse_tensors(data, str(path)), tuple(told["dropped"]))
             logger.warning("%s was changed after it was written; it is made again", path)
             path.unlink()

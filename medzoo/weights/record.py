@@ -24,11 +24,13 @@ class HubFile:
         repo: ``"owner/name"``.
         file: its path in the repository.
         revision: the commit it is pinned to; ``None`` where no commit is known, and the digest alone pins the file.
+        listed: whether it is of a record of the zoo; a model of the user's own comes from the Hub and no mirror.
     """
 
     repo: str
     file: str
     revision: str | None = None
+    listed: bool = True
 
     def __str__(self) -> str:
         return f"{self.repo}@{self.revision or 'main'}:{self.file}"
@@ -132,7 +134,7 @@ class Weights:
         preprocessing: how their input was prepared, or ``None`` where that is not known.
         metrics: published figures and where they were measured.
         options: builder options that the weights need, such as ``{"patch_merging": "monai1.4"}``.
-        golden: the first outputs for the input of :func:`medzoo.weights.verify.golden_input`; empty for none.
+        golden: the first outputs for the input of :func:`medzoo.stock.golden_input`; empty for none.
         default: whether ``pretrained=True`` means these.
     """
 

@@ -30,10 +30,11 @@ __all__ = ["Saved", "read_folder", "save_pretrained"]
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FORMAT = 1
+NOT_STATED = "not stated"
 MOST_BYTES = 2**20
 KEYS = {
     "format", "medzoo", "torch", "model", "options", "dtype", "input", "preprocessing", "outputs", "weights",
-    "license", "trained_on", "metrics",
+    "channels", "license", "trained_on", "metrics",
 }  # fmt: skip
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
 
@@ -67,6 +68,7 @@ class Saved:
             trained_on=str(config["trained_on"]),
             part="model" if whole else "encoder",
             in_chans=options.pop("in_chans"),
+            channels=tuple(map(str, config["channels"])),
             labels=outputs.labels,
             task=outputs.task if whole else None,
             thresholds=outputs.thresholds,
@@ -82,8 +84,8 @@ def save_pretrained(
     model: Classifier,
     folder: str | os.PathLike[str],
     *,
-    license: str = "not stated",
-    trained_on: str = "not stated",
+    license: str | None = None,
+    trained_on: str | None = None,
     metrics: Mapping[str, float] | None = None,
     place: str = "local-dir:FOLDER",
 ) -> Path:
@@ -94,8 +96,8 @@ def save_pretrained(
     Args:
         model: made by :func:`medzoo.create`.
         folder: made if it is not there.
-        license: SPDX identifier of the licence you give the weights.
-        trained_on: the data, in a sentence.
+        license: SPDX identifier of the licence you give the weights; ``None`` is that of the weights it came from.
+        trained_on: the data, in a sentence; ``None`` likewise.
         metrics: figures to publish with them.
         place: what the model card tells its reader to create.
 
@@ -111,7 +113,13 @@ def save_pretrained(
             f"{model.name}: expected a model from medzoo.create, whose name and preparation a folder can hold. "
             "Register its builder, or save model.state_dict() with safetensors."
         )
-    dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+    dtypes = {str(p.dtype).removeprefix("torch.") for p in model.parameters()}
+    if len(dtypes) > 1:
+        raise ConfigError(
+            f"{model.name}: expected parameters of one type, got {', '.join(sorted(dtypes))}, which would not come "
+            "back bit for bit. Cast the model to one with model.to(...)."
+        )
+    came = model.load_report
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
     config = {
         "format": FORMAT,
@@ -119,13 +127,14 @@ def save_pretrained(
         "torch": str(torch.__version__),
         "model": model.name,
         "options": model.options,
-        "dtype": dtype,
+        "dtype": dtypes.pop(),
         "input": asdict(model.input_spec),
         "preprocessing": asdict(model.preprocessing),
         "outputs": asdict(model.outputs),
         "weights": {"file": WEIGHTS, "digest": f"sha256:{hashlib.sha256(data).hexdigest()}", "size": len(data)},
-        "license": license,
-        "trained_on": trained_on,
+        "channels": came.channels if came else (),
+        "license": license or (came.license if came else NOT_STATED),
+        "trained_on": trained_on or (came.trained_on if came else NOT_STATED),
         "metrics": dict(metrics or {}),
     }
     target = Path(folder)
@@ -181,6 +190,10 @@ def _parse(path: Path, data: bytes) -> dict[str, Any]:
             f"{path}: it was written by medzoo {config.get('medzoo')}, in format {config['format']!r}; this is medzoo "
             f"{medzoo.__version__}, which reads {FORMAT}. Upgrade medzoo."
         )
+    # Folders from before there were these.
+    config.setdefault("channels", [])
+    if isinstance(config.get("outputs"), dict):
+        config["outputs"].setdefault("normalised", False)
     unknown, missing = config.keys() - KEYS, KEYS - config.keys()
     if unknown or missing:
         name = sorted(unknown or missing)[0]
@@ -210,7 +223,7 @@ def _card(model: Classifier, config: Mapping[str, Any], place: str) -> str:
         for label, ok in zip(model.outputs.labels, model.outputs.trained, strict=True)
     ]
     metrics = [f"| {name} | {value} |" for name, value in config["metrics"].items()] or ["| none given | |"]
-    licence = config["license"] if config["license"] != "not stated" else "other"
+    licence = config["license"] if config["license"] != NOT_STATED else "other"
     return "\n".join(
         [
             "---",

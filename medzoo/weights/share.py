@@ -23,30 +23,33 @@ __all__ = ["pull", "push_to_hub"]
 
 logger = logging.getLogger("medzoo")
 
-CHECK = "Check the name and the revision; what medzoo loads was written by push_to_hub or save_pretrained."
-
 
 def pull(place: str) -> Saved:
     """Read the config of a repository ``"owner/repo"`` or ``"owner/repo@revision"``; its weights come with the load.
 
     A commit that is in the cache is used without asking the Hub. A branch or tag, ``main`` by default, is asked for
-    each time, and is what it was last time where the Hub does not answer.
+    each time, and is what it was last time where the Hub does not answer; where the Hub answers that it is gone or
+    closed, that is an error.
 
     Raises:
         ConfigError: not a repository's name, or its config is not medzoo's.
         WeightsUnavailable: the Hub does not answer, or does not have or give it.
     """
     repo, at, revision = place.partition("@")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo) or ".." in repo or (at and not revision):
+    named = re.fullmatch(r"[\w.-]+/[\w.-]+", repo) and (not at or re.fullmatch(r"\w[\w./-]*", revision))
+    if not named or ".." in place:
         raise ConfigError(f"hf-hub:{place}: expected 'hf-hub:owner/repo' or 'hf-hub:owner/repo@revision'.")
     who = f"hf-hub:{place}"
-    source = HubFile(repo, CONFIG, revision or None)
+    source = HubFile(repo, CONFIG, revision or None, listed=False)
     path = next(iter(hub.cached(source)), None) if revision else None
     if path is None:
         path = _newest(source, who)
+    if not hub.is_sound(path, path.read_bytes()):
+        logger.warning("%s: %s was changed after it was fetched; fetching it again", who, path)
+        path = hub.download(source, who, force=True)
     saved = read_folder(path.parent)
     commit = path.parent.name
-    weights = HubFile(repo, WEIGHTS, commit)
+    weights = HubFile(repo, WEIGHTS, commit, listed=False)
     saved.record = replace(saved.record, tag=f"{repo}@{commit[:12]}", source=weights)
     return saved
 
@@ -56,8 +59,10 @@ def _newest(source: HubFile, who: str) -> Path:
     from huggingface_hub import try_to_load_from_cache
 
     try:
-        return hub.download(source, who, mend=CHECK)
+        return hub.download(source, who)
     except WeightsUnavailable as error:
+        if not hub.gives_no_answer(error):
+            raise
         known = try_to_load_from_cache(source.repo, source.file, revision=source.revision or "main")
         if not isinstance(known, str):
             raise
@@ -72,8 +77,8 @@ def push_to_hub(
     private: bool | None = None,
     revision: str | None = None,
     token: str | None = None,
-    license: str = "not stated",
-    trained_on: str = "not stated",
+    license: str | None = None,
+    trained_on: str | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> str:
     """Write the model to a repository of the Hub, which is made if it is not there, in one commit.
@@ -84,8 +89,8 @@ def push_to_hub(
         private: whether a new repository is private; ``None`` is the owner's default.
         revision: the branch; ``None`` is ``main``.
         token: an access token; ``None`` takes that of ``hf auth login`` or ``HF_TOKEN``.
-        license: SPDX identifier of the licence you give the weights.
-        trained_on: the data, in a sentence.
+        license: SPDX identifier of the licence you give the weights; ``None`` is that of the weights it came from.
+        trained_on: the data, in a sentence; ``None`` likewise.
         metrics: figures to publish with them.
 
     Returns:

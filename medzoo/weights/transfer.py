@@ -6,16 +6,28 @@ import errno
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from medzoo.errors import WeightsUnavailable
+from medzoo.errors import MedzooError, WeightsUnavailable
 
-__all__ = ["BUSY", "CONNECT_TIMEOUT", "READ_TIMEOUT", "Busy", "check_room", "disk_error", "offline", "patiently"]
+__all__ = [
+    "BUSY",
+    "CONNECT_TIMEOUT",
+    "READ_TIMEOUT",
+    "Busy",
+    "check_room",
+    "disk_error",
+    "offline",
+    "patiently",
+    "shown",
+    "telling_of_the_disk",
+]
 
 CONNECT_TIMEOUT = 5.0
-READ_TIMEOUT = 30.0
+READ_TIMEOUT = 15.0
 # Seconds between tries when a server is busy; a hospital's user waits no longer than ten seconds for an error.
 WAITS = (1.0, 2.0)
 LONGEST_WAIT = 4.0
@@ -77,6 +89,32 @@ def check_room(who: str, folder: Path, size: int | None) -> None:
             f"{who}: {size:,} bytes are needed and {free:,} are free under {folder}. Make room, or set HF_HOME and "
             "MEDZOO_HOME to a larger disk."
         )
+
+
+@contextmanager
+def telling_of_the_disk(who: str, folder: Path, size: int | None) -> Iterator[None]:
+    """Turn what a disk refuses into WeightsUnavailable, naming the folder."""
+    try:
+        yield
+    except MedzooError:
+        raise
+    except OSError as error:
+        told = disk_error(who, error, folder, size)
+        raise told or WeightsUnavailable(
+            f"{who}: {error.filename or folder} cannot be used ({error.strerror or error}). MEDZOO_HOME and HF_HOME "
+            "must be folders, or not be there yet."
+        ) from error
+
+
+def shown(url: str) -> str:
+    """Return a URL without the login that it may hold.
+
+    >>> shown("https://user:secret@host/x")
+    'https://host/x'
+    """
+    scheme, slashes, rest = url.rpartition("://")
+    host, slash, path = rest.partition("/")
+    return scheme + slashes + host.rpartition("@")[2] + slash + path
 
 
 def disk_error(who: str, error: OSError, folder: Path, size: int | None) -> WeightsUnavailable | None:

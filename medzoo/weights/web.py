@@ -7,18 +7,25 @@ import os
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
-from medzoo.atomic import write_whole
-from medzoo.errors import ConfigError, MedzooError, WeightsCorrupt, WeightsUnavailable
+from medzoo.atomic import mode_of_new_file, write_whole
+from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable
 from medzoo.weights.home import digest_of, home, stored_file
 from medzoo.weights.load import refuse_substitutes
 from medzoo.weights.record import UrlFile, Weights, ZipMember
-from medzoo.weights.transfer import BUSY, CONNECT_TIMEOUT, READ_TIMEOUT, Busy, check_room, disk_error, patiently
+from medzoo.weights.transfer import (
+    BUSY,
+    CONNECT_TIMEOUT,
+    READ_TIMEOUT,
+    Busy,
+    check_room,
+    patiently,
+    shown,
+    telling_of_the_disk,
+)
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -29,8 +36,17 @@ CHUNK = 1 << 20
 
 
 def mirror() -> str | None:
-    """Return ``MEDZOO_MIRROR``, where every file with a digest is had by ``GET {mirror}/{algorithm}/{hex digest}``."""
-    return os.environ.get("MEDZOO_MIRROR", "").rstrip("/") or None
+    """Return ``MEDZOO_MIRROR``, where every file with a digest is had by ``GET {mirror}/{algorithm}/{hex digest}``.
+
+    Raises:
+        ConfigError: not a URL of http or https; it is not repeated, because it may hold a password.
+    """
+    given = os.environ.get("MEDZOO_MIRROR", "").rstrip("/")
+    if given and not given.startswith(("http://", "https://")):
+        raise ConfigError(
+            "MEDZOO_MIRROR: expected a URL that begins with http:// or https://, got another. Correct it."
+        )
+    return given or None
 
 
 def from_mirror(record: Weights, who: str) -> Path:
@@ -53,25 +69,11 @@ def download(record: Weights, who: str) -> Path:
     if not isinstance(source, ZipMember):
         raise TypeError(f"{source} has no URL")
     # A folder of this process alone, so that no other takes the archive away from under it.
-    with _told_of_the_disk(who, target.parent, source.size):
+    with telling_of_the_disk(who, target.parent, source.size):
         home().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=home(), prefix="archive-") as folder:
             archive = _get(source.url, source.digest, source.size, Path(folder) / "archive.zip", who)
             return _extract(archive, source, record, target, who)
-
-
-@contextmanager
-def _told_of_the_disk(who: str, folder: Path, size: int | None) -> Iterator[None]:
-    """Say which folder is full or may not be written."""
-    try:
-        yield
-    except MedzooError:
-        raise
-    except OSError as error:
-        told = disk_error(who, error, folder, size)
-        if told is None:
-            raise
-        raise told from error
 
 
 def _get(url: str, digest: str, size: int | None, target: Path, who: str) -> Path:
@@ -83,7 +85,7 @@ def _get(url: str, digest: str, size: int | None, target: Path, who: str) -> Pat
     # A password of a mirror is used, and shown nowhere.
     parts = urlsplit(url)
     login = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
-    url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    url = shown(url)
     downloader = _downloader(who, digest, size, target, login)
 
     def attempt() -> Path:
@@ -118,14 +120,21 @@ def _get(url: str, digest: str, size: int | None, target: Path, who: str) -> Pat
             requests.exceptions.InvalidSchema,
             requests.exceptions.MissingSchema,
         ) as error:
-            raise ConfigError(f"{who}: expected a URL of http or https, got {url!r}. Check MEDZOO_MIRROR.") from error
+            raise ConfigError(
+                f"{who}: expected a URL of http or https, got {url!r}. Check it, MEDZOO_MIRROR and the proxies."
+            ) from error
+        except requests.Timeout as error:
+            raise WeightsUnavailable(
+                f"{who}: {url} sends nothing for {READ_TIMEOUT:g} s. It is not in {home()} either. Try again later, "
+                "set MEDZOO_MIRROR to a mirror of your own, or use medzoo fetch --to DIR on another machine."
+            ) from error
         except requests.RequestException as error:
             raise Busy(f"{type(error).__name__} from {url}") from error
-        # A temporary file is its owner's alone; what is public may be shared.
-        target.chmod(0o644)
+        # A temporary file is its owner's alone; this one may be shared as far as the umask lets others read.
+        target.chmod(mode_of_new_file(target.parent))
         return target
 
-    with _told_of_the_disk(who, target.parent, size):
+    with telling_of_the_disk(who, target.parent, size):
         return patiently(attempt, who)
 
 
@@ -163,7 +172,7 @@ def _downloader(who: str, digest: str, size: int | None, target: Path, login: tu
             f"{who}: expected SSL_CERT_FILE to be a file of certificates, got {certificates}. Correct or unset it."
         )
     return Downloader(
-        progressbar=_Bar(who) if sys.stderr.isatty() else False,
+        progressbar=_Bar(who, size),
         chunk_size=CHUNK,
         timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
         verify=certificates or True,
@@ -172,17 +181,22 @@ def _downloader(who: str, digest: str, size: int | None, target: Path, login: tu
 
 
 class _Bar:
-    """A rich progress bar with the four verbs that pooch knows."""
+    """A rich progress bar with the four verbs that pooch knows, which stops what is longer than it should be."""
 
     total = 0
 
-    def __init__(self, who: str) -> None:
-        self.who = who
+    def __init__(self, who: str, size: int | None) -> None:
+        self.who, self.size, self.count = who, size, 0
         self.bar: Progress | None = None
         self.task: TaskID | None = None
 
     def update(self, count: int) -> None:
-        """Count ``count`` more bytes."""
+        """Count ``count`` more bytes, or a chunk that is not quite so long."""
+        self.count += count
+        if self.size is not None and self.count >= self.size + 2 * CHUNK:
+            raise WeightsCorrupt(f"{self.who}: expected {self.size} bytes, got more. The file was replaced there.")
+        if not sys.stderr.isatty():
+            return
         if self.bar is None or self.task is None:
             from rich.console import Console
             from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
@@ -195,6 +209,7 @@ class _Bar:
 
     def reset(self) -> None:
         """Start again from nothing."""
+        self.count = 0
         if self.bar is not None and self.task is not None:
             self.bar.reset(self.task)
 
