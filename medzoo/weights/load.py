@@ -5,9 +5,7 @@ Knows no model: it is given a plain ``nn.Module`` built on the meta device, the 
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import struct
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -17,19 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medzoo.errors import UnsafeWeights, WeightsCorrupt, WeightsMismatch, WeightsUnavailable
-from medzoo.weights.strict_json import parse
+from medzoo.errors import MedzooError, UnsafeWeights, WeightsCorrupt, WeightsMismatch, WeightsUnavailable
+from medzoo.weights.safetensor import read_safetensors, refuse_substitutes
 
 __all__ = [
     "FOREIGN_SUFFIXES",
     "LoadReport",
     "input_kernel",
     "load_tensors",
-    "parse_tensors",
     "read_bytes",
-    "read_header",
     "read_tensors",
-    "refuse_substitutes",
     "stored_channels",
 ]
 
@@ -39,8 +34,6 @@ logger = logging.getLogger("medzoo")
 FOREIGN_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pt2", ".ts", ".npz"})
 CLASSIFIER = ("head.classifier.weight", "head.classifier.bias")
 SHOWN = 5
-# 10,000 tensors need a tenth of this; the format itself allows 100 MB, which takes seconds to read.
-LONGEST_HEADER = 10_000_000
 # A file may have this many times the tensors of the model it is for, as an encoder of a whole network does.
 MOST_TIMES = 4
 
@@ -115,25 +108,16 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
             f"{path}: expected a .safetensors file, got {path.suffix}, a format that can run code when it is read. "
             "Turn your own checkpoint into a folder with medzoo convert, which reads no more of it than tensors."
         )
-    data = read_bytes(path)
-    return parse_tensors(data, str(path)), f"sha256:{hashlib.sha256(data).hexdigest()}"
-
-
-def parse_tensors(data: bytes, where: str) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file's bytes.
-
-    Raises:
-        WeightsCorrupt: they are not sound.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    read_header(data, where)
     try:
-        tensors: dict[str, Tensor] = load(data)
-    except (SafetensorError, ValueError, KeyError, RuntimeError, OverflowError) as error:
-        raise WeightsCorrupt(f"{where}: not a sound safetensors file ({error}). Fetch or save it again.") from error
-    return tensors
+        with path.open("rb", buffering=0) as file:
+            tensors, _, digest = read_safetensors(file, path.stat().st_size, str(path))
+    except OSError as error:
+        if isinstance(error, MedzooError):
+            raise
+        raise WeightsUnavailable(
+            f"{path}: the weight file cannot be read ({error.strerror or error}). Check the path."
+        ) from error
+    return tensors, digest
 
 
 def read_bytes(path: Path) -> bytes:
@@ -151,41 +135,6 @@ def read_bytes(path: Path) -> bytes:
         ) from error
     refuse_substitutes(data[:256], str(path))
     return data
-
-
-def refuse_substitutes(start: bytes, where: str) -> None:
-    """Raise WeightsCorrupt where a file starts as a Git LFS pointer or a web page does."""
-    if start.startswith(b"version https://git-lfs"):
-        raise WeightsCorrupt(f"{where}: this is a Git LFS pointer, not the weights. Run git lfs pull.")
-    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise WeightsCorrupt(f"{where}: this is a web page, not the weights: the server returned one. Get it again.")
-
-
-def read_header(data: bytes, where: str) -> dict[str, Any]:
-    """Return the header of a safetensors file: what is in it, by name, and ``__metadata__``.
-
-    Refuses what the safetensors reader would accept, spend its time on or fail on obscurely: a short file, a name given
-    twice, tens of thousands of tensors.
-
-    Raises:
-        WeightsCorrupt: not a sound header.
-    """
-    if len(data) < 8:
-        raise WeightsCorrupt(f"{where}: expected a safetensors file, got {len(data)} bytes. Fetch or save it again.")
-    (length,) = struct.unpack("<Q", data[:8])
-    longest = min(len(data) - 8, LONGEST_HEADER)
-    if length > longest:
-        raise WeightsCorrupt(
-            f"{where}: expected a safetensors header of at most {longest} bytes, got a length of {length}. "
-            "The file is cut short or is of another format."
-        )
-    try:
-        header = parse(data[8 : 8 + length])
-    except (ValueError, RecursionError) as error:
-        raise WeightsCorrupt(f"{where}: the safetensors header is not sound JSON ({error}).") from error
-    if not isinstance(header, dict):
-        raise WeightsCorrupt(f"{where}: the safetensors header is no JSON object. Fetch or save it again.")
-    return header
 
 
 def load_tensors(
@@ -239,7 +188,7 @@ def load_tensors(
     _check_shapes(source, taken, places)
     ready = _match_dtypes(source, taken, places)
     for name, tensor in ready.items():
-        if not torch.isfinite(tensor).all():
+        if not _all_finite(tensor):
             raise WeightsCorrupt(f"{source}: {name} holds NaN or infinity, expected finite numbers. Use another file.")
         if name.endswith("running_var") and bool((tensor < 0).any()):
             raise WeightsCorrupt(f"{source}: {name} holds a variance below 0, expected none. Use another file.")
@@ -260,6 +209,11 @@ def load_tensors(
         )
     loaded = tuple(name for name in ready if name not in adapted)
     return LoadReport(source, digest, loaded, adapted, new, dropped)
+
+
+def _all_finite(tensor: Tensor) -> bool:
+    """Whether there is no NaN and no infinity: either would make the sum one, which reads the tensor once."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def _classifier_differs(places: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 from collections.abc import Mapping
@@ -15,8 +16,9 @@ from medzoo.errors import MedzooError
 from medzoo.weights.convert import LAYOUTS, unwrapped
 from medzoo.weights.fetch import verified
 from medzoo.weights.home import converted_folder, digest_of, home
-from medzoo.weights.load import FOREIGN_SUFFIXES, parse_tensors, read_bytes, read_header
+from medzoo.weights.load import FOREIGN_SUFFIXES
 from medzoo.weights.record import Weights
+from medzoo.weights.safetensor import read_safetensors
 from medzoo.weights.transfer import telling_of_the_disk
 
 __all__ = ["Obtained", "keep_converted", "obtain"]
@@ -54,7 +56,8 @@ def obtain(record: Weights, who: str, *, fresh: bool = False) -> Obtained:
     """
     if Path(record.source.name).suffix.lower() not in FOREIGN_SUFFIXES:
         path, data = verified(record, who)
-        return _renamed(record, parse_tensors(data, str(path)))
+        tensors, _, _ = read_safetensors(io.BytesIO(data), len(data), str(path))
+        return _renamed(record, tensors)
     with telling_of_the_disk(who, home(), None):
         kept = None if fresh else _read_converted(record)
     if kept is not None:
@@ -105,12 +108,13 @@ def _read_converted(record: Weights) -> Obtained | None:
     """Return what was kept, if it is what its name says; else drop it."""
     for path in sorted(converted_folder(record.digest, record.layout).glob("*.safetensors")):
         try:
-            data = read_bytes(path)
-            if digest_of(data) == f"sha256:{path.stem}":
-                told = json.loads(read_header(data, str(path))["__metadata__"]["medzoo"])
+            with path.open("rb", buffering=0) as file:
+                tensors, metadata, digest = read_safetensors(file, path.stat().st_size, str(path))
+            if digest == f"sha256:{path.stem}":
+                told = json.loads(metadata["medzoo"])
                 if told["source"] != record.digest:
                     raise ValueError(f"it was made from {told['source']}")
-                return Obtained(parse_tensors(data, str(path)), tuple(told["dropped"]))
+                return Obtained(tensors, tuple(told["dropped"]))
             logger.warning("%s was changed after it was written; it is made again", path)
             path.unlink()
         except (MedzooError, OSError, LookupError, ValueError) as error:

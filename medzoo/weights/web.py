@@ -14,8 +14,8 @@ from urllib.parse import unquote, urlsplit
 from medzoo.atomic import mode_of_new_file, write_whole
 from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable
 from medzoo.weights.home import digest_of, home, stored_file
-from medzoo.weights.load import refuse_substitutes
 from medzoo.weights.record import UrlFile, Weights, ZipMember
+from medzoo.weights.safetensor import refuse_substitutes
 from medzoo.weights.transfer import (
     BUSY,
     CONNECT_TIMEOUT,
