@@ -77,9 +77,9 @@ def read_safetensors(file: IO[bytes], size: int, where: str) -> tuple[dict[str, 
         WeightsCorrupt: not a sound safetensors file: cut short, overlapping, with gaps or a tail, a name given twice,
             or a header longer than any model's.
     """
-    start = file.read(256)
-    refuse_substitutes(start, where)
-    head = start[:8]
+    opening = file.read(256)
+    refuse_substitutes(opening, where)
+    head = opening[:8]
     if len(head) < 8:
         raise WeightsCorrupt(f"{where}: expected a safetensors file, got {len(head)} bytes. Fetch or save it again.")
     length = int.from_bytes(head, "little")
