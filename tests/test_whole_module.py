@@ -16,7 +16,7 @@ import torch
 from whole_modules import archived, call, emit, name, saved, shell, stored, streamed, torchvisions, upstreams
 
 import medzoo
-from medzoo.errors import MedzooError, UnsafeWeights, WeightsCorrupt, WeightsMismatch
+from medzoo.errors import MedzooError, UnsafeWeights, WeightsCorrupt
 from medzoo.weights.unpickle import read_checkpoint, tensors_in
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -242,7 +242,7 @@ DAMAGE = {
     "offset before it": (holding(stored(offset=-1)), "a tensor that does not lie"),
     "stride past the end": (holding(stored(shape=(2,), stride=(4,))), "a tensor that does not lie"),
     "negative stride": (holding(stored(stride=(-1,))), "a tensor that does not lie"),
-    "expanded": (holding(stored(shape=(2**31 - 1, 2**31 - 1), stride=(0, 0))), "a tensor that does not lie"),
+    "expanded": (holding(stored(shape=(2**31 - 1, 2**31 - 1), stride=(0, 0))), "of 1 tensors in a file of"),
     "negative size": (holding(stored(shape=(-4,))), "a tensor that does not lie"),
     "no number": (holding(stored(shape=("4",))), "a tensor that does not lie"),
     "fewer strides": (holding(stored(shape=(2, 2))), "a tensor that does not lie"),
@@ -261,13 +261,12 @@ DAMAGE = {
     "a name with a line": (shell(_parameters={"a\n": stored()}), r"one that is no name: 'a\\n'"),
     "a name twice": (shell(_parameters={"a": stored()}, _buffers={"a": stored()}), "a name given twice"),
     "no parts": (shell(_modules=None), r"without parameters, buffers or modules \(the root\)"),
-    "set of numbers": (shell(a=call("builtins set", [1])), "a set of other than names"),
+    "set of a text": (shell(a=call("builtins set", "a")), "a set of no list"),
     "passing": (shell(_non_persistent_buffers_set=["a"]), "without parameters, buffers or modules"),
     "ordered": (shell(a=call("collections OrderedDict", [])), "an OrderedDict with arguments"),
     "a cycle": (CYCLE, "a module that is in two places, or nested deeper than 32"),
     "shared": (shell(_modules=TWICE), "a module that is in two places, or nested deeper than 32"),
     "deep": (nested(200), "a module that is in two places, or nested deeper than 32"),
-    "deep key": (shell(a=DEEP_KEY), "keys other than names"),
     "huge text": (shell(a=pickle.BINUNICODE + b"\xff\xff\xff\xff"), "it ends early"),
     "no text": (shell(a=pickle.BINUNICODE + b"\x01\x00\x00\x00\xff"), "can't decode byte 0xff"),
     "unknown memo": (shell(a=pickle.LONG_BINGET + b"\xff\xff\xff\xff"), "cannot be read as one"),
@@ -277,7 +276,7 @@ DAMAGE = {
     "entry of a text": (shell(a=emit("x") + emit("y") + emit(1) + pickle.SETITEM), "entries for a str"),
     "endless name": (shell(a=pickle.GLOBAL + b"x" * 500 + b"\nx\n"), "a name without an end"),
     "protocol": (shell(a=pickle.PROTO + b"\x04"), "protocol 4, expected 2"),
-    "opcodes": (shell(a=emit([pickle.EMPTY_DICT * 1_000_000])), "more than 1000000 opcodes"),
+    "opcodes": (shell(a=emit([pickle.EMPTY_DICT * 1_100_000])), r"more than 10\d{5} opcodes"),
     "two results": (emit(1) + shell(), "too many values"),
 }
 
@@ -286,6 +285,11 @@ DAMAGE = {
 def test_a_damaged_module_is_refused(root, message):
     with pytest.raises(WeightsCorrupt, match=message):
         tensors_in(archived(root), "x.pt")
+
+
+def test_a_key_that_is_no_name_is_left_behind():
+    """To hash a tuple as deep as this would end the process."""
+    assert list(tensors_in(archived(shell(a=DEEP_KEY, _buffers={"a": stored()})), "x.pt")) == ["a"]
 
 
 def test_what_the_damage_is_measured_against():
@@ -300,7 +304,7 @@ def test_tensors_larger_than_the_file_are_refused():
     """A storage may be named many times, so that the sum is held to what the file has."""
     names = {f"a{n}": pickle.BINGET + b"\x07" for n in range(2000)}
     many = shell(_buffers={"a": stored(numel=2**14, shape=(2**14,)) + pickle.BINPUT + b"\x07"} | names)
-    with pytest.raises(WeightsCorrupt, match=r"131137536 bytes of tensors in a file of \d+"):
+    with pytest.raises(WeightsCorrupt, match=r"131137536 bytes of 2001 tensors in a file of \d+"):
         tensors_in(archived(many, {"0": bytes(2**16)}), "x.pt")
 
 
@@ -320,7 +324,7 @@ CONTAINERS = {
     "code": (archived(ROOT, **{"code/x.py": b"x"}), UnsafeWeights, "a TorchScript archive"),
     "tar": (b"x" * 257 + b"ustar" + b"x" * 300, UnsafeWeights, "a tar archive"),
     "big endian": (archived(ROOT, byteorder=b"big"), WeightsCorrupt, "numbers of another byte order"),
-    "no numbers": (archived(ROOT, {}), WeightsCorrupt, "KeyError"),
+    "no numbers": (archived(ROOT, {}), WeightsCorrupt, "no entry 'data/0'"),
     "short numbers": (archived(ROOT, {"0": b"x"}), WeightsCorrupt, "1 bytes for 4 numbers"),
     "long numbers": (archived(ROOT, {"0": bytes(20)}), WeightsCorrupt, "20 bytes for 4 numbers"),
     "checksum": (archived(ROOT).replace(bytes(range(16)), bytes(16)), WeightsCorrupt, "Bad CRC-32"),
@@ -339,7 +343,7 @@ CONTAINERS = {
         "another format",
     ),
     "big stream": (streamed(ROOT, ["0"], NUMBERS).replace(b"\x88", b"\x89", 1), WeightsCorrupt, "another byte order"),
-    "other root": (archived({"a": ROOT}), UnsafeWeights, "that is not TorchXRayVision's DenseNet"),
+    "other root": (archived({"a": ROOT}), UnsafeWeights, "that is not all of TorchXRayVision's DenseNet"),
 }
 
 
@@ -353,49 +357,6 @@ def test_any_other_module_is_refused():
     for zipped in (True, False):
         with pytest.raises(UnsafeWeights, match="asks for more than tensors"):
             tensors_in(saved(torch.nn.Sequential(torch.nn.Linear(2, 2)), zipped), "x.pt")
-
-
-@pytest.mark.parametrize(
-    ("payload", "message"),
-    [
-        (ATTACKS["system"][0], r"\(the name '(posix|os)\.system'\)"),
-        (call("collections OrderedDict")[:-1] + b"o", "or an op"),
-    ],
-)
-def test_a_refused_state_dict_is_not_advised_to_be_trusted(payload, message):
-    with pytest.raises(UnsafeWeights, match=message) as caught:
-        tensors_in(archived({"state_dict": payload}), "x.pt")
-    assert caught.value.__suppress_context__
-    assert "weights_only" not in str(caught.value)
-
-
-def test_a_damaged_numpy_scalar_ends_in_tensors():
-    """NumPy's own dtype, given this state, ends the process."""
-    dtype = call("numpy dtype", "f8", False, True)
-    state = emit((3, "<", emit((None, None, -1, -1, 0)), -1, -1, 0)) + pickle.BUILD
-    scalar = call("numpy.core.multiarray scalar", dtype + state, "x")
-    data = archived({"best": scalar, "state_dict": {"a": stored()}})
-    assert tensors_in(data, "x.pt")["a"].shape == (4,)
-
-
-@pytest.mark.parametrize(
-    "tensor",
-    [torch.ones(3).to_sparse(), torch.ones(3, device="meta"), torch.ones(1).expand(100_000)],
-    ids=["sparse", "meta", "expanded"],
-)
-@FORMATS
-def test_a_state_dict_holds_plain_tensors(tensor, zipped):
-    with pytest.raises(WeightsMismatch, match="expected plain tensors, got 'a' sparse, quantised, without numbers or"):
-        tensors_in(saved({"b": torch.ones(2), "a": tensor}, zipped), "x.pt")
-
-
-def test_a_state_dict_without_checksums_is_read():
-    torch.serialization.set_crc32_options(False)
-    try:
-        data = saved({"a": torch.ones(30)}, True)
-    finally:
-        torch.serialization.set_crc32_options(True)
-    assert torch.equal(tensors_in(data, "x.pt")["a"], torch.ones(30))
 
 
 def test_every_refusal_is_medzoos(tmp_path):

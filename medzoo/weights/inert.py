@@ -1,8 +1,8 @@
 """Read a pickle into inert values: no name of the file is ever looked up, and nothing of it is ever called.
 
 The opcodes are those that ``torch.save`` writes, of protocol 2; any other ends the reading. A name becomes a
-:class:`Name` if it stands in one of the tables below, and ends the reading if not. What a pickle would build by a call
-becomes a plain record of ours, so that a file can neither import nor run nor change anything.
+:class:`Name` if it stands in a table of :mod:`medzoo.weights.names`, and ends the reading if not. What a pickle would
+build by a call becomes a plain record of ours, so that a file can neither import nor run nor change anything.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import pickle
 import pickletools
+import re
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,55 +20,19 @@ from typing import IO, Any
 import torch
 
 from medzoo.errors import UnsafeWeights, WeightsCorrupt
+from medzoo.weights.names import DTYPES, OPAQUE, SHELLS, STORAGES, TENSORS
 
-__all__ = ["DENSENET", "Name", "PickleReader", "Shell", "Storage", "StoredTensor", "unsafe"]
+__all__ = ["Name", "NameSet", "PickleReader", "Shell", "Storage", "StoredTensor", "corrupt", "unsafe"]
 
-# The module, a space, the name.
-DENSENET = "torchxrayvision.models DenseNet"
-SHELLS = frozenset(
-    {
-        DENSENET,
-        "torchxrayvision.models _DenseBlock",
-        "torchxrayvision.models _DenseLayer",
-        "torchxrayvision.models _Transition",
-        "torch.nn.modules.activation ReLU",
-        "torch.nn.modules.batchnorm BatchNorm2d",
-        "torch.nn.modules.container ModuleDict",
-        "torch.nn.modules.container ModuleList",
-        "torch.nn.modules.container Sequential",
-        "torch.nn.modules.conv Conv2d",
-        "torch.nn.modules.linear Linear",
-        "torch.nn.modules.pooling AdaptiveAvgPool2d",
-        "torch.nn.modules.pooling AvgPool2d",
-        "torch.nn.modules.pooling MaxPool2d",
-    }
-)
-STORAGES: Mapping[str, torch.dtype] = MappingProxyType(
-    {
-        "torch FloatStorage": torch.float32,
-        "torch DoubleStorage": torch.float64,
-        "torch HalfStorage": torch.float16,
-        "torch BFloat16Storage": torch.bfloat16,
-        "torch LongStorage": torch.int64,
-        "torch IntStorage": torch.int32,
-        "torch ShortStorage": torch.int16,
-        "torch CharStorage": torch.int8,
-        "torch ByteStorage": torch.uint8,
-    }
-)
-# Attributes of a module that nobody reads: NumPy's scalars and their bytes, and torch.Size.
-OPAQUE = frozenset(
-    {
-        "_codecs encode",
-        "numpy dtype",
-        "numpy.core.multiarray scalar",
-        "numpy._core.multiarray scalar",
-        "torch Size",
-    }
-)
-MOST_OPCODES = 1_000_000  # a DenseNet-121 has 60,000; an opcode of one byte can cost a hundred in memory
+# A DenseNet-121 has 60,000. An opcode of one byte can cost a hundred in memory, so that more are allowed only where the
+# file has many bytes for each.
+MOST_OPCODES = 1_000_000
+BYTES_AN_OPCODE = 32
 MOST_AXES = 8
+MOST_NUMBERS = 2**62
 LONGEST_NAME = 256
+# What torch makes no tensor of without a quantiser, or cannot compare.
+_PACKED = re.compile(r"torch\.(q.*|bits.*|bcomplex.*|u?int[1-7]|float4.*)")
 
 
 class _Malformed(Exception):
@@ -97,15 +62,33 @@ class Storage:
     dtype: torch.dtype
     numel: int
 
+    @property
+    def size(self) -> int:
+        """Its bytes."""
+        return self.numel * self.dtype.itemsize
+
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """A view of a storage, checked to lie inside of it."""
+    """A view of a storage, checked to lie inside of it; the same number may be in many places."""
 
     storage: Storage
+    dtype: torch.dtype
     offset: int
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        """Its bytes, once every number has a place of its own."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class NameSet:
+    """A set of names, as the list it is made from: to copy a list as often as a file names it could fill memory."""
+
+    names: list[Any]
 
 
 class _Opaque:
@@ -122,19 +105,30 @@ def unsafe(source: str, reason: str) -> UnsafeWeights:
     )
 
 
+def corrupt(source: str, reason: str) -> WeightsCorrupt:
+    """Return the error for a file that torch.save cannot have written."""
+    return WeightsCorrupt(
+        f"{source}: expected a PyTorch checkpoint as torch.save writes it, got {reason}. Get it again."
+    )
+
+
 class PickleReader:
     """Reads the pickles of one file.
 
     Args:
         source: the file, for messages.
+        size: its bytes, to which the work is held.
 
     Attributes:
         storages: every storage asked for so far, by key.
+        shells: the classes of the modules made so far.
     """
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, size: int) -> None:
         self.source = source
         self.storages: dict[str, Storage] = {}
+        self.shells: set[str] = set()
+        self._most = MOST_OPCODES + size // BYTES_AN_OPCODE
 
     def load(self, stream: IO[bytes]) -> Any:
         """Read one pickle from where the stream stands, and leave the stream behind it.
@@ -148,7 +142,7 @@ class PickleReader:
         self._marked: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
         try:
-            for _ in range(MOST_OPCODES):
+            for _ in range(self._most):
                 code = self._bytes(1)
                 if code == pickle.STOP:
                     (result,) = self._stack
@@ -156,15 +150,12 @@ class PickleReader:
                 if code not in STEPS:
                     raise unsafe(self.source, f"the pickle opcode {_opcode(code)}, which torch.save does not write")
                 STEPS[code](self)
-            raise _Malformed(f"more than {MOST_OPCODES} opcodes")
+            raise _Malformed(f"more than {self._most} opcodes")
         except UnsafeWeights:
             raise
         # IndexError, KeyError: an empty stack, an unknown memo. ValueError: text that is none, more than one result.
         except (_Malformed, IndexError, KeyError, ValueError) as error:
-            raise WeightsCorrupt(
-                f"{self.source}: expected a pickle as torch.save writes it, got bytes that cannot be read as one "
-                f"({str(error)[:200]}). Get it again."
-            ) from error
+            raise corrupt(self.source, f"a pickle that cannot be read as one ({str(error)[:200]})") from error
 
     def _bytes(self, count: int) -> bytes:
         data = self._stream.read(count)
@@ -187,7 +178,7 @@ class PickleReader:
     def _global(self) -> None:
         module, name = self._line(), self._line()
         path = f"{module} {name}"
-        if path not in SHELLS and path not in STORAGES and path not in OPAQUE and path not in CALLS:
+        if not any(path in known for known in (CALLS, STORAGES, SHELLS, OPAQUE, DTYPES, TENSORS)):
             raise unsafe(self.source, f"the name {f'{module}.{name}'!a}")
         self._stack.append(Name(path))
 
@@ -195,6 +186,7 @@ class PickleReader:
         arguments, made = self._stack.pop(), self._stack.pop()
         if type(made) is not Name or made.path not in SHELLS or type(arguments) is not tuple or arguments:
             raise unsafe(self.source, f"an object made from {_called(made)}")
+        self.shells.add(made.path)
         self._stack.append(Shell(made.path))
 
     def _reduce(self) -> None:
@@ -208,6 +200,8 @@ class PickleReader:
         state, built = self._stack.pop(), self._stack[-1]
         if type(built) is Shell and built.state is None and type(state) is dict:
             built.state = state
+        elif type(built) is dict and type(state) is dict and state.keys() <= {"_metadata"}:
+            pass  # the versions of the modules, which a state dict has as an attribute
         elif type(built) is not _Opaque:
             raise unsafe(self.source, f"a state of type {type(state).__name__} for {_called(built)}")
 
@@ -256,10 +250,11 @@ class PickleReader:
 
     def _update(self, items: list[Any]) -> None:
         target = self._stack[-1]
-        # Hashing a tuple nested a million deep would end the process, so that names alone are keys.
-        if type(target) is not dict or len(items) % 2 or any(type(key) is not str for key in items[::2]):
-            raise _Malformed(f"keys other than names, or entries for a {type(target).__name__}")
-        target.update(zip(items[::2], items[1::2], strict=True))
+        if type(target) is not dict or len(items) % 2:
+            raise _Malformed(f"a key without a value, or entries for a {type(target).__name__}")
+        # An optimiser's state is by number, and nobody reads it. To hash a tuple nested a million deep would end the
+        # process, and numbers can be chosen so that their hashes collide.
+        target.update((key, value) for key, value in zip(items[::2], items[1::2], strict=True) if type(key) is str)
 
     def _remember(self, layout: str) -> None:
         self._memo[self._number(layout)] = self._stack[-1]
@@ -279,27 +274,56 @@ def _opcode(code: bytes) -> str:
 
 def _protocol(number: int) -> None:
     if number != 2:
-        raise _Malformed(f"protocol {number}, expected 2")
+        raise _Malformed(f"protocol {number}, expected 2, which torch.save writes unless it is told another")
 
 
 def _tensor(arguments: tuple[Any, ...]) -> StoredTensor:
-    """Check a view of a storage, which must lie inside of it and be no larger than it."""
+    """Take a view of a storage that knows its kind of number."""
     match arguments:
-        case (Storage() as storage, int(offset), tuple(shape), tuple(stride), bool(), _, *metadata):
-            numbers = (*shape, *stride)
-            fits = len(shape) == len(stride) <= MOST_AXES and all(type(number) is int for number in numbers)
-            if fits and not any(metadata) and offset >= 0 and min(shape, default=1) > 0 and min(stride, default=0) >= 0:
-                last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
-                if max(last + 1, math.prod(shape)) <= storage.numel:
-                    return StoredTensor(storage, offset, shape, stride)
+        case (Storage() as storage, offset, shape, stride, bool(), _, *metadata) if not any(metadata):
+            return _view(storage, storage.dtype, offset, shape, stride)
+    raise _Malformed("a tensor that does not lie inside of its storage, or is conjugated")
+
+
+def _tensor_of(arguments: tuple[Any, ...]) -> StoredTensor:
+    """Take a view of a storage of bytes, whose kind of number stands beside it."""
+    match arguments:
+        case (Storage() as storage, offset, shape, stride, bool(), _, Name(path), *metadata) if not any(metadata):
+            dtype = DTYPES.get(path)
+            if dtype is None or _PACKED.fullmatch(str(dtype)):
+                raise _Malformed(f"a tensor of {path}, expected plain numbers")
+            return _view(storage, dtype, offset, shape, stride)
+    raise _Malformed("a tensor that does not lie inside of its storage")
+
+
+def _view(storage: Storage, dtype: torch.dtype, offset: Any, shape: Any, stride: Any) -> StoredTensor:
+    """Check a view of a storage, which must lie inside of it."""
+    paired = type(shape) is tuple and type(stride) is tuple and len(shape) == len(stride) <= MOST_AXES
+    if paired and all(type(number) is int and number >= 0 for number in (*shape, *stride, offset)):
+        last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
+        # The step along an axis of one is never taken, and can be too large a number for torch.
+        steps = tuple(step if size > 1 else 1 for size, step in zip(shape, stride, strict=True))
+        if 0 not in shape and (last + 1) * dtype.itemsize <= storage.size:
+            return StoredTensor(storage, dtype, offset, shape, steps)
+        # Without numbers the other axes may have any size, and torch multiplies them all the same.
+        if 0 in shape and math.prod(size for size in shape if size) <= MOST_NUMBERS:
+            return StoredTensor(storage, dtype, 0, shape, steps)
     raise _Malformed("a tensor that does not lie inside of its storage")
 
 
 def _parameter(arguments: tuple[Any, ...]) -> StoredTensor:
     match arguments:
-        case (StoredTensor() as tensor, bool(), _):
+        case (StoredTensor() as tensor, bool(), _) | (StoredTensor() as tensor, bool(), _, _):
             return tensor
     raise _Malformed("a parameter without a tensor")
+
+
+def _tensor_with_state(arguments: tuple[Any, ...]) -> StoredTensor:
+    """Take a tensor that has attributes of its own, and leave these behind."""
+    match arguments:
+        case (Name(path), Name(kind), tuple(inner), _) if path in REBUILDS and kind in TENSORS:
+            return REBUILDS[path](inner)
+    raise _Malformed("a tensor of a class of its own")
 
 
 def _ordered(arguments: tuple[Any, ...]) -> dict[str, Any]:
@@ -308,17 +332,25 @@ def _ordered(arguments: tuple[Any, ...]) -> dict[str, Any]:
     return {}
 
 
-def _set(arguments: tuple[Any, ...]) -> frozenset[str]:
+def _set(arguments: tuple[Any, ...]) -> NameSet:
     match arguments:
-        case ([*names],) if all(type(name) is str for name in names):
-            return frozenset(names)
-    raise _Malformed("a set of other than names")
+        case (list(names),):
+            return NameSet(names)
+    raise _Malformed("a set of no list")
 
 
-CALLS: Mapping[str, Callable[[tuple[Any, ...]], Any]] = MappingProxyType(
+REBUILDS: Mapping[str, Callable[[tuple[Any, ...]], StoredTensor]] = MappingProxyType(
     {
         "torch._utils _rebuild_tensor_v2": _tensor,
+        "torch._utils _rebuild_tensor_v3": _tensor_of,
+    }
+)
+CALLS: Mapping[str, Callable[[tuple[Any, ...]], Any]] = MappingProxyType(
+    {
+        **REBUILDS,
         "torch._utils _rebuild_parameter": _parameter,
+        "torch._utils _rebuild_parameter_with_state": _parameter,
+        "torch._tensor _rebuild_from_type_v2": _tensor_with_state,
         "collections OrderedDict": _ordered,
         "builtins set": _set,
         "__builtin__ set": _set,  # as protocol 2 names it
@@ -336,6 +368,7 @@ STEPS: Mapping[bytes, Callable[[PickleReader], None]] = MappingProxyType(
         pickle.LONG1: lambda r: r._push(int.from_bytes(r._bytes(r._number("B")), "little", signed=True)),
         pickle.BINFLOAT: lambda r: r._push(r._number(">d")),
         pickle.BINUNICODE: lambda r: r._push(r._bytes(r._number("<I")).decode()),
+        pickle.SHORT_BINSTRING: lambda r: r._push(r._bytes(r._number("B")).decode()),  # a text of Python 2
         pickle.EMPTY_TUPLE: lambda r: r._push(()),
         pickle.EMPTY_LIST: lambda r: r._push([]),
         pickle.EMPTY_DICT: lambda r: r._push({}),

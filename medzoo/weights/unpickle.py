@@ -1,52 +1,34 @@
 """Read the tensors out of a foreign checkpoint without running anything from it.
 
-A state dict is read by ``torch.load(weights_only=True)``, which skips NumPy's scalars, and TorchXRayVision's
-pickles of a whole DenseNet by :mod:`medzoo.weights.whole_module`. There is no way to trust a file: any other pickle of
-a whole module is refused; its author can save the ``state_dict()``.
+There is one reader, ours (:mod:`medzoo.weights.inert`): ``torch.load(weights_only=True)`` calls whatever any library
+put on its list, which is the whole process's. There is no way to trust a file: of pickles of a whole module,
+TorchXRayVision's DenseNet alone is read; the author of another can save its ``state_dict()``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-import pickle
-import re
-import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from medzoo.errors import WeightsCorrupt, WeightsMismatch
-from medzoo.weights.inert import unsafe
+from medzoo.errors import WeightsMismatch
+from medzoo.weights.container import Numbers, open_checkpoint
+from medzoo.weights.inert import PickleReader, Shell, Storage, StoredTensor, corrupt, unsafe
 from medzoo.weights.load import read_bytes, read_tensors
-from medzoo.weights.whole_module import Archive, holds_module, is_zip, module_tensors
+from medzoo.weights.names import DENSENET
+from medzoo.weights.whole_module import module_tensors
 
 __all__ = ["read_checkpoint", "tensors_in"]
 
 # Where trainers keep the weights among their own state.
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
-
-
-class _Ignored:
-    """Stands for NumPy's scalars, in which trainers keep their best metric.
-
-    NumPy's own would be called with what the file says, and a damaged state of a dtype ends the process.
-    """
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __setstate__(self, state: object) -> None:
-        pass
-
-
-_IGNORED: list[Any] = [
-    (_Ignored, "numpy.dtype"),
-    (_Ignored, "numpy.core.multiarray.scalar"),  # before NumPy 2
-    (_Ignored, "numpy._core.multiarray.scalar"),
-]
+MOST_TENSORS = 100_000  # each costs a kilobyte, however small
+# Tensors may share numbers, and an expanded one has the same many times; each is given memory of its own.
+MOST_TIMES = 4
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
@@ -70,7 +52,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
 def tensors_in(data: bytes, source: str) -> dict[str, Tensor]:
     """Return the tensors of a PyTorch checkpoint by name: a state dict, or TorchXRayVision's whole DenseNet.
 
-    Both may be a zip archive or the stream of pickles from before torch 1.6.
+    Both may be a zip archive or the stream of pickles from before torch 1.6. Each tensor is contiguous, and no other
+    has its memory.
 
     Args:
         data: the file.
@@ -81,46 +64,57 @@ def tensors_in(data: bytes, source: str) -> dict[str, Tensor]:
         UnsafeWeights: the file asks for more than tensors and plain containers.
         WeightsMismatch: there is no dict of tensors in it.
     """
-    if data[257:262] == b"ustar":
-        raise unsafe(source, "a tar archive, PyTorch's format of before 0.2")
-    if holds_module(Archive(data, source).first_bytes() if is_zip(data) else data):
-        return module_tensors(data, source)
-    try:
-        with torch.serialization.safe_globals(_IGNORED), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of protocols and formats that are refused below
-            content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # Torch's own message advises to trust the file.
-        name = re.search(r"GLOBAL (\S{1,200})", str(error))
-        raise unsafe(source, f"the name {name[1]!a}" if name else "a call or an opcode of no state dict") from None
-    # On bytes that are no checkpoint, torch raises nearly every type there is.
-    except Exception as error:
-        raise WeightsCorrupt(
-            f"{source}: expected a PyTorch checkpoint, got bytes that cannot be read as one ({type(error).__name__}). "
-            "Get it again."
-        ) from error
-    return _state_dict(content, source, len(data))
+    reader = PickleReader(source, len(data))
+    root, numbers = open_checkpoint(data, reader)
+    if type(root) is Shell and root.path == DENSENET:
+        stored = module_tensors(root, source)
+    elif reader.shells:
+        path = min(reader.shells).replace(" ", ".")
+        raise unsafe(source, f"a pickled {path!r} that is not all of TorchXRayVision's DenseNet")
+    else:
+        stored = _state_dict(root, source)
+    total = sum(tensor.size for tensor in stored.values())
+    if total > MOST_TIMES * len(data) or len(stored) > MOST_TENSORS:
+        many = f"{total} bytes of {len(stored)} tensors in a file of {len(data)}"
+        raise corrupt(source, f"{many}, as expanded tensors have; save them contiguous")
+    return _materialise(stored, numbers)
 
 
-def _state_dict(content: Any, source: str, size: int) -> dict[str, Tensor]:
-    """Find the dict of tensors, each of plain numbers that the file of ``size`` bytes can hold."""
+def _state_dict(content: Any, source: str) -> dict[str, StoredTensor]:
+    """Find the dict of tensors."""
     for key in _NESTED:
-        # By dict's own methods: a pickled OrderedDict may hold others under their names.
-        if isinstance(content, dict) and isinstance(dict.get(content, key), dict):
-            content = dict.get(content, key)
-    tensors: dict[str, Tensor] = {}
-    if isinstance(content, dict):
-        tensors = {str(name): value.detach() for name, value in dict.items(content) if isinstance(value, Tensor)}
-    if not tensors:
+        if type(content) is dict and type(content.get(key)) is dict:
+            content = content[key]
+    stored: dict[str, StoredTensor] = {}
+    if type(content) is dict:
+        stored = {name: value for name, value in content.items() if type(value) is StoredTensor}
+    if not stored:
         raise WeightsMismatch(
             f"{source}: expected a dict of tensors, or one under {', '.join(_NESTED)}, got {type(content).__name__}. "
             "Save model.state_dict()."
         )
-    for name, tensor in tensors.items():
-        dense = tensor.layout is torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
-        if not dense or type(tensor) is not Tensor or tensor.numel() * tensor.itemsize > size:
-            raise WeightsMismatch(
-                f"{source}: expected plain tensors, got {name[:100]!a} sparse, quantised, without numbers or larger "
-                "than the file. Save it dense, on the CPU."
-            )
+    return stored
+
+
+def _materialise(stored: dict[str, StoredTensor], numbers: Numbers) -> dict[str, Tensor]:
+    """Copy each storage once, and what is only a part of it once more, so that no tensor keeps more than its own."""
+    uses = Counter(tensor.storage.key for tensor in stored.values())
+    copies: dict[str, Tensor] = {}
+
+    def flat(storage: Storage) -> Tensor:
+        if storage.key not in copies:
+            copies[storage.key] = torch.frombuffer(bytearray(numbers(storage)), dtype=torch.uint8)
+        return copies[storage.key]
+
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in stored.items():
+        if 0 in tensor.shape:
+            tensors[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
+            continue
+        itemsize = tensor.dtype.itemsize
+        held = flat(tensor.storage)[: tensor.storage.size // itemsize * itemsize].view(tensor.dtype)
+        view = held.as_strided(tensor.shape, tensor.stride, tensor.offset)
+        alone = uses[tensor.storage.key] == 1 and tensor.size == tensor.storage.size and view.is_contiguous()
+        # From one axis, so that the strides are those of a new tensor: convolutions choose their arithmetic by them.
+        tensors[name] = held.view(tensor.shape) if alone else view.clone(memory_format=torch.contiguous_format)
     return tensors
