@@ -239,10 +239,13 @@ def untyped(shape, kind="torch float8_e5m2", stride=(1,)):
     return {"a": call("torch._utils _rebuild_tensor_v3", storage, 0, shape, stride, False, hooks, name(kind))}
 
 
+HUGE = pickle.LONG1 + b"\xff" + b"\x7f" * 255
 DAMAGE = {
     "past the end": (untyped((17,)), "a tensor that does not lie inside of its storage"),
     "past the end of wide numbers": (untyped((5,), "torch float32"), "a tensor that does not lie"),
     "empty and endless": (untyped((0, 2**31 - 1, 2**31 - 1, 2**31 - 1), stride=(1,) * 4), "a tensor that does not"),
+    "more than 64 bits count": ({"a": stored(shape=(HUGE,) * 8, stride=(0,) * 8)}, "a tensor that does not lie"),
+    "a storage of as many": ({"a": stored(numel=HUGE)}, "a reference to something other than a storage"),
     "no kind": (untyped((1,), "torch Tensor"), "a tensor of torch Tensor, expected plain numbers"),
     "quantised": (untyped((1,), "torch qint8"), "a tensor of torch qint8, expected plain numbers"),
     "a class of its own": (
@@ -255,8 +258,9 @@ DAMAGE = {
 
 @pytest.mark.parametrize(("root", "message"), DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_state_dict_is_refused(root, message):
-    with pytest.raises(WeightsCorrupt, match=message):
-        tensors_in(archived(root), "x.pt")
+    for data in (archived(root), streamed(root, ["0"], bytes(24))):
+        with pytest.raises(WeightsCorrupt, match=message):
+            tensors_in(data, "x.pt")
 
 
 def test_what_the_damage_is_measured_against():
@@ -266,8 +270,7 @@ def test_what_the_damage_is_measured_against():
 
 
 def test_a_step_that_is_never_taken_may_be_any_number():
-    huge = pickle.LONG1 + b"\x20" + b"\x7f" * 32
-    tensor = {"a": stored(shape=(1, 4), stride=(huge, 1))}
+    tensor = {"a": stored(shape=(1, 4), stride=(HUGE, 1))}
     assert tensors_in(archived(tensor), "x.pt")["a"].shape == (1, 4)
 
 

@@ -29,7 +29,7 @@ __all__ = ["Name", "NameSet", "PickleReader", "Shell", "Storage", "StoredTensor"
 MOST_OPCODES = 1_000_000
 BYTES_AN_OPCODE = 32
 MOST_AXES = 8
-MOST_NUMBERS = 2**62
+MOST_NUMBERS = 2**62  # in a tensor or a storage; torch counts in 64 bits
 LONGEST_NAME = 256
 # What torch makes no tensor of without a quantiser, or cannot compare.
 _PACKED = re.compile(r"torch\.(q.*|bits.*|bcomplex.*|u?int[1-7]|float4.*)")
@@ -217,7 +217,7 @@ class PickleReader:
                 str(),
                 int(numel),
                 None,
-            ) if path in STORAGES and numel >= 0:
+            ) if path in STORAGES and 0 <= numel <= MOST_NUMBERS:
                 storage = Storage(key, STORAGES[path], numel)
                 if self.storages.setdefault(key, storage) != storage:
                     raise _Malformed(f"storage {key[:20]!a} in two sizes or types")
@@ -303,11 +303,10 @@ def _view(storage: Storage, dtype: torch.dtype, offset: Any, shape: Any, stride:
         last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
         # The step along an axis of one is never taken, and can be too large a number for torch.
         steps = tuple(step if size > 1 else 1 for size, step in zip(shape, stride, strict=True))
-        if 0 not in shape and (last + 1) * dtype.itemsize <= storage.size:
+        inside = 0 in shape or (last + 1) * dtype.itemsize <= storage.size
+        # Torch multiplies the other axes of a tensor without numbers, too.
+        if inside and math.prod(size for size in shape if size) <= MOST_NUMBERS:
             return StoredTensor(storage, dtype, offset, shape, steps)
-        # Without numbers the other axes may have any size, and torch multiplies them all the same.
-        if 0 in shape and math.prod(size for size in shape if size) <= MOST_NUMBERS:
-            return StoredTensor(storage, dtype, 0, shape, steps)
     raise _Malformed("a tensor that does not lie inside of its storage")
 
 
