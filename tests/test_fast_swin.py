@@ -450,10 +450,37 @@ def test_merging_by_slabs_is_merging(order, monkeypatch):
     from medzoo.nn import merging
 
     merge, x = PatchMerging(5, order), torch.randn(2, 8, 4, 6, 5)
+    scatter_weights(merge)
     monkeypatch.setattr(merging, "SLAB", 300)
+    weight = torch.randn(2, 4, 2, 3, 10)
+    with plain_path():
+        expected = gradients(merge, x, weight)
     with torch.no_grad():
-        got = merge(x)
-    torch.testing.assert_close(got, merge(x.requires_grad_()).detach())
+        torch.testing.assert_close(merge(x), expected[0])
+    for got, want in zip(gradients(merge, x, weight), expected, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("order", OCTANTS)
+def test_merging_passes_gradcheck_and_refuses_a_second_derivative(order):
+    merge, x = PatchMerging(2, order).double(), torch.randn(1, 2, 4, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert "_BySlabs" in merge(x).grad_fn.name()
+    assert torch.autograd.gradcheck(lambda x, *_: merge(x), (x, *merge.parameters()))
+    with pytest.raises(RuntimeError, match=r"PatchMerging: expected a first derivative, got create_graph=True"):
+        torch.autograd.grad(merge(x).sum(), x, create_graph=True)
+
+
+@pytest.mark.parametrize("frozen", ["norm.weight", "norm.bias", "reduction.weight", "x"])
+def test_merging_with_a_frozen_part_gives_the_others_the_same(frozen):
+    merge, x = PatchMerging(5, "monai1.4"), torch.randn(1, 4, 4, 2, 5)
+    parts = {**dict(merge.named_parameters()), "x": x}
+    for name, part in parts.items():
+        part.requires_grad_(name != frozen)
+    moving = [part for name, part in parts.items() if name != frozen]
+    with plain_path():
+        expected = torch.autograd.grad(merge(x).square().sum(), moving)
+    for got, want in zip(torch.autograd.grad(merge(x).square().sum(), moving), expected, strict=True):
+        torch.testing.assert_close(got, want)
 
 
 def test_only_what_is_asked_is_published(monkeypatch):

@@ -22,6 +22,7 @@ from medzoo.nn.box_attention import Weights, attend, attend_in_boxes, box_bias, 
 from medzoo.nn.boxes import Arrangement, BoxGroup, BoxType, arrange, slabs
 from medzoo.nn.fast_path import SLAB
 from medzoo.nn.linear import linear
+from medzoo.nn.recompute import Sums, gradients, refuse_twice, through_linear
 from medzoo.nn.windows import WindowGrid
 
 __all__ = ["AttentionBranch", "MlpBranch", "transform"]
@@ -67,11 +68,11 @@ class AttentionBranch(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Run each slab again, and go back through it."""
-        _refuse_twice()
+        refuse_twice("SwinBlock")
         x, scale, table, *rest = ctx.saved_tensors
         weights, kept = rest[: len(Weights._fields)], iter(rest[len(Weights._fields) :])
         wanted = [ctx.needs_input_grad[0], *ctx.needs_input_grad[6:]]
-        sums = _Sums(len(weights))
+        sums = Sums(len(weights))
         to_x = torch.empty_like(x, memory_format=torch.contiguous_format) if wanted[0] else None
         with torch.enable_grad():
             leaves = [w.detach().requires_grad_(want) for w, want in zip(weights, wanted[1:], strict=True)]
@@ -83,14 +84,14 @@ class AttentionBranch(torch.autograd.Function):
                 core = functools.partial(_core, next(kept))
                 mixed = mix(tokens, Weights(*leaves), biases, where, eps=ctx.eps, core=core)
                 part = grad[place].reshape(tokens.shape)
-                to_mixed, *last = _through_linear(_scaled(part, scale, place), mixed, *leaves[-2:])
-                got = _gradients(mixed, [tokens, *leaves[:-2], *used], to_mixed)
+                to_mixed, *last = through_linear(_scaled(part, scale, place), mixed, *leaves[-2:])
+                got = gradients(mixed, [tokens, *leaves[:-2], *used], to_mixed)
                 sums.add([*got[1 : len(leaves) - 1], *last])
                 biases.add(where.groups, got[len(leaves) - 1 :])
                 if to_x is not None and got[0] is not None:
                     to_x[place] = (part + got[0]).view(to_x[place].shape)
             kinds = list(biases.sums)
-            to_table = _gradients([made[kind] for kind in kinds], [root], [biases.sums[kind] for kind in kinds])[0]
+            to_table = gradients([made[kind] for kind in kinds], [root], [biases.sums[kind] for kind in kinds])[0]
         return to_x, None, None, None, None, to_table, *sums.values
 
 
@@ -119,10 +120,10 @@ class MlpBranch(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Run each chunk again, and go back through it."""
-        _refuse_twice()
+        refuse_twice("SwinBlock")
         x, scale, *weights = ctx.saved_tensors
         wanted = [ctx.needs_input_grad[0], *ctx.needs_input_grad[3:]]
-        sums = _Sums(len(weights))
+        sums = Sums(len(weights))
         to_x = torch.empty_like(x, memory_format=torch.contiguous_format) if wanted[0] else None
         with torch.enable_grad():
             leaves = [w.detach().requires_grad_(want) for w, want in zip(weights, wanted[1:], strict=True)]
@@ -130,8 +131,8 @@ class MlpBranch(torch.autograd.Function):
                 tokens = x[place].reshape(-1, x.shape[-1]).detach().requires_grad_(wanted[0])
                 part = grad[place].reshape(tokens.shape)
                 hidden = _widen(tokens, leaves, ctx.eps)
-                to_hidden, *last = _through_linear(_scaled(part, scale, place), hidden, *leaves[-2:])
-                got = _gradients(hidden, [tokens, *leaves[:-2]], to_hidden)
+                to_hidden, *last = through_linear(_scaled(part, scale, place), hidden, *leaves[-2:])
+                got = gradients(hidden, [tokens, *leaves[:-2]], to_hidden)
                 sums.add([*got[1:], *last])
                 if to_x is not None and got[0] is not None:
                     to_x[place] = (part + got[0]).view(to_x[place].shape)
@@ -147,15 +148,6 @@ def _widen(tokens: Tensor, weights: Sequence[Tensor], eps: float) -> Tensor:
     """Run the MLP branch up to its second linear layer."""
     normed = F.layer_norm(tokens, tokens.shape[1:], weights[0], weights[1], eps)
     return linear(normed, weights[2], weights[3], gelu=True)
-
-
-def _through_linear(
-    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return the gradients of a linear layer whose own result nobody needs: of its input, weight and bias."""
-    with torch.no_grad():
-        to_weight = grad.t() @ x if weight.requires_grad else None
-        return linear(grad, weight.t().contiguous()), to_weight, grad.sum(0) if bias.requires_grad else None
 
 
 def _core(out: Tensor, qkv: Tensor, groups: Sequence[BoxGroup], biases: Sequence[Tensor]) -> Tensor:
@@ -240,33 +232,11 @@ class _Leaves(dict[BoxType, Tensor]):
             self[kind] = bias.detach().requires_grad_(self.wanted)
         return self[kind]
 
-    def add(self, groups: Sequence[BoxGroup], gradients: Sequence[Tensor | None]) -> None:
-        for group, gradient in zip(groups, gradients, strict=True):
+    def add(self, groups: Sequence[BoxGroup], more: Sequence[Tensor | None]) -> None:
+        for group, gradient in zip(groups, more, strict=True):
             if gradient is not None:
                 known = self.sums.get(group.type)
                 self.sums[group.type] = gradient if known is None else known.add_(gradient)
-
-
-class _Sums:
-    """Gradients of the same tensors, added up over the slabs."""
-
-    def __init__(self, count: int) -> None:
-        self.values: list[Tensor | None] = [None] * count
-
-    def add(self, gradients: Sequence[Tensor | None]) -> None:
-        for i, gradient in enumerate(gradients):
-            if gradient is not None:
-                known = self.values[i]
-                self.values[i] = gradient if known is None else known.add_(gradient)
-
-
-def _gradients(outputs: Any, inputs: Sequence[Tensor], given: Any) -> list[Tensor | None]:
-    """Return the gradient of each input, or ``None`` where it is frozen."""
-    moving = [x for x in inputs if x.requires_grad]
-    if not moving or (isinstance(outputs, list) and not outputs):
-        return [None] * len(inputs)
-    got = iter(torch.autograd.grad(outputs, moving, given))
-    return [next(got) if x.requires_grad else None for x in inputs]
 
 
 def _slabs(x: Tensor, grid: WindowGrid) -> Iterator[tuple[tuple[slice, ...], Arrangement]]:
@@ -291,12 +261,3 @@ def _scaled(branch: Tensor, scale: Tensor | None, place: tuple[slice, ...]) -> T
         return branch
     factor = scale[place[0]]
     return branch * factor.repeat_interleave(len(branch) // len(factor))[:, None]
-
-
-def _refuse_twice() -> None:
-    """Say what to do when somebody asks for the derivative of this derivative."""
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "SwinBlock: expected a first derivative, got create_graph=True: the fast backward pass on a CPU cannot be "
-            "differentiated. Run the forward pass under `with medzoo.nn.fast_path.plain_path():`."
-        )
