@@ -43,8 +43,11 @@ def optimize(model: M) -> M:
     weights, and hooks and input gradients see its layers, at their plain speed. So does what is traced or exported,
     of another type, or under autocast. Outputs agree to 1e-5, or to that share of the largest one above 1.
 
+    Some sums are taken in another order, so that an infinite input may give NaN where the plain model gives infinity.
+
     The original is left as it is, and later changes to it do not reach the copy. The copy is in eval mode and refuses
-    to be trained. :func:`medzoo.predict` optimizes by itself.
+    to be trained. It follows what is written into its tensors, but for timm's encoders only what PyTorch counts, which
+    leaves out writing through ``.data``. :func:`medzoo.predict` optimizes by itself.
 
     Args:
         model: from :func:`medzoo.create`, in any mode.
@@ -60,12 +63,25 @@ def optimize(model: M) -> M:
     True
     """
     kind = _kind(model)
+    # Made in inference mode, the copy's tensors would not count how often they are written to.
+    with torch.inference_mode(False):
+        return _copy(model, kind).eval()
+
+
+def _copy(model: M, kind: type[M]) -> M:
+    """Copy a model without its gradients, as one of another class."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().clone(), requires_grad=False) for p in model.parameters()}
     # A hook is the user's, and often a method: copying it would copy the object that listens.
     memo |= {id(hook): hook for module in model.modules() for hook in _hooks(module)}
-    fast = copy.deepcopy(model, memo)
+    try:
+        fast = copy.deepcopy(model, memo)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{model.name}: expected a model that can be copied, got one that cannot ({error}). Remove what was put on "
+            "it, such as torch.nn.utils.weight_norm, before."
+        ) from error
     fast.__class__ = kind
-    return fast.eval()
+    return fast
 
 
 def optimized_view(model: Classifier, images: int) -> Classifier:

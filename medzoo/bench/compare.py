@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from medzoo.bench.cases import CREATED
 from medzoo.bench.table import markdown, seconds, size
 
 __all__ = ["Change", "compare", "main"]
@@ -71,7 +72,8 @@ def _time(old: dict[str, Any], new: dict[str, Any], alike: bool) -> Change | Non
     """Judge a row by the peer whose ratio changed least, or by its own time where it has none."""
     shown = seconds(old["seconds"]["median"]), seconds(new["seconds"]["median"])
     witnesses = []
-    for name in old["peers"].keys() & new["peers"].keys():
+    # The model as created is ours too: it would be slower along with us.
+    for name in old["peers"].keys() & new["peers"].keys() - {CREATED}:
         was, now = old["peers"][name]["ratio"], new["peers"][name]["ratio"]
         # The peer takes fewer of our times now: we are slower.
         witnesses.append((was["median"] / now["median"], _apart(now, was), name))
@@ -111,10 +113,9 @@ def main(arguments: list[str] | None = None) -> int:
         out.append("Device, versions or settings differ: rows without a peer were left out.")
     gone = sorted({row["id"] for row in old["rows"]} - {row["id"] for row in new["rows"]})
     out += [f"not in the new file: {name}" for name in gone]
-    worse = [change for change in changes if change.regression]
-    out.append(
-        f"{len(worse)} regressions beyond noise: {', '.join(c.row for c in worse)}" if worse else "no regression"
-    )
+    out += [f"failed in the new file: {name}: {reason}" for name, reason in new["failed"].items()]
+    worse = [change.row for change in changes if change.regression] + sorted(new["failed"])
+    out.append(f"{len(worse)} regressions beyond noise: {', '.join(worse)}" if worse else "no regression")
     sys.stdout.write("\n".join(out) + "\n")
     return 1 if worse else 0
 

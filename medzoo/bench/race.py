@@ -9,13 +9,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from medzoo.bench.contest import OURS, Contest, full_float32
+from medzoo.bench.contest import OURS, Contest, build, full_float32
 from medzoo.bench.memory import measure_peak
 from medzoo.bench.peers import matched_parameters
 
@@ -24,7 +24,10 @@ __all__ = ["Difference", "Race", "differences", "spread"]
 # What one timing lasts at least: a call that is shorter is repeated.
 SHORTEST = 0.01
 # Largest difference that passes: absolute, and relative to the largest value of the peer.
-TOLERANCE = {"float32": (2e-5, 1e-5), "bfloat16": (1e-2, 5e-2)}
+ABSOLUTE, RELATIVE = 2e-5, 1e-5
+# In bfloat16 two right answers differ more than a wrong one may: there we must lie no farther from the float32 outputs
+# than this many times what the peer does, in root mean square.
+FARTHER = 1.3
 GRADIENT_TOLERANCE = {"float32": 2e-5, "bfloat16": 1e-1}
 
 
@@ -50,13 +53,19 @@ def differences(contest: Contest) -> dict[str, Difference]:
     with full_float32():
         outputs = {name: call(x).double() for name, call in contest.calls.items()}
     ours = outputs.pop(OURS)
+    exact = None
+    if dtype == "bfloat16":
+        precise = build(replace(contest.case, dtype="float32", peers=()), x.device)
+        exact = precise.calls[OURS](x.float()).double()
     found = {}
     for name, theirs in outputs.items():
         if theirs.shape != ours.shape:
             raise ValueError(f"{name}: expected {tuple(ours.shape)}, got {tuple(theirs.shape)}.")
         output = float((ours - theirs).abs().max())
-        absolute, relative = TOLERANCE[dtype]
-        ok = output <= absolute + relative * float(theirs.abs().max())
+        if exact is None:
+            ok = output <= ABSOLUTE + RELATIVE * float(theirs.abs().max())
+        else:
+            ok = _distance(ours, exact) <= FARTHER * _distance(theirs, exact)
         gradient = None
         if contest.case.mode == "train":
             pairs = matched_parameters(contest.modules[OURS], contest.modules[name])
@@ -64,6 +73,11 @@ def differences(contest: Contest) -> dict[str, Difference]:
             ok = ok and gradient <= GRADIENT_TOLERANCE[dtype]
         found[name] = Difference(output, gradient, ok)
     return found
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    """Return the root mean square of the difference."""
+    return float((a - b).square().mean().sqrt())
 
 
 def _relative(mine: Tensor | None, theirs: Tensor | None) -> float:

@@ -107,10 +107,15 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Project each patch: a convolution that PyTorch would run as a slow one, as one matrix product."""
         even = all(side % PATCH == 0 for side in x.shape[2:])
-        if not even or not fast_path_for(self, x, (nn.Conv3d,)):
+        if not even or not fast_path_for(self, x, (nn.Conv3d,)) or not self._cuts_patches():
             return self.proj(x)
         patches = rearrange(x, "b c (d i) (h j) (w k) -> b d h w (c i j k)", i=PATCH, j=PATCH, k=PATCH)
         return rearrange(F.linear(patches, self.proj.weight.flatten(1), self.proj.bias), "b d h w c -> b c d h w")
+
+    def _cuts_patches(self) -> bool:
+        """Whether the convolution is the one this was built with: every voxel in one patch."""
+        p, patch = self.proj, (PATCH,) * 3
+        return (p.kernel_size, p.stride, p.padding, p.dilation, p.groups) == (patch, patch, (0,) * 3, (1,) * 3, 1)
 
 
 class SwinEncoder(Encoder):

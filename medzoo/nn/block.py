@@ -74,7 +74,11 @@ class SwinBlock(nn.Module):
         if fast_path_for(self, x, PARTS):
             if x.is_cuda:
                 return self._whole(x, grid)
-            return self._in_training(x, grid) if needs_gradient(self, x) else self._by_slabs(x, grid)
+            if not needs_gradient(self, x):
+                return self._by_slabs(x, grid)
+            weights, mlp = self._weights()
+            if not any(tensor is None for tensor in (*weights, *mlp)):
+                return self._in_training(x, grid)
         # The padding is added after the norm: its tokens are zeros, and are attended to, as in MONAI.
         attended = self.attn(grid.split(self.norm1(x)), grid.mask(x.device))
         x = x + self.drop_path(grid.join(attended))

@@ -151,7 +151,7 @@ def slabs(grid: WindowGrid, batch: int, tokens: int) -> Iterator[tuple[tuple[sli
             yield place, (_from_zero(deep), _from_zero(high), w)
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=128)
 def arrange(axes: Axes, window: tuple[int, ...], batch: int, device: torch.device) -> Arrangement:
     """Put the tokens of ``batch`` equal slabs, in C order, into the order of their boxes.
 

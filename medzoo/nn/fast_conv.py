@@ -183,7 +183,7 @@ class FastConvEncoder(ConvEncoder):
         if found is None or not found[0].holds():
             with torch.inference_mode(False), torch.no_grad():
                 folded = FoldedStage(stage) if FoldedStage.can_fold(stage) else None
-            found = self._folded[i] = (Watch(stage), folded)
+            found = self._folded[i] = (Watch(stage, exact=True), folded)
         return found[1]
 
     def told(self) -> list[str]:

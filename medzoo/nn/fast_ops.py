@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medzoo.nn.fast_path import as_built, watched
+
 __all__ = [
     "CHANNELS_LAST",
     "Shape",
@@ -30,6 +32,8 @@ __all__ = [
 ]
 
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
+# Numbers of a convolution, a pool or a norm that what is derived from it depends on.
+SETTINGS = ("eps", "kernel_size", "stride", "padding", "dilation", "groups")
 _CONV: dict[int, Any] = {2: F.conv2d, 3: F.conv3d}
 
 
@@ -47,17 +51,12 @@ def eager(x: Tensor) -> bool:
     return not (
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch's
-        or transformed()
         or type(x) is not Tensor
+        or watched(x)
         or (x.requires_grad and torch.is_grad_enabled())
         or torch.is_autocast_enabled(x.device.type)
         or x.shape[0] == 0
     )
-
-
-def transformed() -> bool:
-    """Whether torch.func is at work: its vmap and jvp cannot see through the private operators."""
-    return getattr(torch._C, "_are_functorch_transforms_active", bool)()
 
 
 def on_cpu(x: Tensor) -> bool:
@@ -71,9 +70,9 @@ def served(x: Tensor) -> bool:
 
 
 def hooked(*modules: nn.Module) -> bool:
-    """Whether someone listens to one of the modules, so that it must run by itself."""
-    for m in modules:  # noqa: SIM110  # half the time of any(...)
-        if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks:
+    """Whether someone listens to one of the modules or put a forward of their own in it, so that it must run itself."""
+    for m in modules:
+        if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks or not as_built(m):
             return True
     return False
 
@@ -92,24 +91,34 @@ def wants_gradients(module: nn.Module) -> bool:
 
 
 class Watch:
-    """Remembers the modules, tensors and modes of a module, to tell whether what was derived from them still holds."""
+    """Remembers the modules, tensors and modes of a module, to tell whether what was derived from them still holds.
 
-    def __init__(self, module: nn.Module) -> None:
+    Args:
+        module: what to watch.
+        exact: keep copies of its tensors and compare them too, because writing through ``.data`` leaves no other trace.
+    """
+
+    def __init__(self, module: nn.Module, *, exact: bool) -> None:
         self.module = module
         self.kept, self.state = self._look()
+        tensors = [t for t in self.kept if isinstance(t, Tensor)] if exact else []
+        self.copies = [(t, t.detach().clone()) for t in tensors]
 
     def holds(self) -> bool:
-        """Whether nothing was replaced, written in place, hooked or switched to training since."""
-        return self._look()[1] == self.state
+        """Whether nothing was replaced, written to, moved, hooked, set otherwise or switched to training since."""
+        return self._look()[1] == self.state and all(torch.equal(t, copy) for t, copy in self.copies)
 
-    def _look(self) -> tuple[list[object], list[int]]:
+    def _look(self) -> tuple[list[object], list[object]]:
         modules = inner(self.module)
         found = [t for module in modules for t in (*module._parameters.values(), *module._buffers.values())]
         tensors = [t for t in found if t is not None]
-        state = [*map(id, modules), *map(id, tensors), *(0 if t.is_inference() else t._version for t in tensors)]
-        state += [module.training for module in modules]
+        state: list[object] = [*map(id, modules), *map(id, tensors), hooked(*modules)]
+        state += [0 if t.is_inference() else t._version for t in tensors]
+        # Moving or casting a module puts other data behind the same tensors.
+        state += [(t.data_ptr(), t.dtype, t.device) for t in tensors]
+        state += [(m.training, *(m.__dict__.get(name) for name in SETTINGS)) for m in modules]
         # The objects are held, so that no other gets their ids.
-        return [*modules, *tensors], [*state, hooked(*modules)]
+        return [*modules, *tensors], state
 
 
 @functools.cache
@@ -117,7 +126,7 @@ def private_ops() -> bool:
     """Whether this PyTorch has the private operators, and they compute what the public ones do."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch's
         return False
-    ramp = torch.arange(64, dtype=torch.float32)
+    ramp = torch.arange(64, dtype=torch.float32, device="cpu")
     x, weight, bias = ramp.reshape(1, 1, 4, 4, 4), ramp[:54].reshape(2, 1, 3, 3, 3), ramp[:2]
     shape = Shape((1, 1, 1), (0, 1, 1), (1, 1, 1), 1)
     try:

@@ -12,8 +12,9 @@ from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._device import DeviceContext
 
-__all__ = ["SLAB", "fast_path_for", "needs_gradient", "plain_path"]
+__all__ = ["SLAB", "as_built", "fast_path_for", "needs_gradient", "plain_path", "watched"]
 
 # Numbers in the largest temporary of a slab: 8 MB of float32, little enough for the cache and for malloc to keep.
 SLAB = 2**21
@@ -37,7 +38,7 @@ def fast_path_for(module: nn.Module, x: Tensor, known: Collection[type[nn.Module
     if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch._C._get_tracing_state() or _plain.get():
         return False
     device = x.device.type
-    if type(x) not in (Tensor, nn.Parameter) or device not in ("cpu", "cuda") or _watched():
+    if type(x) not in (Tensor, nn.Parameter) or device not in ("cpu", "cuda") or watched(x):
         return False
     if device == "cpu" and torch.is_autocast_enabled("cpu"):
         return False
@@ -46,13 +47,13 @@ def fast_path_for(module: nn.Module, x: Tensor, known: Collection[type[nn.Module
         for p in _tensors(module)
     )
     return tensors_match and all(
-        type(part) in known and _as_built(part) and not any(getattr(part, name) for name in _HOOKS)
+        type(part) in known and as_built(part) and not any(getattr(part, name) for name in _HOOKS)
         for part in module.modules()
         if part is not module
     )
 
 
-def _as_built(part: nn.Module) -> bool:
+def as_built(part: nn.Module) -> bool:
     """Whether nobody put a forward of their own or a plain tensor in the place of a parameter."""
     return not any(name == "forward" or isinstance(value, Tensor) for name, value in part.__dict__.items())
 
@@ -70,13 +71,18 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
                 yield tensor
 
 
-def _watched() -> bool:
-    """Whether a mode, a transform or a global hook wants to see each operation or module. All of it is private."""
+def watched(x: Tensor) -> bool:
+    """Whether a mode, a transform or a global hook wants to see each operation or module. All of it is private.
+
+    A default device, which is a mode too, watches nothing; but what is made without a device should lie beside ``x``.
+    """
     functorch = getattr(torch._C, "_functorch", None)
     if functorch is not None and functorch.peek_interpreter_stack() is not None:
         return True
-    modes = (
-        getattr(torch._C, "_len_torch_dispatch_stack", int)() + getattr(torch._C, "_len_torch_function_stack", int)()
-    )
+    if getattr(torch._C, "_len_torch_function_stack", int)():
+        for mode in torch.overrides._get_current_function_mode_stack():  # type: ignore[no-untyped-call]  # torch's
+            if not isinstance(mode, DeviceContext) or mode.device.type != x.device.type:
+                return True
     level = getattr(torch.autograd.forward_ad, "_current_level", -1)
+    modes = getattr(torch._C, "_len_torch_dispatch_stack", int)()
     return bool(modes) or level >= 0 or getattr(nn.modules.module, "_has_any_global_hook", bool)()

@@ -81,7 +81,7 @@ class FoldedEncoder:
         if self._found is None or not self._found[0].holds():
             with torch.inference_mode(False), torch.no_grad():
                 folded = (self.plain, 0) if hooked(*self.plain.modules()) else _fold(self.plain)
-            self._found = (Watch(self.plain), *folded)
+            self._found = (Watch(self.plain, exact=False), *folded)
         return self._found[1:]
 
 

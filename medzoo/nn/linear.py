@@ -24,7 +24,9 @@ def onednn_works() -> bool:
     """Whether the private operator is there, takes our arguments and computes what ``F.linear`` does."""
     try:
         with torch.no_grad():
-            x, weight, bias = (torch.linspace(-1, 1, n).view(s) for n, s in [(32, (4, 8)), (24, (3, 8)), (3, (3,))])
+            plain: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+            shapes = [(32, (4, 8)), (24, (3, 8)), (3, (3,))]
+            x, weight, bias = (torch.linspace(-1, 1, n, **plain).view(shape) for n, shape in shapes)
             expected = F.linear(x, weight, bias)
             op = torch.ops.mkldnn._linear_pointwise
             return all(

@@ -23,8 +23,8 @@ class BiasMemo:
     and pickles of a model start with an empty memo.
     """
 
-    # More numbers than the boxes of any one input need; reached only by inputs of many sizes.
-    LIMIT = 2**24
+    # 16 MB for each block, three times what an input of 96³ needs; reached by inputs of many sizes.
+    LIMIT = 2**22
 
     def __init__(self) -> None:
         self._known: tuple[Tensor, dict[BoxType, Tensor]] | None = None

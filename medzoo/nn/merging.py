@@ -47,8 +47,9 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Merge. Every side of the map is even."""
-        if x.device.type == "cpu" and fast_path_for(self, x, (nn.LayerNorm, nn.Linear)):
-            weights = (self.norm.weight, self.norm.bias, self.reduction.weight)
+        weights = (self.norm.weight, self.norm.bias, self.reduction.weight)
+        as_made = self.reduction.bias is None and not any(weight is None for weight in weights)
+        if as_made and x.device.type == "cpu" and fast_path_for(self, x, (nn.LayerNorm, nn.Linear)):
             if needs_gradient(self, x):
                 return cast(Tensor, _BySlabs.apply(x, self.octants, self.norm.eps, *weights))
             return _merge(x, self.octants, self.norm.eps, weights)

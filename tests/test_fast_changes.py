@@ -1,0 +1,218 @@
+"""What changes a model after its fast path was made, and what should keep the fast path away."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from tensors import scatter_weights
+from torch import nn
+from torch.nn.modules.module import register_module_forward_hook
+from torch.utils.flop_counter import FlopCounterMode
+
+import medzoo
+from medzoo.bench.cases import CREATED
+from medzoo.bench.compare import compare, main
+from medzoo.errors import ConfigError
+from medzoo.models.swin import PatchEmbed
+from medzoo.nn import fast_ops, linear
+from medzoo.nn.block import SwinBlock
+from medzoo.nn.fast_path import plain_path
+from medzoo.nn.merging import PatchMerging
+
+CONVOLUTIONAL = ("cnn3d_small", "cnn3d_base", "xray_cnn")
+
+
+def tiny(name):
+    model = medzoo.create(name, **dict(medzoo.describe(name).tiny)).eval()
+    scatter_weights(model)
+    return model
+
+
+def batch(name, n=2):
+    spec = medzoo.describe(name)
+    return torch.randn(n, spec.input_spec.channels, *spec.tiny_size)
+
+
+def near(got, expected):
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5 * max(1.0, float(expected.abs().max())))
+
+
+def same_after(change, name, x):
+    """Run a fast model, change it and the plain one alike, and run both again."""
+    model = tiny(name)
+    fast = medzoo.optimize(model)
+    with torch.inference_mode():
+        near(fast(x), model(x))
+    for one in (model, fast):
+        change(one)
+    with torch.inference_mode():
+        near(fast(x), model(x))
+
+
+def writes_through_data(model):
+    conv = model.encoder.stages[0].conv
+    conv.weight.data.copy_(conv.weight * 3)
+    conv.bias.data.add_(1)
+
+
+def sets_eps(model):
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eps = 0.5
+
+
+def goes_to_bfloat16_and_back(model):
+    model.bfloat16().float()
+
+
+@pytest.mark.parametrize("change", [writes_through_data, sets_eps, goes_to_bfloat16_and_back])
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_an_optimized_model_follows_what_is_done_to_it(name, change):
+    same_after(change, name, batch(name))
+
+
+@pytest.mark.parametrize("name", [*CONVOLUTIONAL, "resnet18_multilabel"])
+def test_a_copy_made_in_inference_mode_follows_its_weights(name):
+    model, x = tiny(name), batch(name)
+    with torch.inference_mode():
+        fast = medzoo.optimize(model)
+        fast(x)
+    other = {n: t * 1.5 if t.is_floating_point() else t for n, t in model.state_dict().items()}
+    fast.load_state_dict(other)
+    model.load_state_dict(other)
+    with torch.inference_mode():
+        near(fast(x), model(x))
+
+
+@pytest.mark.parametrize("part", ["encoder.stages.0.conv", "encoder.stages.1.relu", "head.classifier"])
+def test_a_forward_put_in_by_hand_runs(part):
+    model, x = tiny("cnn3d_small"), batch("cnn3d_small")
+    module = model.get_submodule(part)
+    plain = module.forward
+    module.forward = lambda y: plain(y) + 100
+    with torch.inference_mode():
+        near(medzoo.optimize(model)(x), model(x))
+
+
+@pytest.mark.parametrize("name", ["cnn3d_small", "resnet18_multilabel"])
+def test_who_counts_or_listens_sees_the_plain_modules(name):
+    model, x = tiny(name), batch(name)
+    fast, counts, calls = medzoo.optimize(model), [], []
+    for one in (model, fast):
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            one(x)
+        counts.append(counter.get_total_flops())
+        seen = []
+        handle = register_module_forward_hook(lambda *_, seen=seen: seen.append(1))
+        with torch.inference_mode():
+            one(x)
+        handle.remove()
+        calls.append(len(seen))
+    assert counts[0] == counts[1] > 0
+    assert calls[0] == calls[1] > 0
+
+
+def test_what_cannot_be_copied_is_said():
+    model = tiny("cnn3d_small")
+    with pytest.warns(FutureWarning):
+        nn.utils.weight_norm(model.encoder.stages[0].conv)
+    with torch.no_grad():
+        model(batch("cnn3d_small"))
+    with torch.enable_grad():
+        model.encoder.stages[0].conv.weight = model.encoder.stages[0].conv.weight_v * 1
+    with pytest.raises(ConfigError, match=r"expected a model that can be copied, .* weight_norm"):
+        medzoo.optimize(model)
+
+
+def test_a_default_device_keeps_the_fast_path(monkeypatch):
+    block, x, calls = SwinBlock(12, 3, True, 0.0).eval(), torch.randn(1, 8, 8, 8, 12), []
+    run = SwinBlock._by_slabs
+    monkeypatch.setattr(SwinBlock, "_by_slabs", lambda self, *a: calls.append(1) or run(self, *a))
+    with torch.device("cpu"), torch.no_grad():
+        block(x)
+    assert calls == [1]
+    with torch.device("meta"), torch.no_grad():
+        block(x)
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("trial", [linear.onednn_works, fast_ops.private_ops])
+def test_a_trial_does_not_depend_on_defaults(trial):
+    found = trial.__wrapped__()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert trial.__wrapped__() == found
+    finally:
+        torch.set_default_dtype(torch.float32)
+    with torch.device("meta"):
+        assert trial.__wrapped__() == found
+
+
+def test_parts_that_were_built_otherwise_run_as_they_are():
+    merging, x = PatchMerging(6, "monai1.5").eval(), torch.randn(1, 4, 4, 4, 6)
+    merging.reduction = nn.Linear(48, 12, bias=True)
+    nn.init.constant_(merging.reduction.bias, 5.0)
+    with torch.no_grad():
+        fast = merging(x)
+        with plain_path():
+            torch.testing.assert_close(fast, merging(x))
+    embed, volume = PatchEmbed(1, 6), torch.randn(1, 1, 8, 8, 8)
+    for conv in (nn.Conv3d(1, 6, 2, stride=1), nn.Conv3d(1, 6, 3, stride=2, padding=1)):
+        embed.proj = conv
+        torch.testing.assert_close(embed(volume), conv(volume))
+
+
+@pytest.mark.parametrize("gone", ["qkv bias", "affine"])
+def test_a_block_without_a_bias_or_a_scale_trains(gone):
+    block = SwinBlock(12, 3, True, 0.0)
+    if gone == "qkv bias":
+        block.attn.qkv = nn.Linear(12, 36, bias=False)
+    else:
+        block.norm1 = nn.LayerNorm(12, elementwise_affine=False)
+    x = torch.randn(1, 8, 8, 8, 12, requires_grad=True)
+    block(x).square().sum().backward()
+    found = x.grad.clone()
+    x.grad = None
+    with plain_path():
+        block(x).square().sum().backward()
+    torch.testing.assert_close(found, x.grad)
+
+
+def result(ours, monai, failed=()):
+    spread = {"low": ours * 0.99, "median": ours, "high": ours * 1.01}
+
+    def peer(seconds):
+        ratio = seconds / ours
+        return {"ratio": {"low": ratio * 0.99, "median": ratio, "high": ratio * 1.01}}
+
+    row = {"id": "swin", "seconds": spread, "peak": None, "peers": {"MONAI": peer(monai), CREATED: peer(ours)}}
+    environment = {"device": "cpu", "threads": 2, "allocator": "default", "variables": {}, "versions": {}}
+    return {"rows": [] if failed else [row], "failed": dict.fromkeys(failed, "differs"), "environment": environment}
+
+
+def test_a_slower_model_is_not_excused_by_itself():
+    (change,) = compare(result(0.1, 1.0), result(0.3, 1.0))
+    assert (change.verdict, change.witness) == ("slower", "MONAI")
+    assert change.factor == pytest.approx(3.0)
+
+
+def test_a_row_that_failed_is_a_regression(tmp_path, capsys):
+    for name, made in (("old", result(0.1, 1.0)), ("new", result(0.1, 1.0, failed=["swin"]))):
+        (tmp_path / f"{name}.json").write_text(json.dumps(made))
+    assert main([str(tmp_path / "old.json"), str(tmp_path / "new.json")]) == 1
+    assert "failed in the new file: swin: differs" in capsys.readouterr().out
+
+
+def test_the_memo_of_biases_has_an_end():
+    model = medzoo.create("swin_encoder_mlp", num_classes=0, feature_size=12).eval()
+    memos = [block.attn.memo for block in model.modules() if isinstance(block, SwinBlock)]
+    for memo in memos:
+        memo.LIMIT = 1000
+    with torch.no_grad():
+        for size in ((32, 32, 32), (64, 32, 32), (32, 64, 32), (32, 32, 64)):
+            x = torch.randn(1, 1, *size)
+            found = model(x)
+            with plain_path():
+                torch.testing.assert_close(found, model(x), rtol=1e-4, atol=1e-5)
