@@ -77,7 +77,7 @@ def _copy(model: M, kind: type[M]) -> M:
         fast = copy.deepcopy(model, memo)
     except RuntimeError as error:
         raise ConfigError(
-            f"{model.name}: expected a model that can be copied, got one that cannot ({error}). Remove what was put on "
+            f"{model.name}: expected a model that can be copied, got one that cannot ({str(error).partition('.')[0]}). Remove what was put on "
             "it, such as torch.nn.utils.weight_norm, before."
         ) from error
     fast.__class__ = kind
