@@ -78,8 +78,8 @@ def _copy(model: M, kind: type[M]) -> M:
     except RuntimeError as error:
         reason = str(error).partition(".")[0]
         raise ConfigError(
-            f"{model.name}: expected a model that can be copied, got one that cannot ({reason}). Remove what was put on "
-            "it, such as torch.nn.utils.weight_norm, before."
+            f"{model.name}: expected a model that can be copied, got one that cannot ({reason}). Remove what was put "
+            "on it, such as torch.nn.utils.weight_norm, before."
         ) from error
     fast.__class__ = kind
     return fast
