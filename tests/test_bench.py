@@ -7,6 +7,8 @@ import math
 import subprocess
 import sys
 from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import pytest
@@ -16,6 +18,7 @@ from torch import nn
 
 import medzoo
 from medzoo.bench import suite
+from medzoo.bench.alone import promised, run_alone
 from medzoo.bench.cases import EAGER, Case, select
 from medzoo.bench.compare import compare
 from medzoo.bench.compare import main as compare_files
@@ -28,7 +31,7 @@ from medzoo.bench.peers import Chain, eager, matched_parameters
 from medzoo.bench.plots import draw
 from medzoo.bench.race import Race, differences, spread
 from medzoo.bench.table import text
-from medzoo.bench.targets import growth, judged
+from medzoo.bench.targets import TARGETS, growth, judged
 from medzoo.bench.work import work
 from medzoo.cli import main
 
@@ -304,3 +307,40 @@ except Absent as reason:
 def test_inference_rows_run_the_optimised_model():
     contest = build(NEEDS_OPTIMIZE, CPU)
     assert differences(contest)[EAGER].ok
+
+
+def test_rows_alone_are_joined(monkeypatch, tmp_path):
+    """Each row comes from a process of its own; here those write what they would have measured."""
+    asked = []
+
+    def process(command, **options):
+        row, folder = command[command.index("--row") + 1], Path(command[-1])
+        asked.append(row)
+        made = {
+            "environment": {"allocator": "default"},
+            "ceilings": {"copy": float(len(asked))},
+            "rows": [{"id": row}],
+            "skipped": {},
+            "failed": {},
+            "startup": {},
+        }
+        (folder / "x.json").write_text(json.dumps(made))
+        return SimpleNamespace(returncode=0, stderr="")
+
+    monkeypatch.setattr("medzoo.bench.alone.subprocess.run", process)
+    rows = promised(["cnn3d_small", "xray_cnn"])
+    found = run_alone(rows, lambda *_: None)
+    assert asked == rows == [row["id"] for row in found["rows"]]
+    assert "cnn3d_small-96x96x96-b1-float32-forward" in rows
+    assert found["ceilings"] == {"copy": float(len(rows))}
+    assert found["environment"]["alone"]
+    monkeypatch.setattr(
+        "medzoo.bench.alone.subprocess.run", lambda *_, **__: SimpleNamespace(returncode=3, stderr="no")
+    )
+    with pytest.raises(RuntimeError, match=r"no result \(3\): no"):
+        run_alone(rows, lambda *_: None)
+
+
+def test_every_promise_is_about_a_row_there_is():
+    wanted = {target.row for target in TARGETS if target.what not in ("growth", "share")} - {"startup/import"}
+    assert wanted <= set(promised([]))

@@ -33,6 +33,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--allocators", action="store_true", help="run once for each allocator setting, each in a process of its own"
     )
+    made.add_argument(
+        "--promised", action="store_true", help="only the rows with a promise, each in a process of its own"
+    )
+    made.add_argument("--row", metavar="ID", help="only this row")
     made.set_defaults(level="usual")
     return made
 
@@ -50,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     import torch
 
+    from medzoo.bench.alone import promised, run_alone
     from medzoo.bench.cases import select
     from medzoo.bench.environment import result_name
     from medzoo.bench.plots import draw
@@ -59,9 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     cases = select(options.models, options.level, device=device.type)
-    with warnings.catch_warnings(action="ignore"), progress(len(cases)) as tell:  # the peers' warnings
-        result = run_suite(cases, device, options.level, tell=tell, limit=options.limit)
-        if not options.models and options.level != "quick":
+    if options.row:
+        cases = [case for case in cases if case.id == options.row]
+    alone = promised(options.models) if options.promised else []
+    with warnings.catch_warnings(action="ignore"), progress(len(alone or cases)) as tell:  # the peers' warnings
+        if alone:
+            result = run_alone(alone, tell)
+        else:
+            result = run_suite(cases, device, options.level, tell=tell, limit=options.limit)
+        if not options.models and not options.row and options.level != "quick":
             tell("import and create", None)
             result["startup"] = measure_startup()
     told = [text(result["rows"])] if result["rows"] else []

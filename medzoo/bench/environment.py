@@ -63,7 +63,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
 
 
 def result_name(environment: dict[str, Any]) -> str:
-    """Return the file name ``<date>_<device>_<torch>.json``; another allocator than the default is named behind.
+    """Return the file name ``<date>_<device>_<torch>.json``; rows alone and another allocator are named behind.
 
     >>> result_name({"date": "2026-01-31 10:00 UTC", "device": "AMD EPYC 9", "versions": {"torch": "2.15.0+cu132"},
     ...              "allocator": "thp"})
@@ -71,7 +71,8 @@ def result_name(environment: dict[str, Any]) -> str:
     """
     device = re.sub(r"[^a-z0-9]+", "-", environment["device"].lower()).strip("-")
     torch_version = environment["versions"]["torch"].partition("+")[0]
-    setting = "" if environment["allocator"] == "default" else f"_{environment['allocator']}"
+    setting = "_alone" if environment.get("alone") else ""
+    setting += "" if environment["allocator"] == "default" else f"_{environment['allocator']}"
     return f"{environment['date'][:10]}_{device}_torch{torch_version}{setting}.json"
 
 

@@ -22,8 +22,8 @@ Written by `python -m medzoo.bench.page benchmarks/results docs/benchmarks.md` f
 pip install "medzoo[bench]"
 medzoo bench                       # every model beside its peers, as a table
 medzoo bench swin_encoder_mlp --quick
-medzoo bench --allocators --results benchmarks/results   # what this page is made of, once for each allocator setting
-pytest benchmarks/ --quick         # the same rows in pytest-benchmark
+medzoo bench --promised --allocators --results benchmarks/results   # the promises, for each allocator setting
+pytest benchmarks/ --results benchmarks/results                     # all rows, in pytest-benchmark
 ```
 
 Before anything is timed, medzoo and its peer get the same tensors and the same input, and must agree; the largest
@@ -34,15 +34,19 @@ the operations and bytes that the task needs (formulas in `medzoo/bench/work.py`
 its tensors and its input. Inference is `medzoo.optimize`'s model; *as created* is the model that `create` gives.
 Training is a forward and a backward pass of the model as created. For the parts apart, MONAI's mask of shifted windows
 is made beforehand, which spares MONAI work that it does in every pass.
+
+On a CPU the ratio depends on what fresh memory costs: the peers write large maps to it in every call, and medzoo works
+in pieces that stay in the cache. In a process of its own, and without `THP_MEM_ALLOC_ENABLE`, a page costs most; after
+other rows in the same process, or with huge pages, it costs little, and the ratio is lower. Both are shown.
 """
 
 
 def newest(folder: Path) -> list[Path]:
-    """Return the newest result file of each device and allocator setting; the date is the first part of a name."""
-    latest: dict[tuple[str, str], Path] = {}
+    """Return the newest result file of each device and setting; the date is the first part of a name."""
+    latest: dict[tuple[Any, ...], Path] = {}
     for file in sorted(folder.glob("*.json")):
         environment = json.loads(file.read_text(encoding="utf-8"))["environment"]
-        latest[environment["device"], environment["allocator"]] = file
+        latest[environment["device"], environment["allocator"], environment.get("alone", False)] = file
     return list(latest.values())
 
 
@@ -61,6 +65,7 @@ def _section(result: dict[str, Any], pictures: dict[str, Path]) -> str:
     """Return the part of the page that one result file makes."""
     environment = result["environment"]
     setting = {"default": "default allocator", "thp": "`THP_MEM_ALLOC_ENABLE=1`"}[environment["allocator"]]
+    setting += ", each row in a process of its own" if environment.get("alone") else ", all rows in one process"
     parts = [f"## {environment['device']}, {setting}\n", _machine(result)]
     parts += [f"![{name}](images/{file.name})\n" for name, file in pictures.items()]
     headers = ("row", "what", "against", "promised", "next", "measured", "")
