@@ -30,7 +30,8 @@ Before anything is timed, medzoo and its peer get the same tensors and the same 
 difference is in the row. Then they take turns in one process, round by round. *median* and *quartiles* are of one call,
 *ratio* is how many times as long as medzoo the peer took in the same round, with quartiles over the rounds. *of matmul*
 and *of copy* are shares of what this machine reached at best in the same run, in matrix products and in copying, for
-the operations and bytes that the task needs (formulas in `medzoo/bench/work.py`). *peak* is what a call needs on top of
+the operations and bytes that the task needs (formulas in `medzoo/bench/work.py`); `cnn3d_base` multiplies less than
+they count, and can be above. *peak* is what a call needs on top of
 its tensors and its input. Inference is `medzoo.optimize`'s model; *as created* is the model that `create` gives.
 Training is a forward and a backward pass of the model as created. For the parts apart, MONAI's mask of shifted windows
 is made beforehand, which spares MONAI work that it does in every pass.
