@@ -17,7 +17,8 @@ from medzoo.errors import ConfigError
 from medzoo.nn.conv import ConvEncoder
 from medzoo.nn.encoder import Encoder
 from medzoo.nn.fast_conv import FastConvEncoder
-from medzoo.nn.fast_ops import eager, hooked, on_cpu, private, served, wants_gradients
+from medzoo.nn.fast_ops import eager, on_cpu, private, served, wants_gradients
+from medzoo.nn.fast_path import hooked
 from medzoo.nn.fast_timm import FoldedEncoder
 from medzoo.nn.linear import linear
 from medzoo.nn.memory import told_when_memory_ends

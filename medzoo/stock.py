@@ -16,10 +16,9 @@ from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable, did_y
 from medzoo.factory import create
 from medzoo.registry import ModelSpec, describe, list_models
 from medzoo.weights import hub
-from medzoo.weights.fetch import verified
 from medzoo.weights.home import converted_folder, home, stored_file
-from medzoo.weights.load import FOREIGN_SUFFIXES, LoadReport
-from medzoo.weights.obtain import keep_converted, obtain
+from medzoo.weights.load import LoadReport
+from medzoo.weights.obtain import is_foreign, keep_converted, obtain_anew
 from medzoo.weights.record import HubFile, Weights
 
 __all__ = ["Holding", "fetch", "golden_input", "holdings", "listed", "verify"]
@@ -71,15 +70,14 @@ def fetch(spec: ModelSpec, record: Weights, to: Path | None = None) -> Path:
         WeightsUnavailable, WeightsCorrupt: it cannot be had, or is not what its record says.
     """
     who = f"{spec.name}:{record.tag}"
-    path, data = verified(record, who)
-    made = obtain(record, who, fresh=True)
+    path, data, made = obtain_anew(record, who)
     if to is None:
         return path
     target = stored_file(record.digest, to)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_whole(target, data)
-        if Path(record.source.name).suffix.lower() in FOREIGN_SUFFIXES:
+        if is_foreign(record):
             keep_converted(record, made, to)
     except OSError as error:
         raise WeightsUnavailable(
@@ -99,8 +97,7 @@ def verify(spec: ModelSpec, record: Weights) -> tuple[Path, LoadReport, str]:
         WeightsUnavailable, WeightsCorrupt, WeightsMismatch: it cannot be had, or is not what its record says.
     """
     who = f"{spec.name}:{record.tag}"
-    path, _ = verified(record, who)
-    obtain(record, who, fresh=True)
+    path, _, _ = obtain_anew(record, who)
     model = create(spec.name, pretrained=record.tag, num_classes=0 if record.part == "encoder" else None)
     report = model.load_report
     if report is None:

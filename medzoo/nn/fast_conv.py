@@ -24,8 +24,9 @@ from torch.nn import functional as F
 from medzoo.nn.conv import ConvEncoder, ConvStage
 from medzoo.nn.encoder import Encoder
 from medzoo.nn.fast_norm import affine, foldable
-from medzoo.nn.fast_ops import CHANNELS_LAST, Shape, Watch, conv, hooked, on_cpu, pack_conv, private
+from medzoo.nn.fast_ops import CHANNELS_LAST, Shape, Watch, conv, on_cpu, pack_conv, private
 from medzoo.nn.fast_pairs import PairedConv
+from medzoo.nn.fast_path import hooked
 
 __all__ = ["FastConvEncoder", "FoldedStage"]
 

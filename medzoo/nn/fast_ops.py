@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medzoo.nn.fast_path import as_built, watched
+from medzoo.nn.fast_path import hooked, watched
 
 __all__ = [
     "CHANNELS_LAST",
@@ -23,7 +23,6 @@ __all__ = [
     "Watch",
     "conv",
     "eager",
-    "hooked",
     "on_cpu",
     "pack_conv",
     "private",
@@ -67,14 +66,6 @@ def on_cpu(x: Tensor) -> bool:
 def served(x: Tensor) -> bool:
     """Whether there is a fast path for the device and the type of ``x``: float32 on a CPU, anything on a GPU."""
     return on_cpu(x) or x.is_cuda
-
-
-def hooked(*modules: nn.Module) -> bool:
-    """Whether someone listens to one of the modules or put a forward of their own in it, so that it must run itself."""
-    for m in modules:
-        if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks or not as_built(m):
-            return True
-    return False
 
 
 def inner(module: nn.Module) -> list[nn.Module]:

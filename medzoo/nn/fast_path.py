@@ -14,13 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._device import DeviceContext
 
-__all__ = ["SLAB", "as_built", "fast_path_for", "needs_gradient", "plain_path", "watched"]
+__all__ = ["SLAB", "fast_path_for", "hooked", "needs_gradient", "plain_path", "watched"]
 
 # Numbers in the largest temporary of a slab: 8 MB of float32, little enough for the cache and for malloc to keep.
 SLAB = 2**21
 
 _plain: ContextVar[bool] = ContextVar("_plain", default=False)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @contextlib.contextmanager
@@ -47,13 +46,19 @@ def fast_path_for(module: nn.Module, x: Tensor, known: Collection[type[nn.Module
         for p in _tensors(module)
     )
     return tensors_match and all(
-        type(part) in known and as_built(part) and not any(getattr(part, name) for name in _HOOKS)
-        for part in module.modules()
-        if part is not module
+        type(part) in known and not hooked(part) for part in module.modules() if part is not module
     )
 
 
-def as_built(part: nn.Module) -> bool:
+def hooked(*modules: nn.Module) -> bool:
+    """Whether someone listens to one of the modules or put a forward of their own in it, so that it must run itself."""
+    for m in modules:
+        if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks or not _as_built(m):
+            return True
+    return False
+
+
+def _as_built(part: nn.Module) -> bool:
     """Whether nobody put a forward of their own or a plain tensor in the place of a parameter."""
     return not any(name == "forward" or isinstance(value, Tensor) for name, value in part.__dict__.items())
 

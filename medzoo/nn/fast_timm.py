@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from medzoo.nn.fast_norm import affine, foldable
-from medzoo.nn.fast_ops import Shape, Watch, conv, hooked, pack_conv
+from medzoo.nn.fast_ops import Shape, Watch, conv, pack_conv
+from medzoo.nn.fast_path import hooked
 
 __all__ = ["FoldedEncoder"]
 

@@ -21,7 +21,7 @@ from medzoo.weights.record import Weights
 from medzoo.weights.safetensor import read_safetensors
 from medzoo.weights.transfer import telling_of_the_disk
 
-__all__ = ["Obtained", "keep_converted", "obtain"]
+__all__ = ["Obtained", "is_foreign", "keep_converted", "obtain", "obtain_anew"]
 
 logger = logging.getLogger("medzoo")
 
@@ -39,7 +39,7 @@ class Obtained:
     dropped: tuple[str, ...] = ()
 
 
-def obtain(record: Weights, who: str, *, fresh: bool = False) -> Obtained:
+def obtain(record: Weights, who: str) -> Obtained:
     """Return the tensors of a record.
 
     A safetensors file is renamed on the way. A foreign one is read by a closed reader once, and kept as safetensors
@@ -48,29 +48,43 @@ def obtain(record: Weights, who: str, *, fresh: bool = False) -> Obtained:
     Args:
         record: which weights.
         who: for messages.
-        fresh: convert again, and let the result take the place of what was kept.
 
     Raises:
         WeightsUnavailable, WeightsCorrupt: as :func:`~medzoo.weights.fetch.verified`.
         UnsafeWeights: a foreign file asks for more than tensors.
     """
-    if Path(record.source.name).suffix.lower() not in FOREIGN_SUFFIXES:
-        path, data = verified(record, who)
+    if is_foreign(record):
+        with telling_of_the_disk(who, home(), None):
+            kept = _read_converted(record)
+        if kept is not None:
+            return kept
+    _, _, made = obtain_anew(record, who)
+    return made
+
+
+def obtain_anew(record: Weights, who: str) -> tuple[Path, bytes, Obtained]:
+    """Return the checked file, its bytes and its tensors; a conversion takes the place of what was kept.
+
+    Raises:
+        WeightsUnavailable, WeightsCorrupt, UnsafeWeights: as :func:`obtain`.
+    """
+    path, data = verified(record, who)
+    if not is_foreign(record):
         tensors, _, _ = read_safetensors(io.BytesIO(data), len(data), str(path))
-        return _renamed(record, tensors)
-    with telling_of_the_disk(who, home(), None):
-        kept = None if fresh else _read_converted(record)
-    if kept is not None:
-        return kept
+        return path, data, _renamed(record, tensors)
     from medzoo.weights.unpickle import tensors_in
 
-    path, data = verified(record, who)
     made = _renamed(record, tensors_in(data, str(path)))
     try:
         keep_converted(record, made)
     except OSError as error:
         logger.info("%s: the conversion is not kept, so the next load makes it again (%s)", who, error)
-    return made
+    return path, data, made
+
+
+def is_foreign(record: Weights) -> bool:
+    """Whether the file is of another format than safetensors."""
+    return Path(record.source.name).suffix.lower() in FOREIGN_SUFFIXES
 
 
 def _renamed(record: Weights, flat: Mapping[str, Tensor]) -> Obtained:
