@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
-from medzoo.models.swin import SwinEncoder
+from medzoo.models.swin import SwinEncoder, SwinStage
 from medzoo.nn import block as block_module
 from medzoo.nn import linear as linear_module
 from medzoo.nn.attention import WindowAttention, biased_attention
@@ -90,6 +90,38 @@ def test_small_slabs_change_nothing(limit, monkeypatch):
         torch.testing.assert_close(block(x), whole, rtol=1e-5, atol=1e-5)
     for got, want in zip(gradients(block, x, weight), expected, strict=True):
         assert (got - want).norm() <= 1e-5 * want.norm()
+
+
+@pytest.mark.parametrize("limit", [2**12, 2**21], ids=["cut twice", "in one piece"])
+def test_a_block_may_write_over_its_input(limit, monkeypatch):
+    monkeypatch.setattr(block_module, "SLAB", limit)
+    block, x = make(), torch.randn(2, 16, 10, 8, 12)
+    with torch.no_grad():
+        expected, spare = block(x), x.clone()
+        assert block.over(spare) is spare
+        assert torch.equal(spare, expected)
+        with plain_path():
+            kept = x.clone()
+            assert block.over(kept) is not kept
+    assert torch.equal(kept, x)
+    assert block.over(x) is not x, "with gradients the input is needed again"
+
+
+@torch.no_grad()
+def test_a_stage_writes_over_what_nobody_saw_alone():
+    stage = SwinStage(12, 3, (0.0, 0.0), "v2").eval()
+    x, seen = torch.randn(1, 12, 8, 8, 8), []
+    before = x.clone()
+    expected = stage(x)
+    assert torch.equal(x, before)
+    with plain_path():
+        between = stage.blocks[0](x.movedim(1, -1))
+    handle = stage.blocks[0].register_forward_hook(lambda module, args, result: seen.append(result))
+    torch.testing.assert_close(stage(x), expected)
+    torch.testing.assert_close(seen[0], between, rtol=1e-5, atol=1e-5)
+    handle.remove()
+    stage.blocks[1] = nn.Identity()
+    torch.testing.assert_close(stage(x), stage.downsample(between).movedim(-1, 1), rtol=1e-5, atol=1e-5)
 
 
 @settings(max_examples=4, deadline=None)

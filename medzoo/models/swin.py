@@ -11,6 +11,7 @@ Axes: b batch, c channels, d h w depth height width, n classes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -25,7 +26,7 @@ from medzoo.errors import ConfigError, did_you_mean
 from medzoo.models.swin_weights import SWIN_WEIGHTS
 from medzoo.nn.block import DropPath, SwinBlock
 from medzoo.nn.encoder import Encoder
-from medzoo.nn.fast_path import fast_path_for
+from medzoo.nn.fast_path import fast_path_for, hooked
 from medzoo.nn.head import Head
 from medzoo.nn.merging import OCTANTS, PatchMerging
 from medzoo.registry import register
@@ -53,8 +54,14 @@ class SwinStage(nn.Module):
         """Run the blocks on channels-last tokens; the result is a view of such tokens too."""
         x = rearrange(x, "b c d h w -> b d h w c").contiguous()
         recompute = self.grad_checkpointing and torch.is_grad_enabled()
-        for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+        # What one block gives the next may be written over, unless somebody looked at it in between.
+        private = not torch.compiler.is_compiling() and not hooked(*self.blocks)
+        private = private and all(type(block) is SwinBlock for block in self.blocks)
+        for i, block in enumerate(self.blocks):
+            if recompute:
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = cast(SwinBlock, block).over(x) if i and private else block(x)
         return rearrange(self.downsample(x), "b d h w c -> b c d h w")
 
 

@@ -70,12 +70,19 @@ class SwinBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend, then transform each token."""
+        return self._run(x)
+
+    def over(self, x: Tensor) -> Tensor:
+        """Return what :meth:`forward` does, in the place of ``x`` where that is possible; nobody reads ``x`` again."""
+        return self._run(x, x)
+
+    def _run(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         grid = WindowGrid.of(x.shape[1:4], WINDOW, self.shifted)
         if fast_path_for(self, x, PARTS):
             if x.is_cuda:
                 return self._whole(x, grid)
             if not needs_gradient(self, x):
-                return self._by_slabs(x, grid)
+                return self._by_slabs(x, grid, out)
             weights, mlp = self._weights()
             if not any(tensor is None for tensor in (*weights, *mlp)):
                 return self._in_training(x, grid)
@@ -94,9 +101,9 @@ class SwinBlock(nn.Module):
         x = x + self.drop_path(attended.view_as(x))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
-    def _by_slabs(self, x: Tensor, grid: WindowGrid) -> Tensor:
-        """Take each slab through the whole block before the next, without autograd."""
-        c, out = x.shape[-1], torch.empty_like(x, memory_format=torch.contiguous_format)
+    def _by_slabs(self, x: Tensor, grid: WindowGrid, out: Tensor | None = None) -> Tensor:
+        """Take each slab through the whole block before the next, without autograd; ``out`` may be ``x``."""
+        c, out = x.shape[-1], torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
         weights, mlp = self._weights()
         table, known = self.attn.memo.recall(self.attn.relative_position_bias_table)
         for place, axes in slabs(grid, x.shape[0], SLAB // (3 * c)):
@@ -104,10 +111,14 @@ class SwinBlock(nn.Module):
             where = arrange(axes, grid.window, slab.shape[0], x.device)
             tokens = slab.reshape(-1, c)
             biases = self._biases(table, known, where)
-            tokens = tokens + attend(tokens, weights, biases, where, eps=self.norm1.eps)
-            for rows in torch.split(tokens, SLAB // (8 * c)):
-                rows.copy_(transform(rows, mlp, self.norm2.eps, add=rows))
-            out[place] = tokens.view(slab.shape)
+            tokens = attend(tokens, weights, biases, where, eps=self.norm1.eps, add=tokens)
+            # A slab that lies in one piece takes each result at once, any other takes them all in the end.
+            done = out[place].view(-1, c) if out[place].is_contiguous() else tokens
+            step = SLAB // (8 * c)
+            for rows, seats in zip(torch.split(tokens, step), torch.split(done, step), strict=True):
+                seats.copy_(transform(rows, mlp, self.norm2.eps, add=rows))
+            if done is tokens:
+                out[place] = tokens.view(slab.shape)
         return out
 
     def _in_training(self, x: Tensor, grid: WindowGrid) -> Tensor:

@@ -46,9 +46,11 @@ def attend(
     *,
     eps: float,
     core: Any = None,
+    add: Tensor | None = None,
 ) -> Tensor:
-    """Run the attention branch on a slab, from the norm to the output projection, ``n c -> n c``; see :func:`mix`."""
-    return linear(mix(tokens, weights, biases, where, eps=eps, core=core), weights.proj_weight, weights.proj_bias)
+    """Run the attention branch on a slab, ``n c -> n c``, and add ``add``; see :func:`mix`."""
+    mixed = mix(tokens, weights, biases, where, eps=eps, core=core)
+    return linear(mixed, weights.proj_weight, weights.proj_bias, add=add)
 
 
 def mix(

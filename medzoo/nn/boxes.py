@@ -25,6 +25,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from medzoo.nn.heap import keep_freed_memory
 from medzoo.nn.windows import WindowGrid
 
 __all__ = ["Arrangement", "BoxGroup", "BoxType", "Segment", "arrange", "segments", "slabs"]
@@ -138,6 +139,7 @@ def slabs(grid: WindowGrid, batch: int, tokens: int) -> Iterator[tuple[tuple[sli
     Yields:
         Where the slab lies, as slices of b d h w, and its segments along d, h, w, which start at 0.
     """
+    keep_freed_memory()
     d, h, w = (segments(*axis) for axis in zip(grid.size, grid.window, grid.shift, strict=True))
     _, height, width = grid.size
     volume = _volume(grid.size)

@@ -27,11 +27,12 @@ from medzoo.nn.fast_norm import affine, foldable
 from medzoo.nn.fast_ops import CHANNELS_LAST, Shape, Watch, conv, on_cpu, pack_conv, private
 from medzoo.nn.fast_pairs import PairedConv
 from medzoo.nn.fast_path import hooked
+from medzoo.nn.heap import keep_freed_memory
 
 __all__ = ["FastConvEncoder", "FoldedStage"]
 
 # Bytes of a slab's convolution: a few of these fit the last-level cache.
-SLAB = 4 * 2**20
+SLAB = 8 * 2**20
 
 _POOL: dict[int, Any] = {2: F.max_pool2d, 3: F.max_pool3d}
 _ORDERS = (("relu", "pool"), ("relu", "norm", "pool"), ("relu", "pool", "norm"))
@@ -103,6 +104,7 @@ class FoldedStage:
         """Return the stage's map; its channels lie last in memory."""
         if not on_cpu(x):
             return self._whole(x)
+        keep_freed_memory()
         x = x.contiguous(memory_format=CHANNELS_LAST[self.dims])
         full = [n + 2 * self.padding - self.kernel + 1 for n in x.shape[2:]]
         pooled = [n // self.pool for n in full]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from medzoo.nn.fast_norm import affine, foldable
 from medzoo.nn.fast_ops import Shape, Watch, conv, pack_conv
 from medzoo.nn.fast_path import hooked
+from medzoo.nn.heap import keep_freed_memory
 
 __all__ = ["FoldedEncoder"]
 
@@ -83,6 +84,7 @@ class FoldedEncoder:
             with torch.inference_mode(False), torch.no_grad():
                 folded = (self.plain, 0) if hooked(*self.plain.modules()) else _fold(self.plain)
             self._found = (Watch(self.plain, exact=False), *folded)
+            keep_freed_memory()
         return self._found[1:]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medzoo.nn.fast_path import SLAB, fast_path_for, needs_gradient
+from medzoo.nn.heap import keep_freed_memory
 from medzoo.nn.linear import linear
 from medzoo.nn.recompute import Sums, gradients, refuse_twice, through_linear
 
@@ -107,6 +108,7 @@ def _normed(cells: Tensor, weights: Sequence[Tensor], eps: float) -> Tensor:
 
 def _slabs(x: Tensor) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
     """Yield where each slab lies on the map and on the merged one."""
+    keep_freed_memory()
     b, d, h, w, c = x.shape
     thick = max(1, SLAB // (2 * h * w * c))
     for sample, start in itertools.product(range(b), range(0, d // 2, thick)):
