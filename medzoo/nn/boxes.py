@@ -144,13 +144,11 @@ def slabs(grid: WindowGrid, batch: int, tokens: int) -> Iterator[tuple[tuple[sli
     _, height, width = grid.size
     volume = _volume(grid.size)
     samples = max(1, tokens // volume)
-    depths = _runs(d, height * width, tokens)
-    thickest = max(sum(s.length for s in run) for run in depths)
-    heights = _runs(h, thickest * width, tokens)
     for first in range(0, batch, samples):
-        for deep, high in itertools.product(depths, heights):
-            place = (slice(first, min(first + samples, batch)), _extent(deep), _extent(high), slice(0, width))
-            yield place, (_from_zero(deep), _from_zero(high), w)
+        for deep in _runs(d, tokens // (height * width)):
+            for high in _runs(h, tokens // (sum(s.length for s in deep) * width)):
+                place = (slice(first, min(first + samples, batch)), _extent(deep), _extent(high), slice(0, width))
+                yield place, (_from_zero(deep), _from_zero(high), w)
 
 
 @functools.lru_cache(maxsize=128)
@@ -189,14 +187,27 @@ def _arrange(axes: Axes, window: tuple[int, ...], batch: int, device: torch.devi
     return Arrangement(whole.clamp(min=0).to(device), seat.to(device), empty.to(device), tuple(groups))
 
 
-def _runs(axis: Sequence[Segment], unit: int, tokens: int) -> list[tuple[Segment, ...]]:
-    """Join neighbouring segments while ``unit`` tokens for each of their places are no more than ``tokens``."""
+@functools.lru_cache(maxsize=128)
+def _runs(axis: tuple[Segment, ...], longest: int) -> list[tuple[Segment, ...]]:
+    """Join neighbouring segments to as few runs of at most ``longest`` places as do, and those about equally long."""
+    runs = _joined(axis, longest)
+    shorter = longest - 1
+    while len(even := _joined(axis, shorter)) == len(runs) and shorter > 0:
+        runs, shorter = even, shorter - 1
+    return runs
+
+
+def _joined(axis: Sequence[Segment], longest: int) -> list[tuple[Segment, ...]]:
+    """Join neighbouring segments while they are no longer together than ``longest``."""
     runs: list[tuple[Segment, ...]] = []
+    length = 0
     for segment in axis:
-        if runs and (sum(s.length for s in runs[-1]) + segment.length) * unit <= tokens:
+        length += segment.length
+        if runs and length <= longest:
             runs[-1] += (segment,)
         else:
             runs.append((segment,))
+            length = segment.length
     return runs
 
 

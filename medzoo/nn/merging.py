@@ -110,7 +110,7 @@ def _slabs(x: Tensor) -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
     """Yield where each slab lies on the map and on the merged one."""
     keep_freed_memory()
     b, d, h, w, c = x.shape
-    thick = max(1, SLAB // (2 * h * w * c))
+    thick = max(1, SLAB // (8 * h * w * c))
     for sample, start in itertools.product(range(b), range(0, d // 2, thick)):
         one, stop = slice(sample, sample + 1), min(start + thick, d // 2)
         yield (one, slice(2 * start, 2 * stop)), (one, slice(start, stop))
