@@ -105,7 +105,7 @@ def ways():
     return {
         "slabs": {},
         "one row a slab": {(fast_conv, "SLAB"): 1},
-        "public operators": {(fast_ops, "private_ops"): lambda: False},
+        "public operators": {(fast_ops, "private_ops"): lambda dtype: False},
         "a GPU's, on the CPU": {(fast_conv, "on_cpu"): lambda x: False},
     }
 
@@ -131,8 +131,8 @@ def test_pairs_of_planes_are_the_convolution_and_its_maximum(padding, rows, monk
     x, weight, bias = torch.randn(1, 16, rows, 7, 9), torch.randn(24, 16, 3, 3, 3), torch.randn(24)
     exact = F.conv3d(x.double(), weight.double(), bias.double(), padding=(0, padding, padding))
     expected = F.max_pool3d(exact, (2, 1, 1)).movedim(1, -1)[0]
-    for usable in (fast_ops.private_ops(), False):
-        monkeypatch.setattr(fast_ops, "private_ops", lambda usable=usable: usable)
+    for usable in (fast_ops.private_ops(torch.float32), False):
+        monkeypatch.setattr(fast_ops, "private_ops", lambda dtype, usable=usable: usable)
         near(PairedConv(weight, bias, padding)(x).double(), expected)
 
 
@@ -149,7 +149,7 @@ def test_wide_stages_run_by_pairs_of_planes(slab, monkeypatch):
 
 @pytest.mark.parametrize("name", ["resnet18_multilabel", *slowly("densenet121_xray")])
 def test_timms_encoders_need_no_private_operator(name, monkeypatch):
-    monkeypatch.setattr(fast_ops, "private_ops", lambda: False)
+    monkeypatch.setattr(fast_ops, "private_ops", lambda dtype: False)
     model, x = tiny(name), batch(name)
     near(medzoo.optimize(model)(x), model(x))
 
@@ -158,18 +158,36 @@ def test_the_private_operators_are_tried_before_they_are_used(monkeypatch):
     def wrong(*_):
         raise RuntimeError("no such operator")
 
-    monkeypatch.setattr(fast_ops, "_private_conv", wrong)
-    assert fast_ops.private_ops.__wrapped__() is False
-    monkeypatch.setattr(fast_ops, "_private_conv", lambda x, *_: torch.zeros(1, 2, 2, 4, 4))
-    assert fast_ops.private_ops.__wrapped__() is False
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(fast_ops, "_private_conv", wrong)
+        assert fast_ops.private_ops.__wrapped__(dtype) is False
+        monkeypatch.setattr(fast_ops, "_private_conv", lambda x, *_: x.new_zeros(1, 2, 2, 4, 4))
+        assert fast_ops.private_ops.__wrapped__(dtype) is False
 
 
 @pytest.mark.parametrize("name", OWN_AND_SLOWLY_DENSE)
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 def test_other_types_run_the_plain_modules(name, dtype):
     model, x = tiny(name).to(dtype), batch(name).to(dtype)
     assert torch.equal(medzoo.optimize(model)(x), model(x))
     near(medzoo.optimize(model).float()(x.float()), model.float()(x.float()))
+
+
+@pytest.mark.parametrize("usable", [None, False], ids=["as tried", "public operators"])
+@pytest.mark.parametrize("name", OWN_AND_SLOWLY_DENSE)
+def test_bfloat16_lies_as_close_to_float32_as_the_plain_model(name, usable, monkeypatch):
+    if usable is not None:
+        monkeypatch.setattr(fast_ops, "private_ops", lambda dtype: usable)
+    model = tiny(name)
+    x = torch.randn(8, *batch(name).shape[1:])
+    exact = model.forward_features(x)
+    half, y = model.bfloat16(), x.bfloat16()
+    fast = medzoo.optimize(half)
+    ours, plain = ((m.forward_features(y).float() - exact).norm() for m in (fast, half))
+    # Both are roundings, so either may be the closer one by chance.
+    assert ours <= 1.5 * plain
+    assert fast(y).dtype == torch.bfloat16
+    assert "left as" not in repr(fast)
 
 
 @pytest.mark.parametrize("name", OWN_AND_SLOWLY_DENSE)

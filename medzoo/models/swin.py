@@ -28,6 +28,7 @@ from medzoo.nn.block import DropPath, SwinBlock
 from medzoo.nn.encoder import Encoder
 from medzoo.nn.fast_path import fast_path_for, hooked
 from medzoo.nn.head import Head
+from medzoo.nn.linear import linear
 from medzoo.nn.merging import OCTANTS, PatchMerging
 from medzoo.registry import register
 
@@ -116,8 +117,10 @@ class PatchEmbed(nn.Module):
         even = all(side % PATCH == 0 for side in x.shape[2:])
         if not even or not fast_path_for(self, x, (nn.Conv3d,)) or not self._cuts_patches():
             return self.proj(x)
-        patches = rearrange(x, "b c (d i) (h j) (w k) -> b d h w (c i j k)", i=PATCH, j=PATCH, k=PATCH)
-        return rearrange(F.linear(patches, self.proj.weight.flatten(1), self.proj.bias), "b d h w c -> b c d h w")
+        d, h, w = (side // PATCH for side in x.shape[2:])
+        patches = rearrange(x, "b c (d i) (h j) (w k) -> (b d h w) (c i j k)", i=PATCH, j=PATCH, k=PATCH)
+        embedded = linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        return rearrange(embedded, "(b d h w) c -> b c d h w", b=len(x), d=d, h=h, w=w)
 
     def _cuts_patches(self) -> bool:
         """Whether the convolution is the one this was built with: every voxel in one patch."""

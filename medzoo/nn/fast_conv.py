@@ -207,8 +207,12 @@ def _spans(length: int, step: int) -> Iterator[tuple[int, int]]:
 
 
 def _pairs(weight: Tensor, pool: int) -> bool:
-    """Whether a convolution goes faster by pairs of planes: with few channels, adding them up outweighs it."""
-    return on_cpu(weight) and weight.shape[2:] == (3, 3, 3) and pool == 2 and weight.shape[1] >= 16
+    """Whether a convolution goes faster by pairs of planes: with few channels, adding them up outweighs it.
+
+    In bfloat16 the sums of kernels and planes would lose too many digits.
+    """
+    exact = on_cpu(weight) and weight.dtype == torch.float32
+    return exact and weight.shape[2:] == (3, 3, 3) and pool == 2 and weight.shape[1] >= 16
 
 
 def _maximum(x: Tensor, size: tuple[int, ...], pool: int, done: int) -> Tensor:

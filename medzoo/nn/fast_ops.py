@@ -60,11 +60,11 @@ def eager(x: Tensor) -> bool:
 
 def on_cpu(x: Tensor) -> bool:
     """Whether ``x`` is what the CPU's fast path is written for."""
-    return x.device.type == "cpu" and x.dtype == torch.float32
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16)
 
 
 def served(x: Tensor) -> bool:
-    """Whether there is a fast path for the device and the type of ``x``: float32 on a CPU, anything on a GPU."""
+    """Whether there is a fast path for the device and type of ``x``: float32 and bfloat16 on a CPU, all on a GPU."""
     return on_cpu(x) or x.is_cuda
 
 
@@ -113,11 +113,14 @@ class Watch:
 
 
 @functools.cache
-def private_ops() -> bool:
-    """Whether this PyTorch has the private operators, and they compute what the public ones do."""
+def private_ops(dtype: torch.dtype) -> bool:
+    """Whether this PyTorch has the private operators, and they compute what the public ones do.
+
+    In bfloat16 they also want a processor that has instructions for it.
+    """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch's
         return False
-    ramp = torch.arange(64, dtype=torch.float32, device="cpu")
+    ramp = torch.arange(64, dtype=dtype, device="cpu")
     x, weight, bias = ramp.reshape(1, 1, 4, 4, 4), ramp[:54].reshape(2, 1, 3, 3, 3), ramp[:2]
     shape = Shape((1, 1, 1), (0, 1, 1), (1, 1, 1), 1)
     try:
@@ -126,12 +129,12 @@ def private_ops() -> bool:
             expected = F.conv3d(x, weight, bias, padding=shape.padding).relu()
     except (AttributeError, RuntimeError, TypeError):
         return False
-    return torch.allclose(convolved, expected)
+    return torch.allclose(convolved, expected, rtol=1e-5 if dtype == torch.float32 else 2e-2)
 
 
 def private(tensor: Tensor) -> bool:
     """Whether the private operators are to be used on ``tensor``."""
-    return on_cpu(tensor) and bool(torch.backends.mkldnn.enabled) and private_ops()
+    return on_cpu(tensor) and bool(torch.backends.mkldnn.enabled) and private_ops(tensor.dtype)
 
 
 def pack_conv(weight: Tensor, shape: Shape) -> Tensor:
