@@ -105,7 +105,6 @@ class FoldedStage:
         if not on_cpu(x):
             return self._whole(x)
         keep_freed_memory()
-        x = x.contiguous(memory_format=CHANNELS_LAST[self.dims])
         full = [n + 2 * self.padding - self.kernel + 1 for n in x.shape[2:]]
         pooled = [n // self.pool for n in full]
         out = x.new_empty(len(x), *pooled, len(self.bias))
@@ -113,18 +112,25 @@ class FoldedStage:
         for n in full[1:]:
             row *= n
         for i in range(len(x)):
+            one = x[i : i + 1].contiguous(memory_format=CHANNELS_LAST[self.dims])
             for start, stop in _spans(pooled[0], max(1, SLAB // row)):
-                self._finish(self._pooled(x[i : i + 1], start, stop, pooled), out[i, start:stop])
+                self._fill(out[i, start:stop], one, start, whole=stop - start == pooled[0])
         return out.movedim(-1, 1)
 
-    def _pooled(self, x: Tensor, start: int, stop: int, pooled: list[int]) -> Tensor:
-        """Convolve and pool the rows ``start`` to ``stop`` of the pooled map, ``1 c *s -> *s' c'``."""
-        size = (stop - start, *pooled[1:])
+    def _fill(self, out: Tensor, x: Tensor, start: int, whole: bool) -> None:
+        """Compute the rows of the pooled map from ``start`` on, ``1 c *s -> *s' c'``, into ``out``."""
+        stop, size = start + len(out), tuple(out.shape[:-1])
         if self.paired is not None:
-            return _maximum(self.paired(self._slab(x, start, stop)), size, self.pool, 1)
-        # A map in one piece is padded by the convolution itself.
-        slab, shape = (x, self.whole) if size[0] == pooled[0] else (self._slab(x, start, stop), self.slab)
-        return _maximum(conv(slab, self.weight, self.bias, shape)[0].movedim(0, -1), size, self.pool, 0)
+            self._finish(_maximum(self.paired(self._slab(x, start, stop)), size, self.pool, 1), out)
+            return
+        # A map in one piece is padded by the convolution itself, and a ReLU in the convolution costs nothing.
+        slab, shape = (x, self.whole) if whole else (self._slab(x, start, stop), self.slab)
+        relu = self.low is None
+        convolved = conv(slab, self.weight, self.bias, shape, relu)[0].movedim(0, -1)
+        seats = out if relu and self.scale is None else None
+        pooled = _maximum(convolved, size, self.pool, 0, seats)
+        if pooled is not out:
+            self._finish(pooled, out)
 
     def _slab(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Return what the rows ``start`` to ``stop`` of the pooled map are made of, with the zeros around the map."""
@@ -215,11 +221,15 @@ def _pairs(weight: Tensor, pool: int) -> bool:
     return exact and weight.shape[2:] == (3, 3, 3) and pool == 2 and weight.shape[1] >= 16
 
 
-def _maximum(x: Tensor, size: tuple[int, ...], pool: int, done: int) -> Tensor:
-    """Pool one axis after the other, ``*s c -> *size c``, but for the first ``done``; what is left over is dropped."""
+def _maximum(x: Tensor, size: tuple[int, ...], pool: int, done: int, out: Tensor | None = None) -> Tensor:
+    """Pool one axis after the other, ``*s c -> *size c``, but for the first ``done``; what is left over is dropped.
+
+    The result is in ``out`` if that is given, unless there is nothing to pool.
+    """
+    last = len(size) - 1
     for axis, n in list(enumerate(size))[done:]:
         parts = x.narrow(axis, 0, n * pool).reshape(*size[:axis], n, pool, *x.shape[axis + 1 :]).unbind(axis + 1)
         x = parts[0]
         for j, part in enumerate(parts[1:]):
-            x = torch.maximum(x, part, out=x if j else None)
+            x = torch.maximum(x, part, out=x if j else out if axis == last else None)
     return x
