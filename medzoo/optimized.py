@@ -215,7 +215,7 @@ class OptimizedClassifier(_InferenceOnly, Classifier):
     def told(self) -> list[str]:
         """Say what was done, line by line."""
         last = self.get_classifier()
-        done = isinstance(last, nn.Linear) and private(last.weight)
+        done = isinstance(last, nn.Linear) and last.weight.dtype == torch.float32 and private(last.weight)
         return super().told() + ["head: linear layers by oneDNN"] * done
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medzoo.nn.boxes import arrange, segments, slabs
+from medzoo.nn.boxes import _runs, arrange, segments, slabs
 from medzoo.nn.windows import WindowGrid
 
 CPU = torch.device("cpu")
@@ -29,6 +29,24 @@ def test_segments_tile_the_axis_and_stay_in_their_window(size, window, shifted):
     assert [s.start for s in cut] == [0, *itertools.accumulate(s.length for s in cut)][:-1]
     assert sum(s.length for s in cut) == size
     assert all(s.length >= 1 and s.padding >= 0 and s.offset + s.length + s.padding <= window for s in cut)
+
+
+@settings(max_examples=100, deadline=None)
+@given(size=st.integers(1, 200), shifted=st.booleans(), longest=st.integers(0, 250))
+def test_runs_are_as_few_as_can_be_and_about_even(size, shifted, longest):
+    window = min(size, 7)
+    axis = segments(size, window, window // 2 if shifted and size > window else 0)
+    runs = _runs(axis, longest)
+    assert tuple(itertools.chain(*runs)) == axis
+    lengths = [sum(s.length for s in run) for run in runs]
+    assert all(length <= longest or len(run) == 1 for length, run in zip(lengths, runs, strict=True))
+    fewest, length = 1, 0
+    for segment in axis:
+        fewest, length = (fewest + 1, 0) if length and length + segment.length > longest else (fewest, length)
+        length += segment.length
+    assert len(runs) == fewest
+    # Cut between windows, a run may be longer than an even share by less than one.
+    assert max(lengths) <= max(7, -(-size // fewest) + 7)
 
 
 @settings(max_examples=40, deadline=None)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
-from medzoo.models.swin import SwinEncoder, SwinStage
+from medzoo.models.swin import PatchEmbed, SwinEncoder, SwinStage
 from medzoo.nn import block as block_module
 from medzoo.nn import linear as linear_module
 from medzoo.nn.attention import WindowAttention, biased_attention
@@ -108,20 +108,42 @@ def test_a_block_may_write_over_its_input(limit, monkeypatch):
 
 
 @torch.no_grad()
-def test_a_stage_writes_over_what_nobody_saw_alone():
+def test_a_stage_writes_over_what_nobody_saw_alone(monkeypatch):
     stage = SwinStage(12, 3, (0.0, 0.0), "v2").eval()
-    x, seen = torch.randn(1, 12, 8, 8, 8), []
+    x, seen, over = torch.randn(1, 12, 8, 8, 8), [], []
+    run = SwinBlock.over
+    monkeypatch.setattr(SwinBlock, "over", lambda self, y: (over.append((y, run(self, y))), over[-1][1])[1])
     before = x.clone()
     expected = stage(x)
     assert torch.equal(x, before)
+    ((given, written),) = over
+    assert written is given
     with plain_path():
         between = stage.blocks[0](x.movedim(1, -1))
     handle = stage.blocks[0].register_forward_hook(lambda module, args, result: seen.append(result))
     torch.testing.assert_close(stage(x), expected)
     torch.testing.assert_close(seen[0], between, rtol=1e-5, atol=1e-5)
     handle.remove()
+    heard = []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, args, result: heard.append(module))
+    stage(x)
+    handle.remove()
+    assert [module for module in heard if isinstance(module, SwinBlock)] == list(stage.blocks)
+    compiled = []
+    stage.blocks[1]._compiled_call_impl = lambda y: compiled.append(y) or y
+    stage(x)
+    assert len(compiled) == 1, "block.compile() was passed over"
+    stage.blocks[1]._compiled_call_impl = None
+    assert len(over) == 1
     stage.blocks[1] = nn.Identity()
     torch.testing.assert_close(stage(x), stage.downsample(between).movedim(-1, 1), rtol=1e-5, atol=1e-5)
+
+
+def test_the_embedding_can_be_differentiated_twice():
+    embed, x = PatchEmbed(1, 4), torch.randn(1, 1, 4, 4, 4, requires_grad=True)
+    (slope,) = torch.autograd.grad(embed(x).square().sum(), x, create_graph=True)
+    slope.square().sum().backward()
+    assert x.grad.abs().sum() > 0
 
 
 @settings(max_examples=4, deadline=None)

@@ -190,6 +190,37 @@ def test_bfloat16_lies_as_close_to_float32_as_the_plain_model(name, usable, monk
     assert "left as" not in repr(fast)
 
 
+@pytest.mark.parametrize("where", ["in the image", "in a kernel"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", OWN_AND_SLOWLY_DENSE)
+def test_nan_stays_nan(name, dtype, where):
+    model, x = tiny(name).to(dtype), batch(name).to(dtype)
+    if where == "in a kernel":
+        next(iter(model.encoder.parameters())).flatten()[0] = torch.nan
+    else:
+        x[0, 0].flatten()[x[0, 0].numel() // 2] = torch.nan
+    assert model(x)[0].isnan().all()
+    assert medzoo.optimize(model)(x)[0].isnan().all()
+
+
+@pytest.mark.parametrize("name", OWN_AND_SLOWLY_DENSE)
+def test_one_type_inside_another_is_refused_as_in_the_plain_model(name):
+    model, x = tiny(name), batch(name)
+    convolutions = [m for m in model.encoder.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d))]
+    convolutions[1].bfloat16()
+    for m in (model, medzoo.optimize(model)):
+        with pytest.raises(RuntimeError, match=r"(?i)type|expected torch\.bfloat16"):
+            m(x)
+
+
+def test_kernels_are_laid_out_anew_for_another_size():
+    model = tiny("resnet18_multilabel")
+    fast = medzoo.optimize(model)
+    for size, images in ((64, 2), (96, 1), (64, 2)):
+        x = torch.randn(images, 3, size, size)
+        near(fast(x), model(x))
+
+
 @pytest.mark.parametrize("name", OWN_AND_SLOWLY_DENSE)
 def test_layouts_and_views_give_equal_values(name):
     model, x = tiny(name), batch(name)

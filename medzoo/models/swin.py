@@ -26,7 +26,7 @@ from medzoo.errors import ConfigError, did_you_mean
 from medzoo.models.swin_weights import SWIN_WEIGHTS
 from medzoo.nn.block import DropPath, SwinBlock
 from medzoo.nn.encoder import Encoder
-from medzoo.nn.fast_path import fast_path_for, hooked
+from medzoo.nn.fast_path import fast_path_for, hooked, needs_gradient, watched
 from medzoo.nn.head import Head
 from medzoo.nn.linear import linear
 from medzoo.nn.merging import OCTANTS, PatchMerging
@@ -55,15 +55,20 @@ class SwinStage(nn.Module):
         """Run the blocks on channels-last tokens; the result is a view of such tokens too."""
         x = rearrange(x, "b c d h w -> b d h w c").contiguous()
         recompute = self.grad_checkpointing and torch.is_grad_enabled()
-        # What one block gives the next may be written over, unless somebody looked at it in between.
-        private = not torch.compiler.is_compiling() and not hooked(*self.blocks)
-        private = private and all(type(block) is SwinBlock for block in self.blocks)
+        # What one block gives the next may be written over, unless somebody looks at it in between.
+        private = not (torch.compiler.is_compiling() or torch._C._get_tracing_state() or watched(x))
+        private = private and not hooked(*self.blocks) and all(map(_as_made, self.blocks))
         for i, block in enumerate(self.blocks):
             if recompute:
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = cast(SwinBlock, block).over(x) if i and private else block(x)
         return rearrange(self.downsample(x), "b d h w c -> b c d h w")
+
+
+def _as_made(block: nn.Module) -> bool:
+    """Whether a block is ours, and nobody compiled it."""
+    return type(block) is SwinBlock and block._compiled_call_impl is None
 
 
 class ConvLayer(nn.Module):
@@ -119,7 +124,8 @@ class PatchEmbed(nn.Module):
             return self.proj(x)
         d, h, w = (side // PATCH for side in x.shape[2:])
         patches = rearrange(x, "b c (d i) (h j) (w k) -> (b d h w) (c i j k)", i=PATCH, j=PATCH, k=PATCH)
-        embedded = linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        project = F.linear if needs_gradient(self, x) else linear
+        embedded = project(patches, self.proj.weight.flatten(1), self.proj.bias)
         return rearrange(embedded, "(b d h w) c -> b c d h w", b=len(x), d=d, h=h, w=w)
 
     def _cuts_patches(self) -> bool:

@@ -188,13 +188,17 @@ def _arrange(axes: Axes, window: tuple[int, ...], batch: int, device: torch.devi
 
 
 @functools.lru_cache(maxsize=128)
-def _runs(axis: tuple[Segment, ...], longest: int) -> list[tuple[Segment, ...]]:
-    """Join neighbouring segments to as few runs of at most ``longest`` places as do, and those about equally long."""
+def _runs(axis: tuple[Segment, ...], longest: int) -> tuple[tuple[Segment, ...], ...]:
+    """Join neighbouring segments to as few runs of at most ``longest`` places as do, and those about equally long.
+
+    >>> [[s.length for s in run] for run in _runs(segments(32, 7, 0), longest=28)]
+    [[7, 7], [7, 7, 4]]
+    """
     runs = _joined(axis, longest)
-    shorter = longest - 1
+    shorter = min(longest, sum(s.length for s in axis)) - 1
     while len(even := _joined(axis, shorter)) == len(runs) and shorter > 0:
         runs, shorter = even, shorter - 1
-    return runs
+    return tuple(runs)
 
 
 def _joined(axis: Sequence[Segment], longest: int) -> list[tuple[Segment, ...]]:

@@ -123,14 +123,10 @@ class FoldedStage:
         if self.paired is not None:
             self._finish(_maximum(self.paired(self._slab(x, start, stop)), size, self.pool, 1), out)
             return
-        # A map in one piece is padded by the convolution itself, and a ReLU in the convolution costs nothing.
+        # A map in one piece is padded by the convolution itself.
         slab, shape = (x, self.whole) if whole else (self._slab(x, start, stop), self.slab)
-        relu = self.low is None
-        convolved = conv(slab, self.weight, self.bias, shape, relu)[0].movedim(0, -1)
-        seats = out if relu and self.scale is None else None
-        pooled = _maximum(convolved, size, self.pool, 0, seats)
-        if pooled is not out:
-            self._finish(pooled, out)
+        convolved = conv(slab, self.weight, self.bias, shape)[0].movedim(0, -1)
+        self._finish(_maximum(convolved, size, self.pool, 0, out), out)
 
     def _slab(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Return what the rows ``start`` to ``stop`` of the pooled map are made of, with the zeros around the map."""
@@ -143,7 +139,7 @@ class FoldedStage:
         return slab
 
     def _finish(self, x: Tensor, out: Tensor) -> None:
-        """Do what remains after the pooling, ``*s c -> *s c``, into ``out``."""
+        """Do what remains after the pooling, ``*s c -> *s c``, into ``out``, which may be ``x``."""
         if self.low is not None:
             torch.maximum(x, self.low, out=out)
             if self.high is not None:

@@ -9,6 +9,7 @@ Axes: b batch, c channels, s any number of spatial axes.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -116,7 +117,7 @@ class Watch:
 def private_ops(dtype: torch.dtype) -> bool:
     """Whether this PyTorch has the private operators, and they compute what the public ones do.
 
-    In bfloat16 they also want a processor that has instructions for it.
+    In bfloat16 they also want a processor with AVX-512 or better.
     """
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch's
         return False
@@ -137,28 +138,41 @@ def private(tensor: Tensor) -> bool:
     return on_cpu(tensor) and bool(torch.backends.mkldnn.enabled) and private_ops(tensor.dtype)
 
 
-def pack_conv(weight: Tensor, shape: Shape) -> Tensor:
-    """Lay out a kernel once as :func:`conv` reads it fastest."""
+def pack_conv(weight: Tensor, shape: Shape, size: Sequence[int] | None = None) -> Tensor:
+    """Lay out a kernel once as :func:`conv` reads it fastest.
+
+    Args:
+        weight: the kernel.
+        shape: of the convolution.
+        size: of the input, ``b c *s``. Without it the layout is a guess, and oneDNN may have to mend it in every call.
+    """
     weight = weight.contiguous(memory_format=CHANNELS_LAST[weight.ndim - 2])
-    return _private_conv_pack(weight, shape) if private(weight) else weight
+    return _private_conv_pack(weight, shape, size) if private(weight) else weight
 
 
 def conv(x: Tensor, weight: Tensor, bias: Tensor, shape: Shape, relu: bool = False) -> Tensor:
-    """Convolve with a kernel from :func:`pack_conv`, ``b c *s -> b c' *s'``."""
+    """Convolve with a kernel from :func:`pack_conv`, ``b c *s -> b c' *s'``.
+
+    Raises:
+        RuntimeError: ``x`` is of another type than the kernel, as with PyTorch's own convolution.
+    """
     if weight.is_mkldnn:
+        if x.dtype != weight.dtype:
+            raise RuntimeError(f"conv: expected {weight.dtype}, as the kernel is, got {x.dtype}. Use one type for all.")
         return _private_conv(x, weight, bias, shape, relu)
     x = _CONV[x.ndim - 2](x, weight, bias, shape.stride, shape.padding, shape.dilation, shape.groups)
     return x.relu_() if relu else x
 
 
-def _private_conv_pack(weight: Tensor, shape: Shape) -> Tensor:
+def _private_conv_pack(weight: Tensor, shape: Shape, size: Sequence[int] | None = None) -> Tensor:
     return torch.ops.mkldnn._reorder_convolution_weight(
-        weight, shape.padding, shape.stride, shape.dilation, shape.groups, None
+        weight, shape.padding, shape.stride, shape.dilation, shape.groups, size
     )
 
 
 def _private_conv(x: Tensor, weight: Tensor, bias: Tensor, shape: Shape, relu: bool) -> Tensor:
-    after = "relu" if relu else "none"
-    return torch.ops.mkldnn._convolution_pointwise(
-        x, weight, bias, shape.padding, shape.stride, shape.dilation, shape.groups, after, [], ""
+    y = torch.ops.mkldnn._convolution_pointwise(
+        x, weight, bias, shape.padding, shape.stride, shape.dilation, shape.groups, "none", [], ""
     )
+    # The operator's own ReLU would make 0 of NaN, and a broken input or weight a plausible output.
+    return y.relu_() if relu else y

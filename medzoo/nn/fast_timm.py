@@ -44,13 +44,18 @@ class FoldedConv(nn.Module):
         self.shape = Shape(plain.stride, plain.padding, plain.dilation, plain.groups)
         scale, shift = affine(norm)
         weight = plain.weight.detach()
-        self.weight = pack_conv(weight * scale.reshape(-1, 1, 1, 1).to(weight.dtype), self.shape)
+        self.weight = (weight.double() * scale.reshape(-1, 1, 1, 1)).to(weight.dtype)
         bias = shift if plain.bias is None else shift + plain.bias.detach().double() * scale
         self.bias = bias.to(weight.dtype)
+        self._packed: tuple[torch.Size, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve."""
-        return conv(x, self.weight, self.bias, self.shape, self.relu)
+        """Convolve, with the kernel laid out for the size of the last input."""
+        packed = self._packed
+        if packed is None or packed[0] != x.shape:
+            with torch.inference_mode(False), torch.no_grad():
+                packed = self._packed = (x.shape, pack_conv(self.weight, self.shape, x.shape))
+        return conv(x, packed[1], self.bias, self.shape, self.relu)
 
 
 class FoldedEncoder:

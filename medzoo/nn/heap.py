@@ -9,6 +9,7 @@ later; this gets there at once.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 
 import torch
@@ -21,8 +22,11 @@ LARGEST = 32 * 2**20 - 2**16
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Have ``malloc`` keep up to 64 MB of what this process frees; once, and without touching a page of it.
+    """Have ``malloc`` keep up to 64 MB of what is freed; once, and without touching a page of it.
 
-    Another allocator, or limits set by ``MALLOC_MMAP_THRESHOLD_`` and its like, stay as they are.
+    That is 64 MB for the main heap, and for that of each thread that frees as much. Another allocator, or limits set by
+    ``MALLOC_MMAP_THRESHOLD_`` and its like, stay as they are.
     """
-    torch.empty(LARGEST, dtype=torch.uint8, device="cpu")
+    # A storage, for a tensor may be filled or be a fake; and where 32 MB are too much, there is nothing to keep.
+    with contextlib.suppress(RuntimeError):
+        torch.UntypedStorage(LARGEST, device="cpu")  # type: ignore[no-untyped-call]  # torch's
