@@ -207,8 +207,9 @@ def test_a_result_becomes_a_page_with_pictures(result, tmp_path):
     file = suite.write_result(result, tmp_path / "results")
     (tmp_path / "results" / f"2001-01-01_{file.name.partition('_')[2]}").write_text(file.read_text())
     assert newest(tmp_path / "results") == [file]
-    render([file], tmp_path / "page.md")
+    render([file], tmp_path / "page.md", notes="## Why\n\nBecause.")
     page = (tmp_path / "page.md").read_text()
+    assert page.index("Because.") < page.index("### Promises")
     assert result["environment"]["cpu"] in page
     assert "- big: needs about 9 GB" in page
     pictures = sorted((tmp_path / "images").iterdir())

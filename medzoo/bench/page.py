@@ -39,7 +39,7 @@ is made beforehand, which spares MONAI work that it does in every pass.
 On a CPU the ratio depends on what fresh memory costs: the peers write large maps to it in every call, and medzoo works
 in pieces that stay in the cache. In a process of its own, and without `THP_MEM_ALLOC_ENABLE`, a page costs most; after
 other rows in the same process, or with huge pages, it costs little, and the ratio is lower. Both are shown. medzoo has
-`malloc` keep what is freed (`medzoo/nn/heap.py`); that holds for the process, so the peers' smaller maps gain by it too.
+`malloc` keep what is freed (`medzoo/nn/heap.py`); that holds for the process, and the peers' smaller maps gain by it.
 """
 
 
@@ -52,9 +52,9 @@ def newest(folder: Path) -> list[Path]:
     return list(latest.values())
 
 
-def render(files: list[Path], page: Path) -> None:
-    """Write the page and, in ``images`` beside it, its pictures."""
-    parts = [OPENING]
+def render(files: list[Path], page: Path, notes: str = "") -> None:
+    """Write the page and, in ``images`` beside it, its pictures; ``notes`` come first, as Markdown."""
+    parts = [OPENING, notes] if notes else [OPENING]
     if not files:
         parts.append("No result file is in the repository yet.\n")
     for file in files:
@@ -108,10 +108,12 @@ def _machine(result: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Render the newest result file of each device and setting in a folder."""
+    """Render the newest result file of each device and setting in a folder, and its ``notes.md``."""
     if len(sys.argv) != 3:
         sys.exit("usage: python -m medzoo.bench.page RESULTS_FOLDER PAGE.md")
-    render(newest(Path(sys.argv[1])), Path(sys.argv[2]))
+    folder, page = map(Path, sys.argv[1:])
+    notes = folder / "notes.md"
+    render(newest(folder), page, notes.read_text(encoding="utf-8") if notes.exists() else "")
 
 
 if __name__ == "__main__":
