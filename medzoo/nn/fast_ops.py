@@ -142,10 +142,12 @@ def pack_conv(weight: Tensor, shape: Shape, size: Sequence[int] | None = None) -
     """Lay out a kernel once as :func:`conv` reads it fastest.
 
     Args:
-        weight: the kernel.
+        weight: the kernel, perhaps laid out already.
         shape: of the convolution.
         size: of the input, ``b c *s``. Without it the layout is a guess, and oneDNN may have to mend it in every call.
     """
+    if weight.is_mkldnn:
+        weight = weight.to_dense(weight.dtype)
     weight = weight.contiguous(memory_format=CHANNELS_LAST[weight.ndim - 2])
     return _private_conv_pack(weight, shape, size) if private(weight) else weight
 

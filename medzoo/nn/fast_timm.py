@@ -44,18 +44,20 @@ class FoldedConv(nn.Module):
         self.shape = Shape(plain.stride, plain.padding, plain.dilation, plain.groups)
         scale, shift = affine(norm)
         weight = plain.weight.detach()
-        self.weight = (weight.double() * scale.reshape(-1, 1, 1, 1)).to(weight.dtype)
+        folded = (weight.double() * scale.reshape(-1, 1, 1, 1)).to(weight.dtype)
+        # The kernel, and the size of input that it is laid out for.
+        self.kernel: tuple[Tensor, torch.Size | None] = (folded, None)
         bias = shift if plain.bias is None else shift + plain.bias.detach().double() * scale
         self.bias = bias.to(weight.dtype)
-        self._packed: tuple[torch.Size, Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Convolve, with the kernel laid out for the size of the last input."""
-        packed = self._packed
-        if packed is None or packed[0] != x.shape:
+        """Convolve."""
+        weight, size = self.kernel
+        if size != x.shape:
             with torch.inference_mode(False), torch.no_grad():
-                packed = self._packed = (x.shape, pack_conv(self.weight, self.shape, x.shape))
-        return conv(x, packed[1], self.bias, self.shape, self.relu)
+                weight = pack_conv(weight, self.shape, x.shape)
+            self.kernel = (weight, x.shape)
+        return conv(x, weight, self.bias, self.shape, self.relu)
 
 
 class FoldedEncoder:
