@@ -74,6 +74,18 @@ def test_fast_is_plain_with_and_without_gradients(size, shifted, monkeypatch):
     assert calls == ["_by_slabs", "_in_training"]
 
 
+@torch.no_grad()
+def test_training_mode_drops_branches_without_gradients_too():
+    block, x = make(rate=0.5).train(), torch.randn(16, 8, 8, 8, 12)
+    torch.manual_seed(3)
+    fast = block(x)
+    torch.manual_seed(3)
+    with plain_path():
+        torch.testing.assert_close(fast, block(x), rtol=1e-5, atol=1e-5)
+    kept_out = (fast == x).flatten(1).all(1)
+    assert 0 < kept_out.sum() < len(x)
+
+
 @pytest.mark.parametrize("limit", [2**10, 2**14])
 def test_small_slabs_change_nothing(limit, monkeypatch):
     from medzoo.nn import box_backward

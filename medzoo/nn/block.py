@@ -45,9 +45,13 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
+    def drops(self) -> bool:
+        """Whether it changes anything now."""
+        return self.training and self.rate > 0.0
+
     def forward(self, x: Tensor) -> Tensor:
         """Drop whole samples of the batch."""
-        if not self.training or self.rate == 0.0:
+        if not self.drops():
             return x
         keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.rate
         return x * keep.to(x.dtype) / (1.0 - self.rate)
@@ -81,7 +85,7 @@ class SwinBlock(nn.Module):
         if fast_path_for(self, x, PARTS):
             if x.is_cuda:
                 return self._whole(x, grid)
-            if not needs_gradient(self, x):
+            if not needs_gradient(self, x) and not self.drop_path.drops():
                 return self._by_slabs(x, grid, out)
             weights, mlp = self._weights()
             if not any(tensor is None for tensor in (*weights, *mlp)):
@@ -125,7 +129,7 @@ class SwinBlock(nn.Module):
         """Run both branches with their own backward pass."""
         weights, mlp = self._weights()
         table, window = self.attn.relative_position_bias_table, self.attn.window
-        ones = x.new_ones(len(x)) if self.drop_path.training and self.drop_path.rate else None
+        ones = x.new_ones(len(x)) if self.drop_path.drops() else None
         scale = None if ones is None else self.drop_path(ones)
         x = AttentionBranch.apply(x, scale, grid, window, self.norm1.eps, table, *weights)
         scale = None if ones is None else self.drop_path(ones)
