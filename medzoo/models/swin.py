@@ -56,8 +56,7 @@ class SwinStage(nn.Module):
         x = rearrange(x, "b c d h w -> b d h w c").contiguous()
         recompute = self.grad_checkpointing and torch.is_grad_enabled()
         # What one block gives the next may be written over, unless somebody looks at it in between.
-        private = not (torch.compiler.is_compiling() or torch._C._get_tracing_state() or watched(x))
-        private = private and not hooked(*self.blocks) and all(map(_as_made, self.blocks))
+        private = not watched(x) and not hooked(*self.blocks) and all(map(_as_made, self.blocks))
         for i, block in enumerate(self.blocks):
             if recompute:
                 x = checkpoint(block, x, use_reentrant=False)

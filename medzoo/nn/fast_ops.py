@@ -49,10 +49,8 @@ class Shape(NamedTuple):
 def eager(x: Tensor) -> bool:
     """Whether ``x`` is an ordinary tensor in ordinary inference: not traced, differentiated or under autocast."""
     return not (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # torch's
+        watched(x)
         or type(x) is not Tensor
-        or watched(x)
         or (x.requires_grad and torch.is_grad_enabled())
         or torch.is_autocast_enabled(x.device.type)
         or x.shape[0] == 0

@@ -34,10 +34,8 @@ def plain_path() -> Iterator[None]:
 
 def fast_path_for(module: nn.Module, x: Tensor, known: Collection[type[nn.Module]]) -> bool:
     """Whether ``module`` may compute on ``x`` without calling its parts, all of which should be of ``known`` types."""
-    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch._C._get_tracing_state() or _plain.get():
-        return False
     device = x.device.type
-    if type(x) not in (Tensor, nn.Parameter) or device not in ("cpu", "cuda") or watched(x):
+    if watched(x) or _plain.get() or type(x) not in (Tensor, nn.Parameter) or device not in ("cpu", "cuda"):
         return False
     if device == "cpu" and torch.is_autocast_enabled("cpu"):
         return False
@@ -77,10 +75,13 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 def watched(x: Tensor) -> bool:
-    """Whether a mode, a transform or a global hook wants to see each operation or module. All of it is private.
+    """Whether a compiler, a tracer, a mode, a transform or a global hook wants to see each operation or module.
 
     A default device, which is a mode too, watches nothing; but what is made without a device should lie beside ``x``.
+    Most of what is asked here is private to PyTorch.
     """
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch._C._get_tracing_state():
+        return True
     functorch = getattr(torch._C, "_functorch", None)
     if functorch is not None and functorch.peek_interpreter_stack() is not None:
         return True

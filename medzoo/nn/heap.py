@@ -16,7 +16,7 @@ import torch
 
 __all__ = ["keep_freed_memory"]
 
-# The largest block that raises the limit, less a page for malloc's own header and the alignment.
+# The largest block that raises the limit, less what malloc's header and the alignment take.
 LARGEST = 32 * 2**20 - 2**16
 
 
