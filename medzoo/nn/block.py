@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medzoo.kernels.dispatch import triton_serves
 from medzoo.nn.attention import WindowAttention
 from medzoo.nn.box_attention import Weights, attend, box_bias
 from medzoo.nn.box_backward import AttentionBranch, MlpBranch, transform
@@ -83,6 +84,8 @@ class SwinBlock(nn.Module):
     def _run(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         grid = WindowGrid.of(x.shape[1:4], WINDOW, self.shifted)
         if fast_path_for(self, x, PARTS):
+            if triton_serves(x) and self._fits_kernels(x):
+                return self._by_kernels(x, grid)
             if x.is_cuda:
                 return self._whole(x, grid)
             if not needs_gradient(self, x) and not self.drop_path.drops():
@@ -94,6 +97,42 @@ class SwinBlock(nn.Module):
         attended = self.attn(grid.split(self.norm1(x)), grid.mask(x.device))
         x = x + self.drop_path(grid.join(attended))
         return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def _fits_kernels(self, x: Tensor) -> bool:
+        """Whether the kernels in Triton compute this block on ``x``: one type for all, and heads of 16, 32 or 64."""
+        weights, mlp = self._weights()
+        return (
+            x.shape[-1] // self.attn.heads in (16, 32, 64)
+            and not torch.is_autocast_enabled(x.device.type)
+            and not needs_gradient(self, x)
+            and not self.drop_path.drops()
+            and all(t is not None and t.dtype == x.dtype and t.is_contiguous() for t in (*weights, *mlp))
+        )
+
+    def _by_kernels(self, x: Tensor, grid: WindowGrid) -> Tensor:
+        """Run the block by kernels in Triton; see :mod:`medzoo.kernels.cuda`."""
+        from medzoo.kernels.cuda.box_attention import box_attention
+        from medzoo.kernels.cuda.box_tables import box_tables
+        from medzoo.kernels.cuda.swin_layers import WIDEST, finish_block, norm_linear
+
+        axes = tuple(map(segments, grid.size, grid.window, grid.shift))
+        tables = box_tables(axes, grid.window, x.device)
+        weights, mlp = self._weights()
+        c, tokens = x.shape[-1], x.reshape(len(x), -1, x.shape[-1])
+        fused = c <= WIDEST and x.dtype != torch.float32
+        if fused:
+            qkv = norm_linear(tokens, tables.order, *weights[:4], self.norm1.eps)
+        else:
+            normed = self.norm1(tokens).index_select(1, tables.order.clamp(min=0))
+            qkv = self.attn.qkv(normed.index_fill_(1, tables.empty.long(), 0)).flatten(0, 1)
+        table = self.attn.relative_position_bias_table
+        attended, _ = box_attention(qkv, table, grid.size, grid.window, grid.shift, self.attn.window, False)
+        if fused:
+            done = finish_block(attended, tables.seat, tokens, weights[4:], mlp[:2], mlp[2:4], mlp[4:], self.norm2.eps)
+            return done.view_as(x)
+        attended = attended.view(len(x), -1, c).index_select(1, tables.seat)
+        tokens = tokens + self.attn.proj(attended)
+        return (tokens + self.mlp(self.norm2(tokens))).view_as(x)
 
     def _whole(self, x: Tensor, grid: WindowGrid) -> Tensor:
         """Run the boxes of the whole batch at once, under autograd if need be."""

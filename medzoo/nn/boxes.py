@@ -25,29 +25,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from medzoo.kernels.window_partition import Axes, Segment, segments
 from medzoo.nn.heap import keep_freed_memory
 from medzoo.nn.windows import WindowGrid
 
 __all__ = ["Arrangement", "BoxGroup", "BoxType", "Segment", "arrange", "segments", "slabs"]
-
-
-class Segment(NamedTuple):
-    """A stretch of one axis that is attended to within itself.
-
-    Attributes:
-        start: its first token on the map.
-        length: how many tokens of the map it has.
-        offset: where its first token lies in the window.
-        padding: how many tokens of padding follow in the same region.
-    """
-
-    start: int
-    length: int
-    offset: int
-    padding: int
-
-
-Axes = tuple[tuple[Segment, ...], ...]
 
 
 class BoxType(NamedTuple):
@@ -110,27 +92,6 @@ class Arrangement:
     seat: Tensor
     empty: Tensor
     groups: tuple[BoxGroup, ...]
-
-
-def segments(size: int, window: int, shift: int) -> tuple[Segment, ...]:
-    """Cut one axis where windows and the roll cut it.
-
-    >>> segments(16, window=7, shift=0)
-    (Segment(start=0, length=7, offset=0, padding=0), Segment(start=7, length=7, offset=0, padding=0), \
-Segment(start=14, length=2, offset=0, padding=5))
-    >>> [(s.start, s.length, s.offset, s.padding) for s in segments(16, window=7, shift=3)]
-    [(0, 3, 4, 0), (3, 7, 0, 0), (10, 6, 0, 1)]
-    """
-    padded = -(-size // window) * window
-    # The roll takes the first tokens to the end of the last window, whose beginning is then a region of its own.
-    edges = [0, *range(shift, padded, window), padded] if shift else list(range(0, padded + 1, window))
-    cut = []
-    for start, end in itertools.pairwise(edges):
-        if start < size:
-            length = min(end, size) - start
-            offset = window - shift if shift and start == 0 else 0
-            cut.append(Segment(start, length, offset, end - start - length))
-    return tuple(cut)
 
 
 def slabs(grid: WindowGrid, batch: int, tokens: int) -> Iterator[tuple[tuple[slice, ...], Axes]]:
