@@ -579,6 +579,7 @@ def test_gradients_are_finite_where_every_weight_underflows_on_a_gpu():
 
 
 @pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 def test_a_gpu_gives_what_the_cpu_gives_without_waiting():
     block, x = make(), torch.randn(2, 8, 14, 9, 12)
     weight = torch.randn_like(x)

@@ -139,7 +139,15 @@ class SwinBlock(nn.Module):
         axes = tuple(segments(*axis) for axis in zip(grid.size, grid.window, grid.shift, strict=True))
         where = arrange(axes, grid.window, x.shape[0], x.device)
         weights, _ = self._weights()
-        biases = self._biases(self.attn.relative_position_bias_table, {}, where)
+        table: Tensor = self.attn.relative_position_bias_table
+        known: dict[BoxType, Tensor] = {}
+        # In the type of the products: a bias cast later would lose the alignment of its rows.
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else table.dtype
+        if needs_gradient(self, x):
+            table = table.to(dtype)
+        else:
+            table, known = self.attn.memo.recall(table, dtype)
+        biases = self._biases(table, known, where)
         attended = attend(x.flatten(0, 3), weights, biases, where, eps=self.norm1.eps)
         x = x + self.drop_path(attended.view_as(x))
         return x + self.drop_path(self.mlp(self.norm2(x)))

@@ -83,6 +83,8 @@ def mix(
 
 def attend_in_boxes(qkv: Tensor, groups: Sequence[BoxGroup], biases: Sequence[Tensor]) -> Tensor:
     """Attend within each box, ``r 3c -> r c``; the rows of the padding hold nothing."""
+    if qkv.is_cuda:
+        return _attend_in_pieces(qkv, groups, biases)
     c = qkv.shape[1] // 3
     out = qkv.new_empty(len(qkv), c)
     for group, bias in zip(groups, biases, strict=True):
@@ -91,6 +93,19 @@ def attend_in_boxes(qkv: Tensor, groups: Sequence[BoxGroup], biases: Sequence[Te
         tokens = bias.shape[1]
         seats[:, :, :tokens] = biased_attention(q[:, :, :tokens], k, v, bias[None])
     return out
+
+
+def _attend_in_pieces(qkv: Tensor, groups: Sequence[BoxGroup], biases: Sequence[Tensor]) -> Tensor:
+    """Do the same by splitting and joining: autograd fills a map with zeros for each slice, and for each write."""
+    pieces = []
+    lengths = [group.rows[1] - group.rows[0] for group in groups]
+    for rows, group, bias in zip(torch.split(qkv, lengths), groups, biases, strict=True):
+        heads, tokens = bias.shape[:2]
+        q, k, v = rearrange(rows, "(g k) (parts m e) -> parts g m k e", g=group.boxes, parts=3, m=heads).unbind()
+        out = biased_attention(q[:, :, :tokens], k, v, bias[None])
+        out = F.pad(out, (0, 0, 0, q.shape[2] - tokens)) if q.shape[2] > tokens else out
+        pieces.append(rearrange(out, "g m k e -> (g k) (m e)"))
+    return torch.cat(pieces)
 
 
 def split_heads(rows: Tensor, group: BoxGroup, heads: int, parts: int) -> tuple[Tensor, ...]:
@@ -121,7 +136,7 @@ def box_bias(table: Tensor, window: tuple[int, ...], kind: BoxType) -> Tensor:
     return F.pad(bias, (0, -bias.shape[2] % 8))[:, :, : bias.shape[2]] if bias.is_cuda else bias
 
 
-@functools.lru_cache(maxsize=128)
+@functools.lru_cache(maxsize=256)  # at most 120 MB
 def _rows(window: tuple[int, ...], kind: BoxType, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the rows of the table for the real keys, ``t t``, and for the padding, ``t p``.
 
@@ -130,7 +145,7 @@ def _rows(window: tuple[int, ...], kind: BoxType, device: torch.device) -> tuple
     with torch.inference_mode(False):  # what is remembered must serve training too
         real, padding = kind.places()
         rows = relative_position_index(window)[real]
-        return rows[:, real].to(device), rows[:, padding].to(device)
+        return rows[:, real].int().to(device), rows[:, padding].int().to(device)
 
 
 class _Reorder(torch.autograd.Function):

@@ -9,6 +9,10 @@ What is done, all of it exact but for rounding:
 - 3 × 3 × 3 convolutions of many channels run by pairs of planes, see :mod:`medzoo.nn.fast_pairs`.
 - The first spatial axis is cut into slabs that stay in the cache. Rows that the pooling drops are not computed.
 
+On a GPU the library convolves, without the bias, and one kernel pools, adds the bias and does what follows in a single
+pass; with one input channel the convolution is part of that kernel, see :mod:`medzoo.kernels.cuda.conv_pool`. Without
+Triton the same is done by public operators.
+
 Axes: b batch, c channels, s any number of spatial axes.
 """
 
@@ -21,10 +25,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medzoo.kernels.dispatch import triton_serves
 from medzoo.nn.conv import ConvEncoder, ConvStage
 from medzoo.nn.encoder import Encoder
 from medzoo.nn.fast_norm import affine, foldable
-from medzoo.nn.fast_ops import CHANNELS_LAST, Shape, Watch, conv, on_cpu, pack_conv, private
+from medzoo.nn.fast_ops import CHANNELS_LAST, Shape, Watch, channels_last, conv, on_cpu, pack_conv, private
 from medzoo.nn.fast_pairs import PairedConv
 from medzoo.nn.fast_path import hooked
 from medzoo.nn.heap import keep_freed_memory
@@ -34,7 +39,6 @@ __all__ = ["FastConvEncoder", "FoldedStage"]
 # Bytes of a slab's convolution: a few of these fit the last-level cache.
 SLAB = 8 * 2**20
 
-_POOL: dict[int, Any] = {2: F.max_pool2d, 3: F.max_pool3d}
 _ORDERS = (("relu", "pool"), ("relu", "norm", "pool"), ("relu", "pool", "norm"))
 
 
@@ -53,28 +57,33 @@ class FoldedStage:
         like = convolution.weight
         weight = like.detach().double()
         bias = weight.new_zeros(len(weight)) if convolution.bias is None else convolution.bias.detach().double()
-        self.low: Tensor | None = None
-        self.high: Tensor | None = None
-        self.scale: Tensor | None = None
-        self.shift: Tensor | None = None
+        low: Tensor | None = None
+        high: Tensor | None = None
+        scale: Tensor | None = None
+        shift: Tensor | None = None
         order = [name for name, _ in stage.named_children()]
         if "norm" in order:
             scale, shift = affine(stage.norm)
             if order.index("norm") < order.index("pool"):
                 weight = weight * scale.reshape(-1, *[1] * (self.dims + 1))
                 bias = bias * scale + shift
-                self.low = torch.where(scale >= 0, shift, -torch.inf).to(like.dtype)
+                low = torch.where(scale >= 0, shift, -torch.inf)
                 if bool((scale < 0).any()):
-                    self.high = torch.where(scale < 0, shift, torch.inf).to(like.dtype)
-            else:
-                self.scale, self.shift = scale.to(like.dtype), shift.to(like.dtype)
+                    high = torch.where(scale < 0, shift, torch.inf)
+                scale = shift = None
         self.bias = bias.to(like.dtype)
+        self.low, self.high, self.scale, self.shift = (
+            None if t is None else t.to(like.dtype) for t in (low, high, scale, shift)
+        )
+        # The arguments of an Epilogue, a class that cannot be imported without Triton.
+        self.after: Any = [None if t is None else t.float() for t in (bias, low, high, scale, shift)]
         # The slabs bring their own padding along the axis that is cut.
         one, rest = (1,) * self.dims, (self.padding,) * (self.dims - 1)
         self.slab, self.whole = Shape(one, (0, *rest), one, 1), Shape(one, (self.padding, *rest), one, 1)
         weight = weight.to(like.dtype)
         self.weight = pack_conv(weight, self.slab)
         self.paired = PairedConv(weight, self.bias, self.padding) if _pairs(weight, self.pool) else None
+        self.windows = self._windows(weight)
 
     @staticmethod
     def can_fold(stage: nn.Module) -> bool:
@@ -149,14 +158,43 @@ class FoldedStage:
         else:
             torch.clamp_min(x, 0.0, out=out)
 
+    def _windows(self, weight: Tensor) -> Tensor | None:
+        """Lay out the kernel of a volume of one channel for the kernel that convolves and pools, if that serves it."""
+        if self.dims != 3 or weight.shape[1] != 1 or not triton_serves(weight):
+            return None
+        from medzoo.kernels.cuda.conv_pool import conv_pool_serves, pack_windows
+
+        serves = conv_pool_serves(weight.dtype, len(weight), self.kernel, self.pool)
+        return pack_windows(weight, self.pool) if serves else None
+
     def _whole(self, x: Tensor) -> Tensor:
-        """Do the same by public operators on the whole map, for a GPU and its libraries."""
-        x = x.contiguous(memory_format=CHANNELS_LAST[self.dims])
-        x = conv(x, self.weight, self.bias, self.whole)
-        x = _POOL[self.dims](x, self.pool).movedim(1, -1)
+        """Do the same on the whole map, for a GPU and its libraries."""
+        if not triton_serves(x):
+            return self._public(x)
+        from medzoo.kernels.cuda.conv_pool import Epilogue, conv_pool, pool_last, pool_last_serves
+
+        after = Epilogue(*self.after)
+        if self.windows is not None and self.windows.dtype == x.dtype:
+            out = conv_pool(x, self.windows, after, kernel=self.kernel, padding=self.padding, pool=self.pool)
+            return out.movedim(-1, 1)
+        # The library would add the bias in a pass of its own.
+        x = conv(channels_last(x), self.weight, None, self.whole).movedim(1, -1).contiguous()
+        return (pool_last(x, after, self.pool) if pool_last_serves(x) else self._pooled(x + self.bias)).movedim(-1, 1)
+
+    def _public(self, x: Tensor) -> Tensor:
+        """Do the same by public operators."""
+        return self._pooled(conv(channels_last(x), self.weight, self.bias, self.whole).movedim(1, -1)).movedim(-1, 1)
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        """Pool a convolved map and finish it, ``b *s c -> b *s' c``.
+
+        ``max_pool3d`` would also write indices of eight bytes each.
+        """
+        size = (len(x), *(n // self.pool for n in x.shape[1:-1]))
+        x = _maximum(x, size, self.pool, 1)
         out = torch.empty_like(x)
         self._finish(x, out)
-        return out.movedim(-1, 1)
+        return out
 
 
 class FastConvEncoder(ConvEncoder):
@@ -196,7 +234,8 @@ class FastConvEncoder(ConvEncoder):
         plain = [f"stages.{i}" for i in range(len(self.stages)) if self.folded(i) is None]
         done = len(self.stages) - len(plain)
         like = next(self.stages.parameters())
-        how = "BatchNorm folded, pooled before ReLU, " + ("in slabs" if on_cpu(like) else "channels last")
+        where = "in slabs" if on_cpu(like) else "channels last" + (", pooled by Triton" if triton_serves(like) else "")
+        how = "BatchNorm folded, pooled before ReLU, " + where
         how += ", by oneDNN" if private(like) else ""
         lines = [f"{done} of {len(self.stages)} stages: {how}"] if done else []
         return lines + [f"left as they are: {', '.join(plain)}"] * bool(plain)

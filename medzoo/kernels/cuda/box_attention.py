@@ -25,6 +25,9 @@ from medzoo.kernels.window_partition import segments
 
 __all__ = ["attend_in_boxes", "box_attention", "fill_biases"]
 
+# Keys of one step.
+KEYS = 32
+
 
 @triton.jit
 def _row_of(i, j, WD: tl.constexpr, WH: tl.constexpr, WW: tl.constexpr):
@@ -36,14 +39,20 @@ def _row_of(i, j, WD: tl.constexpr, WH: tl.constexpr, WW: tl.constexpr):
 
 
 @triton.jit
-def _fill(table, out, rows, types, places, padding, HEADS, WD: tl.constexpr, WH: tl.constexpr, WW: tl.constexpr,
+def _fill(table, out, blocks, types, places, padding, HEADS, WD: tl.constexpr, WH: tl.constexpr, WW: tl.constexpr,
           BM: tl.constexpr, BN: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """Fill BM rows of the biases of one type and head."""
-    kind, first, head = tl.load(rows + 2 * tl.program_id(0)), tl.load(rows + 2 * tl.program_id(0) + 1), tl.program_id(1)
+    block, head = blocks + 2 * tl.program_id(0), tl.program_id(1)
+    kind, first = tl.load(block), tl.load(block + 1)
     about = types + 8 * kind
     tokens, keys, queries = tl.load(about), tl.load(about + 1), tl.load(about + 2)
     columns = tl.multiple_of(tl.load(about + 3), BLOCK)  # so that rows of biases are read in wide pieces
-    start, at, pad_at, pads = tl.multiple_of(tl.load(about + 4), BLOCK), tl.load(about + 5), tl.load(about + 6), tl.load(about + 7)
+    start, at, pad_at, pads = (
+        tl.multiple_of(tl.load(about + 4), BLOCK),
+        tl.load(about + 5),
+        tl.load(about + 6),
+        tl.load(about + 7),
+    )
     i = first + tl.arange(0, BM)
     mine = tl.load(places + at + i, mask=i < tokens, other=0)
     # One key stands for all padding: exp(s + b1) + exp(s + b2) = exp(s + log(exp(b1) + exp(b2))).
@@ -72,22 +81,23 @@ def _fill(table, out, rows, types, places, padding, HEADS, WD: tl.constexpr, WH:
         tl.store(base + begin * BM + r[:, None] * BN + tl.arange(0, BN)[None, :], value)
 
 
-def fill_biases(table: Tensor, tables: BoxTables, sides: Sequence[int]) -> Tensor:
+def fill_biases(table: Tensor, tables: BoxTables, sides: Sequence[int], keys: int = KEYS) -> Tensor:
     """Return the biases of all types of boxes; ``-inf`` where no key is.
 
     They lie type by type, ``m t k`` with t and k padded to multiples of ``BLOCK``, and within a head block by block of
-    that many queries and keys.
+    ``BLOCK`` queries and ``keys`` keys.
 
     Args:
         table: the learned biases, one row for each offset, ``rows m``.
         tables: the boxes.
         sides: of the window that the table is made for.
+        keys: of a block.
     """
     heads = table.shape[1]
     out = torch.empty(tables.biases * heads, dtype=table.dtype, device=table.device)
     _fill[len(tables.blocks), heads](
         table, out, tables.blocks, tables.types, tables.places, tables.padding, heads, *sides,
-        BM=BLOCK, BN=BLOCK, BLOCK=BLOCK,
+        BM=BLOCK, BN=keys, BLOCK=BLOCK,
     )  # fmt: skip
     return out
 
@@ -129,13 +139,12 @@ def _attend(qkv, biases, out, lse, tiles, types, samples, rows, scale, HEADS: tl
         q2 = tl.load(qkv + there + i[:, None] * (3 * C) + e[None, :], mask=asks, other=0.0)
         top2, total2, acc2 = top, total, acc
     block = biases + begin.to(tl.int64) * HEADS + head.to(tl.int64) * queries * columns + first * columns
-    block += tl.arange(0, BM)[:, None] * BLOCK + tl.arange(0, BN)[None, :]
+    block += tl.arange(0, BM)[:, None] * BN + tl.arange(0, BN)[None, :]
     for step in range(0, keys, BN):
         j = step + tl.arange(0, BN)
         known = j < keys
         at = j * (3 * C)
-        # BN divides BLOCK: a step is a part of a block's columns.
-        bias = tl.load(block + (step // BLOCK) * (BM * BLOCK) + step % BLOCK).to(tl.float32)
+        bias = tl.load(block + step * BM).to(tl.float32)
         k = tl.load(qkv + here + C + at[None, :] + e[:, None], mask=known[None, :], other=0.0)
         s = tl.dot(q, k, input_precision=PRECISION)
         if PAIR:
@@ -177,7 +186,7 @@ def attend_in_boxes(
     out = torch.empty(total, c, dtype=qkv.dtype, device=qkv.device)
     lse = torch.empty((total, heads) if keep else (0,), dtype=torch.float32, device=qkv.device)
     samples = total // rows
-    config = {"BM": BLOCK, "BN": 32, "PAIR": True, "num_warps": 4, "num_stages": 2} | config
+    config = {"BM": BLOCK, "BN": KEYS, "PAIR": True, "num_warps": 4, "num_stages": 2} | config
     config["PAIR"] = config["PAIR"] and samples > 1
     _attend[len(tables.tiles) * heads, -(-samples // 2) if config["PAIR"] else samples](
         qkv, biases, out, lse, tables.tiles, tables.types, samples, rows,

@@ -111,11 +111,11 @@ def box_tables(axes: Axes, window: tuple[int, ...], device: torch.device) -> Box
     with torch.inference_mode(False):  # what is remembered serves training too
         whole = torch.tensor(flat, dtype=torch.int32).to(device)
     parts, at = [], 0
-    for piece in pieces:
-        parts.append(whole[at : at + len(piece)])
+    shapes = [(-1,)] * 3 + [(-1, TILE_FIELDS), (-1, TYPE_FIELDS), (-1,), (-1,), (-1, 2)]
+    for piece, shape in zip(pieces, shapes, strict=True):
+        parts.append(whole[at : at + len(piece)].view(shape))
         at += len(piece) + -len(piece) % 4
-    parts[3:5] = parts[3].view(-1, TILE_FIELDS), parts[4].view(-1, TYPE_FIELDS)
-    return BoxTables(*parts[:7], parts[7].view(-1, 2), biases=biases)
+    return BoxTables(*parts, biases)  # type: ignore[arg-type, call-arg]  # eight tensors
 
 
 def _place(at: Sequence[int], window: Sequence[int]) -> int:

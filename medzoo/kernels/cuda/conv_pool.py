@@ -19,9 +19,6 @@ Axes: b batch, c channels, d h w depth height width, with a prime after pooling;
 convolution in a pooling window.
 """
 
-# Capitals are what a kernel is compiled for, as in Triton's own examples.
-# ruff: noqa: N803, N806
-
 from __future__ import annotations
 
 from typing import Any, NamedTuple
@@ -75,7 +72,7 @@ class Epilogue(NamedTuple):
 
 
 @triton.jit
-def _finish(y, bias, low, high, scale, shift, c, inside):  # type: ignore[no-untyped-def]
+def _finish(y, bias, low, high, scale, shift, c, inside):
     """Apply the epilogue, ``m c -> m c``; NaN stays NaN."""
     y += tl.load(bias + c, mask=inside, other=0.0)[None, :]
     if low is not None:
@@ -91,7 +88,7 @@ def _finish(y, bias, low, high, scale, shift, c, inside):  # type: ignore[no-unt
 
 
 @triton.jit
-def _place(m, pd, ph, pw):  # type: ignore[no-untyped-def]
+def _place(m, pd, ph, pw):
     """Split the number of a pooled position into those of its volume, plane, row and column."""
     line = m // pw
     plane = line // ph
@@ -99,8 +96,8 @@ def _place(m, pd, ph, pw):  # type: ignore[no-untyped-def]
 
 
 # Sizes are not specialised: a volume of another size must not compile again.
-@triton.jit(do_not_specialize=["rows", "d", "h", "w", "pd", "ph", "pw"])  # type: ignore[untyped-decorator]
-def _conv_pool(  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["rows", "d", "h", "w", "pd", "ph", "pw"])
+def _conv_pool(
     x, weight, out, bias, low, high, scale, shift, rows, d, h, w, pd, ph, pw, C: tl.constexpr, CP: tl.constexpr,
     KERNEL: tl.constexpr, PADDING: tl.constexpr, POOL: tl.constexpr, TAPS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -132,8 +129,8 @@ def _conv_pool(  # type: ignore[no-untyped-def]
     tl.store(out + first * C + (local[:, None] * C + c[None, :]), best.to(out.dtype.element_ty), mask=kept)
 
 
-@triton.jit(do_not_specialize=["rows", "d", "h", "w", "pd", "ph", "pw"])  # type: ignore[untyped-decorator]
-def _pool_last(  # type: ignore[no-untyped-def]
+@triton.jit(do_not_specialize=["rows", "d", "h", "w", "pd", "ph", "pw"])
+def _pool_last(
     x, out, bias, low, high, scale, shift, rows, d, h, w, pd, ph, pw, C: tl.constexpr, CP: tl.constexpr,
     POOL_D: tl.constexpr, POOL: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
@@ -282,7 +279,7 @@ def _conv_pool_op(
 
 
 @_conv_pool_op.register_fake
-def _(x, packed, bias, low, high, scale, shift, kernel, padding, pool, rows, warps, stages):  # type: ignore[no-untyped-def]  # noqa: ARG001
+def _(x, packed, bias, low, high, scale, shift, kernel, padding, pool, rows, warps, stages):  # noqa: ARG001
     return x.new_empty(x.shape[0], *_pooled(x.shape[2:], 2 * padding - kernel + 1, pool), bias.shape[0])
 
 
@@ -313,5 +310,5 @@ def _pool_last_op(
 
 
 @_pool_last_op.register_fake
-def _(x, bias, low, high, scale, shift, pool):  # type: ignore[no-untyped-def]  # noqa: ARG001
+def _(x, bias, low, high, scale, shift, pool):  # noqa: ARG001
     return x.new_empty(x.shape[0], *_pooled(x.shape[1:-1], 0, pool), x.shape[-1])

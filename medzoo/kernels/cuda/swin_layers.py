@@ -95,9 +95,9 @@ def norm_linear(
 
 
 @triton.jit(do_not_specialize=["total", "rows", "tokens"])
-def _finish(attended, seat, x, out, proj_weight, proj_bias, norm_weight, norm_bias, weight1, bias1, weight2, bias2, total, rows, tokens,
-            eps, C: tl.constexpr, HIDDEN: tl.constexpr, CP: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr,
-            BH: tl.constexpr):  # fmt: skip
+def _finish(attended, seat, x, out, proj_weight, proj_bias, norm_weight, norm_bias, weight1, bias1, weight2, bias2,
+            total, rows, tokens, eps, C: tl.constexpr, HIDDEN: tl.constexpr, CP: tl.constexpr, BM: tl.constexpr,
+            BK: tl.constexpr, BH: tl.constexpr):  # fmt: skip
     """Take BM tokens from attention to the end of the block."""
     token = tl.program_id(0) * BM + tl.arange(0, BM)
     cols = tl.arange(0, CP)
@@ -110,7 +110,9 @@ def _finish(attended, seat, x, out, proj_weight, proj_bias, norm_weight, norm_bi
     y += tl.load(proj_bias + cols, mask=wide, other=0.0).to(tl.float32)[None, :]
     for step in range(0, C, BK):
         k = step + tl.arange(0, BK)
-        a = tl.load(attended + row[:, None] * C + k[None, :], mask=(token < total)[:, None] & (k < C)[None, :], other=0.0)
+        a = tl.load(
+            attended + row[:, None] * C + k[None, :], mask=(token < total)[:, None] & (k < C)[None, :], other=0.0
+        )
         w = tl.load(proj_weight + cols[None, :] * C + k[:, None], mask=wide[None, :] & (k < C)[:, None], other=0.0)
         y = tl.dot(a, w, y)
     normed = _normalised(y, norm_weight, norm_bias, cols, C, eps).to(x.dtype.element_ty)
@@ -159,8 +161,8 @@ def finish_block(
     return out
 
 
-@triton.jit(do_not_specialize=["n", "d", "h", "w"])
-def _merge(x, norm_weight, norm_bias, weight, out, octants, n, d, h, w, eps, C: tl.constexpr, OUT: tl.constexpr,
+@triton.jit(do_not_specialize=["n", "h", "w"])
+def _merge(x, norm_weight, norm_bias, weight, out, octants, n, h, w, eps, C: tl.constexpr, OUT: tl.constexpr,
            CP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
     """Give BN channels of BM merged tokens."""
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
@@ -224,7 +226,7 @@ def merge_patches(
     config = {"BM": 64, "BN": 128, "num_warps": 4, "num_stages": 2} | config
     grid = (triton.cdiv(n, config["BM"]), triton.cdiv(width, config["BN"]))
     _merge[grid](
-        x, norm_weight, norm_bias, weight, out, away, n, d // 2, h // 2, w // 2, eps,
+        x, norm_weight, norm_bias, weight, out, away, n, h // 2, w // 2, eps,
         C=c, OUT=width, CP=triton.next_power_of_2(c), **config,
     )  # fmt: skip
     return out

@@ -1,0 +1,299 @@
+"""The Triton kernels of the Swin encoder: in Triton's interpreter on the CPU, and on a GPU by marker."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from interpreted import poison, run_interpreted
+from torch import nn
+
+import medzoo
+from medzoo.kernels import dispatch
+from medzoo.kernels.cuda.box_tables import BLOCK, box_tables
+from medzoo.kernels.window_partition import segments
+from medzoo.nn.block import SwinBlock
+from medzoo.nn.fast_path import plain_path
+from medzoo.nn.merging import OCTANTS, PatchMerging
+from medzoo.nn.windows import WindowGrid
+
+pytest.importorskip("triton")
+
+# Maps with every kind of border: padding, the seam of a shift, and an axis that fits into one window.
+MAPS = [((8, 9, 10), True), ((8, 4, 16), False), ((3, 9, 5), True)]
+HALF = torch.float16  # the interpreter multiplies the bits of bfloat16 as if they were integers
+
+
+def scattered(module):
+    """Move every vector and bias table away from its start, where an error in either would not show."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn_like(parameter), alpha=0.3)
+            elif name.endswith("bias_table"):
+                parameter.normal_()
+    return module.eval().requires_grad_(False)
+
+
+def block_of(heads, shifted, width=16):
+    torch.manual_seed(0)
+    return scattered(SwinBlock(heads * width, heads, shifted, 0.0))
+
+
+def exactly(module, x):
+    """Return what a module's plain path gives in float64."""
+    with plain_path(), torch.no_grad():
+        return copy.deepcopy(module).double()(x.double())
+
+
+def distance(got, expected):
+    assert got.shape == expected.shape
+    return float((got.double() - expected).norm() / expected.norm())
+
+
+def tables_of(size, shifted, device="cpu"):
+    grid = WindowGrid.of(size, (7, 7, 7), shifted)
+    axes = tuple(map(segments, grid.size, grid.window, grid.shift))
+    return grid, box_tables(axes, grid.window, torch.device(device))
+
+
+@pytest.fixture
+def used(monkeypatch):
+    """Count the calls of the kernels, so that a test cannot pass without them."""
+    from medzoo.kernels.cuda import box_attention, swin_layers
+
+    calls = []
+    for module, names in ((box_attention, ("attend_in_boxes",)), (swin_layers, ("norm_linear", "finish_block"))):
+        for name in names:
+            real = getattr(module, name)
+            monkeypatch.setattr(
+                module, name, lambda *a, real=real, name=name, **k: (calls.append(name), real(*a, **k))[1]
+            )
+    return calls
+
+
+@pytest.mark.parametrize(("size", "shifted"), [*MAPS, ((6, 6, 6), False), ((16, 9, 14), True)], ids=str)
+def test_tables_hold_each_token_once(size, shifted):
+    _, tables = tables_of(size, shifted)
+    held = tables.order[tables.order >= 0]
+    assert held.sort().values.equal(torch.arange(len(tables.seat), dtype=torch.int32))
+    assert tables.order[tables.seat.long()].equal(torch.arange(len(tables.seat), dtype=torch.int32))
+    assert tables.order[tables.empty.long()].equal(torch.full_like(tables.empty, -1))
+    rows = torch.zeros(len(tables.order), dtype=torch.int32)
+    for start, kind, first, _ in tables.tiles.tolist():
+        tokens, keys, *_ = tables.types[kind].tolist()
+        rows[start + first : start + min(first + BLOCK, tokens)] += 1
+        assert tables.order[start + tokens : start + keys].eq(-1).all()
+    assert rows.equal((tables.order >= 0).int())
+
+
+def test_no_table_starts_within_16_bytes():
+    """Triton compiles a kernel once more for a pointer that is not so aligned."""
+    _, tables = tables_of((9, 8, 7), True)
+    assert all(table.storage_offset() % 4 == 0 for table in tables[:-1])
+
+
+def test_without_triton_or_a_gpu_no_kernel_is_asked(monkeypatch):
+    assert not dispatch.triton_serves(torch.zeros(1))
+
+
+@pytest.mark.parametrize("pair", [True, False])
+@pytest.mark.parametrize(("size", "shifted"), MAPS, ids=str)
+def interpreted_attention(size, shifted, pair, monkeypatch):
+    from medzoo.kernels.cuda.box_attention import attend_in_boxes, fill_biases
+
+    block, (grid, tables) = block_of(2, shifted).double(), tables_of(size, shifted)
+    attention, x = block.attn, torch.randn(3, *size, 32).double()
+    with plain_path(), torch.no_grad():
+        expected = grid.join(attention(grid.split(x), grid.mask(x.device))).flatten(1, 3)
+    qkv = attention.qkv(x.flatten(1, 3))[:, tables.order.clamp(min=0).long()]
+    qkv[:, tables.empty.long()] = attention.qkv.bias
+    poison(monkeypatch)
+    biases = fill_biases(attention.relative_position_bias_table.float(), tables, (7, 7, 7))
+    out, lse = attend_in_boxes(qkv.flatten(0, 1).float(), biases, tables, 2, keep=True, PAIR=pair)
+    out = out.view(3, -1, 32)[:, tables.seat.long()]
+    assert distance(attention.proj(out.double()), expected) <= 1e-6
+    assert lse.view(3, -1, 2)[:, tables.seat.long()].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [HALF, torch.float32], ids=str)
+@pytest.mark.parametrize(("size", "shifted"), MAPS[:2], ids=str)
+def interpreted_block(size, shifted, dtype, used, monkeypatch):
+    """In half precision all layers are kernels, in float32 attention alone."""
+    block, x = block_of(1, shifted).to(dtype), torch.randn(2, *size, 16).to(dtype)
+    expected = exactly(block, x)
+    poison(monkeypatch)
+    with torch.no_grad():
+        got = block(x)
+    assert used == (["norm_linear", "attend_in_boxes", "finish_block"] if dtype == HALF else ["attend_in_boxes"])
+    assert distance(got, expected) <= (1e-3 if dtype == HALF else 1e-6)
+
+
+@pytest.mark.parametrize("order", OCTANTS)
+def interpreted_merging(order, monkeypatch):
+    merging = scattered(PatchMerging(20, order)).to(HALF)
+    x = torch.randn(2, 4, 6, 8, 20).to(HALF)
+    expected = exactly(merging, x)
+    poison(monkeypatch)
+    with torch.no_grad():
+        assert distance(merging(x), expected) <= 1e-3
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # numpy's, behind the interpreter
+def interpreted_nan():
+    """A broken token breaks its box, and no other."""
+    block, x = block_of(1, False).to(HALF), torch.randn(1, 8, 8, 8, 16).to(HALF)
+    x[0, 7, 7, 7, 3] = torch.nan
+    with torch.no_grad():
+        got, kept = block(x).isnan(), torch.zeros(1, 8, 8, 8, 16, dtype=torch.bool)
+    kept[0, 7, 7, 7] = True
+    assert got.equal(kept)
+
+
+def interpreted_wide_heads_and_odd_ones(used):
+    """Heads of 32 run by the kernel; of 8, whose products it cannot make, by the other paths."""
+    for width, kernels in ((32, 3), (8, 0)):
+        used.clear()
+        block, x = block_of(1, True, width).to(HALF), torch.randn(1, 8, 4, 9, width).to(HALF)
+        with torch.no_grad():
+            assert distance(block(x), exactly(block, x)) <= 1e-3
+        assert len(used) == kernels
+
+
+def interpreted_mixed_types_keep_the_error_of_pytorch():
+    block, x = block_of(1, False).to(HALF), torch.randn(1, 4, 4, 4, 16)
+    with torch.no_grad(), pytest.raises(RuntimeError, match=r"dtype|same type"):
+        block(x)
+
+
+def interpreted_opcheck():
+    """The operator's fake kernel and schema match what it does."""
+    from medzoo.kernels.cuda.box_attention import box_attention
+
+    grid, tables = tables_of((4, 3, 8), True)
+    qkv, table = torch.randn(2 * len(tables.order), 48), torch.randn(13**3, 1)
+    for keep in (True, False):
+        arguments = (qkv, table, grid.size, grid.window, grid.shift, (7, 7, 7), keep)
+        torch.library.opcheck(box_attention, arguments, test_utils=("test_schema", "test_faketensor"))
+
+
+def test_the_kernels_give_equal_values_in_the_interpreter():
+    run_interpreted(__file__)
+
+
+GPU_MAPS = [*MAPS, ((16, 16, 16), True), ((24, 24, 24), False), ((6, 6, 6), True), ((24, 16, 32), True)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("heads", [1, 3, 6, 12, 24])
+@pytest.mark.parametrize(("size", "shifted"), GPU_MAPS[-4:], ids=str)
+def test_a_block_on_a_gpu(size, shifted, heads, dtype, used):
+    block = block_of(heads, shifted).cuda().to(dtype)
+    x = torch.randn(3, *size, 16 * heads, device="cuda").to(dtype)
+    expected = exactly(block, x)
+    with torch.no_grad():
+        got = block(x)
+        with plain_path():
+            plain = block(x)
+    assert "attend_in_boxes" in used
+    limit = 2e-6 if dtype == torch.float32 else 1.1 * distance(plain, expected)
+    assert distance(got, expected) <= limit
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("order", OCTANTS)
+@pytest.mark.parametrize("channels", [16, 48, 96, 192, 384])
+def test_merging_on_a_gpu(channels, order, dtype):
+    merging = scattered(PatchMerging(channels, order)).cuda().to(dtype)
+    x = torch.randn(3, 6, 10, 4, channels, device="cuda").to(dtype)
+    expected = exactly(merging, x)
+    with torch.no_grad(), plain_path():
+        plain = distance(merging(x), expected)
+    with torch.no_grad():
+        assert distance(merging(x), expected) <= max(1.1 * plain, 1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("size", [(64, 64, 64), (32, 64, 96), (96, 96, 96)], ids=str)
+def test_the_encoder_on_a_gpu_is_as_close_to_float64_as_the_plain_path(size):
+    torch.manual_seed(0)
+    model = scattered(medzoo.create("swin_encoder_mlp", num_classes=0)).cuda()
+    x = torch.randn(2, 1, *size, device="cuda")
+    expected = exactly(model, x)
+    for dtype in (torch.float32, torch.bfloat16):
+        half, y = copy.deepcopy(model).to(dtype), x.to(dtype)
+        with torch.no_grad():
+            got = half(y)
+            with plain_path():
+                plain = half(y)
+        assert distance(got, expected) <= 1.2 * distance(plain, expected) + 1e-7
+    with torch.no_grad():
+        assert (model(x) - expected).abs().max() <= 2e-5
+
+
+@pytest.mark.gpu
+def test_every_write_to_a_bias_table_is_followed_on_a_gpu():
+    block = block_of(3, True).cuda()
+    x = torch.randn(2, 14, 9, 12, 48, device="cuda")
+    with torch.no_grad():
+        block(x)
+        block.attn.relative_position_bias_table.data.copy_(torch.randn_like(block.attn.relative_position_bias_table))
+        assert distance(block(x), exactly(block, x)) <= 2e-6
+
+
+@pytest.mark.gpu
+def test_a_graph_of_the_encoder_follows_its_weights():
+    """Capturing fails on any wait for the GPU; the graph derives everything from the weights, so it follows them."""
+    model = scattered(medzoo.create("swin_encoder_mlp", num_classes=0)).cuda().bfloat16()
+    x = torch.randn(2, 1, 64, 64, 64, device="cuda", dtype=torch.bfloat16)
+    with torch.inference_mode():
+        model(x)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            out = model(x)
+        for parameter in model.parameters():
+            parameter.data.mul_(1.1)
+        graph.replay()
+        torch.cuda.synchronize()
+        assert torch.equal(out, model(x))
+
+
+@pytest.mark.gpu
+def test_autocast_on_a_gpu_keeps_its_meaning():
+    block, x = block_of(3, True).cuda(), torch.randn(2, 14, 9, 12, 48, device="cuda")
+    with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
+        got = block(x)
+        with plain_path():
+            plain = block(x)
+    expected = exactly(block, x)
+    assert got.dtype == plain.dtype
+    assert distance(got, expected) <= 1.2 * distance(plain, expected)
+
+
+@pytest.mark.gpu
+def test_a_hook_gets_the_plain_path_on_a_gpu(used):
+    block, x = block_of(3, True).cuda(), torch.randn(1, 8, 9, 10, 48, device="cuda")
+    seen = []
+    block.attn.register_forward_hook(lambda *a: seen.append(a))
+    with torch.no_grad():
+        block(x)
+    assert seen
+    assert not used
+
+
+@pytest.mark.gpu
+def test_nothing_is_left_of_the_plain_layers_on_a_gpu():
+    """A module that is not plain, such as a quantised linear layer, keeps its own forward."""
+
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    block, x = block_of(3, False).cuda().bfloat16(), torch.randn(1, 7, 7, 7, 48, device="cuda").bfloat16()
+    block.mlp.linear2.__class__ = Doubled
+    with torch.no_grad():
+        assert distance(block(x), exactly(block, x)) <= 1e-2
