@@ -18,7 +18,8 @@ from torch import nn
 
 import medzoo
 from medzoo.bench import suite
-from medzoo.bench.alone import promised, run_alone
+from medzoo.bench.__main__ import parser
+from medzoo.bench.alone import run_alone, target_rows
 from medzoo.bench.cases import EAGER, Case, select
 from medzoo.bench.compare import compare
 from medzoo.bench.compare import main as compare_files
@@ -82,11 +83,11 @@ def test_a_missing_gradient_is_found():
     assert differences(contest)[EAGER].gradient == math.inf
 
 
-def test_disagreement_is_told_and_not_timed(monkeypatch):
+def test_disagreement_is_reported_and_not_timed(monkeypatch):
     contest = small_contest()
     contest.calls[EAGER] = train_call(Off(contest.modules[EAGER], 1.0))
     monkeypatch.setattr(suite, "build", lambda case, device: contest)
-    monkeypatch.setattr(suite, "measure_ceilings", lambda device, quick: {})
+    monkeypatch.setattr(suite, "measure_ceilings", lambda device, **_: {})
     monkeypatch.setattr(suite, "Race", None)
     result = suite.run_suite([contest.case], CPU, "quick")
     assert not result["rows"]
@@ -156,7 +157,7 @@ def test_peak_memory_is_what_a_call_adds():
 
 
 def test_after_the_time_limit_no_case_begins(monkeypatch):
-    monkeypatch.setattr(suite, "measure_ceilings", lambda device, quick: {})
+    monkeypatch.setattr(suite, "measure_ceilings", lambda device, **_: {})
     result = suite.run_suite(select(["xray_cnn"], "quick"), CPU, "quick", limit=-1.0)
     assert not result["rows"]
     assert list(result["skipped"]) == ["xray_cnn-320x320-b1-float32-forward"]
@@ -209,7 +210,7 @@ def test_a_result_becomes_a_page_with_pictures(result, tmp_path):
     assert newest(tmp_path / "results") == [file]
     render([file], tmp_path / "page.md", notes="## Why\n\nBecause.")
     page = (tmp_path / "page.md").read_text()
-    assert page.index("Because.") < page.index("### Promises")
+    assert page.index("Because.") < page.index("### Targets")
     assert result["environment"]["cpu"] in page
     assert "- big: needs about 9 GB" in page
     pictures = sorted((tmp_path / "images").iterdir())
@@ -226,9 +227,9 @@ def test_pictures_without_rows_are_not_drawn(result, tmp_path):
 def test_cost_as_the_work_grows(result):
     rows = {row["id"]: row for row in result["rows"]}
     assert growth(rows) == pytest.approx({"batch 1 to 8": 1.0, "64³ to 128³": 1.0, "peak, batch 1 to 8": 1.0})
-    kept = {line[0]: line[-1] for line in judged(result)}
-    assert kept["scaling/batch 1 to 8"] == "kept"
-    assert kept["startup/import"] == ""
+    met = {line[0]: line[-1] for line in judged(result)}
+    assert met["scaling/batch 1 to 8"] == "met"
+    assert met["startup/import"] == ""
 
 
 def slower(result, by):
@@ -256,7 +257,7 @@ def test_a_regression_beyond_noise_is_named(result, tmp_path, capsys):
 
 
 def test_a_slower_machine_is_no_regression(result):
-    """The peers took as many of our times as before, so it was the machine; rows without peers cannot tell."""
+    """The peers took as many of our times as before, so it was the machine; rows without peers cannot show it."""
     now = json.loads(json.dumps(result))
     now["environment"]["device"] = "another"
     for row in now["rows"]:
@@ -277,13 +278,18 @@ def test_spread_of_one_value():
 # The command
 
 
-def test_the_command_tells_its_options_and_unknown_models():
+def test_the_command_shows_its_options_and_names_unknown_models():
     shown = CliRunner().invoke(main, ["bench", "--help"])
     assert shown.exit_code == 0
     assert "usage: medzoo bench" in shown.output
     refused = CliRunner().invoke(main, ["bench", "xray_cn"])
     assert refused.exit_code == 2
     assert "Did you mean 'xray_cnn'?" in refused.output
+
+
+def test_the_former_name_of_the_targets_option_works():
+    assert parser().parse_args(["--promised"]) == parser().parse_args(["--targets"])
+    assert "--promised" not in parser().format_help()
 
 
 def test_the_benchmarks_need_neither_click_nor_rich_nor_monai():
@@ -329,7 +335,7 @@ def test_rows_alone_are_joined(monkeypatch, tmp_path):
         return SimpleNamespace(returncode=0, stderr="")
 
     monkeypatch.setattr("medzoo.bench.alone.subprocess.run", process)
-    rows = promised(["cnn3d_small", "xray_cnn"])
+    rows = target_rows(["cnn3d_small", "xray_cnn"])
     found = run_alone(rows, lambda *_: None)
     assert asked == rows == [row["id"] for row in found["rows"]]
     assert "cnn3d_small-96x96x96-b1-float32-forward" in rows
@@ -342,6 +348,6 @@ def test_rows_alone_are_joined(monkeypatch, tmp_path):
         run_alone(rows, lambda *_: None)
 
 
-def test_every_promise_is_about_a_row_there_is():
+def test_every_target_is_about_a_row_there_is():
     wanted = {target.row for target in TARGETS if target.what not in ("growth", "share")} - {"startup/import"}
-    assert wanted <= set(promised([]))
+    assert wanted <= set(target_rows([]))

@@ -1,4 +1,4 @@
-"""Which cases are measured, and the work they are said to be, held to torch's own counter."""
+"""Which cases are measured, and the work they are said to be, checked against torch's own counter."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import medzoo
 from medzoo.bench.cases import Case, select
 from medzoo.bench.memory import estimate
 from medzoo.bench.peers import eager, monai_swin, timm_model
-from medzoo.bench.targets import GPU, TARGETS
+from medzoo.bench.targets import CARDS, GPU, TARGETS
 from medzoo.bench.work import pairs, segments, swin_flops, work
 
 # Shapes are all that counts: nothing is computed.
@@ -30,7 +30,7 @@ def counted(model: nn.Module, x: torch.Tensor) -> int:
 
 
 def test_every_registered_model_has_a_quick_and_a_usual_case():
-    """densenet121_xray has no promise, and no quick case."""
+    """densenet121_xray has no target, and no quick case."""
     assert {case.model for case in select()} == set(medzoo.list_models())
     assert {case.model for case in select(level="quick")} == set(medzoo.list_models()) - {"densenet121_xray"}
 
@@ -59,8 +59,8 @@ def test_an_unknown_model_is_named():
         select(["xray_cn"])
 
 
-@pytest.mark.parametrize(("targets", "device"), [(TARGETS, "cpu"), (GPU, "cuda")])
-def test_every_promise_is_about_a_row_that_is_measured(targets, device):
+@pytest.mark.parametrize(("targets", "device"), [(TARGETS, "cpu"), ([*GPU, *CARDS["H100"], *CARDS["H200"]], "cuda")])
+def test_every_target_is_about_a_row_that_is_measured(targets, device):
     rows = {case.id: case for case in select(level="full", device=device)}
     for target in targets:
         if not target.row.startswith(("startup/", "scaling/")):
@@ -125,7 +125,7 @@ def test_stages_sum_up_to_the_encoder():
     assert stages == whole - 2 * (256 * 512 + 512)
 
 
-@pytest.mark.parametrize("case", select(device="cuda"), ids=lambda case: case.id)
+@pytest.mark.parametrize("case", dict.fromkeys(select() + select(device="cuda")), ids=lambda case: case.id)
 def test_every_case_has_work_and_an_estimate(case):
     todo = work(case)
     assert todo.flops > 0

@@ -14,7 +14,7 @@ from typing import Any
 
 __all__ = ["main"]
 
-Tell = Callable[[str, dict[str, Any] | None], None]
+Report = Callable[[str, dict[str, Any] | None], None]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,13 +29,17 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--device", help="such as cpu or cuda; by default a GPU where there is one")
     made.add_argument("--results", type=Path, metavar="FOLDER", help="write the result file there")
     made.add_argument("--draw", type=Path, metavar="FOLDER", help="write the pictures there, as SVG")
-    made.add_argument("--limit", type=float, default=float("inf"), metavar="SECONDS", help="begin no case after that")
+    made.add_argument("--limit", type=float, default=float("inf"), metavar="SECONDS", help="what all rows may take")
+    made.add_argument(
+        "--dry-run", action="store_true", help="the rows of a GPU, each kind once, at toy sizes; on a CPU by default"
+    )
     made.add_argument(
         "--allocators", action="store_true", help="run once for each allocator setting, each in a process of its own"
     )
     made.add_argument(
-        "--promised", action="store_true", help="only the rows with a promise, each in a process of its own"
+        "--targets", action="store_true", help="only the rows with a target, each in a process of its own"
     )
+    made.add_argument("--promised", action="store_true", dest="targets", help=argparse.SUPPRESS)  # its former name
     made.add_argument("--row", metavar="ID", help="only this row")
     made.set_defaults(level="usual")
     return made
@@ -54,36 +58,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     import torch
 
-    from medzoo.bench.alone import promised, run_alone
-    from medzoo.bench.cases import select
+    from medzoo.bench.alone import run_alone, target_rows
+    from medzoo.bench.cases import dry_run, select
     from medzoo.bench.environment import result_name
     from medzoo.bench.plots import draw
     from medzoo.bench.startup import measure_startup
     from medzoo.bench.suite import BenchmarkError, run_suite, write_result
     from medzoo.bench.table import text
 
-    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    cases = select(options.models, options.level, device=device.type)
+    fastest = "cuda" if torch.cuda.is_available() and not options.dry_run else "cpu"
+    device = torch.device(options.device or fastest)
+    cases = select(options.models, options.level, device="cuda" if options.dry_run else device.type)
+    if options.dry_run:
+        cases = dry_run(cases)
+        options.level = "quick"
     if options.row:
         cases = [case for case in cases if case.id == options.row]
-    alone = promised(options.models) if options.promised else []
-    with warnings.catch_warnings(action="ignore"), progress(len(alone or cases)) as tell:  # the peers' warnings
+    alone = target_rows(options.models) if options.targets else []
+    with warnings.catch_warnings(action="ignore"), progress(len(alone or cases)) as report:  # the peers' warnings
         if alone:
-            result = run_alone(alone, tell)
+            result = run_alone(alone, report)
         else:
-            result = run_suite(cases, device, options.level, tell=tell, limit=options.limit)
-        if not options.models and not options.row and options.level != "quick":
-            tell("import and create", None)
+            result = run_suite(cases, device, options.level, report=report, limit=options.limit, folder=options.results)
+        # A minute of fresh processes, of which a GPU's result shows nothing.
+        if device.type == "cpu" and not options.models and not options.row and options.level != "quick":
+            report("import and create", None)
             result["startup"] = measure_startup()
-    told = [text(result["rows"])] if result["rows"] else []
-    told += [f"skipped {name}: {reason}" for name, reason in result["skipped"].items()]
-    told += [f"failed {reason}" for reason in result["failed"].values()]
+    lines = [text(result["rows"])] if result["rows"] else []
+    lines += [f"skipped {name}: {reason}" for name, reason in result["skipped"].items()]
+    lines += [f"failed {name}: {reason}" for name, reason in result["failed"].items()]
     if options.results:
-        told.append(str(write_result(result, options.results)))
+        lines.append(str(write_result(result, options.results)))
     if options.draw:
         name = Path(result_name(result["environment"])).stem
-        told += [str(file) for file in draw(result, options.draw, name).values()]
-    sys.stdout.write("\n".join(told) + "\n")
+        lines += [str(file) for file in draw(result, options.draw, name).values()]
+    sys.stdout.write("\n".join(lines) + "\n")
     return BenchmarkError.exit_code if result["failed"] else 0
 
 
@@ -100,7 +109,7 @@ def _for_each_allocator(given: list[str]) -> int:
 
 
 @contextlib.contextmanager
-def progress(count: int) -> Iterator[Tell]:
+def progress(count: int) -> Iterator[Report]:
     """Show which case runs, as a bar, or as lines where rich is not installed."""
     try:
         from rich.console import Console
@@ -113,12 +122,12 @@ def progress(count: int) -> Iterator[Tell]:
     with bars as bar:
         task = bar.add_task("", total=count)
 
-        def tell(name: str, row: dict[str, Any] | None) -> None:
+        def report(name: str, row: dict[str, Any] | None) -> None:
             bar.update(task, description=name, advance=0 if row is None else 1)
             if not console.is_terminal:
                 _say(name, row)
 
-        yield tell
+        yield report
 
 
 def _say(name: str, row: dict[str, Any] | None) -> None:

@@ -7,14 +7,14 @@ Three levels: ``quick`` answers whether something broke, ``usual`` is the whole 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import medzoo
 from medzoo.errors import UnknownModelError, did_you_mean
 
-__all__ = ["LEVELS", "Case", "select"]
+__all__ = ["LEVELS", "OWN", "Case", "dry_run", "select", "tiny"]
 
 Level = Literal["quick", "usual", "full"]
 LEVELS: tuple[Level, ...] = ("quick", "usual", "full")
@@ -25,6 +25,9 @@ EAGER = "eager PyTorch"
 CHANNELS_LAST = "eager, channels last"
 TIMM = "timm"
 COMPILED = "compile + freezing"
+GRAPHLESS = "without a CUDA graph"
+# Peers that are our own code: they are slow along with us, and wrong along with us.
+OWN = frozenset({CREATED, GRAPHLESS})
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Case:
         peers: who is timed between our rounds.
         level: the first level this case belongs to.
         tiny: whether the model is built with its registered ``tiny`` options, to check and not to time.
+        graph: whether the optimized model replays a CUDA graph; on a CPU it runs without one.
     """
 
     subject: str
@@ -51,6 +55,7 @@ class Case:
     peers: tuple[str, ...] = ()
     level: Level = "usual"
     tiny: bool = False
+    graph: bool = False
 
     @property
     def model(self) -> str:
@@ -70,7 +75,8 @@ class Case:
         'swin_encoder_mlp-96x96x96-b1-float32-forward'
         """
         size = "x".join(map(str, self.size))
-        return f"{self.subject}-{size}-b{self.batch}-{self.dtype}-{self.mode}" + ("-tiny" if self.tiny else "")
+        suffix = "-graph" * self.graph + "-tiny" * self.tiny
+        return f"{self.subject}-{size}-b{self.batch}-{self.dtype}-{self.mode}{suffix}"
 
     @property
     def voxels(self) -> int:
@@ -152,16 +158,73 @@ def _grid() -> list[Case]:
 
 
 def _gpu() -> list[Case]:
-    """Return what only a GPU runs in reasonable time: the targets' batches in bfloat16."""
-    return [
-        Case("swin_encoder_mlp", _cube(96), batch=8, dtype="bfloat16", peers=(*MONAI, CREATED), level="quick"),
-        Case("cnn3d_base", BASE_SIZE, batch=64, dtype="bfloat16", peers=(EAGER, CHANNELS_LAST, CREATED), level="quick"),
+    """Return what a GPU is measured with: bfloat16 and large batches, the rows with a target first."""
+    swin, conv, flat = (*MONAI, CREATED), (EAGER, CHANNELS_LAST, CREATED), (TIMM, CREATED)
+    half = "bfloat16"
+    rows = [
+        Case("swin_encoder_mlp", _cube(96), batch=8, dtype=half, peers=swin, level="quick"),
+        Case("cnn3d_base", BASE_SIZE, batch=64, dtype=half, peers=conv, level="quick"),
+        Case("swin_encoder_mlp", _cube(96), dtype=half, peers=swin),
+        Case("swin_encoder_mlp", _cube(96), batch=2, dtype=half, mode="train", peers=MONAI),
+        Case("swin_encoder_mlp", _cube(96), batch=8, dtype=half, mode="train", peers=MONAI),
+        Case("cnn3d_base", BASE_SIZE, dtype=half, peers=conv),
+        Case("cnn3d_base", BASE_SIZE, batch=16, dtype=half, mode="train", peers=(EAGER, CHANNELS_LAST)),
+        Case("swin_encoder_mlp", _cube(96), peers=swin),
+        Case("swin_encoder_mlp", _cube(64), dtype=half, peers=swin),
+        Case("swin_encoder_mlp", _cube(128), dtype=half, peers=swin),
+        Case("swin_encoder_mlp", _cube(96), mode="train", peers=MONAI),
+        Case("cnn3d_small", _cube(64), batch=64, dtype=half, peers=conv),
+        Case("cnn3d_small", _cube(96), dtype=half, peers=conv),
     ]
+    rows += [
+        Case(model, size, batch=batch, dtype=half, peers=(GRAPHLESS,), graph=True)
+        for model, size, large in (("swin_encoder_mlp", _cube(96), 8), ("cnn3d_base", BASE_SIZE, 64))
+        for batch in (1, large)
+    ]
+    for batch in (1, 64):
+        rows += [
+            Case("xray_cnn", XRAY_SIZE, batch=batch, dtype=half, peers=conv),
+            Case("resnet18_multilabel", XRAY_SIZE, batch=batch, dtype=half, peers=flat),
+            Case("densenet121_xray", (224, 224), batch=batch, dtype=half, peers=flat),
+        ]
+    # medzoo alone, until the memory is full.
+    known = {case.id for case in rows}
+    for model, size, most in (("swin_encoder_mlp", _cube(96), 128), ("cnn3d_base", BASE_SIZE, 512)):
+        alone = [Case(model, size, batch=2**power, dtype=half) for power in range(most.bit_length())]
+        rows += [case for case in alone if case.id not in known]
+    return rows
 
 
 def _compiled(case: Case) -> Case:
     """Return a case with the compiled peer too; its compile time is not part of a round."""
     return replace(case, peers=(*case.peers, COMPILED))
+
+
+def tiny(cases: Iterable[Case]) -> list[Case]:
+    """Return each kind of case once, as small as it goes; of those alike, the first that has peers."""
+    found: dict[str, Case] = {}
+    for case in cases:
+        small = case.shrunk()
+        if small.id not in found or not found[small.id].peers:
+            found[small.id] = small
+    return list(found.values())
+
+
+def dry_run(cases: Iterable[Case]) -> list[Case]:
+    """Return each kind of case once, as quick as it goes, to run all code of a suite and to time nothing.
+
+    In float32, since a CPU without bfloat16 takes a hundred times as long for that. A model meets each peer once; in a
+    further case it keeps the last one alone.
+    """
+    found, seen = [], set()
+    for case in tiny(replace(case, dtype="float32") for case in cases):
+        new = tuple(peer for peer in case.peers if (case.model, peer) not in seen)
+        seen |= {(case.model, peer) for peer in new}
+        small = replace(case, peers=new or case.peers[-1:])
+        if case.model == "swin_encoder_mlp":  # most of the time is MONAI's
+            small = replace(small, size=_cube(32), batch=1)
+        found.append(small)
+    return found
 
 
 def select(models: Collection[str] = (), level: Level = "usual", *, device: str = "cpu") -> list[Case]:
@@ -173,7 +236,7 @@ def select(models: Collection[str] = (), level: Level = "usual", *, device: str 
     Raises:
         UnknownModelError: a model that has no case.
     """
-    every = (_gpu() if device == "cuda" else []) + _whole() + _parts() + _grid()
+    every = _gpu() if device == "cuda" else _whole() + _parts() + _grid()
     known = list(dict.fromkeys(case.model for case in every))
     for name in models:
         if name not in known:
@@ -182,7 +245,7 @@ def select(models: Collection[str] = (), level: Level = "usual", *, device: str 
             )
     chosen = [case for case in every if not models or case.model in models]
     if level == "full":
-        whole = [case for case in chosen if case.peers and not case.part and case.mode == "forward"]
+        whole = [case for case in chosen if case.peers and not case.part and case.mode == "forward" and not case.graph]
         # Compiling takes minutes: one case of each model, its first quick one where it has one.
         first: dict[str, Case] = {}
         for case in sorted(whole, key=lambda case: LEVELS.index(case.level)):

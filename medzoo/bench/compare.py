@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medzoo.bench.cases import CREATED
+from medzoo.bench.cases import OWN
 from medzoo.bench.table import markdown, seconds, size
 
 __all__ = ["Change", "compare", "main"]
@@ -72,8 +72,7 @@ def _time(old: dict[str, Any], new: dict[str, Any], alike: bool) -> Change | Non
     """Judge a row by the peer whose ratio changed least, or by its own time where it has none."""
     shown = seconds(old["seconds"]["median"]), seconds(new["seconds"]["median"])
     witnesses = []
-    # The model as created is ours too: it would be slower along with us.
-    for name in old["peers"].keys() & new["peers"].keys() - {CREATED}:
+    for name in old["peers"].keys() & new["peers"].keys() - OWN:
         was, now = old["peers"][name]["ratio"], new["peers"][name]["ratio"]
         # The peer takes fewer of our times now: we are slower.
         witnesses.append((was["median"] / now["median"], _apart(now, was), name))

@@ -1,29 +1,39 @@
 """Building a row: our model, its peers with the same tensors, and inputs.
 
-Every tensor is stirred first, so that agreement means something: fresh biases are zero and fresh norms are identities,
-and would hide an error in either.
+Every tensor is perturbed first, so that agreement means something: fresh biases are zero and fresh norms are
+identities, and would hide an error in either.
+
+On a GPU the inputs of successive calls take twice the L2 cache together, so each call reads its input from memory. The
+cache is not flushed between calls: the weights stay there as they do in use.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 import medzoo
 from medzoo.bench.cases import Case
+from medzoo.bench.failures import describe_error, recover
 from medzoo.bench.parts import build_part
 from medzoo.bench.peers import PEERS, Absent
 
 __all__ = ["OURS", "Contest", "build"]
 
+T = TypeVar("T")
+
 OURS = "medzoo"
-# Different inputs for successive calls, so that none is served from a cache.
+# The least number of different inputs for successive calls, so that none is served from a cache.
 ROTATED = 3
+# Where the driver does not report the L2 cache; no current GPU has more.
+L2_BYTES = 128 << 20
 
 
 @dataclass
@@ -44,6 +54,36 @@ class Contest:
     inputs: list[Tensor]
     absent: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def device(self) -> torch.device:
+        """Where everything runs."""
+        return self.inputs[0].device
+
+    def drop(self, name: str, reason: str) -> None:
+        """Go on without a peer."""
+        self.absent[name] = reason
+        del self.modules[name], self.calls[name]
+        recover(self.device)
+
+    def attempt(self, name: str, step: Callable[[], T]) -> T | None:
+        """Run a step of one participant; a peer that fails is dropped, and ``None`` returned.
+
+        Raises:
+            Exception: our own step failed.
+            DeviceLost: the GPU does not work any more.
+        """
+        try:
+            done = step()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # an error of a kernel arrives here, and names who caused it
+            return done
+        except Exception as error:
+            if name == OURS:
+                raise
+            reason = describe_error(error)
+        self.drop(name, reason)
+        return None
+
 
 def build(case: Case, device: torch.device) -> Contest:
     """Build the models of a case on a device, with one seed for everything random."""
@@ -52,7 +92,7 @@ def build(case: Case, device: torch.device) -> Contest:
     if case.part:
         return _of_part(case, device, dtype)
     model: Any = medzoo.create(case.model, **_options(case))
-    stir(model)
+    perturb_parameters(model)
     channels = model.input_spec.channels
     model.train(case.mode == "train").to(device, dtype)
     modules: dict[str, nn.Module] = {}
@@ -62,16 +102,38 @@ def build(case: Case, device: torch.device) -> Contest:
             modules[name] = PEERS[name](model).train(case.mode == "train").to(device, dtype)
         except Absent as reason:
             absent[name] = str(reason)
+        except Exception as error:
+            absent[name] = describe_error(error)
     # Last, so that a model which shares its tensors with the optimised one is not copied with it.
-    modules = {OURS: model if case.mode == "train" else medzoo.optimize(model), **modules}
-    inputs = [torch.randn(case.batch, channels, *case.size).to(device, dtype) for _ in range(ROTATED)]
+    modules = {OURS: model if case.mode == "train" else optimized(model, case, device), **modules}
+    inputs = _inputs((case.batch, channels, *case.size), device, dtype)
+    if case.graph:
+        capture(modules[OURS], inputs[0])
     call = train_call if case.mode == "train" else forward_call
     return Contest(case, modules, {name: call(module) for name, module in modules.items()}, inputs, absent)
 
 
+def optimized(model: Any, case: Case, device: torch.device) -> nn.Module:
+    """Return the optimized model of a case, with a CUDA graph where the case asks for one and the device has them."""
+    options: dict[str, Any] = {"cuda_graph": True} if case.graph and device.type == "cuda" else {}
+    made: nn.Module = medzoo.optimize(model, **options)
+    return made
+
+
+def capture(module: nn.Module, x: Tensor) -> None:
+    """Run the first forward pass, which captures the CUDA graph.
+
+    Raises:
+        RuntimeWarning: there was no capture; the row would time the model without a graph.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*without a CUDA graph", category=RuntimeWarning)
+        forward_call(module)(x)
+
+
 def _of_part(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
     """Build one part of a model beside the peers' same part."""
-    part = build_part(case, stir)
+    part = build_part(case, perturb_parameters)
     modules: dict[str, nn.Module] = {OURS: part.module}
     absent = {}
     for name in case.peers:
@@ -81,8 +143,17 @@ def _of_part(case: Case, device: torch.device, dtype: torch.dtype) -> Contest:
             absent[name] = str(reason)
     for module in modules.values():
         module.eval().to(device, dtype)
-    inputs = [torch.randn(part.shape).to(device, dtype) for _ in range(ROTATED)]
+    inputs = _inputs(part.shape, device, dtype)
     return Contest(case, modules, {name: forward_call(module) for name, module in modules.items()}, inputs, absent)
+
+
+def _inputs(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    """Return random inputs, on a GPU as many as exceed twice its L2 cache."""
+    count = ROTATED
+    if device.type == "cuda":
+        cache = getattr(torch.cuda.get_device_properties(device), "L2_cache_size", L2_BYTES)
+        count = max(count, 1 + 2 * cache // (math.prod(shape) * dtype.itemsize))
+    return [torch.randn(shape, device=device).to(dtype) for _ in range(count)]
 
 
 def _options(case: Case) -> dict[str, Any]:
@@ -98,7 +169,7 @@ def _options(case: Case) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def stir(module: nn.Module) -> None:
+def perturb_parameters(module: nn.Module) -> None:
     """Move every vector, position table and running statistic away from its start."""
     for name, tensor in module.named_parameters():
         if tensor.ndim == 1:

@@ -13,8 +13,8 @@ from html import escape
 
 __all__ = ["COLOURS", "Plot", "bars"]
 
-# Distinct for the colour-blind (Okabe and Ito, 2008); the first is ours.
-COLOURS = ("#0072b2", "#d55e00", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#7f7f7f")
+# Distinct for the colour-blind (Okabe and Ito, 2008), and grey.
+COLOURS = ("#0072b2", "#d55e00", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#f0e442", "#7f7f7f")
 FONT = "font-family='system-ui, sans-serif' font-size='12'"
 
 
@@ -61,7 +61,7 @@ class Plot:
     parts: list[str] = field(default_factory=list)
     legend: list[tuple[str, str]] = field(default_factory=list)
 
-    WIDTH, HEIGHT = 720, 440
+    WIDTH, HEIGHT = 780, 440
     LEFT, RIGHT, TOP, BOTTOM = 70, 530, 40, 390
 
     def place(self, x: float, y: float) -> tuple[float, float]:
@@ -152,6 +152,7 @@ def bars(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float, floa
     for name, group in groups:
         parts.append(_text(8, y + 12, name, extra=" font-weight='bold'"))
         y += high - 2
+        top_of_group = y
         for who, value, low, top, colour in group:
             parts += [
                 _text(left - 8, y + 12, who, "end"),
@@ -160,6 +161,7 @@ def bars(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float, floa
                 _text(left + min(max(value, top), longest) * scale + 6, y + 12, f"{value:.2f}×"),
             ]
             y += high - 3
+        # Beside the bars only: names are longer than the place to the left of it.
+        parts.append(_line(left + scale, top_of_group - 2, left + scale, y - 2, "#333333", " stroke-dasharray='3 3'"))
         y += 6
-    parts.append(_line(left + scale, 40, left + scale, y, "#333333", " stroke-dasharray='3 3'"))
     return _svg(720, y + 12, title, parts)

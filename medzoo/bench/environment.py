@@ -6,6 +6,7 @@ import datetime
 import os
 import platform
 import re
+import subprocess
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,22 @@ import torch
 
 import medzoo
 
-__all__ = ["ALLOCATORS", "allocator", "describe_environment", "result_name"]
+__all__ = ["ALLOCATORS", "allocator", "describe_environment", "gpu_state", "result_name"]
 
 # torch reads the variable once, at its first large allocation: a setting needs a process of its own.
 ALLOCATORS = {"default": {}, "thp": {"THP_MEM_ALLOC_ENABLE": "1"}}
-TOLD = ("THP_MEM_ALLOC_ENABLE", "LD_PRELOAD", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF")
+VARIABLES = ("THP_MEM_ALLOC_ENABLE", "LD_PRELOAD", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF")
+# What nvidia-smi is asked for; megahertz and watts, with their units.
+GPU_FIELDS = (
+    "uuid",
+    "name",
+    "driver_version",
+    "clocks.current.sm",
+    "clocks.current.memory",
+    "clocks.max.sm",
+    "clocks.max.memory",
+    "power.limit",
+)
 PACKAGES = ("torch", "triton", "monai", "timm", "einops", "numpy", "pytest-benchmark")
 
 
@@ -46,7 +58,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "allocator": allocator(),
         "huge_pages": _read("/sys/kernel/mm/transparent_hugepage/enabled"),
-        "variables": {name: os.environ[name] for name in TOLD if name in os.environ},
+        "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
         "medzoo": medzoo.__version__,
@@ -58,8 +70,23 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
             "cudnn": torch.backends.cudnn.version(),  # type: ignore[no-untyped-call]
             "tf32": {"matmul": torch.backends.cuda.matmul.allow_tf32, "cudnn": torch.backends.cudnn.allow_tf32},
             "device_memory_gb": round(torch.cuda.get_device_properties(device).total_memory / 1e9, 1),
+            "gpu": gpu_state(device),
         }
     return found
+
+
+def gpu_state(device: torch.device) -> dict[str, str] | None:
+    """Return the driver, the clocks now and at most, and the power limit of a GPU; ``None`` without nvidia-smi."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    cards = [dict(zip(GPU_FIELDS, re.split(r",\s*", line.strip()), strict=False)) for line in answer.splitlines()]
+    # torch may see fewer cards than nvidia-smi, and in another order.
+    uuid = str(getattr(torch.cuda.get_device_properties(device), "uuid", ""))
+    found = next((card for card in cards if uuid and uuid in card["uuid"]), cards[0] if cards else None)
+    return found and {name: value for name, value in found.items() if name != "uuid"}
 
 
 def result_name(environment: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ __all__ = ["available", "estimate", "measure_peak"]
 
 
 def measure_peak(call: Callable[[], Any], device: torch.device) -> int | None:
-    """Return the bytes a call needed on top of what was there before, or ``None`` where that cannot be told.
+    """Return the bytes a call needed on top of what was there before, or ``None`` where that cannot be measured.
 
     On Linux the kernel's high-water mark of resident memory is set back before the call. Freed heap is given back
     first: what an earlier call left behind would be used again without counting.

@@ -22,8 +22,9 @@ Written by `python -m medzoo.bench.page benchmarks/results docs/benchmarks.md` f
 pip install "medzoo[bench]"
 medzoo bench                       # every model beside its peers, as a table
 medzoo bench swin_encoder_mlp --quick
-medzoo bench --promised --allocators --results benchmarks/results   # the promises, for each allocator setting
-pytest benchmarks/ --results benchmarks/results                     # all rows, in pytest-benchmark
+medzoo bench --targets --allocators --results benchmarks/results   # the rows with a target, for each allocator setting
+pytest benchmarks/ --results benchmarks/results                    # all rows, in pytest-benchmark
+python benchmarks/gpu.py OUT                                       # on a GPU: its tests, then its rows
 ```
 
 Before anything is timed, medzoo and its peer get the same tensors and the same input, and must agree; the largest
@@ -40,6 +41,16 @@ On a CPU the ratio depends on what fresh memory costs: the peers write large map
 in pieces that stay in the cache. In a process of its own, and without `THP_MEM_ALLOC_ENABLE`, a page costs most; after
 other rows in the same process, or with huge pages, it costs little, and the ratio is lower. Both are shown. medzoo has
 `malloc` keep what is freed (`medzoo/nn/heap.py`); that holds for the process, and the peers' smaller maps gain by it.
+
+On a GPU, the calls of a round run between two CUDA events, after warm-up calls; a call shorter than 10 ms is repeated.
+Where launching the kernels takes longer than running them, the time is that of launching. Successive calls get
+different inputs, which together take more than twice the L2 cache, so that each call reads its input from memory; the
+weights stay in the cache as they do in use. The peers run in the same process, in turn, as on a CPU. *peak* is what
+PyTorch's allocator adds during a call. Agreement is checked without TF32, and rows in bfloat16 are compared with the
+outputs in float32: the distance of medzoo's may be at most 1.3 times that of the peer's. Rows that end in *-graph*
+replay a CUDA graph, whose memory is not measured. Ratio targets apply to every GPU, times and rates to the cards named
+in `medzoo/bench/targets.py`. The time from a file to a prediction is measured on a CPU only, by
+`benchmarks/test_throughput.py`.
 """
 
 
@@ -66,12 +77,10 @@ def render(files: list[Path], page: Path, notes: str = "") -> None:
 def _section(result: dict[str, Any], pictures: dict[str, Path]) -> str:
     """Return the part of the page that one result file makes."""
     environment = result["environment"]
-    setting = {"default": "default allocator", "thp": "`THP_MEM_ALLOC_ENABLE=1`"}[environment["allocator"]]
-    setting += ", each row in a process of its own" if environment.get("alone") else ", all rows in one process"
-    parts = [f"## {environment['device']}, {setting}\n", _machine(result)]
+    parts = [f"## {environment['device']}, {_setting(environment)}\n", _machine(result)]
     parts += [f"![{name}](images/{file.name})\n" for name, file in pictures.items()]
-    headers = ("row", "what", "against", "promised", "next", "measured", "")
-    parts += ["### Promises\n", markdown(headers, judged(result)), ""]
+    headers = ("row", "what", "against", "target", "next", "measured", "")
+    parts += ["### Targets\n", markdown(headers, judged(result)), ""]
     models = dict.fromkeys(row["case"]["subject"].partition("/")[0] for row in result["rows"])
     for model in models:
         rows = [row for row in result["rows"] if row["case"]["subject"].partition("/")[0] == model]
@@ -83,28 +92,50 @@ def _section(result: dict[str, Any], pictures: dict[str, Path]) -> str:
     return "\n".join(parts)
 
 
+def _setting(environment: dict[str, Any]) -> str:
+    """Return what the times of a result depend on besides the device."""
+    if "cuda" in environment:
+        return "CUDA events"
+    allocator = {"default": "default allocator", "thp": "`THP_MEM_ALLOC_ENABLE=1`"}[environment["allocator"]]
+    processes = "each row in a process of its own" if environment.get("alone") else "all rows in one process"
+    return f"{allocator}, {processes}"
+
+
 def _machine(result: dict[str, Any]) -> str:
     """Return the machine, versions and ceilings in a few lines."""
     environment = result["environment"]
+    cuda = "cuda" in environment
+    pages = "" if cuda else f"transparent huge pages `{environment['huge_pages']}`, "
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
     lines = [
         f"- {environment['date']}, {environment['cpu']}, {environment['cores']} cores, "
         f"{environment['threads']} threads, {environment['instructions']}, {environment['memory_gb']} GB, "
-        f"{environment['system']}, "
-        f"transparent huge pages `{environment['huge_pages']}`, load before {environment['load_before']}",
+        f"{environment['system']}, {pages}load before {environment['load_before']}",
         f"- Python {environment['python']}, medzoo {environment['medzoo']}, {versions}",
     ]
-    if "cuda" in environment:
+    if cuda:
         lines.append(
             f"- CUDA {environment['cuda']}, cuDNN {environment['cudnn']}, {environment['device_memory_gb']} GB, "
             f"TF32 for matmul {environment['tf32']['matmul']}, for convolutions {environment['tf32']['cudnn']}"
         )
+    card = environment.get("gpu")
+    if card:
+        lines.append(
+            f"- driver {card['driver_version']}, SM clock {card['clocks.current.sm']} of at most "
+            f"{card['clocks.max.sm']}, memory clock {card['clocks.current.memory']} of at most "
+            f"{card['clocks.max.memory']}, power limit {card['power.limit']}"
+        )
     ceilings = [
-        f"{name} {value / 1e9:.0f} {'GB/s' if name == 'copy' else 'GFLOP/s'}"
-        for name, value in result["ceilings"].items()
-        if not name.startswith("matmul")
+        f"{name} {_rate(name, value)}" for name, value in result["ceilings"].items() if not name.startswith("matmul")
     ]
     return "\n".join([*lines, f"- ceilings: {', '.join(ceilings)}", ""])
+
+
+def _rate(name: str, value: float) -> str:
+    """Return a ceiling with its unit."""
+    if name == "copy":
+        return f"{value / 1e9:.0f} GB/s"
+    return f"{value / 1e12:.0f} TFLOP/s" if value >= 1e13 else f"{value / 1e9:.0f} GFLOP/s"
 
 
 def main() -> None:

@@ -52,11 +52,11 @@ class Part:
     peer: Callable[[str], nn.Module]
 
 
-def build_part(case: Case, stir: Callable[[nn.Module], None]) -> Part:
+def build_part(case: Case, perturb: Callable[[nn.Module], None]) -> Part:
     """Build the piece that a case names."""
     if case.model == "swin_encoder_mlp":
-        return _swin(case, stir)
-    return _stage(case, stir)
+        return _swin(case, perturb)
+    return _stage(case, perturb)
 
 
 class AttentionHalf(nn.Module):
@@ -84,7 +84,7 @@ class AttentionHalf(nn.Module):
         return out
 
 
-def _swin(case: Case, stir: Callable[[nn.Module], None]) -> Part:
+def _swin(case: Case, perturb: Callable[[nn.Module], None]) -> Part:
     """Build a piece of the Swin encoder's first stage."""
     kind, _, shifted = case.part.partition(" ")
     tokens = tuple(side // PATCH for side in case.size)
@@ -92,7 +92,7 @@ def _swin(case: Case, stir: Callable[[nn.Module], None]) -> Part:
     merging = PatchMerging(WIDTH, "monai1.5")
     block = SwinBlock(WIDTH, HEADS[0], shifted=bool(shifted), drop_path=0.0)
     ours = merging if kind == "merging" else block
-    stir(ours)
+    perturb(ours)
 
     def peer(name: str) -> nn.Module:
         if kind == "merging":
@@ -127,7 +127,7 @@ class MonaiBlock(nn.Module):
         return self.block.forward_part1(x, self.mask) if self.attention else self.block(x, self.mask)
 
 
-def _stage(case: Case, stir: Callable[[nn.Module], None]) -> Part:
+def _stage(case: Case, perturb: Callable[[nn.Module], None]) -> Part:
     """Build one convolution stage as a model of its own, optimised as the whole is; it averages the stage's map."""
     table, options = TABLES[case.model]
     whole: Any = medzoo.create(case.model, num_classes=0, **options)
@@ -137,7 +137,7 @@ def _stage(case: Case, stir: Callable[[nn.Module], None]) -> Part:
     encoder = ConvEncoder(conv.in_channels, (conv.out_channels,), replace(table, stages=1), len(size))
     spec = InputSpec("b c d h w" if len(size) == 3 else "b c h w", channels=conv.in_channels, size=size)
     model = Classifier(encoder, Head(conv.out_channels, 0), input_spec=spec, name=case.model).eval()
-    stir(model)
+    perturb(model)
     plain = copy.deepcopy(model)
     return Part(
         medzoo.optimize(model), (case.batch, conv.in_channels, *size), lambda _: Chain(plain.encoder, plain.head)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["HEADERS", "cells", "markdown", "seconds", "text"]
+__all__ = ["HEADERS", "cells", "figure", "markdown", "seconds", "text"]
 
 HEADERS = ("case", "median", "quartiles", "samples/s", "of matmul", "of copy", "peak", "ratio", "difference")
 # Characters of the bar that one ratio of 1 gets, and the longest bar.
@@ -24,22 +24,32 @@ def seconds(value: float) -> str:
     raise AssertionError  # pragma: no cover
 
 
+def figure(value: float) -> str:
+    """Return a number to three digits, without an exponent where it is large.
+
+    >>> figure(4512.3), figure(0.00351), figure(2e-5)
+    ('4510', '0.00351', '2e-05')
+    """
+    short = f"{value:.3g}"
+    return short if value < 1000 else f"{float(short):.0f}"
+
+
 def size(value: int | None) -> str:
-    """Return bytes in MB; a dash where nobody could tell."""
+    """Return bytes in MB; a dash where they were not measured."""
     return "–" if value is None else f"{value / 1e6:.0f} MB"
 
 
 def cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
     """Return our line and one for each peer."""
     share = [f"{row[key]:.0%}" if key in row else "–" for key in ("share_of_matmul", "share_of_copy")]
-    rate = f"{row['samples_per_second']:.3g}"
+    rate = figure(row["samples_per_second"])
     lines = [(row["id"], *_time(row["seconds"]), rate, *share, size(row["peak"]), "", "")]
     for name, peer in row["peers"].items():
         ratio = peer["ratio"]
         difference = f"{peer['difference']:.1e}"
         if peer["gradient_difference"] is not None:
             difference += f", gradient {peer['gradient_difference']:.1e}"
-        rate = f"{row['case']['batch'] / peer['seconds']['median']:.3g}"
+        rate = figure(row["case"]["batch"] / peer["seconds"]["median"])
         times = f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
         lines.append((f"· {name}", *_time(peer["seconds"]), rate, "", "", size(peer["peak"]), times, difference))
     lines += [(f"· {name}: {reason}", *[""] * (len(HEADERS) - 1)) for name, reason in row["absent"].items()]

@@ -1,4 +1,4 @@
-"""What was promised, and whether it was kept: each target beside what was measured for it."""
+"""The targets, and whether each is met: every target beside what was measured for it."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from medzoo.bench.cases import COMPILED, EAGER, MONAI, TIMM
+from medzoo.bench.cases import CHANNELS_LAST, COMPILED, EAGER, MONAI, TIMM
+from medzoo.bench.table import figure
 
-__all__ = ["TARGETS", "Target", "judged"]
+__all__ = ["CARDS", "GPU", "TARGETS", "Target", "judged", "targets"]
 
 DEFAULT, FLASH = MONAI
 
 
 @dataclass(frozen=True)
 class Target:
-    """One promise.
+    """One target.
 
     Attributes:
         row: the id of the row that it is about.
         what: ``"time"`` and ``"peak"``: how many times as much the peer needs; ``"difference"`` and ``"gradient"``: how
             far we may be from it; ``"seconds"`` and ``"samples/s"``: ours alone.
         peer: who it is against.
-        must: the least, or for differences and seconds the most, that we promise.
-        thp: the same with ``THP_MEM_ALLOC_ENABLE=1``, where it is another; 0.0 where there is no such promise.
+        must: the least, or for differences and seconds the most, that meets the target; 0.0 for none.
+        thp: the same with ``THP_MEM_ALLOC_ENABLE=1``, where it is another; 0.0 where there is no such target.
         then: what we would like next.
     """
 
@@ -67,33 +68,42 @@ TARGETS = [
     Target("scaling/64³ to 128³", "growth", "linear", 1.2, 1.0),
     Target("scaling/peak, batch 1 to 8", "growth", "linear", 1.2, 1.0),
 ]
-GPU = [
-    Target("swin_encoder_mlp-96x96x96-b8-bfloat16-forward", "seconds", "", 3.5e-3, 1.5e-3),
-    Target("swin_encoder_mlp-96x96x96-b8-bfloat16-forward", "time", FLASH, 1.5, 3.0),
-    Target("cnn3d_base-64x128x128-b64-bfloat16-forward", "samples/s", "", 8000.0, 12000.0),
-    Target("cnn3d_base-64x128x128-b64-bfloat16-forward", "time", "eager, channels last", 2.0, 3.0),
-]
+SWIN = "swin_encoder_mlp-96x96x96-b8-bfloat16-forward"
+CONV = "cnn3d_base-64x128x128-b64-bfloat16-forward"
+# Ratios hold for any GPU; seconds and rates for the cards whose name contains the key.
+GPU = [Target(SWIN, "time", FLASH, 1.5, 3.0), Target(CONV, "time", CHANNELS_LAST, 2.0, 3.0)]
+CARDS = {
+    "H100": [Target(SWIN, "seconds", "", 5e-3, 2.2e-3), Target(CONV, "samples/s", "", 4500.0, 8000.0)],
+    "H200": [Target(SWIN, "seconds", "", 3.5e-3, 1.5e-3), Target(CONV, "samples/s", "", 6500.0, 12000.0)],
+}
 MOST = ("difference", "gradient", "seconds", "share", "growth")
 
 
+def targets(environment: dict[str, Any]) -> list[Target]:
+    """Return the targets of the device that a result was measured on."""
+    if "cuda" not in environment:
+        return TARGETS
+    return GPU + [target for card, own in CARDS.items() if card in environment["device"] for target in own]
+
+
 def judged(result: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return a line for each target: row, what, against, promised, next, measured, and whether it was kept."""
+    """Return a line for each target: row, what, against, target, next, measured, and whether it is met."""
     rows = {row["id"]: row for row in result["rows"]}
     thp = result["environment"]["allocator"] == "thp"
     lines: list[tuple[str, ...]] = []
-    for target in GPU if "cuda" in result["environment"] else TARGETS:
+    for target in targets(result["environment"]):
         must = target.thp if thp and target.thp is not None else target.must
         value = _measured(target, rows, result)
         sign = "≤" if target.what in MOST else "≥"
-        kept = value is not None and (value <= must if target.what in MOST else value >= must)
+        met = value is not None and (value <= must if target.what in MOST else value >= must)
         lines.append((
             target.row,
             target.what,
             target.peer,
-            f"{sign} {must:.3g}" if must else "–",
-            f"{sign} {target.then:.3g}",
-            "not measured" if value is None else f"{value:.3g}",
-            "" if value is None or not must else "kept" if kept else "**missed**",
+            f"{sign} {figure(must)}" if must else "–",
+            f"{sign} {figure(target.then)}",
+            "not measured" if value is None else figure(value),
+            "" if value is None or not must else "met" if met else "**missed**",
         ))  # fmt: skip
     return lines
 
