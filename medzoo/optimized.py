@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from medzoo.checked import CheckedModel
 from medzoo.classifier import Classifier, FeatureExtractor
 from medzoo.errors import ConfigError
+from medzoo.kernels.cuda.graphs import GraphCache, hold
 from medzoo.nn.conv import ConvEncoder
 from medzoo.nn.encoder import Encoder
 from medzoo.nn.fast_conv import FastConvEncoder
-from medzoo.nn.fast_ops import eager, on_cpu, private, served, wants_gradients
-from medzoo.nn.fast_path import hooked
+from medzoo.nn.fast_ops import Watch, eager, on_cpu, private, served, wants_gradients
+from medzoo.nn.fast_path import hooked, plain_path_wanted
 from medzoo.nn.fast_timm import FoldedEncoder
 from medzoo.nn.linear import linear
 from medzoo.nn.memory import told_when_memory_ends
@@ -31,14 +32,15 @@ FEW = 8
 M = TypeVar("M", Classifier, FeatureExtractor)
 
 
-def optimize(model: M) -> M:
+def optimize(model: M, *, cuda_graph: bool = False) -> M:
     """Return an inference-only copy of a model that gives the same outputs sooner.
 
     On a CPU in float32 or bfloat16, the convolution stages of ``cnn3d_small``, ``cnn3d_base`` and ``xray_cnn`` fold
     their BatchNorm, pool before ReLU, run in slabs that stay in the cache, and use oneDNN where PyTorch alone would
     not; timm's encoders fold BatchNorm and ReLU and keep channels last. On a GPU, BatchNorm is folded and channels lie
-    last. What cannot be changed safely, such as a stage that was replaced, stays as it is; printing the model says
-    what was done. ``swin_encoder_mlp`` is copied as it is.
+    last; where Triton is installed, its kernels pool and do what follows in a single pass. What cannot be changed
+    safely, such as a stage that was replaced, stays as it is; printing the model says what was done.
+    ``swin_encoder_mlp`` is copied as it is.
 
     The modules and tensors of the copy are those of the original: ``state_dict`` and ``save_pretrained`` give its
     weights, and hooks and input gradients see its layers, at their plain speed. So does what is traced or exported,
@@ -48,11 +50,27 @@ def optimize(model: M) -> M:
     Some sums are taken in another order, so that an infinite input may give NaN where the plain model gives infinity.
 
     The original is left as it is, and later changes to it do not reach the copy. The copy is in eval mode and refuses
-    to be trained. It follows what is written into its tensors, but for timm's encoders only what PyTorch counts, which
-    leaves out writing through ``.data``. :func:`medzoo.predict` optimizes by itself.
+    to be trained. It follows what is written into its tensors. What is written through ``.data``, which PyTorch does
+    not count, is not seen by timm's encoders, and on a GPU not by folded convolution stages either.
+    :func:`medzoo.predict` optimizes by itself.
+
+    With ``cuda_graph``, ``forward`` on a GPU replays a CUDA graph, which takes the time of its kernels alone:
+
+    - One graph is captured at the first call with each shape, dtype, device and memory format, after a few passes to
+      warm up. The eight used last are kept.
+    - Each call returns tensors of its own. Threads take turns, and streams wait for each other.
+    - A module or tensor that is replaced, moved, hooked or set otherwise drops the graphs; so does what is written into
+      a tensor where BatchNorm is folded. Switches of PyTorch, such as ``torch.backends.cuda.matmul.allow_tf32``, count
+      when a graph is captured.
+    - Other methods than ``forward`` run without a graph, and so does ``forward`` with a hook, an input that requires a
+      gradient, autocast, a compiler or a tracer, or, after a warning, if the capture fails.
+    - Beside the weights, the graphs of a model keep the temporaries of its largest forward pass, and an input and a
+      result each. After the model was moved, they keep its old weights until the next call.
+    - Copies and files leave graphs behind.
 
     Args:
         model: from :func:`medzoo.create`, in any mode.
+        cuda_graph: replay CUDA graphs in inference on a GPU. On a CPU it changes nothing.
 
     Raises:
         ConfigError: not a model of medzoo.
@@ -67,7 +85,9 @@ def optimize(model: M) -> M:
     kind = _kind(model)
     # Made in inference mode, the copy's tensors would not count how often they are written to.
     with torch.inference_mode(False):
-        return _copy(model, kind).eval()
+        fast = _copy(model, kind).eval()
+    object.__setattr__(fast, "_graphs", GraphCache() if cuda_graph else None)
+    return fast
 
 
 def _copy(model: M, kind: type[M]) -> M:
@@ -117,10 +137,32 @@ class _InferenceOnly(CheckedModel):
 
     # Derived when first needed, outside of the modules, and left behind by copies and files.
     _fast: FastConvEncoder | FoldedEncoder | None = None
+    _graphs: GraphCache | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind what can be derived: packed kernels can be neither copied nor stored."""
         return {key: value for key, value in self.__dict__.items() if key != "_fast"}
+
+    @told_when_memory_ends
+    def forward(self, x: Tensor) -> Any:
+        """Check the input and return what the plain model does, by a CUDA graph where that was wished and is safe."""
+        plain, graphs = super().forward, self._graphs
+        if graphs is None:
+            return plain(x)
+        if not isinstance(x, Tensor) or not x.is_cuda:
+            graphs.clear()  # the model has left the GPU
+            return plain(x)
+        if not eager(x) or plain_path_wanted() or torch.cuda.is_current_stream_capturing():
+            return plain(x)
+        self.check_input(x)
+
+        def run(x: Tensor) -> Any:
+            out = plain(x)
+            # The cached form of the encoder, which another thread may replace.
+            hold(*getattr(self._fast, "_folded", {}).values(), getattr(self._fast, "_found", None))
+            return out
+
+        return graphs(x, run, lambda: _Guard(self), self.name)
 
     def encoder_for(self, x: Tensor) -> Any:
         """Return the encoder to run on ``x``: the fast form, or the plain one."""
@@ -181,13 +223,31 @@ class _InferenceOnly(CheckedModel):
         encoder, like = self._derived(), next(self.encoder.parameters())
         plain = encoder is None or not served(like) or hooked(self.encoder)
         lines = ["left as it is"] if encoder is None or plain else encoder.told()
-        return [f"encoder: {line}" for line in lines]
+        lines = [f"encoder: {line}" for line in lines]
+        if self._graphs is not None:
+            lines.append("CUDA graphs: " + ("one for each kind of input" if like.is_cuda else "none on a CPU"))
+        return lines
 
     def _refuse(self, what: str) -> NoReturn:
         raise ConfigError(
             f"{self.name}: this model is from medzoo.optimize, for inference alone: {what}. "
             "Use the model it was made from, and optimize that again afterwards."
         )
+
+
+class _Guard:
+    """Remembers what the graphs of a model depend on."""
+
+    def __init__(self, model: _InferenceOnly) -> None:
+        self._parts: Any = model._modules
+        self._before: dict[str, Any] = dict(self._parts)
+        # What is written into a tensor reaches the kernels that read it, but not what was derived from it.
+        self._watch = Watch(*self._before.values(), exact=False, writes=model._derived() is not None)
+        self.capturable = not (self._watch.hooked or self._watch.training)
+
+    def holds(self) -> bool:
+        """Whether nothing changed that the graphs depend on."""
+        return self._parts == self._before and self._watch.holds()
 
 
 class OptimizedClassifier(_InferenceOnly, Classifier):

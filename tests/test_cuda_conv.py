@@ -1,17 +1,10 @@
-"""The Triton kernels of the convolution stages: in Triton's interpreter on the CPU, and on a GPU by marker.
-
-The interpreter is chosen when Triton is imported, so its tests run in one process of their own, which this file starts
-with itself as the script.
-"""
+"""The Triton kernels of the convolution stages: in Triton's interpreter on the CPU, and on a GPU by marker."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+from interpreted import poison, run_interpreted
 from torch import nn
 
 import medzoo
@@ -49,12 +42,6 @@ def distance(got, expected):
     return float((got.double() - expected).norm() / expected.norm())
 
 
-def poisoned(monkeypatch):
-    """Fill what the operators allocate with NaN, so that a value that is never written is seen."""
-    new_empty = torch.Tensor.new_empty
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda x, *a, **k: new_empty(x, *a, **k).fill_(torch.nan))
-
-
 # (channels, kernel, padding, pool, size): no cubes, rows left over by the pooling, channels that are no power of two.
 CONVOLVED = [
     (64, 3, 0, 2, (6, 9, 12)),
@@ -69,7 +56,7 @@ CONVOLVED = [
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
 @pytest.mark.parametrize(("channels", "kernel", "padding", "pool", "size"), CONVOLVED)
 def interpreted_convolution_and_pooling(channels, kernel, padding, pool, size, order, monkeypatch):
-    poisoned(monkeypatch)
+    poison(monkeypatch)
     stage, x = stage_of(channels, kernel, padding, pool, order), torch.randn(2, 1, *size)
     half, y = stage.half(), x.half()
     folded = FoldedStage(half)
@@ -86,7 +73,7 @@ def interpreted_convolution_and_pooling(channels, kernel, padding, pool, size, o
     [(64, 2, (4, 7, 5)), (5, 2, (5, 5, 9)), (20, 3, (8, 6, 7)), (130, 2, (4, 4, 5)), (16, 2, (9, 6)), (7, 3, (6, 11))],
 )
 def interpreted_pooling(channels, pool, size, order, monkeypatch):
-    poisoned(monkeypatch)
+    poison(monkeypatch)
     for in_chans, dtype in ((3, torch.float32), (1, torch.float32), (3, torch.float16)):
         stage = stage_of(channels, 3, 1, pool, order, len(size), in_chans).to(dtype)
         x = torch.randn(2, in_chans, *size, dtype=dtype)
@@ -157,25 +144,7 @@ def interpreted_opcheck(op):
 
 
 def test_the_kernels_give_equal_values_in_the_interpreter():
-    found = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-o",
-            "python_functions=interpreted_*",
-            __file__,
-        ],
-        env=os.environ | {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert found.returncode == 0, found.stdout[-6000:] + found.stderr[-2000:]
-    assert "passed" in found.stdout
+    run_interpreted(__file__)
 
 
 def test_a_map_of_one_channel_says_that_its_channels_lie_last():
@@ -196,7 +165,8 @@ def test_bfloat16_on_a_gpu_lies_as_close_to_float64_as_the_plain_model(name):
         fast = medzoo.optimize(half)
         ours, plain = fast.forward_features(y), half.forward_features(y)
         exact = half.double().forward_features(y.double())
-    limit = max(1.3 * distance(plain, exact), 1e-3)
+    # A kernel with BatchNorm folded in is rounded once more than one without: twice the variance, √2 of the distance.
+    limit = max((1.3 if name in CONVOLUTIONAL else 1.5) * distance(plain, exact), 1e-3)
     assert distance(ours, exact) <= (min(limit, 1e-2) if name in CONVOLUTIONAL else limit)
     assert name not in CONVOLUTIONAL or "pooled by Triton" in repr(fast)
 

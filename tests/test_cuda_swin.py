@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,10 +63,10 @@ def tables_of(size, shifted, device="cpu"):
 @pytest.fixture
 def used(monkeypatch):
     """Count the calls of the kernels, so that a test cannot pass without them."""
-    from medzoo.kernels.cuda import box_attention, swin_layers
+    from medzoo.kernels.cuda import ops, swin_layers
 
     calls = []
-    for module, names in ((box_attention, ("attend_in_boxes",)), (swin_layers, ("norm_linear", "finish_block"))):
+    for module, names in ((ops, ("attend_in_boxes",)), (swin_layers, ("norm_linear", "finish_block"))):
         for name in names:
             real = getattr(module, name)
             monkeypatch.setattr(
@@ -94,8 +96,17 @@ def test_no_table_starts_within_16_bytes():
     assert all(table.storage_offset() % 4 == 0 for table in tables[:-1])
 
 
-def test_without_triton_or_a_gpu_no_kernel_is_asked(monkeypatch):
-    assert not dispatch.triton_serves(torch.zeros(1))
+def test_on_a_cpu_no_kernel_is_asked():
+    assert not any(dispatch.kernel_serves(name, torch.zeros(1)) for name in dispatch.KERNELS)
+
+
+def test_every_kernel_has_its_module_and_a_measurement_on_a_gpu():
+    root = Path(__file__).parents[1]
+    results = [json.loads(file.read_text("utf-8")) for file in (root / "benchmarks/results").glob("*.json")]
+    rows = {row["id"]: row for result in results if "cuda" in result["environment"] for row in result["rows"]}
+    for kernel in dispatch.KERNELS.values():
+        assert (root / f"medzoo/kernels/cuda/{kernel.module}.py").exists()
+        assert all(peer["ratio"]["median"] > 1 for peer in rows[kernel.measured]["peers"].values())
 
 
 @pytest.mark.parametrize("pair", [True, False])
@@ -169,7 +180,7 @@ def interpreted_mixed_types_keep_the_error_of_pytorch():
 
 def interpreted_opcheck():
     """The operator's fake kernel and schema match what it does."""
-    from medzoo.kernels.cuda.box_attention import box_attention
+    from medzoo.kernels.cuda.ops import box_attention
 
     grid, tables = tables_of((4, 3, 8), True)
     qkv, table = torch.randn(2 * len(tables.order), 48), torch.randn(13**3, 1)
@@ -260,6 +271,57 @@ def test_a_graph_of_the_encoder_follows_its_weights():
         graph.replay()
         torch.cuda.synchronize()
         assert torch.equal(out, model(x))
+
+
+def gradients_of(model, x, weight):
+    """Return the gradients of the input and of every parameter."""
+    x = x.detach().requires_grad_()
+    wanted = [x, *(p for p in model.parameters() if p.requires_grad)]
+    return torch.autograd.grad((model(x).double() * weight).sum(), wanted)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_training_step_on_a_gpu(dtype, checkpointing):
+    torch.manual_seed(0)
+    model = scattered(medzoo.create("swin_encoder_mlp", num_classes=0)).requires_grad_().cuda().to(dtype)
+    x, weight = torch.randn(2, 1, 32, 64, 96, device="cuda").to(dtype), torch.randn(2, 768, device="cuda").double()
+    with plain_path():
+        exact = gradients_of(copy.deepcopy(model).double(), x.double(), weight)
+        plain = gradients_of(model, x, weight)
+    model.set_grad_checkpointing(checkpointing)
+    for got, other, expected in zip(gradients_of(model, x, weight), plain, exact, strict=True):
+        limit = 1e-5 if dtype == torch.float32 else 1.3 * distance(other, expected) + 1e-4
+        assert distance(got, expected) <= limit
+
+
+@pytest.mark.gpu
+def test_only_what_is_trained_gets_gradients_on_a_gpu():
+    block, x = block_of(3, True).cuda(), torch.randn(2, 8, 9, 10, 48, device="cuda")
+    table = block.attn.relative_position_bias_table.requires_grad_()
+    block(x).square().sum().backward()
+    assert table.grad.isfinite().all()
+    assert table.grad.any()
+    assert all(p.grad is None for p in block.parameters() if p is not table)
+
+
+@pytest.mark.gpu
+def test_a_second_derivative_is_refused_on_a_gpu():
+    block, x = block_of(3, True).cuda(), torch.randn(1, 8, 9, 10, 48, device="cuda", requires_grad=True)
+    with pytest.raises(RuntimeError, match="create_graph=True"):
+        torch.autograd.grad(block(x).square().sum(), x, create_graph=True)
+
+
+@pytest.mark.gpu
+def test_branches_are_dropped_on_a_gpu():
+    """Stochastic depth drops whole samples: what is left of a sample is its input, or a scaled branch."""
+    torch.manual_seed(0)
+    block = scattered(SwinBlock(48, 3, True, 0.5)).cuda().train()
+    x = torch.randn(16, 7, 7, 7, 48, device="cuda")
+    with torch.no_grad():
+        unchanged = (block(x) == x).flatten(1).all(1)
+    assert 0 < unchanged.sum() < 16
 
 
 @pytest.mark.gpu

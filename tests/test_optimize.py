@@ -428,3 +428,36 @@ def test_a_gpu_gives_equal_values(name, monkeypatch):
     half = medzoo.optimize(model.bfloat16())(x.bfloat16())
     assert (half.float() - expected).norm() <= 0.05 * expected.norm()
     assert "left as" not in repr(fast)
+
+
+WATCHED = {
+    "write": lambda m: m[0].weight.add_(1),
+    "write a statistic": lambda m: m[1].running_var.mul_(2),
+    "set data": lambda m: setattr(m[0].weight, "data", m[0].weight.data.clone()),
+    "replace a parameter": lambda m: setattr(m[0], "weight", nn.Parameter(m[0].weight.clone())),
+    "replace a parameter of one number": lambda m: setattr(m[4], "weight", nn.Parameter(m[4].weight.clone())),
+    "put a tensor in its place": lambda m: (delattr(m[0], "weight"), setattr(m[0], "weight", torch.zeros(2, 2, 1, 1))),
+    "replace a module": lambda m: m.__setitem__(2, nn.ReLU()),
+    "fill an empty one": lambda m: m[3].append(nn.ReLU()),
+    "cast": lambda m: m.double(),
+    "cast and back": lambda m: m.double().float(),
+    "hook": lambda m: m[2].register_forward_hook(lambda *_: None),
+    "hook after the hooks were replaced": lambda m: setattr(m[2], "_forward_hooks", {1: print}),
+    "put a forward in": lambda m: setattr(m[2], "forward", torch.tanh),
+    "set eps": lambda m: setattr(m[1], "eps", 0.1),
+    "train a part": lambda m: m[1].train(),
+    "parametrise": lambda m: nn.utils.parametrize.register_parametrization(m[0], "weight", nn.Identity()),
+    "change the class": lambda m: setattr(m[2], "__class__", nn.Tanh),
+}
+
+
+@pytest.mark.parametrize("change", WATCHED)
+def test_a_watch_notices(change):
+    parts = (nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.Sequential(), nn.Conv2d(1, 1, 1, bias=False))
+    module = nn.Sequential(*parts).eval()
+    watch, structure = fast_ops.Watch(module, exact=False), fast_ops.Watch(module, exact=False, writes=False)
+    assert watch.holds()
+    WATCHED[change](module)
+    assert not watch.holds()
+    assert structure.holds() == change.startswith("write")
+    assert fast_ops.Watch(module, exact=False).holds()

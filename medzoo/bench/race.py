@@ -27,8 +27,9 @@ SHORTEST = 0.01
 # Largest difference that passes: absolute, and relative to the largest value of the peer.
 ABSOLUTE, RELATIVE = 2e-5, 1e-5
 # In bfloat16 two right answers differ more than a wrong one may: there we must lie no farther from the float32 outputs
-# than this many times what the peer does, in root mean square.
-FARTHER = 1.3
+# than this many times what the peer does, in root mean square. A kernel with BatchNorm folded in is rounded once more
+# than one without, which alone makes √2.
+FARTHER = 1.5
 # Atomic additions on a GPU come in another order each time.
 GRADIENT_TOLERANCE = {"cpu": 2e-5, "cuda": 1e-4}
 # Statistics of a batch over a few voxels multiply the rounding errors of a tiny model.

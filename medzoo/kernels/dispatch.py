@@ -1,20 +1,85 @@
-"""Where a fast path runs."""
+"""Which kernels for GPUs there are, on what they run, and the measurement behind each.
+
+A kernel is on by a row of the table below, and a row names the benchmark that shows what it gains: an id in the result
+files of ``benchmarks/results``. What else a kernel asks of its input, such as a width of heads, is asked where it is
+called. Nothing is chosen by a timing: the row and the card decide, so that numbers do not depend on the hour.
+"""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
 import os
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["triton_serves"]
+__all__ = ["KERNELS", "Kernel", "kernel_serves"]
+
+HALF = frozenset({torch.bfloat16, torch.float16})
+FLOAT = HALF | {torch.float32}
+
+
+class Kernel(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        module: where it is, in ``medzoo.kernels.cuda``.
+        replaces: what runs where it does not.
+        dtypes: of the input.
+        measured: the row of a result file that shows it.
+    """
+
+    module: str
+    replaces: str
+    dtypes: frozenset[torch.dtype]
+    measured: str
+
+
+KERNELS = {
+    "box_attention": Kernel(
+        "box_attention",
+        "an SDPA call for each type of boxes",
+        FLOAT,
+        "swin_encoder_mlp-96x96x96-b8-bfloat16-forward",
+    ),
+    "box_attention_backward": Kernel(
+        "box_attention_backward",
+        "autograd through those SDPA calls",
+        FLOAT,
+        "swin_encoder_mlp-96x96x96-b8-bfloat16-train",
+    ),
+    "swin_layers": Kernel(
+        "swin_layers",
+        "LayerNorm, linear layers, GELU and sums one by one",
+        HALF,
+        "swin_encoder_mlp-96x96x96-b8-bfloat16-forward",
+    ),
+    "merge_patches": Kernel(
+        "swin_layers",
+        "concatenation, LayerNorm and linear layer",
+        HALF,
+        "swin_encoder_mlp-96x96x96-b8-bfloat16-forward",
+    ),
+    "conv_pool": Kernel(
+        "conv_pool",
+        "cuDNN's convolution of one channel and max pooling",
+        HALF,
+        "cnn3d_base-64x128x128-b64-bfloat16-forward",
+    ),
+    "pool_last": Kernel(
+        "conv_pool",
+        "maxima along one axis after the other",
+        FLOAT,
+        "cnn3d_base-64x128x128-b64-bfloat16-forward",
+    ),
+}
 
 
 @functools.cache
 def _triton_runs_on(device: torch.device) -> bool:
-    """Whether Triton is installed and the card has matrix units for bfloat16."""
+    """Whether Triton is installed, and the card has matrix units for bfloat16 (compute capability 8.0)."""
     if importlib.util.find_spec("triton") is None:
         return False
     if device.type == "cpu":
@@ -22,6 +87,6 @@ def _triton_runs_on(device: torch.device) -> bool:
     return torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def triton_serves(x: Tensor) -> bool:
-    """Whether a Triton kernel can run on ``x``: on a GPU from compute capability 8.0, or in Triton's interpreter."""
-    return _triton_runs_on(x.device)
+def kernel_serves(name: str, x: Tensor) -> bool:
+    """Whether a kernel of the table runs on ``x``: on a GPU, or on a CPU in Triton's interpreter."""
+    return x.dtype in KERNELS[name].dtypes and _triton_runs_on(x.device)

@@ -12,10 +12,11 @@ inside masked windows.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import NamedTuple
 
-__all__ = ["Axes", "Segment", "segments"]
+__all__ = ["Axes", "Segment", "partition", "segments"]
 
 
 class Segment(NamedTuple):
@@ -56,3 +57,9 @@ Segment(start=14, length=2, offset=0, padding=5))
             offset = window - shift if shift and start == 0 else 0
             cut.append(Segment(start, length, offset, end - start - length))
     return tuple(cut)
+
+
+@functools.lru_cache(maxsize=256)
+def partition(size: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]) -> Axes:
+    """Cut every axis of a map; see :func:`segments`."""
+    return tuple(map(segments, size, window, shift))

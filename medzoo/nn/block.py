@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medzoo.kernels.dispatch import triton_serves
+from medzoo.kernels.cuda.graphs import hold
+from medzoo.kernels.dispatch import kernel_serves
+from medzoo.kernels.window_partition import partition
 from medzoo.nn.attention import WindowAttention
-from medzoo.nn.box_attention import Weights, attend, box_bias
+from medzoo.nn.box_attention import Reorder, Weights, attend, box_bias
 from medzoo.nn.box_backward import AttentionBranch, MlpBranch, transform
-from medzoo.nn.boxes import Arrangement, BoxType, arrange, segments, slabs
+from medzoo.nn.boxes import Arrangement, BoxType, arrange, slabs
 from medzoo.nn.fast_path import SLAB, fast_path_for, needs_gradient
 from medzoo.nn.windows import WindowGrid
 
@@ -84,7 +86,7 @@ class SwinBlock(nn.Module):
     def _run(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         grid = WindowGrid.of(x.shape[1:4], WINDOW, self.shifted)
         if fast_path_for(self, x, PARTS):
-            if triton_serves(x) and self._fits_kernels(x):
+            if kernel_serves("box_attention", x) and self._fits_kernel(x):
                 return self._by_kernels(x, grid)
             if x.is_cuda:
                 return self._whole(x, grid)
@@ -98,46 +100,54 @@ class SwinBlock(nn.Module):
         x = x + self.drop_path(grid.join(attended))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
-    def _fits_kernels(self, x: Tensor) -> bool:
-        """Whether the kernels in Triton compute this block on ``x``: one type for all, and heads of 16, 32 or 64."""
+    def _fits_kernel(self, x: Tensor) -> bool:
+        """Whether the attention kernel in Triton computes this block on ``x``: heads of 16, 32 or 64, and biases."""
         weights, mlp = self._weights()
         return (
             x.shape[-1] // self.attn.heads in (16, 32, 64)
-            and not torch.is_autocast_enabled(x.device.type)
-            and not needs_gradient(self, x)
-            and not self.drop_path.drops()
-            and all(t is not None and t.dtype == x.dtype and t.is_contiguous() for t in (*weights, *mlp))
+            and not any(tensor is None for tensor in (*weights, *mlp))
+            and (kernel_serves("box_attention_backward", x) or not needs_gradient(self, x))
         )
 
     def _by_kernels(self, x: Tensor, grid: WindowGrid) -> Tensor:
-        """Run the block by kernels in Triton; see :mod:`medzoo.kernels.cuda`."""
-        from medzoo.kernels.cuda.box_attention import box_attention
+        """Attend by a kernel in Triton; in inference in half precision, the layers around it are kernels too."""
         from medzoo.kernels.cuda.box_tables import box_tables
+        from medzoo.kernels.cuda.ops import attend as attend_in_inference
+        from medzoo.kernels.cuda.ops import box_attention
         from medzoo.kernels.cuda.swin_layers import WIDEST, finish_block, norm_linear
 
-        axes = tuple(map(segments, grid.size, grid.window, grid.shift))
-        tables = box_tables(axes, grid.window, x.device)
+        tables = box_tables(partition(grid.size, grid.window, grid.shift), grid.window, x.device)
+        hold(tables)
         weights, mlp = self._weights()
         c, tokens = x.shape[-1], x.reshape(len(x), -1, x.shape[-1])
-        fused = c <= WIDEST and x.dtype != torch.float32
+        differentiated = needs_gradient(self, x)
+        plain = differentiated or torch.is_autocast_enabled(x.device.type) or self.drop_path.drops()
+        fused = (
+            kernel_serves("swin_layers", x)
+            and c <= WIDEST
+            and not plain
+            and all(t.dtype == x.dtype and t.is_contiguous() for t in (*weights, *mlp))
+        )
         if fused:
             qkv = norm_linear(tokens, tables.order, *weights[:4], self.norm1.eps)
         else:
-            normed = self.norm1(tokens).index_select(1, tables.order.clamp(min=0))
-            qkv = self.attn.qkv(normed.index_fill_(1, tables.empty.long(), 0)).flatten(0, 1)
-        table = self.attn.relative_position_bias_table
-        attended, _ = box_attention(qkv, table, grid.size, grid.window, grid.shift, self.attn.window, False)
+            order = tables.order.clamp(min=0)
+            boxed = Reorder.apply(self.norm1(tokens), order, tables.seat)
+            boxed.index_fill_(1, tables.empty.long(), 0)
+            qkv = self.attn.qkv(boxed).flatten(0, 1)
+        table = self.attn.relative_position_bias_table.to(qkv.dtype)
+        core = box_attention if differentiated else attend_in_inference
+        attended, _ = core(qkv, table, grid.size, grid.window, grid.shift, self.attn.window, differentiated)
         if fused:
             done = finish_block(attended, tables.seat, tokens, weights[4:], mlp[:2], mlp[2:4], mlp[4:], self.norm2.eps)
             return done.view_as(x)
-        attended = attended.view(len(x), -1, c).index_select(1, tables.seat)
-        tokens = tokens + self.attn.proj(attended)
-        return (tokens + self.mlp(self.norm2(tokens))).view_as(x)
+        attended = Reorder.apply(attended.view(len(x), -1, c), tables.seat, order)
+        tokens = tokens + self.drop_path(self.attn.proj(attended))
+        return (tokens + self.drop_path(self.mlp(self.norm2(tokens)))).view_as(x)
 
     def _whole(self, x: Tensor, grid: WindowGrid) -> Tensor:
         """Run the boxes of the whole batch at once, under autograd if need be."""
-        axes = tuple(segments(*axis) for axis in zip(grid.size, grid.window, grid.shift, strict=True))
-        where = arrange(axes, grid.window, x.shape[0], x.device)
+        where = arrange(partition(grid.size, grid.window, grid.shift), grid.window, x.shape[0], x.device)
         weights, _ = self._weights()
         table: Tensor = self.attn.relative_position_bias_table
         known: dict[BoxType, Tensor] = {}
@@ -148,6 +158,7 @@ class SwinBlock(nn.Module):
         else:
             table, known = self.attn.memo.recall(table, dtype)
         biases = self._biases(table, known, where)
+        hold(where, *biases.values())
         attended = attend(x.flatten(0, 3), weights, biases, where, eps=self.norm1.eps)
         x = x + self.drop_path(attended.view_as(x))
         return x + self.drop_path(self.mlp(self.norm2(x)))

@@ -24,7 +24,7 @@ from medzoo.nn.boxes import Arrangement, BoxGroup, BoxType
 from medzoo.nn.linear import linear
 from medzoo.nn.windows import relative_position_index
 
-__all__ = ["Weights", "attend", "attend_in_boxes", "box_bias", "mix", "split_heads"]
+__all__ = ["Reorder", "Weights", "attend", "attend_in_boxes", "box_bias", "mix", "split_heads"]
 
 
 class Weights(NamedTuple):
@@ -73,12 +73,12 @@ def mix(
         core: what attends, ``r 3c -> r c``; :func:`attend_in_boxes` by default.
     """
     normed = F.layer_norm(tokens, tokens.shape[1:], weights.norm_weight, weights.norm_bias, eps)
-    boxed = _Reorder.apply(normed, where.order, where.seat)
+    boxed = Reorder.apply(normed, where.order, where.seat)
     if len(where.empty):
         boxed.index_fill_(0, where.empty, 0)
     qkv = linear(boxed, weights.qkv_weight, weights.qkv_bias)
     out = (core or attend_in_boxes)(qkv, where.groups, [biases[group.type] for group in where.groups])
-    return _Reorder.apply(out, where.seat, where.order)
+    return Reorder.apply(out, where.seat, where.order)
 
 
 def attend_in_boxes(qkv: Tensor, groups: Sequence[BoxGroup], biases: Sequence[Tensor]) -> Tensor:
@@ -148,15 +148,17 @@ def _rows(window: tuple[int, ...], kind: BoxType, device: torch.device) -> tuple
         return rows[:, real].int().to(device), rows[:, padding].int().to(device)
 
 
-class _Reorder(torch.autograd.Function):
-    """Take rows by number, with a gradient that takes rows too, instead of adding them one by one."""
+class Reorder(torch.autograd.Function):
+    """Take rows by number, ``... n c -> ... r c``, with a gradient that takes rows too, instead of adding up each."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        """Take the rows ``index``."""
         ctx.save_for_backward(inverse)
-        return x.index_select(0, index)
+        return x.index_select(-2, index)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Take the rows back."""
         (inverse,) = ctx.saved_tensors
-        return grad.index_select(0, inverse), None, None
+        return grad.index_select(-2, inverse), None, None

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medzoo.kernels.dispatch import triton_serves
+from medzoo.kernels.dispatch import kernel_serves
 from medzoo.nn.conv import ConvEncoder, ConvStage
 from medzoo.nn.encoder import Encoder
 from medzoo.nn.fast_norm import affine, foldable
@@ -160,16 +160,16 @@ class FoldedStage:
 
     def _windows(self, weight: Tensor) -> Tensor | None:
         """Lay out the kernel of a volume of one channel for the kernel that convolves and pools, if that serves it."""
-        if self.dims != 3 or weight.shape[1] != 1 or not triton_serves(weight):
+        if self.dims != 3 or weight.shape[1] != 1 or not kernel_serves("conv_pool", weight):
             return None
         from medzoo.kernels.cuda.conv_pool import conv_pool_serves, pack_windows
 
-        serves = conv_pool_serves(weight.dtype, len(weight), self.kernel, self.pool)
+        serves = conv_pool_serves(len(weight), self.kernel, self.pool)
         return pack_windows(weight, self.pool) if serves else None
 
     def _whole(self, x: Tensor) -> Tensor:
         """Do the same on the whole map, for a GPU and its libraries."""
-        if not triton_serves(x):
+        if not kernel_serves("pool_last", x):
             return self._public(x)
         from medzoo.kernels.cuda.conv_pool import Epilogue, conv_pool, pool_last, pool_last_serves
 
@@ -234,7 +234,8 @@ class FastConvEncoder(ConvEncoder):
         plain = [f"stages.{i}" for i in range(len(self.stages)) if self.folded(i) is None]
         done = len(self.stages) - len(plain)
         like = next(self.stages.parameters())
-        where = "in slabs" if on_cpu(like) else "channels last" + (", pooled by Triton" if triton_serves(like) else "")
+        by_triton = ", pooled by Triton" if kernel_serves("pool_last", like) else ""
+        where = "in slabs" if on_cpu(like) else "channels last" + by_triton
         how = "BatchNorm folded, pooled before ReLU, " + where
         how += ", by oneDNN" if private(like) else ""
         lines = [f"{done} of {len(self.stages)} stages: {how}"] if done else []

@@ -9,6 +9,8 @@ Axes: b batch, c channels, s any number of spatial axes.
 from __future__ import annotations
 
 import functools
+import itertools
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,12 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medzoo.nn.fast_path import hooked, watched
+from medzoo.nn.fast_path import hooked, inner, watched
 
 __all__ = [
     "CHANNELS_LAST",
     "Shape",
     "Watch",
+    "channels_last",
     "conv",
     "eager",
     "on_cpu",
@@ -32,9 +35,19 @@ __all__ = [
 ]
 
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
-# Numbers of a convolution, a pool or a norm that what is derived from it depends on.
-SETTINGS = ("eps", "kernel_size", "stride", "padding", "dilation", "groups")
+# Attributes of a module that hold its parts and those who listen to it.
+_CONTENTS = (
+    "_parameters",
+    "_buffers",
+    "_modules",
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
 _CONV: dict[int, Any] = {2: F.conv2d, 3: F.conv3d}
+
+_version = operator.attrgetter("_version")
 
 
 class Shape(NamedTuple):
@@ -67,48 +80,68 @@ def served(x: Tensor) -> bool:
     return on_cpu(x) or x.is_cuda
 
 
-def inner(module: nn.Module) -> list[nn.Module]:
-    """List a module and all inside it; ``modules()`` also builds their names, and takes ten times as long."""
-    found = [module]
-    for parent in found:
-        found.extend(child for child in parent._modules.values() if child is not None)
-    return found
-
-
 def wants_gradients(module: nn.Module) -> bool:
     """Whether a parameter of a module, or of one inside it, waits for a gradient."""
-    return any(p is not None and p.requires_grad for m in inner(module) for p in m._parameters.values())
+    for part in inner(module):
+        for p in part._parameters.values():
+            if p is not None and p.requires_grad:
+                return True
+    return False
 
 
 class Watch:
-    """Remembers the modules, tensors and modes of a module, to tell whether what was derived from them still holds.
+    """Remembers the modules, tensors and modes of some modules, to tell whether what was derived from them still holds.
+
+    This is asked in every forward pass and there may be hundreds of modules, so that everything is compared by few
+    calls that loop in C.
 
     Args:
-        module: what to watch.
-        exact: keep copies of its tensors and compare them too, because writing through ``.data`` leaves no other trace.
+        modules: what to watch, with all that is inside.
+        exact: keep copies of the tensors and compare them too, because writing through ``.data`` leaves no other trace.
+            Not on a GPU: each comparison would wait for it, and a CUDA graph could not be captured. There, only what
+            PyTorch counts is seen, as without ``exact``.
+        writes: notice what is written into the tensors. Without it, only what was replaced or moved is noticed.
     """
 
-    def __init__(self, module: nn.Module, *, exact: bool) -> None:
-        self.module = module
-        self.kept, self.state = self._look()
-        tensors = [t for t in self.kept if isinstance(t, Tensor)] if exact else []
-        self.copies = [(t, t.detach().clone()) for t in tensors]
+    def __init__(self, *modules: nn.Module, exact: bool, writes: bool = True) -> None:
+        self.modules = inner(*modules)
+        self.hooked, self.training = hooked(*self.modules), any(m.training for m in self.modules)
+        self._kinds = [type(m) for m in self.modules]
+        # Modes, settings such as the eps of a norm, and a forward put in by hand.
+        self._attributes = [m.__dict__ for m in self.modules]
+        self._before = [dict(attributes) for attributes in self._attributes]
+        contents = [attributes[name] for attributes in self._attributes for name in _CONTENTS]
+        self._empty = [some for some in contents if not some]
+        self._filled = [some.values() for some in contents if some]
+        # The objects are held, so that their identity means something.
+        self._members = list(itertools.chain.from_iterable(self._filled))
+        tensors = [t for t in self._members if isinstance(t, Tensor)]
+        self._tensors = tensors
+        # Moving or casting a module puts other data behind the same tensors. An alias keeps the memory, so that no
+        # other data gets its address.
+        self._aliases = [t.detach() for t in tensors]
+        self._addresses = list(map(Tensor.data_ptr, tensors))
+        self._counted = [t for t in tensors if writes and not t.is_inference()]
+        self._versions = list(map(_version, self._counted))
+        self._copies = [(t, t.detach().clone()) for t in tensors if exact and not t.is_cuda]
 
     def holds(self) -> bool:
         """Whether nothing was replaced, written to, moved, hooked, set otherwise or switched to training since."""
-        return self._look()[1] == self.state and all(torch.equal(t, copy) for t, copy in self.copies)
+        try:
+            same = self._same_modules() and self._same_tensors()
+        except (RuntimeError, TypeError, ValueError):
+            return False  # what was put in cannot be compared
+        return same and all(torch.equal(t, copy) for t, copy in self._copies)
 
-    def _look(self) -> tuple[list[object], list[object]]:
-        modules = inner(self.module)
-        found = [t for module in modules for t in (*module._parameters.values(), *module._buffers.values())]
-        tensors = [t for t in found if t is not None]
-        state: list[object] = [*map(id, modules), *map(id, tensors), hooked(*modules)]
-        state += [0 if t.is_inference() else t._version for t in tensors]
-        # Moving or casting a module puts other data behind the same tensors.
-        state += [(t.data_ptr(), t.dtype, t.device) for t in tensors]
-        state += [(m.training, *(m.__dict__.get(name) for name in SETTINGS)) for m in modules]
-        # The objects are held, so that no other gets their ids.
-        return [*modules, *tensors], state
+    def _same_modules(self) -> bool:
+        if any(self._empty) or self._attributes != self._before or list(map(type, self.modules)) != self._kinds:
+            return False
+        members = list(itertools.chain.from_iterable(self._filled))
+        return len(members) == len(self._members) and all(map(operator.is_, members, self._members))
+
+    def _same_tensors(self) -> bool:
+        same = list(map(Tensor.data_ptr, self._tensors)) == self._addresses
+        return same and list(map(_version, self._counted)) == self._versions
 
 
 @functools.cache
@@ -136,6 +169,17 @@ def private(tensor: Tensor) -> bool:
     return on_cpu(tensor) and bool(torch.backends.mkldnn.enabled) and private_ops(tensor.dtype)
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """Return a map or a kernel with its channels last in memory, ``b c *s``, and with strides that say so.
+
+    With one channel both layouts are the same memory, and ``contiguous`` leaves the strides of the other one. cuDNN
+    would then return its map channels first.
+    """
+    if x.shape[1] == 1:
+        return x[:, 0].contiguous().unsqueeze(-1).movedim(-1, 1)
+    return x.contiguous(memory_format=CHANNELS_LAST[x.ndim - 2])
+
+
 def pack_conv(weight: Tensor, shape: Shape, size: Sequence[int] | None = None) -> Tensor:
     """Lay out a kernel once as :func:`conv` reads it fastest.
 
@@ -146,11 +190,11 @@ def pack_conv(weight: Tensor, shape: Shape, size: Sequence[int] | None = None) -
     """
     if weight.is_mkldnn:
         weight = weight.to_dense(weight.dtype)
-    weight = weight.contiguous(memory_format=CHANNELS_LAST[weight.ndim - 2])
+    weight = channels_last(weight)
     return _private_conv_pack(weight, shape, size) if private(weight) else weight
 
 
-def conv(x: Tensor, weight: Tensor, bias: Tensor, shape: Shape, relu: bool = False) -> Tensor:
+def conv(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape, relu: bool = False) -> Tensor:
     """Convolve with a kernel from :func:`pack_conv`, ``b c *s -> b c' *s'``.
 
     Raises:
@@ -170,7 +214,7 @@ def _private_conv_pack(weight: Tensor, shape: Shape, size: Sequence[int] | None 
     )
 
 
-def _private_conv(x: Tensor, weight: Tensor, bias: Tensor, shape: Shape, relu: bool) -> Tensor:
+def _private_conv(x: Tensor, weight: Tensor, bias: Tensor | None, shape: Shape, relu: bool) -> Tensor:
     y = torch.ops.mkldnn._convolution_pointwise(
         x, weight, bias, shape.padding, shape.stride, shape.dilation, shape.groups, "none", [], ""
     )

@@ -7,6 +7,7 @@ it (a quantised or parametrised layer) expects the plain path, and gets it.
 from __future__ import annotations
 
 import contextlib
+from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from contextvars import ContextVar
 
@@ -14,10 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._device import DeviceContext
 
-__all__ = ["SLAB", "fast_path_for", "hooked", "needs_gradient", "plain_path", "watched"]
+__all__ = ["SLAB", "fast_path_for", "hooked", "inner", "needs_gradient", "plain_path", "plain_path_wanted", "watched"]
 
 # Numbers in the largest temporary of a slab: 8 MB of float32, little enough for the cache and for malloc to keep.
 SLAB = 2**21
+
+_ORDINARY = (Tensor, nn.Parameter)
+# Classes of a module's usual attributes.
+_NO_TENSORS = frozenset({bool, int, float, str, type(None), tuple, list, set, dict, OrderedDict})
 
 _plain: ContextVar[bool] = ContextVar("_plain", default=False)
 
@@ -32,20 +37,37 @@ def plain_path() -> Iterator[None]:
         _plain.reset(token)
 
 
+def plain_path_wanted() -> bool:
+    """Whether this is inside :func:`plain_path`."""
+    return _plain.get()
+
+
 def fast_path_for(module: nn.Module, x: Tensor, known: Collection[type[nn.Module]]) -> bool:
     """Whether ``module`` may compute on ``x`` without calling its parts, all of which should be of ``known`` types."""
     device = x.device.type
-    if watched(x) or _plain.get() or type(x) not in (Tensor, nn.Parameter) or device not in ("cpu", "cuda"):
+    if watched(x) or _plain.get() or type(x) not in _ORDINARY or device not in ("cpu", "cuda"):
         return False
     if device == "cpu" and torch.is_autocast_enabled("cpu"):
         return False
-    tensors_match = all(
-        type(p) in (Tensor, nn.Parameter) and p.device == x.device and (device == "cuda" or p.dtype == x.dtype)
-        for p in _tensors(module)
-    )
-    return tensors_match and all(
-        type(part) in known and not hooked(part) for part in module.modules() if part is not module
-    )
+    on_cpu, index, dtype = device == "cpu", x.get_device(), x.dtype
+    for part in inner(module):
+        if part is not module and (type(part) not in known or hooked(part)):
+            return False
+        for t in _tensors(part):
+            if type(t) not in _ORDINARY:
+                return False
+            if not (t.is_cpu and t.dtype is dtype if on_cpu else t.is_cuda and t.get_device() == index):
+                return False
+    return True
+
+
+def inner(*modules: nn.Module) -> list[nn.Module]:
+    """List modules and all inside them; ``modules()`` also builds their names, and takes ten times as long."""
+    found = list(modules)
+    for parent in found:
+        if children := parent._modules:
+            found.extend([child for child in children.values() if child is not None])
+    return found
 
 
 def hooked(*modules: nn.Module) -> bool:
@@ -58,20 +80,26 @@ def hooked(*modules: nn.Module) -> bool:
 
 def _as_built(part: nn.Module) -> bool:
     """Whether nobody put a forward of their own or a plain tensor in the place of a parameter."""
-    return not any(name == "forward" or isinstance(value, Tensor) for name, value in part.__dict__.items())
+    own = part.__dict__
+    # Only classes that are not known to hold no numbers are looked at one by one: this runs in front of each block.
+    return "forward" not in own and (
+        _NO_TENSORS.issuperset(map(type, own.values())) or not any(isinstance(value, Tensor) for value in own.values())
+    )
 
 
 def needs_gradient(module: nn.Module, x: Tensor) -> bool:
     """Whether a backward pass through ``module`` may follow."""
-    return torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in _tensors(module)))
+    if not torch.is_grad_enabled():
+        return False
+    return x.requires_grad or any(t.requires_grad for part in inner(module) for t in _tensors(part))
 
 
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    """Yield what stands where parameters do; in a replica or a functional call that is plain tensors."""
-    for part in module.modules():
-        for name in part._parameters:
-            if (tensor := getattr(part, name)) is not None:
-                yield tensor
+def _tensors(part: nn.Module) -> list[Tensor]:
+    """List what stands where a module's own parameters do; in a replica or a functional call, plain tensors do."""
+    if not (parameters := part._parameters):
+        return []
+    own = part.__dict__
+    return [t for name, p in parameters.items() if (t := own.get(name, p)) is not None]
 
 
 def watched(x: Tensor) -> bool:

@@ -65,4 +65,6 @@ class _Same:
 
 
 def _unchanged(table: Tensor, copy: Tensor, state: object, before: object) -> bool:
-    return state == before if table.is_cuda else copy.dtype == table.dtype and torch.equal(copy, table)
+    if table.is_cuda or copy.is_cuda:
+        return table.is_cuda and state == before
+    return copy.dtype == table.dtype and torch.equal(copy, table)

@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medzoo.kernels.dispatch import triton_serves
+from medzoo.kernels.dispatch import kernel_serves
 from medzoo.nn.fast_path import SLAB, fast_path_for, needs_gradient
 from medzoo.nn.heap import keep_freed_memory
 from medzoo.nn.linear import linear
@@ -53,7 +53,7 @@ class PatchMerging(nn.Module):
         as_made = self.reduction.bias is None and not any(weight is None for weight in weights)
         if as_made and fast_path_for(self, x, (nn.LayerNorm, nn.Linear)):
             differentiated = needs_gradient(self, x)
-            if triton_serves(x) and not differentiated and self._fits_kernel(x, weights):
+            if kernel_serves("merge_patches", x) and not differentiated and self._fits_kernel(x, weights):
                 return self._by_kernel(x)
             if x.is_cuda:
                 return self.reduction(self.norm(_side_by_side(x, self.octants)))
@@ -62,20 +62,17 @@ class PatchMerging(nn.Module):
             return _merge(x, self.octants, self.norm.eps, weights)
         return self.reduction(self.norm(_side_by_side(x, self.octants)))
 
-
     def _fits_kernel(self, x: Tensor, weights: Sequence[Tensor]) -> bool:
         """Whether the kernel in Triton computes this on ``x``."""
         from medzoo.kernels.cuda.swin_layers import WIDEST
 
-        narrow = x.dtype in (torch.bfloat16, torch.float16) and x.shape[-1] <= WIDEST and x.is_contiguous()
+        narrow = x.shape[-1] <= WIDEST and x.is_contiguous()
         return narrow and not torch.is_autocast_enabled(x.device.type) and all(w.dtype == x.dtype for w in weights)
 
     def _by_kernel(self, x: Tensor) -> Tensor:
         from medzoo.kernels.cuda.swin_layers import merge_patches
 
-        return merge_patches(
-            x, self.octants, self.norm.weight, self.norm.bias, self.reduction.weight, self.norm.eps
-        )
+        return merge_patches(x, self.octants, self.norm.weight, self.norm.bias, self.reduction.weight, self.norm.eps)
 
 
 def _merge(x: Tensor, octants: Octants, eps: float, weights: Sequence[Tensor]) -> Tensor:

@@ -20,10 +20,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from medzoo.kernels.cuda.box_tables import BLOCK, BoxTables, box_tables
-from medzoo.kernels.window_partition import segments
+from medzoo.kernels.cuda.box_tables import BLOCK, BoxTables
 
-__all__ = ["attend_in_boxes", "box_attention", "fill_biases"]
+__all__ = ["attend_in_boxes", "fill_biases"]
 
 # Keys of one step.
 KEYS = 32
@@ -186,7 +185,7 @@ def attend_in_boxes(
     out = torch.empty(total, c, dtype=qkv.dtype, device=qkv.device)
     lse = torch.empty((total, heads) if keep else (0,), dtype=torch.float32, device=qkv.device)
     samples = total // rows
-    config = {"BM": BLOCK, "BN": KEYS, "PAIR": True, "num_warps": 4, "num_stages": 2} | config
+    config = {"BM": BLOCK, "BN": KEYS, "PAIR": True, "num_warps": 4, "num_stages": 3} | config
     config["PAIR"] = config["PAIR"] and samples > 1
     _attend[len(tables.tiles) * heads, -(-samples // 2) if config["PAIR"] else samples](
         qkv, biases, out, lse, tables.tiles, tables.types, samples, rows,
@@ -194,43 +193,3 @@ def attend_in_boxes(
         PRECISION="tf32x3" if qkv.dtype == torch.float32 else "tf32", **config,
     )  # fmt: skip
     return out, lse
-
-
-@torch.library.custom_op("medzoo::box_attention", mutates_args=())
-def box_attention(
-    qkv: Tensor,
-    table: Tensor,
-    size: Sequence[int],
-    window: Sequence[int],
-    shift: Sequence[int],
-    sides: Sequence[int],
-    keep: bool,
-) -> tuple[Tensor, Tensor]:
-    """Attend within the boxes of a batch of maps, ``(b r) 3c -> (b r) c``.
-
-    Args:
-        qkv: queries, keys and values of each row, ``(b r) 3c``, contiguous.
-        table: the learned biases, one row for each offset, ``rows m``.
-        size: sides of a map.
-        window: sides of the window, clipped to the map.
-        shift: how far the windows are shifted along each axis.
-        sides: of the window that the table is made for.
-        keep: return the log-sum-exp of each row's weights too, ``(b r) m``, which a backward pass needs.
-    """
-    tables = box_tables(tuple(map(segments, size, window, shift)), tuple(window), qkv.device)
-    return attend_in_boxes(qkv, fill_biases(table, tables, sides), tables, table.shape[1], keep=keep)
-
-
-@box_attention.register_fake
-def _(
-    qkv: Tensor,
-    table: Tensor,
-    size: Sequence[int],  # noqa: ARG001
-    window: Sequence[int],  # noqa: ARG001
-    shift: Sequence[int],  # noqa: ARG001
-    sides: Sequence[int],  # noqa: ARG001
-    keep: bool,
-) -> tuple[Tensor, Tensor]:
-    total, width = qkv.shape
-    lse = qkv.new_empty((total, table.shape[1]) if keep else (0,), dtype=torch.float32)
-    return qkv.new_empty(total, width // 3), lse

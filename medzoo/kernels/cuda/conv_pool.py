@@ -155,19 +155,17 @@ def _pool_last(
     tl.store(out + first * C + (local[:, None] * C + c[None, :]), best.to(out.dtype.element_ty), mask=kept)
 
 
-def conv_pool_serves(dtype: torch.dtype, channels: int, kernel: int, pool: int) -> bool:
+def conv_pool_serves(channels: int, kernel: int, pool: int) -> bool:
     """Whether :func:`conv_pool` computes a convolution of one channel to ``channels``.
 
     float32 is left to the library: without the tensor cores the zeros around the shifted kernels would cost too much.
     """
-    halves = dtype in (torch.bfloat16, torch.float16)
-    return halves and channels <= MAX_CHANNELS and (pool + kernel - 1) ** 3 <= MAX_TAPS and pool > 1
+    return channels <= MAX_CHANNELS and (pool + kernel - 1) ** 3 <= MAX_TAPS and pool > 1
 
 
 def pool_last_serves(x: Tensor) -> bool:
-    """Whether :func:`pool_last` takes the map ``b *s c``: not float64, and its sites can be counted in 32 bits."""
-    halves = x.dtype in (torch.bfloat16, torch.float16, torch.float32)
-    return halves and x.is_contiguous() and x.numel() // max(1, x.shape[-1]) <= SITES
+    """Whether :func:`pool_last` takes the map ``b *s c``: its sites can be counted in 32 bits."""
+    return x.is_contiguous() and x.numel() // max(1, x.shape[-1]) <= SITES
 
 
 def pack_windows(weight: Tensor, pool: int) -> Tensor:
@@ -202,7 +200,7 @@ def conv_pool(
         pool: side of the pooling window.
         tile: the size of a program; by default one that suits the number of channels.
     """
-    return torch.ops.medzoo.conv_pool(x, packed, *epilogue, kernel, padding, pool, *(tile or (0, 0, 0)))
+    return _convolve_and_pool(x, packed, *epilogue, kernel, padding, pool, *(tile or (0, 0, 0)))
 
 
 def pool_last(x: Tensor, epilogue: Epilogue, pool: int) -> Tensor:
@@ -213,7 +211,7 @@ def pool_last(x: Tensor, epilogue: Epilogue, pool: int) -> Tensor:
         epilogue: what follows.
         pool: side of the pooling window.
     """
-    return torch.ops.medzoo.pool_last(x, *epilogue, pool)
+    return _pool(x, *epilogue, pool)
 
 
 def tile_of(columns: int) -> Tile:
@@ -237,16 +235,7 @@ def _pooled(size: torch.Size | tuple[int, ...], grow: int, pool: int) -> list[in
     return [(n + grow) // pool for n in size]
 
 
-_EPILOGUE = "Tensor bias, Tensor? low, Tensor? high, Tensor? scale, Tensor? shift"
-
-
-@torch.library.custom_op(
-    "medzoo::conv_pool",
-    mutates_args=(),
-    schema=f"(Tensor x, Tensor packed, {_EPILOGUE}, int kernel, int padding, int pool, int rows, int warps, "
-    "int stages) -> Tensor",
-)
-def _conv_pool_op(
+def _convolve_and_pool(
     x: Tensor,
     packed: Tensor,
     bias: Tensor,
@@ -278,13 +267,7 @@ def _conv_pool_op(
     return out
 
 
-@_conv_pool_op.register_fake
-def _(x, packed, bias, low, high, scale, shift, kernel, padding, pool, rows, warps, stages):  # noqa: ARG001
-    return x.new_empty(x.shape[0], *_pooled(x.shape[2:], 2 * padding - kernel + 1, pool), bias.shape[0])
-
-
-@torch.library.custom_op("medzoo::pool_last", mutates_args=(), schema=f"(Tensor x, {_EPILOGUE}, int pool) -> Tensor")
-def _pool_last_op(
+def _pool(
     x: Tensor,
     bias: Tensor,
     low: Tensor | None,
@@ -307,6 +290,27 @@ def _pool_last_op(
             C=c, CP=columns, POOL_D=1 if flat else pool, POOL=pool, ROWS=rows, num_warps=4,
         )  # fmt: skip
     return out
+
+
+# Operators of PyTorch, for whoever traces these functions; going through its dispatcher costs as much as the launch.
+_EPILOGUE = "Tensor bias, Tensor? low, Tensor? high, Tensor? scale, Tensor? shift"
+_conv_pool_op = torch.library.custom_op(
+    "medzoo::conv_pool",
+    _convolve_and_pool,
+    mutates_args=(),
+    schema=f"(Tensor x, Tensor packed, {_EPILOGUE}, int kernel, int padding, int pool, int rows, int warps, "
+    "int stages) -> Tensor",
+)
+
+
+@_conv_pool_op.register_fake
+def _(x, packed, bias, low, high, scale, shift, kernel, padding, pool, rows, warps, stages):  # noqa: ARG001
+    return x.new_empty(x.shape[0], *_pooled(x.shape[2:], 2 * padding - kernel + 1, pool), bias.shape[0])
+
+
+_pool_last_op = torch.library.custom_op(
+    "medzoo::pool_last", _pool, mutates_args=(), schema=f"(Tensor x, {_EPILOGUE}, int pool) -> Tensor"
+)
 
 
 @_pool_last_op.register_fake
