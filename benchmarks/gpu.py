@@ -9,6 +9,7 @@ from the result file anywhere. ``--dry-run`` runs every step at toy sizes on a C
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import subprocess
 import sys
@@ -50,6 +51,8 @@ def steps(options: argparse.Namespace) -> dict[str, tuple[float, list[str]]]:
     models = [name for name in options.models.split(",") if name]
     suite = ["-m", "medzoo.bench", *models, *kind, "--limit", str(options.limit), "--results", str(options.out)]
     collect = ["--collect-only"] if options.dry_run else ["--durations=5"]
+    if not options.dry_run and importlib.util.find_spec("xdist"):
+        collect += ["-n", "8"]  # most of their time is compiling
     return {
         "device": (90, ["-c", DEVICE.format(device="cpu" if options.dry_run else "cuda")]),
         "tests": (options.tests_limit, ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", *collect, *tests]),

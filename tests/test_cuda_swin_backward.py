@@ -100,9 +100,9 @@ def check(size, sides, shifted, heads, width, dtype, limit, device="cpu", batch=
     for tensor, mine, theirs in zip(tensors, got, exact, strict=True):
         assert mine.dtype == tensor.dtype
         assert mine.isfinite().all()
-        if theirs.abs().max() > 1e-30:
+        if theirs.norm() > 1e-9 * exact[0].norm():
             assert distance(mine, theirs) <= limit
-        else:  # the reference's mask leaves e^-100 of a key that no box holds
+        else:  # no box has padding: the reference, which adds it and takes it away again, leaves rounding errors
             assert not mine.any()
     _, again = gradients(by_kernels(grid, sides), tensors, grad_out)
     assert all(map(torch.equal, got, again))
@@ -165,6 +165,10 @@ def interpreted_forward_without_logsumexp(backward):
 
 def test_kernels_in_the_interpreter():
     run_interpreted(__file__)
+
+
+# The maps of an encoder that is given 96³.
+STAGES = [(48, 3), (24, 6), (12, 12), (6, 24)]
 
 
 @pytest.mark.gpu

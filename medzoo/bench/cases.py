@@ -164,6 +164,10 @@ def _gpu() -> list[Case]:
     rows = [
         Case("swin_encoder_mlp", _cube(96), batch=8, dtype=half, peers=swin, level="quick"),
         Case("cnn3d_base", BASE_SIZE, batch=64, dtype=half, peers=conv, level="quick"),
+        Case("swin_encoder_mlp", _cube(96), batch=8, dtype=half, peers=(MONAI[1], GRAPHLESS), graph=True),
+        Case("cnn3d_base", BASE_SIZE, batch=64, dtype=half, peers=(CHANNELS_LAST, GRAPHLESS), graph=True),
+        Case("swin_encoder_mlp", _cube(96), dtype=half, peers=(MONAI[1], GRAPHLESS), graph=True),
+        Case("cnn3d_base", BASE_SIZE, dtype=half, peers=(CHANNELS_LAST, GRAPHLESS), graph=True),
         Case("swin_encoder_mlp", _cube(96), dtype=half, peers=swin),
         Case("swin_encoder_mlp", _cube(96), batch=2, dtype=half, mode="train", peers=MONAI),
         Case("swin_encoder_mlp", _cube(96), batch=8, dtype=half, mode="train", peers=MONAI),
@@ -175,11 +179,6 @@ def _gpu() -> list[Case]:
         Case("swin_encoder_mlp", _cube(96), mode="train", peers=MONAI),
         Case("cnn3d_small", _cube(64), batch=64, dtype=half, peers=conv),
         Case("cnn3d_small", _cube(96), dtype=half, peers=conv),
-    ]
-    rows += [
-        Case(model, size, batch=batch, dtype=half, peers=(GRAPHLESS,), graph=True)
-        for model, size, large in (("swin_encoder_mlp", _cube(96), 8), ("cnn3d_base", BASE_SIZE, 64))
-        for batch in (1, large)
     ]
     for batch in (1, 64):
         rows += [

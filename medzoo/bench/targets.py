@@ -70,12 +70,15 @@ TARGETS = [
 ]
 SWIN = "swin_encoder_mlp-96x96x96-b8-bfloat16-forward"
 CONV = "cnn3d_base-64x128x128-b64-bfloat16-forward"
-# Ratios hold for any GPU; seconds and rates for the cards whose name contains the key.
-GPU = [Target(SWIN, "time", FLASH, 1.5, 3.0), Target(CONV, "time", CHANNELS_LAST, 2.0, 3.0)]
-CARDS = {
-    "H100": [Target(SWIN, "seconds", "", 5e-3, 2.2e-3), Target(CONV, "samples/s", "", 4500.0, 8000.0)],
-    "H200": [Target(SWIN, "seconds", "", 3.5e-3, 1.5e-3), Target(CONV, "samples/s", "", 6500.0, 12000.0)],
-}
+# Ratios hold for any GPU; seconds and rates for the cards whose name contains the key. Each with and without a graph.
+ROWS = ((SWIN, CONV), (f"{SWIN}-graph", f"{CONV}-graph"))
+GPU = [
+    target
+    for swin, conv in ROWS
+    for target in (Target(swin, "time", FLASH, 1.5, 3.0), Target(conv, "time", CHANNELS_LAST, 2.0, 3.0))
+]
+# Seconds of Swin and volumes/s of the convolutional model: the target, and the next one.
+CARDS = {"H100": ((5e-3, 2.2e-3), (4500.0, 8000.0)), "H200": ((3.5e-3, 1.5e-3), (6500.0, 12000.0))}
 MOST = ("difference", "gradient", "seconds", "share", "growth")
 
 
@@ -83,7 +86,12 @@ def targets(environment: dict[str, Any]) -> list[Target]:
     """Return the targets of the device that a result was measured on."""
     if "cuda" not in environment:
         return TARGETS
-    return GPU + [target for card, own in CARDS.items() if card in environment["device"] for target in own]
+    found = list(GPU)
+    for card, (seconds, rate) in CARDS.items():
+        if card in environment["device"]:
+            for swin, conv in ROWS:
+                found += [Target(swin, "seconds", "", *seconds), Target(conv, "samples/s", "", *rate)]
+    return found
 
 
 def judged(result: dict[str, Any]) -> list[tuple[str, ...]]:
