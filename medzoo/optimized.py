@@ -59,9 +59,8 @@ def optimize(model: M, *, cuda_graph: bool = False) -> M:
     - One graph is captured at the first call with each shape, dtype, device and memory format, after a few passes to
       warm up. The eight used last are kept.
     - Each call returns tensors of its own. Threads take turns, and streams wait for each other.
-    - A module or tensor that is replaced, moved, hooked or set otherwise drops the graphs; so does what is written into
-      a tensor where BatchNorm is folded. Switches of PyTorch, such as ``torch.backends.cuda.matmul.allow_tf32``, count
-      when a graph is captured.
+    - A module or tensor that is replaced, moved, hooked, written to or set otherwise drops the graphs. Switches of
+      PyTorch, such as ``torch.backends.cuda.matmul.allow_tf32``, count when a graph is captured.
     - Other methods than ``forward`` run without a graph, and so does ``forward`` with a hook, an input that requires a
       gradient, autocast, a compiler or a tracer, or, after a warning, if the capture fails.
     - Beside the weights, the graphs of a model keep the temporaries of its largest forward pass, and an input and a
@@ -239,15 +238,17 @@ class _Guard:
     """Remembers what the graphs of a model depend on."""
 
     def __init__(self, model: _InferenceOnly) -> None:
-        self._parts: Any = model._modules
-        self._before: dict[str, Any] = dict(self._parts)
-        # What is written into a tensor reaches the kernels that read it, but not what was derived from it.
-        self._watch = Watch(*self._before.values(), exact=False, writes=model._derived() is not None)
+        self._model = model
+        self._before = self._now()
+        self._watch = Watch(*self._before[0].values(), exact=False)
         self.capturable = not (self._watch.hooked or self._watch.training)
 
     def holds(self) -> bool:
         """Whether nothing changed that the graphs depend on."""
-        return self._parts == self._before and self._watch.holds()
+        return self._now() == self._before and self._watch.holds()
+
+    def _now(self) -> tuple[dict[str, Any], Any]:
+        return dict(self._model._modules), getattr(self._model, "out_indices", None)
 
 
 class OptimizedClassifier(_InferenceOnly, Classifier):

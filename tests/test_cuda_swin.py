@@ -100,6 +100,16 @@ def test_on_a_cpu_no_kernel_is_asked():
     assert not any(dispatch.kernel_serves(name, torch.zeros(1)) for name in dispatch.KERNELS)
 
 
+def test_a_triton_that_does_not_run_leaves_the_other_paths(monkeypatch):
+    device = torch.device("cuda", 0)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    dispatch._triton_runs_on.cache_clear()
+    with pytest.warns(RuntimeWarning, match=r"Triton is installed but does not run on cuda:0"):
+        assert not dispatch._triton_runs_on(device)
+    dispatch._triton_runs_on.cache_clear()
+
+
 def test_every_kernel_has_its_module_and_a_measurement_on_a_gpu():
     root = Path(__file__).parents[1]
     results = [json.loads(file.read_text("utf-8")) for file in (root / "benchmarks/results").glob("*.json")]
@@ -176,6 +186,68 @@ def interpreted_mixed_types_keep_the_error_of_pytorch():
     block, x = block_of(1, False).to(HALF), torch.randn(1, 4, 4, 4, 16)
     with torch.no_grad(), pytest.raises(RuntimeError, match=r"dtype|same type"):
         block(x)
+
+
+def interpreted_layouts_that_are_not_contiguous():
+    """Tokens, and weights that were pruned or are views, give what the plain layers give."""
+    block, x = block_of(2, True).to(HALF), torch.randn(2, 32, 8, 4, 9).to(HALF)
+    wide = torch.randn(1, 8, 4, 9, 64).to(HALF)[..., ::2]
+    with torch.no_grad():
+        for y in (x.permute(0, 2, 3, 4, 1), wide, x[:1].permute(0, 2, 3, 4, 1).expand(2, -1, -1, -1, -1)):
+            assert distance(block(y), exactly(block, y)) <= 1e-3
+        table = block.attn.relative_position_bias_table
+        table.data = table.data.t().contiguous().t()
+        assert distance(block(y), exactly(block, y)) <= 1e-3
+        merging, z = scattered(PatchMerging(16, "v2")).to(HALF), torch.randn(1, 4, 2, 6, 16).to(HALF)
+        merging.reduction.weight.data = merging.reduction.weight.data.t().contiguous().t()
+        assert distance(merging(z), exactly(merging, z)) <= 1e-3
+
+
+def interpreted_pruned_layers():
+    """An MLP of another width, and fewer channels in the heads than in the tokens."""
+    block, x = block_of(1, False).to(HALF), torch.randn(1, 8, 4, 9, 16).to(HALF)
+    block.mlp.linear1, block.mlp.linear2 = nn.Linear(16, 40), nn.Linear(40, 16)
+    block.to(HALF).requires_grad_(False)
+    with torch.no_grad():
+        assert distance(block(x), exactly(block, x)) <= 1e-3
+        block = block_of(2, False).to(HALF)
+        block.attn.heads, block.attn.qkv, block.attn.proj = 1, nn.Linear(32, 48), nn.Linear(16, 32)
+        block.attn.relative_position_bias_table = nn.Parameter(block.attn.relative_position_bias_table[:, :1])
+        block.to(HALF).requires_grad_(False)
+        x = torch.randn(1, 8, 4, 9, 32).to(HALF)
+        assert distance(block(x), exactly(block, x)) <= 1e-3
+
+
+def interpreted_empty_batch():
+    block, merging = block_of(1, False).to(HALF), scattered(PatchMerging(16, "v2")).to(HALF)
+    x = torch.zeros(0, 8, 8, 8, 16).to(HALF)
+    with torch.no_grad():
+        assert block(x).shape == x.shape
+        assert merging(x).shape == (0, 4, 4, 4, 32)
+
+
+def interpreted_gelu():
+    """Within 5e-5 of the exact one, and 0 or x far out."""
+    import triton
+    import triton.language as tl
+
+    from medzoo.kernels.cuda import swin_layers
+
+    gelu = swin_layers._gelu
+
+    @triton.jit
+    def run(x, out, SIZE: tl.constexpr):  # noqa: N803
+        at = tl.arange(0, SIZE)
+        tl.store(out + at, gelu(tl.load(x + at)))
+
+    x = torch.linspace(-8, 8, 4096)
+    x[:4] = torch.tensor([-1e4, 1e4, -20.0, torch.nan])
+    out = torch.empty_like(x)
+    run.fn.__globals__["gelu"] = gelu
+    run[(1,)](x, out, 4096)
+    assert (out - nn.functional.gelu(x.double())).abs()[4:].max() <= 5e-5
+    assert out[:3].tolist() == [0.0, pytest.approx(1e4, rel=2e-6), 0.0]
+    assert out[3].isnan()
 
 
 def interpreted_opcheck():

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -79,12 +80,28 @@ KERNELS = {
 
 @functools.cache
 def _triton_runs_on(device: torch.device) -> bool:
-    """Whether Triton is installed, and the card has matrix units for bfloat16 (compute capability 8.0)."""
+    """Whether Triton works on a card that has matrix units for bfloat16 (compute capability 8.0)."""
     if importlib.util.find_spec("triton") is None:
         return False
     if device.type == "cpu":
         return os.environ.get("TRITON_INTERPRET") == "1"
-    return torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+    if torch.version.cuda is None or torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    try:
+        from medzoo.kernels.cuda.trial import trial
+
+        trial(device)
+    except Exception as error:  # no C compiler, no place for its cache, a build that does not fit: all leave PyTorch
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        warnings.warn(
+            f"Triton is installed but does not run on {device}: {type(error).__name__}: {reason}. medzoo goes on "
+            "without its kernels, with the same outputs and slower. Triton needs a C compiler and a folder to write to "
+            "(TRITON_CACHE_DIR).",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def kernel_serves(name: str, x: Tensor) -> bool:

@@ -9,6 +9,8 @@ Axes: b batch, d h w depth height width, n tokens of a slab, c channels.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -87,7 +89,8 @@ class SwinBlock(nn.Module):
         grid = WindowGrid.of(x.shape[1:4], WINDOW, self.shifted)
         if fast_path_for(self, x, PARTS):
             if kernel_serves("box_attention", x) and self._fits_kernel(x):
-                return self._by_kernels(x, grid)
+                with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # where kernels are launched
+                    return self._by_kernels(x, grid)
             if x.is_cuda:
                 return self._whole(x, grid)
             if not needs_gradient(self, x) and not self.drop_path.drops():
@@ -103,9 +106,13 @@ class SwinBlock(nn.Module):
     def _fits_kernel(self, x: Tensor) -> bool:
         """Whether the attention kernel in Triton computes this block on ``x``: heads of 16, 32 or 64, and biases."""
         weights, mlp = self._weights()
+        c, attn = x.shape[-1], self.attn
         return (
-            x.shape[-1] // self.attn.heads in (16, 32, 64)
+            x.numel() > 0
+            and c // attn.heads in (16, 32, 64)
             and not any(tensor is None for tensor in (*weights, *mlp))
+            and weights.qkv_weight.shape == (3 * c, c)
+            and attn.relative_position_bias_table.shape == (math.prod(2 * side - 1 for side in attn.window), attn.heads)
             and (kernel_serves("box_attention_backward", x) or not needs_gradient(self, x))
         )
 
@@ -119,13 +126,14 @@ class SwinBlock(nn.Module):
         tables = box_tables(partition(grid.size, grid.window, grid.shift), grid.window, x.device)
         hold(tables)
         weights, mlp = self._weights()
-        c, tokens = x.shape[-1], x.reshape(len(x), -1, x.shape[-1])
+        c, tokens = x.shape[-1], x.flatten(1, 3).contiguous()
         differentiated = needs_gradient(self, x)
         plain = differentiated or torch.is_autocast_enabled(x.device.type) or self.drop_path.drops()
         fused = (
             kernel_serves("swin_layers", x)
             and c <= WIDEST
             and not plain
+            and len(mlp[2]) % 64 == 0  # which the kernel takes at once
             and all(t.dtype == x.dtype and t.is_contiguous() for t in (*weights, *mlp))
         )
         if fused:
@@ -135,7 +143,7 @@ class SwinBlock(nn.Module):
             boxed = Reorder.apply(self.norm1(tokens), order, tables.seat)
             boxed.index_fill_(1, tables.empty.long(), 0)
             qkv = self.attn.qkv(boxed).flatten(0, 1)
-        table = self.attn.relative_position_bias_table.to(qkv.dtype)
+        table = self.attn.relative_position_bias_table.to(qkv.dtype).contiguous()
         core = box_attention if differentiated else attend_in_inference
         attended, _ = core(qkv, table, grid.size, grid.window, grid.shift, self.attn.window, differentiated)
         if fused:

@@ -100,10 +100,9 @@ class Watch:
         exact: keep copies of the tensors and compare them too, because writing through ``.data`` leaves no other trace.
             Not on a GPU: each comparison would wait for it, and a CUDA graph could not be captured. There, only what
             PyTorch counts is seen, as without ``exact``.
-        writes: notice what is written into the tensors. Without it, only what was replaced or moved is noticed.
     """
 
-    def __init__(self, *modules: nn.Module, exact: bool, writes: bool = True) -> None:
+    def __init__(self, *modules: nn.Module, exact: bool) -> None:
         self.modules = inner(*modules)
         self.hooked, self.training = hooked(*self.modules), any(m.training for m in self.modules)
         self._kinds = [type(m) for m in self.modules]
@@ -121,7 +120,7 @@ class Watch:
         # other data gets its address.
         self._aliases = [t.detach() for t in tensors]
         self._addresses = list(map(Tensor.data_ptr, tensors))
-        self._counted = [t for t in tensors if writes and not t.is_inference()]
+        self._counted = [t for t in tensors if not t.is_inference()]
         self._versions = list(map(_version, self._counted))
         self._copies = [(t, t.detach().clone()) for t in tensors if exact and not t.is_cuda]
 

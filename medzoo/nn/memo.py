@@ -39,7 +39,7 @@ class BiasMemo:
         dtype, known, state = dtype or table.dtype, self._known, _state(table)
         if known is None or known[0].dtype != dtype or not _unchanged(table, known[0], state, known[2]):
             known = (table.detach().to(dtype, copy=True), {}, state)
-        elif sum(bias.numel() for bias in known[1].values()) > self.LIMIT:
+        elif sum(bias.numel() for bias in list(known[1].values())) > self.LIMIT:  # another thread may add to it
             known = (known[0], {}, state)
         self._known = known
         return known[:2]

@@ -66,13 +66,17 @@ class PatchMerging(nn.Module):
         """Whether the kernel in Triton computes this on ``x``."""
         from medzoo.kernels.cuda.swin_layers import WIDEST
 
-        narrow = x.shape[-1] <= WIDEST and x.is_contiguous()
-        return narrow and not torch.is_autocast_enabled(x.device.type) and all(w.dtype == x.dtype for w in weights)
+        c = x.shape[-1]
+        narrow = x.numel() > 0 and c <= WIDEST and weights[2].shape == (2 * c, 8 * c)
+        alike = all(w.dtype == x.dtype and w.is_contiguous() for w in weights) and x.is_contiguous()
+        return narrow and alike and not torch.is_autocast_enabled(x.device.type)
 
     def _by_kernel(self, x: Tensor) -> Tensor:
         from medzoo.kernels.cuda.swin_layers import merge_patches
 
-        return merge_patches(x, self.octants, self.norm.weight, self.norm.bias, self.reduction.weight, self.norm.eps)
+        weights = self.norm.weight, self.norm.bias, self.reduction.weight
+        with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # where kernels are launched
+            return merge_patches(x, self.octants, *weights, self.norm.eps)
 
 
 def _merge(x: Tensor, octants: Octants, eps: float, weights: Sequence[Tensor]) -> Tensor:

@@ -186,6 +186,8 @@ def attend_in_boxes(
     lse = torch.empty((total, heads) if keep else (0,), dtype=torch.float32, device=qkv.device)
     samples = total // rows
     config = {"BM": BLOCK, "BN": KEYS, "PAIR": True, "num_warps": 4, "num_stages": 3} | config
+    if qkv.dtype == torch.float32 and c // heads > 32:
+        config["num_stages"] = 1  # shared memory: smaller cards have 99 KB
     config["PAIR"] = config["PAIR"] and samples > 1
     _attend[len(tables.tiles) * heads, -(-samples // 2) if config["PAIR"] else samples](
         qkv, biases, out, lse, tables.tiles, tables.types, samples, rows,

@@ -58,7 +58,7 @@ def _up(n: int) -> int:
     return -(-n // BLOCK) * BLOCK
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=128)  # about 1 MB each for an encoder at 96³
 def box_tables(axes: Axes, window: tuple[int, ...], device: torch.device) -> BoxTables:
     """Lay out the boxes that segments along d, h, w make.
 

@@ -259,11 +259,12 @@ def _convolve_and_pool(
     count = out.numel() // len(bias)
     if count:
         grid: Any = (triton.cdiv(count, rows),)
-        _conv_pool[grid](
-            x, packed, out, bias, low, high, scale, shift, count, d, h, w, *size,
-            C=len(bias), CP=columns, KERNEL=kernel, PADDING=padding, POOL=pool, TAPS=taps, ROWS=rows,
-            num_warps=warps, num_stages=stages,
-        )  # fmt: skip
+        with torch.cuda.device_of(x):  # kernels are launched on the current device
+            _conv_pool[grid](
+                x, packed, out, bias, low, high, scale, shift, count, d, h, w, *size,
+                C=len(bias), CP=columns, KERNEL=kernel, PADDING=padding, POOL=pool, TAPS=taps, ROWS=rows,
+                num_warps=warps, num_stages=stages,
+            )  # fmt: skip
     return out
 
 
@@ -285,10 +286,11 @@ def _pool(
         columns = min(128, _power(c))
         rows = POOLED // columns
         grid: Any = (triton.cdiv(count, rows), triton.cdiv(c, columns))
-        _pool_last[grid](
-            x, out, bias, low, high, scale, shift, count, *([1] * flat), *size, *([1] * flat), *pooled,
-            C=c, CP=columns, POOL_D=1 if flat else pool, POOL=pool, ROWS=rows, num_warps=4,
-        )  # fmt: skip
+        with torch.cuda.device_of(x):
+            _pool_last[grid](
+                x, out, bias, low, high, scale, shift, count, *([1] * flat), *size, *([1] * flat), *pooled,
+                C=c, CP=columns, POOL_D=1 if flat else pool, POOL=pool, ROWS=rows, num_warps=4,
+            )  # fmt: skip
     return out
 
 

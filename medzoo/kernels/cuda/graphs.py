@@ -23,6 +23,9 @@ WARM_UP = 3
 
 Result = Tensor | list[Tensor]
 
+# PyTorch allows one capture at a time in a process.
+_capturing = threading.Lock()
+_held_for_ever: list[object] = []
 _held: ContextVar[list[object] | None] = ContextVar("_held", default=None)
 
 
@@ -35,6 +38,8 @@ def hold(*objects: object) -> None:
     held = _held.get()
     if held is not None:
         held.extend(objects)
+    elif torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
+        _held_for_ever.extend(objects)  # somebody else's graph, of which nothing tells when it ends
 
 
 class Kind(NamedTuple):
@@ -102,24 +107,30 @@ def record(run: Callable[[Tensor], Result], x: Tensor, beside: Graph | None) -> 
     """Capture ``run`` on an input like ``x``, in the memory pool of another graph or in a new one."""
     held: list[object] = []
     token = _held.set(held)
+    _capturing.acquire()
     try:
         # Tensors of inference mode could not be written to outside of it.
         with torch.cuda.device(x.device), torch.inference_mode(False), torch.no_grad():
             fixed = torch.empty_like(x).copy_(x)
             stream = torch.cuda.Stream() if beside is None else beside.stream
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(WARM_UP):
-                    run(fixed)
-            graph = torch.cuda.CUDAGraph()
-            pool = None if beside is None else beside.pool
-            # Other threads may go on allocating.
-            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-                out = run(fixed)
-            torch.cuda.current_stream().wait_stream(stream)
+            current = torch.cuda.current_stream()
+            stream.wait_stream(current)
+            try:
+                with torch.cuda.stream(stream):
+                    for _ in range(WARM_UP):
+                        run(fixed)
+                graph = torch.cuda.CUDAGraph()
+                pool = None if beside is None else beside.pool
+                # Other threads may go on allocating.
+                with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                    out = run(fixed)
+            finally:
+                torch.cuda.set_stream(current)  # a capture that fails leaves its own behind
+                current.wait_stream(stream)
             free = torch.cuda.Event() if beside is None else beside.free
         return Graph(graph, fixed, out, held, free, stream)
     finally:
+        _capturing.release()
         _held.reset(token)
 
 
@@ -204,9 +215,10 @@ class GraphCache:
         try:
             self._graphs[kind] = record(run, x, self._any_graph())
         except Exception as error:
-            self._graphs[kind] = None
+            if not isinstance(error, torch.OutOfMemoryError):  # which may pass
+                self._graphs[kind] = None
             self._warn_once(name, kind, error)
-        return self._graphs[kind]
+        return self._graphs.get(kind)
 
     def _warn_once(self, name: str, kind: Kind, error: Exception) -> None:
         if self._warned:
