@@ -143,6 +143,7 @@ def interpreted_opcheck(op):
     torch.library.opcheck(getattr(torch.ops.medzoo, op).default, arguments)
 
 
+@pytest.mark.slow
 def test_the_kernels_give_equal_values_in_the_interpreter():
     run_interpreted(__file__)
 

@@ -261,6 +261,7 @@ def interpreted_opcheck():
         torch.library.opcheck(box_attention, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
+@pytest.mark.slow
 def test_the_kernels_give_equal_values_in_the_interpreter():
     run_interpreted(__file__)
 

@@ -163,6 +163,7 @@ def interpreted_forward_without_logsumexp(backward):
         out.sum().backward()
 
 
+@pytest.mark.slow
 def test_kernels_in_the_interpreter():
     run_interpreted(__file__)
 

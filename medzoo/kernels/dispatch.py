@@ -49,7 +49,7 @@ KERNELS = {
         "box_attention_backward",
         "autograd through those SDPA calls",
         FLOAT,
-        "swin_encoder_mlp-96x96x96-b8-bfloat16-train",
+        "swin_encoder_mlp-96x96x96-b2-bfloat16-train",
     ),
     "swin_layers": Kernel(
         "swin_layers",

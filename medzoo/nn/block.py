@@ -2,7 +2,8 @@
 
 It can run in two ways with the same result. The plain path is windows of one size under a mask; compilers, exporters
 and hooks see this one. The fast path is attention over boxes, see :mod:`medzoo.nn.box_attention`: on a GPU over the
-whole map at once, on a CPU slab by slab, so that what lies between the operations stays in the cache.
+whole map at once, by the kernels in :mod:`medzoo.kernels.cuda` where :mod:`medzoo.kernels.dispatch` has them; on a CPU
+slab by slab, so that what lies between the operations stays in the cache.
 
 Axes: b batch, d h w depth height width, n tokens of a slab, c channels.
 """
@@ -88,14 +89,14 @@ class SwinBlock(nn.Module):
     def _run(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         grid = WindowGrid.of(x.shape[1:4], WINDOW, self.shifted)
         if fast_path_for(self, x, PARTS):
-            if kernel_serves("box_attention", x) and self._fits_kernel(x):
+            weights, mlp = self._weights()
+            if kernel_serves("box_attention", x) and self._fits_kernel(x, weights, mlp):
                 with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # where kernels are launched
-                    return self._by_kernels(x, grid)
+                    return self._by_kernels(x, grid, weights, mlp)
             if x.is_cuda:
                 return self._whole(x, grid)
             if not needs_gradient(self, x) and not self.drop_path.drops():
                 return self._by_slabs(x, grid, out)
-            weights, mlp = self._weights()
             if not any(tensor is None for tensor in (*weights, *mlp)):
                 return self._in_training(x, grid)
         # The padding is added after the norm: its tokens are zeros, and are attended to, as in MONAI.
@@ -103,9 +104,8 @@ class SwinBlock(nn.Module):
         x = x + self.drop_path(grid.join(attended))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
-    def _fits_kernel(self, x: Tensor) -> bool:
+    def _fits_kernel(self, x: Tensor, weights: Weights, mlp: tuple[Tensor, ...]) -> bool:
         """Whether the attention kernel in Triton computes this block on ``x``: heads of 16, 32 or 64, and biases."""
-        weights, mlp = self._weights()
         c, attn = x.shape[-1], self.attn
         return (
             x.numel() > 0
@@ -116,41 +116,45 @@ class SwinBlock(nn.Module):
             and (kernel_serves("box_attention_backward", x) or not needs_gradient(self, x))
         )
 
-    def _by_kernels(self, x: Tensor, grid: WindowGrid) -> Tensor:
-        """Attend by a kernel in Triton; in inference in half precision, the layers around it are kernels too."""
-        from medzoo.kernels.cuda.box_tables import box_tables
-        from medzoo.kernels.cuda.ops import attend as attend_in_inference
-        from medzoo.kernels.cuda.ops import box_attention
-        from medzoo.kernels.cuda.swin_layers import WIDEST, finish_block, norm_linear
+    def _fits_layers(self, x: Tensor, weights: Weights, mlp: tuple[Tensor, ...]) -> bool:
+        """Whether the layers around attention are to be kernels too: inference of moderate width, one type for all."""
+        from medzoo.kernels.cuda.swin_layers import WIDEST
 
-        tables = box_tables(partition(grid.size, grid.window, grid.shift), grid.window, x.device)
-        hold(tables)
-        weights, mlp = self._weights()
-        c, tokens = x.shape[-1], x.flatten(1, 3).contiguous()
-        differentiated = needs_gradient(self, x)
-        plain = differentiated or torch.is_autocast_enabled(x.device.type) or self.drop_path.drops()
-        fused = (
+        return (
             kernel_serves("swin_layers", x)
-            and c <= WIDEST
-            and not plain
+            and x.shape[-1] <= WIDEST
+            and not (needs_gradient(self, x) or self.drop_path.drops() or torch.is_autocast_enabled(x.device.type))
             and len(mlp[2]) % 64 == 0  # which the kernel takes at once
             and all(t.dtype == x.dtype and t.is_contiguous() for t in (*weights, *mlp))
         )
-        if fused:
-            qkv = norm_linear(tokens, tables.order, *weights[:4], self.norm1.eps)
-        else:
-            order = tables.order.clamp(min=0)
-            boxed = Reorder.apply(self.norm1(tokens), order, tables.seat)
-            boxed.index_fill_(1, tables.empty.long(), 0)
-            qkv = self.attn.qkv(boxed).flatten(0, 1)
-        table = self.attn.relative_position_bias_table.to(qkv.dtype).contiguous()
-        core = box_attention if differentiated else attend_in_inference
-        attended, _ = core(qkv, table, grid.size, grid.window, grid.shift, self.attn.window, differentiated)
-        if fused:
-            done = finish_block(attended, tables.seat, tokens, weights[4:], mlp[:2], mlp[2:4], mlp[4:], self.norm2.eps)
-            return done.view_as(x)
-        attended = Reorder.apply(attended.view(len(x), -1, c), tables.seat, order)
-        tokens = tokens + self.drop_path(self.attn.proj(attended))
+
+    def _by_kernels(self, x: Tensor, grid: WindowGrid, weights: Weights, mlp: tuple[Tensor, ...]) -> Tensor:
+        """Attend by a kernel in Triton, and run the layers around it by kernels too where they fit."""
+        from medzoo.kernels.cuda.box_tables import box_tables
+        from medzoo.kernels.cuda.ops import attend as attend_in_inference
+        from medzoo.kernels.cuda.ops import box_attention
+        from medzoo.kernels.cuda.swin_layers import finish_block, norm_linear
+
+        tables = box_tables(partition(grid.size, grid.window, grid.shift), grid.window, x.device)
+        hold(tables)
+        table, differentiated = self.attn.relative_position_bias_table, needs_gradient(self, x)
+        tokens = x.flatten(1, 3).contiguous()
+
+        def by_boxes(qkv: Tensor) -> Tensor:
+            core = box_attention if differentiated else attend_in_inference
+            biases = table.to(qkv.dtype).contiguous()
+            return core(qkv, biases, grid.size, grid.window, grid.shift, self.attn.window, differentiated)[0]
+
+        if self._fits_layers(x, weights, mlp):
+            attended = by_boxes(norm_linear(tokens, tables.order, *weights[:4], self.norm1.eps))
+            layers = weights[4:], mlp[:2], mlp[2:4], mlp[4:]
+            return finish_block(attended, tables.seat, tokens, *layers, self.norm2.eps).view_as(x)
+        order = tables.order.clamp(min=0)
+        boxed = Reorder.apply(self.norm1(tokens), order, tables.seat)
+        boxed.index_fill_(1, tables.empty.long(), 0)
+        attended = by_boxes(self.attn.qkv(boxed).flatten(0, 1)).view(len(x), -1, x.shape[-1])
+        attended = self.attn.proj(Reorder.apply(attended, tables.seat, order))
+        tokens = tokens + self.drop_path(attended)
         return (tokens + self.drop_path(self.mlp(self.norm2(tokens)))).view_as(x)
 
     def _whole(self, x: Tensor, grid: WindowGrid) -> Tensor:
