@@ -68,6 +68,7 @@ def compiled(kernel, args, kwargs):
 def swin(width, dtype):
     """Launch all kernels of a block and of merging, for tokens of the three widths that are fused."""
     from medzoo.kernels.cuda import box_attention, box_attention_backward, swin_layers
+    from medzoo.kernels.cuda.backward_tables import backward_tables
     from medzoo.kernels.cuda.box_tables import box_tables
 
     grid, cpu = WindowGrid.of((9, 9, 9), (7, 7, 7), True), torch.device("cpu")
@@ -83,7 +84,7 @@ def swin(width, dtype):
         biases = box_attention.fill_biases(table, tables, (7, 7, 7))
         for keep in (False, True):
             box_attention.attend_in_boxes(qkv, biases, tables, heads, keep=keep)
-        work = box_attention_backward.backward_tables(axes, grid.window, (7, 7, 7), 2, heads, cpu)
+        work = backward_tables(axes, grid.window, (7, 7, 7), 2, heads, cpu)
         lse = made(len(qkv), heads, dtype=torch.float32)
         grads = box_attention_backward.attend_backward(out, qkv, out, lse, biases, tables, work, heads)
         box_attention_backward.biases_backward(grads[1], tables, work, table, (7, 7, 7))

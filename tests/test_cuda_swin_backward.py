@@ -131,16 +131,18 @@ def interpreted_float16(backward, monkeypatch):
 
 def interpreted_parts_of_a_sum(backward, monkeypatch):
     """Many boxes of a type are summed in parts, here of one block each."""
+    from medzoo.kernels.cuda import backward_tables
+
     poison(monkeypatch)
-    monkeypatch.setattr(backward, "FEWEST", 1)
-    monkeypatch.setattr(backward, "PROGRAMS", 10**6)
-    backward.backward_tables.cache_clear()
+    monkeypatch.setattr(backward_tables, "FEWEST", 1)
+    monkeypatch.setattr(backward_tables, "PROGRAMS", 10**6)
+    backward_tables.backward_tables.cache_clear()
     check((2, 5, 6), (2, 3, 2), True, 1, 16, torch.float32, 1e-5)
     grid = WindowGrid.of((2, 5, 6), (2, 3, 2), True)
     axes = tuple(map(segments, grid.size, grid.window, grid.shift))
-    work = backward.backward_tables(axes, grid.window, (2, 3, 2), 2, 1, torch.device("cpu"))
+    work = backward_tables.backward_tables(axes, grid.window, (2, 3, 2), 2, 1, torch.device("cpu"))
     assert work.split[:, 1].max() > 1
-    backward.backward_tables.cache_clear()
+    backward_tables.backward_tables.cache_clear()
 
 
 def interpreted_frozen_table_and_broadcast_gradient(backward):
