@@ -325,6 +325,7 @@ def test_57_memory_layouts_and_views_give_the_same_output(name):
     torch.testing.assert_close(model(row), model(row.contiguous()), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_61_compile_has_one_graph_and_the_same_output(name):
     """No graph break; the eager backend is enough to prove it."""
     torch._dynamo.reset()  # what other models compiled makes sizes dynamic here, and tracing five times as slow
@@ -356,6 +357,7 @@ def test_61_compile_keeps_the_message(name):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_62_export_takes_any_batch(name):
     """The part that needs no ONNX."""
     model = tiny(name).eval()
