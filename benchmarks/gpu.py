@@ -52,12 +52,8 @@ def steps(options: argparse.Namespace) -> dict[str, tuple[float, list[str]]]:
     suite = ["-m", "medzoo.bench", *models, *kind, "--limit", str(options.limit), "--results", str(options.out)]
     collect = ["--collect-only"] if options.dry_run else ["--durations=5"]
     if not options.dry_run and importlib.util.find_spec("xdist"):
-        collect += [
-            "-n",
-            "8",
-            "-p",
-            "no:benchmark",
-        ]  # most of their time is compiling; the two plugins exclude each other
+        # Most of their time is compiling. The plugins of benchmarks and of processes exclude each other.
+        collect += ["-n", "8", "-p", "no:benchmark"]
     return {
         "device": (90, ["-c", DEVICE.format(device="cpu" if options.dry_run else "cuda")]),
         "tests": (options.tests_limit, ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "gpu", *collect, *tests]),

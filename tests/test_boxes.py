@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medzoo.nn.boxes import _runs, arrange, segments, slabs
+from medzoo.kernels.window_partition import segments
+from medzoo.nn.boxes import _runs, arrange, slabs
 from medzoo.nn.windows import WindowGrid
 
 CPU = torch.device("cpu")

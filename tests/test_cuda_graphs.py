@@ -232,6 +232,15 @@ def test_a_capture_that_fails_warns_once_and_runs_without(small, monkeypatch):
     assert len(small.cache) == 0
 
 
+def in_threads(call, arguments):
+    """Call a function with each of some arguments, each in a thread of its own, and wait."""
+    threads = [threading.Thread(target=call, args=args) for args in arguments]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def test_threads_take_turns(small, tapes):
     inputs = [batch("cnn3d_small") for _ in range(4)]
     expected = [small.run(x) for x in inputs]
@@ -241,11 +250,7 @@ def test_threads_take_turns(small, tapes):
         with torch.no_grad():
             wrong.extend(x for _ in range(10) if not torch.equal(small(x), y))
 
-    threads = [threading.Thread(target=call, args=pair) for pair in zip(inputs, expected, strict=True)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(call, zip(inputs, expected, strict=True))
     assert not wrong
     assert [tape.replays for tape in tapes] == [40]
 
@@ -399,11 +404,7 @@ def test_on_a_gpu_threads_and_streams_share_a_model(name, on_gpu):
             atol = 1e-2 * max(1.0, float(y.abs().max()))
             wrong.extend(x for _ in range(20) if not torch.allclose(graphed(x), y, rtol=1e-2, atol=atol))
 
-    threads = [threading.Thread(target=call, args=pair) for pair in zip(inputs, expected, strict=True)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(call, zip(inputs, expected, strict=True))
     assert not wrong
 
 

@@ -63,10 +63,10 @@ def tables_of(size, shifted, device="cpu"):
 @pytest.fixture
 def used(monkeypatch):
     """Count the calls of the kernels, so that a test cannot pass without them."""
-    from medzoo.kernels.cuda import ops, swin_layers
+    from medzoo.kernels.cuda import box_attention, swin_layers
 
     calls = []
-    for module, names in ((ops, ("attend_in_boxes",)), (swin_layers, ("norm_linear", "finish_block"))):
+    for module, names in ((box_attention, ("attend_in_boxes",)), (swin_layers, ("norm_linear", "finish_block"))):
         for name in names:
             real = getattr(module, name)
             monkeypatch.setattr(
@@ -81,7 +81,8 @@ def test_tables_hold_each_token_once(size, shifted):
     held = tables.order[tables.order >= 0]
     assert held.sort().values.equal(torch.arange(len(tables.seat), dtype=torch.int32))
     assert tables.order[tables.seat.long()].equal(torch.arange(len(tables.seat), dtype=torch.int32))
-    assert tables.order[tables.empty.long()].equal(torch.full_like(tables.empty, -1))
+    assert tables.empty.equal((tables.order == -1).nonzero().flatten())
+    assert tables.taken.equal(tables.order.clamp(min=0))
     rows = torch.zeros(len(tables.order), dtype=torch.int32)
     for start, kind, first, _ in tables.tiles.tolist():
         tokens, keys, *_ = tables.types[kind].tolist()

@@ -89,14 +89,16 @@ class SwinBlock(nn.Module):
     def _run(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         grid = WindowGrid.of(x.shape[1:4], WINDOW, self.shifted)
         if fast_path_for(self, x, PARTS):
-            weights, mlp = self._weights()
-            if kernel_serves("box_attention", x) and self._fits_kernel(x, weights, mlp):
-                with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # where kernels are launched
-                    return self._by_kernels(x, grid, weights, mlp)
+            if kernel_serves("box_attention", x):
+                weights, mlp = self._weights()
+                if self._fits_kernel(x, weights, mlp):
+                    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # where kernels are launched
+                        return self._by_kernels(x, grid, weights, mlp)
             if x.is_cuda:
                 return self._whole(x, grid)
             if not needs_gradient(self, x) and not self.drop_path.drops():
                 return self._by_slabs(x, grid, out)
+            weights, mlp = self._weights()
             if not any(tensor is None for tensor in (*weights, *mlp)):
                 return self._in_training(x, grid)
         # The padding is added after the norm: its tokens are zeros, and are attended to, as in MONAI.
@@ -117,43 +119,45 @@ class SwinBlock(nn.Module):
         )
 
     def _fits_layers(self, x: Tensor, weights: Weights, mlp: tuple[Tensor, ...]) -> bool:
-        """Whether the layers around attention are to be kernels too: inference of moderate width, one type for all."""
+        """Whether the layers around attention can be kernels too, in inference: one type for all, and not too wide."""
         from medzoo.kernels.cuda.swin_layers import WIDEST
 
         return (
             kernel_serves("swin_layers", x)
             and x.shape[-1] <= WIDEST
-            and not (needs_gradient(self, x) or self.drop_path.drops() or torch.is_autocast_enabled(x.device.type))
+            and not (self.drop_path.drops() or torch.is_autocast_enabled(x.device.type))
             and len(mlp[2]) % 64 == 0  # which the kernel takes at once
             and all(t.dtype == x.dtype and t.is_contiguous() for t in (*weights, *mlp))
         )
 
     def _by_kernels(self, x: Tensor, grid: WindowGrid, weights: Weights, mlp: tuple[Tensor, ...]) -> Tensor:
         """Attend by a kernel in Triton, and run the layers around it by kernels too where they fit."""
+        from medzoo.kernels.cuda.box_attention import attend_in_boxes, fill_biases
         from medzoo.kernels.cuda.box_tables import box_tables
-        from medzoo.kernels.cuda.ops import attend as attend_in_inference
         from medzoo.kernels.cuda.ops import box_attention
         from medzoo.kernels.cuda.swin_layers import finish_block, norm_linear
 
         tables = box_tables(partition(grid.size, grid.window, grid.shift), grid.window, x.device)
         hold(tables)
-        table, differentiated = self.attn.relative_position_bias_table, needs_gradient(self, x)
+        attn, differentiated = self.attn, needs_gradient(self, x)
         tokens = x.flatten(1, 3).contiguous()
 
         def by_boxes(qkv: Tensor) -> Tensor:
-            core = box_attention if differentiated else attend_in_inference
-            biases = table.to(qkv.dtype).contiguous()
-            return core(qkv, biases, grid.size, grid.window, grid.shift, self.attn.window, differentiated)[0]
+            table = attn.relative_position_bias_table.to(qkv.dtype).contiguous()
+            if differentiated:
+                return box_attention(qkv, table, grid.size, grid.window, grid.shift, attn.window, True)[0]
+            # PyTorch's dispatcher would take longer than the launch.
+            biases = fill_biases(table, tables, attn.window)
+            return attend_in_boxes(qkv, biases, tables, attn.heads, keep=False)[0]
 
-        if self._fits_layers(x, weights, mlp):
+        if not differentiated and self._fits_layers(x, weights, mlp):
             attended = by_boxes(norm_linear(tokens, tables.order, *weights[:4], self.norm1.eps))
             layers = weights[4:], mlp[:2], mlp[2:4], mlp[4:]
             return finish_block(attended, tables.seat, tokens, *layers, self.norm2.eps).view_as(x)
-        order = tables.order.clamp(min=0)
-        boxed = Reorder.apply(self.norm1(tokens), order, tables.seat)
-        boxed.index_fill_(1, tables.empty.long(), 0)
-        attended = by_boxes(self.attn.qkv(boxed).flatten(0, 1)).view(len(x), -1, x.shape[-1])
-        attended = self.attn.proj(Reorder.apply(attended, tables.seat, order))
+        boxed = Reorder.apply(self.norm1(tokens), tables.taken, tables.seat)
+        boxed.index_fill_(1, tables.empty, 0)
+        attended = by_boxes(attn.qkv(boxed).flatten(0, 1)).view(len(x), -1, x.shape[-1])
+        attended = attn.proj(Reorder.apply(attended, tables.seat, tables.taken))
         tokens = tokens + self.drop_path(attended)
         return (tokens + self.drop_path(self.mlp(self.norm2(tokens)))).view_as(x)
 

@@ -25,11 +25,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from medzoo.kernels.window_partition import Axes, Segment, segments
+from medzoo.kernels.window_partition import Axes, Segment, partition
 from medzoo.nn.heap import keep_freed_memory
 from medzoo.nn.windows import WindowGrid
 
-__all__ = ["Arrangement", "BoxGroup", "BoxType", "Segment", "arrange", "segments", "slabs"]
+__all__ = ["Arrangement", "BoxGroup", "BoxType", "arrange", "slabs"]
 
 
 class BoxType(NamedTuple):
@@ -101,7 +101,7 @@ def slabs(grid: WindowGrid, batch: int, tokens: int) -> Iterator[tuple[tuple[sli
         Where the slab lies, as slices of b d h w, and its segments along d, h, w, which start at 0.
     """
     keep_freed_memory()
-    d, h, w = (segments(*axis) for axis in zip(grid.size, grid.window, grid.shift, strict=True))
+    d, h, w = partition(grid.size, grid.window, grid.shift)
     _, height, width = grid.size
     volume = _volume(grid.size)
     samples = max(1, tokens // volume)

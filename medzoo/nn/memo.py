@@ -5,7 +5,7 @@ Axes: t tokens of a box, k keys of a box, m heads.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,42 +29,37 @@ class BiasMemo:
     LIMIT = 2**22
 
     def __init__(self) -> None:
-        self._known: tuple[Tensor, dict[BoxType, Tensor], object] | None = None
+        self._known: _Known | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (BiasMemo, ())
 
     def recall(self, table: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, dict[BoxType, Tensor]]:
         """Return a copy of ``table`` in ``dtype``, its own by default, and the biases made from it."""
-        dtype, known, state = dtype or table.dtype, self._known, _state(table)
-        if known is None or known[0].dtype != dtype or not _unchanged(table, known[0], state, known[2]):
-            known = (table.detach().to(dtype, copy=True), {}, state)
-        elif sum(bias.numel() for bias in list(known[1].values())) > self.LIMIT:  # another thread may add to it
-            known = (known[0], {}, state)
+        dtype, known = dtype or table.dtype, self._known
+        if known is None or known.copy.dtype != dtype or not known.holds(table):
+            known = _Known(table.detach().to(dtype, copy=True), {}, table, _written(table))
+        elif sum(bias.numel() for bias in list(known.biases.values())) > self.LIMIT:  # another thread may add to it
+            known = known._replace(biases={})
         self._known = known
-        return known[:2]
+        return known.copy, known.biases
 
 
-def _state(table: Tensor) -> object:
-    """Return what tells a write to a table on a GPU, or a fresh object where nothing does."""
-    if not table.is_cuda:
-        return None
-    return object() if table.is_inference() else (_Same(table), table.data_ptr(), table._version)
+class _Known(NamedTuple):
+    """A copy of a table, the biases made from it, and the table itself, with its address and writes at that time."""
+
+    copy: Tensor
+    biases: dict[BoxType, Tensor]
+    table: Tensor
+    written: tuple[int, int] | None
+
+    def holds(self, table: Tensor) -> bool:
+        """Whether the biases are still those of ``table``."""
+        if table.is_cuda or self.copy.is_cuda:
+            return self.table is table and self.written is not None and self.written == _written(table)
+        return self.copy.dtype == table.dtype and torch.equal(self.copy, table)
 
 
-class _Same:
-    """Equal to another that holds the same tensor; held, so that no other tensor gets its address."""
-
-    def __init__(self, tensor: Tensor) -> None:
-        self.tensor = tensor
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.tensor is other.tensor
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def _unchanged(table: Tensor, copy: Tensor, state: object, before: object) -> bool:
-    if table.is_cuda or copy.is_cuda:
-        return table.is_cuda and state == before
-    return copy.dtype == table.dtype and torch.equal(copy, table)
+def _written(table: Tensor) -> tuple[int, int] | None:
+    """Return what changes when a table is moved or written to; ``None`` where PyTorch counts no writes."""
+    return None if table.is_inference() else (table.data_ptr(), table._version)

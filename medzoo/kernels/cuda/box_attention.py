@@ -185,9 +185,9 @@ def attend_in_boxes(
     out = torch.empty(total, c, dtype=qkv.dtype, device=qkv.device)
     lse = torch.empty((total, heads) if keep else (0,), dtype=torch.float32, device=qkv.device)
     samples = total // rows
-    config = {"BM": BLOCK, "BN": KEYS, "PAIR": True, "num_warps": 4, "num_stages": 3} | config
-    if qkv.dtype == torch.float32 and c // heads > 32:
-        config["num_stages"] = 1  # shared memory: smaller cards have 99 KB
+    # Shared memory for what is loaded ahead: smaller cards have 99 KB, and wide heads in float32 take more.
+    stages = 1 if qkv.dtype == torch.float32 and c // heads > 32 else 3
+    config = {"BM": BLOCK, "BN": KEYS, "PAIR": True, "num_warps": 4, "num_stages": stages} | config
     config["PAIR"] = config["PAIR"] and samples > 1
     _attend[len(tables.tiles) * heads, -(-samples // 2) if config["PAIR"] else samples](
         qkv, biases, out, lse, tables.tiles, tables.types, samples, rows,

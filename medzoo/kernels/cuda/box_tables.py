@@ -31,8 +31,9 @@ class BoxTables(NamedTuple):
 
     Attributes:
         order: which token each row holds, or -1 where it stands for padding; ``r``.
+        taken: the same with any token in the place of padding.
         seat: which row holds each token; ``n``.
-        empty: the rows that stand for padding.
+        empty: the rows that stand for padding, in int64, as ``index_fill_`` wants them.
         tiles: for each block of queries the first row of its box, its type, the first query, and 0; ``tiles 4``.
         types: for each type the number of tokens, of keys, of queries and keys padded to blocks, where its biases begin
             divided by the number of heads, where its tokens begin in ``places``, where its padding begins in
@@ -44,6 +45,7 @@ class BoxTables(NamedTuple):
     """
 
     order: Tensor
+    taken: Tensor
     seat: Tensor
     empty: Tensor
     tiles: Tensor
@@ -110,12 +112,13 @@ def box_tables(axes: Axes, window: tuple[int, ...], device: torch.device) -> Box
     flat = list(itertools.chain.from_iterable(piece + [0] * (-len(piece) % 4) for piece in pieces))
     with torch.inference_mode(False):  # what is remembered serves training too
         whole = torch.tensor(flat, dtype=torch.int32).to(device)
-    parts, at = [], 0
-    shapes = [(-1,)] * 3 + [(-1, TILE_FIELDS), (-1, TYPE_FIELDS), (-1,), (-1,), (-1, 2)]
-    for piece, shape in zip(pieces, shapes, strict=True):
-        parts.append(whole[at : at + len(piece)].view(shape))
-        at += len(piece) + -len(piece) % 4
-    return BoxTables(*parts, biases)  # type: ignore[arg-type, call-arg]  # eight tensors
+        parts, at = [], 0
+        shapes = [(-1,)] * 3 + [(-1, TILE_FIELDS), (-1, TYPE_FIELDS), (-1,), (-1,), (-1, 2)]
+        for piece, shape in zip(pieces, shapes, strict=True):
+            parts.append(whole[at : at + len(piece)].view(shape))
+            at += len(piece) + -len(piece) % 4
+        taken, parts[2] = parts[0].clamp(min=0), parts[2].long()
+    return BoxTables(parts[0], taken, *parts[1:], biases)  # type: ignore[arg-type, call-arg]  # eight parts
 
 
 def _place(at: Sequence[int], window: Sequence[int]) -> int:

@@ -294,7 +294,8 @@ def _pool(
     return out
 
 
-# Operators of PyTorch, for whoever traces these functions; going through its dispatcher costs as much as the launch.
+# The same as operators of PyTorch with fake kernels, for code that traces or exports around them. The functions above
+# do not go through them: PyTorch's dispatcher takes longer than the launch.
 _EPILOGUE = "Tensor bias, Tensor? low, Tensor? high, Tensor? scale, Tensor? shift"
 _conv_pool_op = torch.library.custom_op(
     "medzoo::conv_pool",

@@ -16,10 +16,11 @@ from medzoo.kernels.cuda.box_tables import box_tables
 from medzoo.kernels.cuda.graphs import hold
 from medzoo.kernels.window_partition import partition
 
-__all__ = ["attend", "box_attention"]
+__all__ = ["box_attention"]
 
 
-def attend(
+@torch.library.custom_op("medzoo::box_attention", mutates_args=())
+def box_attention(
     qkv: Tensor,
     table: Tensor,
     size: Sequence[int],
@@ -43,10 +44,6 @@ def attend(
     tables = box_tables(axes, tuple(window), qkv.device)
     hold(tables)
     return attend_in_boxes(qkv, fill_biases(table, tables, sides), tables, table.shape[1], keep=keep)
-
-
-# Called through PyTorch's dispatcher where a gradient is wanted; without one, going there costs more than the launch.
-box_attention = torch.library.custom_op("medzoo::box_attention", attend, mutates_args=())
 
 
 @box_attention.register_fake

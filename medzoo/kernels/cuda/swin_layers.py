@@ -167,14 +167,14 @@ def finish_block(
         x: the tokens before attention, contiguous.
         proj: weight and bias of the output projection.
         norm: weight and bias of the norm.
-        linear1: weight ``h c`` and bias of the MLP's first layer.
+        linear1: weight ``h c`` and bias of the MLP's first layer; h is a multiple of 64, the block of hidden channels.
         linear2: weight ``c h`` and bias of its second layer.
         eps: of the norm.
         config: block sizes.
     """
     b, n, c = x.shape
     out = torch.empty_like(x)
-    # Wide tokens leave room for fewer. The hidden width is four times the channels, and so a multiple of BH.
+    # Wide tokens leave room for fewer.
     config = {"BM": 64 if c <= 96 else 32, "BK": 64, "BH": 64, "num_warps": 4, "num_stages": 2} | config
     _finish[(triton.cdiv(b * n, config["BM"]),)](
         attended, seat, x, out, *proj, *norm, *linear1, *linear2, b * n, len(attended) // b, n, eps,
