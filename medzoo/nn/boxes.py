@@ -152,7 +152,7 @@ def _arrange(axes: Axes, window: tuple[int, ...], batch: int, device: torch.devi
 def _runs(axis: tuple[Segment, ...], longest: int) -> tuple[tuple[Segment, ...], ...]:
     """Join neighbouring segments to as few runs of at most ``longest`` places as do, and those about equally long.
 
-    >>> [[s.length for s in run] for run in _runs(segments(32, 7, 0), longest=28)]
+    >>> [[s.length for s in run] for run in _runs(partition((32,), (7,), (0,))[0], longest=28)]
     [[7, 7], [7, 7, 4]]
     """
     runs = _joined(axis, longest)
