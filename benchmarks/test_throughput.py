@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import medzoo
-from medzoo.drawings import draw_ct, draw_xray, write_ct_series, write_xray
+from medzoo.visual.phantoms import draw_ct, draw_xray, write_ct_series, write_xray
 
 CASES = {"xray": "densenet121_xray", "ct": "cnn3d_base"}
 COPIES = 8

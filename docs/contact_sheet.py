@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medzoo.drawings import draw_ct, draw_xray
-from medzoo.pictures import contact_sheet
+from medzoo.visual.phantoms import draw_ct, draw_xray
+from medzoo.visual.show import contact_sheet
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))

@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 import medzoo
-from medzoo.drawings import write_ct, write_xray
+from medzoo.visual.phantoms import write_ct, write_xray
 
 OUT = Path(__file__).parent / "images" / "quickstart.png"
 HEIGHT = 420

@@ -17,9 +17,9 @@ from medzoo.checked import CheckedModel, FeatureInfo, take_maps
 from medzoo.checks import whole
 from medzoo.contract import InputSpec, Outputs, Preprocessing, Task
 from medzoo.errors import ConfigError
-from medzoo.nn.groups import param_groups
 from medzoo.nn.head import Head
 from medzoo.nn.memory import told_when_memory_ends
+from medzoo.nn.param_groups import param_groups
 
 if TYPE_CHECKING:
     pass
@@ -254,10 +254,10 @@ class Classifier(CheckedModel):
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Write such a folder to a repository of the Hub; returns the ``"hf-hub:..."`` that gives it back.
 
-        See :func:`medzoo.weights.share.push_to_hub` for the options: private, revision, token, license, trained_on,
+        See :func:`medzoo.weights.upload.push_to_hub` for the options: private, revision, token, license, trained_on,
         metrics.
         """
-        from medzoo.weights.share import push_to_hub
+        from medzoo.weights.upload import push_to_hub
 
         return push_to_hub(self, repo_id, **options)
 

@@ -16,11 +16,11 @@ from medzoo.classifier import Classifier, FeatureExtractor
 from medzoo.contract import Outputs, Preprocessing, Task, check_task
 from medzoo.errors import ConfigError, WeightsMismatch, did_you_mean
 from medzoo.registry import ModelSpec, describe
+from medzoo.weights.download import obtain
 from medzoo.weights.load import CLASSIFIER, FOREIGN_SUFFIXES, input_kernel, load_tensors, read_tensors, stored_channels
-from medzoo.weights.obtain import obtain
 from medzoo.weights.record import Weights
 from medzoo.weights.save import Saved, read_folder
-from medzoo.weights.share import pull
+from medzoo.weights.upload import pull
 
 __all__ = ["create"]
 

@@ -79,7 +79,7 @@ def _work(job: Mapping[str, Any]) -> dict[str, Any]:
 
     import medzoo
     from medzoo.errors import MedzooError
-    from medzoo.weights.fetch import verified
+    from medzoo.weights.fetch_file import verified
     from medzoo.weights.record import HubFile, UrlFile
 
     connections: list[str] = []

@@ -19,7 +19,7 @@ from tensors import TINY
 import medzoo
 from medzoo import registry
 from medzoo.errors import WeightsCorrupt, WeightsUnavailable
-from medzoo.weights.fetch import verified
+from medzoo.weights.fetch_file import verified
 from medzoo.weights.record import HubFile, UrlFile, Weights
 
 REPO, FILE, REVISION = "owner/repo", "model.safetensors", "c" * 40

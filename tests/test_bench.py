@@ -34,7 +34,7 @@ from medzoo.bench.race import Race, differences, spread
 from medzoo.bench.table import text
 from medzoo.bench.targets import TARGETS, growth, judged
 from medzoo.bench.work import work
-from medzoo.cli import main
+from medzoo.cli.main import main
 
 CPU = torch.device("cpu")
 NEEDS_OPTIMIZE = Case("cnn3d_base", (46, 46, 62), peers=(EAGER,), tiny=True)

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from medzoo.kernels.boxes import _runs, arrange, slabs
 from medzoo.kernels.window_partition import segments
-from medzoo.nn.boxes import _runs, arrange, slabs
 from medzoo.nn.windows import WindowGrid
 
 CPU = torch.device("cpu")

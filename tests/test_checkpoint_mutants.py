@@ -62,7 +62,7 @@ def _run(folder: Path, kind: str, count: int) -> None:
 def main(kind: str, count: int, folder: Path) -> None:
     """Read the mutants of one kind; any other exception ends the process with its seed."""
     from medzoo.errors import MedzooError
-    from medzoo.weights.unpickle import read_checkpoint
+    from medzoo.weights.checkpoint import read_checkpoint
 
     original = sound(kind)
     path = folder / ("mutant.safetensors" if kind == "safetensors" else "mutant.pt")

@@ -9,9 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 import medzoo
-from medzoo.cli import main
-from medzoo.drawings import write_ct, write_xray
+from medzoo.cli.main import main
 from medzoo.errors import MedzooError
+from medzoo.visual.phantoms import write_ct, write_xray
 
 
 def run(*arguments):

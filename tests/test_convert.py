@@ -14,11 +14,11 @@ from safetensors.torch import save_file
 from tensors import scatter_weights
 
 import medzoo
-from medzoo.adopt import convert_checkpoint
-from medzoo.cli import main
+from medzoo.cli.main import main
+from medzoo.conversion import convert_checkpoint
 from medzoo.errors import ConfigError, UnsafeWeights, WeightsCorrupt, WeightsMismatch, WeightsUnavailable
-from medzoo.weights.convert import recognise
-from medzoo.weights.unpickle import read_checkpoint
+from medzoo.weights.checkpoint import read_checkpoint
+from medzoo.weights.layouts import recognise
 
 VOLUME = torch.randn(1, 1, 32, 64, 32, generator=torch.Generator().manual_seed(1))
 

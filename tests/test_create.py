@@ -15,7 +15,7 @@ import medzoo
 from medzoo import registry
 from medzoo.errors import ConfigError, WeightsCorrupt
 from medzoo.models.findings import CHESTXRAY14, TORCHXRAYVISION18
-from medzoo.weights import fetch
+from medzoo.weights import fetch_file as fetch
 from medzoo.weights.record import PackagedFile
 
 

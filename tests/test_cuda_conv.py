@@ -8,9 +8,10 @@ from interpreted import poison, run_interpreted
 from torch import nn
 
 import medzoo
-from medzoo.nn import fast_conv, fast_ops
+from medzoo.inference import fold_conv as fast_conv
+from medzoo.inference.fold_conv import FoldedStage
+from medzoo.nn import fast_ops
 from medzoo.nn.conv import ConvStage, StageTable
-from medzoo.nn.fast_conv import FoldedStage
 
 pytest.importorskip("triton")
 
@@ -118,7 +119,7 @@ def interpreted_other_layouts_and_nothing_left():
 def interpreted_model(name, monkeypatch):
     for module in (fast_conv, fast_ops):
         monkeypatch.setattr(module, "on_cpu", lambda x: False)
-    monkeypatch.setattr("medzoo.optimized.served", lambda x: True)
+    monkeypatch.setattr("medzoo.inference.optimize.served", lambda x: True)
     options = dict(medzoo.describe(name).tiny)
     model = trained(medzoo.create(name, **options)).half()
     x = torch.randn(1, model.input_spec.channels, *medzoo.describe(name).tiny_size).half()

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import medzoo
+from medzoo.inference.optimize import _Guard, _InferenceOnly
 from medzoo.kernels.cuda import graphs as graphs_module
 from medzoo.kernels.cuda.graphs import GraphCache, hold, kind_of
 from medzoo.nn.fast_path import plain_path
-from medzoo.optimized import _Guard, _InferenceOnly
 
 MODELS = medzoo.list_models()
 FOLDED = [name for name in MODELS if name != "swin_encoder_mlp"]

@@ -15,9 +15,9 @@ import medzoo
 from medzoo.kernels import dispatch
 from medzoo.kernels.cuda.box_tables import BLOCK, box_tables
 from medzoo.kernels.window_partition import segments
-from medzoo.nn.block import SwinBlock
 from medzoo.nn.fast_path import plain_path
-from medzoo.nn.merging import OCTANTS, PatchMerging
+from medzoo.nn.patch_merging import OCTANTS, PatchMerging
+from medzoo.nn.swin_block import SwinBlock
 from medzoo.nn.windows import WindowGrid
 
 pytest.importorskip("triton")

@@ -15,11 +15,12 @@ import medzoo
 from medzoo.bench.cases import CREATED
 from medzoo.bench.compare import compare, main
 from medzoo.errors import ConfigError
+from medzoo.kernels.cpu import linear
 from medzoo.models.swin import PatchEmbed
-from medzoo.nn import fast_ops, linear
-from medzoo.nn.block import SwinBlock
+from medzoo.nn import fast_ops
 from medzoo.nn.fast_path import plain_path
-from medzoo.nn.merging import PatchMerging
+from medzoo.nn.patch_merging import PatchMerging
+from medzoo.nn.swin_block import SwinBlock
 
 CONVOLUTIONAL = ("cnn3d_small", "cnn3d_base", "xray_cnn")
 

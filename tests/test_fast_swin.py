@@ -15,17 +15,17 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
+from medzoo.kernels.boxes import arrange
+from medzoo.kernels.cpu import linear as linear_module
+from medzoo.kernels.cpu.box_attention import _rows
+from medzoo.kernels.cpu.linear import linear, onednn_works
+from medzoo.kernels.cpu.swin_block import AttentionBranch, MlpBranch
 from medzoo.models.swin import PatchEmbed, SwinEncoder, SwinStage
-from medzoo.nn import block as block_module
-from medzoo.nn import linear as linear_module
-from medzoo.nn.attention import WindowAttention, biased_attention
-from medzoo.nn.block import PARTS, WINDOW, SwinBlock
-from medzoo.nn.box_attention import _rows
-from medzoo.nn.box_backward import AttentionBranch, MlpBranch
-from medzoo.nn.boxes import arrange
+from medzoo.nn import swin_block as block_module
 from medzoo.nn.fast_path import fast_path_for, plain_path
-from medzoo.nn.linear import linear, onednn_works
-from medzoo.nn.merging import OCTANTS, PatchMerging
+from medzoo.nn.patch_merging import OCTANTS, PatchMerging
+from medzoo.nn.swin_block import PARTS, WINDOW, SwinBlock
+from medzoo.nn.window_attention import WindowAttention, biased_attention
 from medzoo.nn.windows import WindowGrid
 
 MAPS = [(16, 16, 16), (8, 14, 20), (16, 4, 7), (9, 5, 3), (2, 2, 2), (24, 8, 8)]
@@ -88,7 +88,7 @@ def test_training_mode_drops_branches_without_gradients_too():
 
 @pytest.mark.parametrize("limit", [2**10, 2**14])
 def test_small_slabs_change_nothing(limit, monkeypatch):
-    from medzoo.nn import box_backward
+    from medzoo.kernels.cpu import swin_block as box_backward
 
     block, x = make(), torch.randn(3, 16, 10, 8, 12)
     weight = torch.randn_like(x)
@@ -513,7 +513,7 @@ def test_other_dtypes(dtype):
 
 @pytest.mark.parametrize("order", OCTANTS)
 def test_merging_by_slabs_is_merging(order, monkeypatch):
-    from medzoo.nn import merging
+    from medzoo.nn import patch_merging as merging
 
     merge, x = PatchMerging(5, order), torch.randn(2, 8, 4, 6, 5)
     scatter_weights(merge)

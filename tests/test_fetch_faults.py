@@ -43,8 +43,8 @@ from records import (
 )
 
 from medzoo.errors import WeightsCorrupt, WeightsUnavailable
-from medzoo.weights.fetch import verified
-from medzoo.weights.home import stored_file
+from medzoo.weights.cache import stored_file
+from medzoo.weights.fetch_file import verified
 
 pytest_plugins = ["hub_fixtures"]
 

@@ -13,7 +13,7 @@ FAULTS = """
 import ctypes, resource, sys
 ctypes.CDLL(None).prctl(41, 1, 0, 0, 0)  # PR_SET_THP_DISABLE: one fault for each page
 import torch
-from medzoo.nn.heap import keep_freed_memory
+from medzoo.kernels.cpu.slabs import keep_freed_memory
 
 if sys.argv[1] == "kept":
     keep_freed_memory()
@@ -28,7 +28,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 TIGHT = """
 import resource
 import torch
-from medzoo.nn.heap import LARGEST, keep_freed_memory
+from medzoo.kernels.cpu.slabs import LARGEST, keep_freed_memory
 
 with open("/proc/self/statm") as statm:
     used = int(statm.read().split()[0]) * resource.getpagesize()

@@ -35,7 +35,7 @@ from tensors import TINY
 
 import medzoo
 from medzoo.weights import hub as hub_client
-from medzoo.weights.fetch import verified
+from medzoo.weights.fetch_file import verified
 from medzoo.weights.record import HubFile
 
 pytest_plugins = ["hub_fixtures"]

@@ -46,10 +46,10 @@ model(torch.zeros(1, model.input_spec.channels, *model.input_spec.size))
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["predict", "--help"], ["quickstart", "--help"]])
 def test_the_command_line_answers_without_torch(arguments):
     code = f"""
-import sys, medzoo.cli
+import sys, medzoo.cli.main
 sys.argv = ["medzoo", *{arguments}]
 try:
-    medzoo.cli.main()
+    medzoo.cli.main.main()
 except SystemExit as stop:
     assert not stop.code
 """
@@ -57,7 +57,7 @@ except SystemExit as stop:
 
 
 def test_functions_are_not_hidden_by_modules_of_their_name():
-    code = "import medzoo, medzoo.cli, medzoo.quickstart; assert callable(medzoo.predict) and callable(medzoo.read)"
+    code = "import medzoo, medzoo.cli.main, medzoo.cli.quickstart; assert callable(medzoo.predict) and callable(medzoo.read)"
     loaded_after(code)
 
 

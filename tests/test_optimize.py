@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import medzoo
-from medzoo.nn import fast_conv, fast_ops
-from medzoo.nn.fast_pairs import PairedConv
+from medzoo.inference import fold_conv as fast_conv
+from medzoo.kernels.cpu.paired_conv import PairedConv
+from medzoo.nn import fast_ops
 
 MODELS = medzoo.list_models()
 CONVOLUTIONAL = ["cnn3d_small", "cnn3d_base", "xray_cnn"]
@@ -392,7 +393,7 @@ def test_predict_runs_the_fast_path_and_leaves_the_model(name, monkeypatch):
     monkeypatch.setattr(fast_conv.FoldedStage, "__call__", _told(ran, fast_conv.FoldedStage.__call__))
     found = medzoo.predict(model, images, allow_untrained=True, batch_size=2)
     assert ran
-    monkeypatch.setattr("medzoo.inference.optimized_view", lambda model, images: model)
+    monkeypatch.setattr("medzoo.inference.run.optimized_view", lambda model, images: model)
     for got, expected in zip(found, medzoo.predict(model, images, allow_untrained=True, batch_size=2), strict=True):
         np.testing.assert_allclose(list(got.logits.values()), list(expected.logits.values()), atol=1e-5)
         assert got.provenance == expected.provenance

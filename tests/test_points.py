@@ -131,7 +131,7 @@ def test_many_points_of_a_scan_read_it_once(patch_model, scan, monkeypatch):
     path, point = scan
     reads = []
     real = medzoo.read
-    monkeypatch.setattr("medzoo.inference.read", lambda image: reads.append(image) or real(image))
+    monkeypatch.setattr("medzoo.inference.run.read", lambda image: reads.append(image) or real(image))
     medzoo.predict(patch_model, path, points=[point] * 5, allow_untrained=True)
     assert len(reads) == 1
 

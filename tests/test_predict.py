@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import medzoo
-from medzoo.drawings import write_ct, write_xray
 from medzoo.errors import ConfigError, DataError
+from medzoo.visual.phantoms import write_ct, write_xray
 
 SMALL = {
     "cnn3d_small": {"size": 32, "widths": (4, 8, 8), "hidden": 8},

@@ -25,8 +25,8 @@ from whole_modules import torchvisions, upstreams
 
 import medzoo
 from medzoo import registry
-from medzoo.stock import listed
 from medzoo.weights.record import HubFile, UrlFile, ZipMember
+from medzoo.weights.stock import listed
 
 pytest_plugins = ["hub_fixtures"]
 

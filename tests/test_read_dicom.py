@@ -34,9 +34,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from medzoo.data import decoder
-from medzoo.data.read import read
 from medzoo.errors import DataError
+from medzoo.io.dicom import decoder
+from medzoo.io.read import read
 
 GREY8 = arrow().astype(np.uint8)
 GREY12 = arrow(top=4000)

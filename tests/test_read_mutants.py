@@ -57,8 +57,8 @@ def _run(folder: Path, kind: str, count: int) -> None:
 
 def main(kind: str, count: int, folder: Path) -> None:
     """Read the mutants of one kind; any other exception ends the process with its seed."""
-    from medzoo.data.read import read
     from medzoo.errors import MedzooError
+    from medzoo.io.read import read
 
     bases = BASES[kind](folder)
     for path, _, _ in bases:

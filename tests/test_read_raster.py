@@ -12,8 +12,8 @@ import pytest
 from make_images import arrow, write_png
 from PIL import Image as Pillow
 
-from medzoo.data.read import read
 from medzoo.errors import ConfigError, DataError
+from medzoo.io.read import read
 
 
 def test_63_a_missing_file_is_said(tmp_path):
@@ -36,7 +36,7 @@ def test_64_a_pipe_is_not_waited_for(tmp_path):
 
 def test_64_a_file_that_may_not_be_read_is_said(tmp_path, monkeypatch):
     path = write_png(tmp_path / "closed.png", np.zeros((4, 4), np.uint8))
-    monkeypatch.setattr("medzoo.data.files.os.access", lambda *_: False)  # root may read everything
+    monkeypatch.setattr("medzoo.io.files.os.access", lambda *_: False)  # root may read everything
     with pytest.raises(DataError, match="permission is denied"):
         read(path)
 

@@ -11,15 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
-from medzoo.data.folder import scan
-from medzoo.data.read import read
 from medzoo.errors import DataError
+from medzoo.io.folder import scan
+from medzoo.io.read import read
 
 
 def test_reading_loads_no_library_before_it_is_needed():
-    code = (
-        "import sys, medzoo.data.read, medzoo.data.folder, medzoo.data.series, medzoo.data.metaimage, medzoo.data.nifti"
-    )
+    code = "import sys, medzoo.io.read, medzoo.io.folder, medzoo.io.dicom.series, medzoo.io.metaimage, medzoo.io.nifti"
     code += "\nprint([n for n in ('PIL', 'pydicom', 'nibabel', 'SimpleITK', 'torch') if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

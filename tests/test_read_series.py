@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from make_images import SERIES, arrow, dataset, save, slice_fields, write_dicom, write_png, write_series
 
-from medzoo.data.folder import scan
-from medzoo.data.read import read
-from medzoo.data.series import read_series
 from medzoo.errors import DataError
+from medzoo.io.dicom.series import read_series
+from medzoo.io.folder import scan
+from medzoo.io.read import read
 
 SLICE = arrow(12, 16, top=2000)
 VOLUME = np.stack([SLICE + 100 * i for i in range(5)]).astype(np.uint16)
@@ -169,7 +169,7 @@ def test_64_a_folder_without_exactly_one_series(tmp_path, content):
 
 
 def test_64_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
-    monkeypatch.setattr("medzoo.data.files.os.access", lambda *_: False)
+    monkeypatch.setattr("medzoo.io.files.os.access", lambda *_: False)
     with pytest.raises(DataError, match="permission is denied"):
         scan(tmp_path)
 
@@ -219,7 +219,7 @@ def test_scan_keeps_what_it_may_not_open_as_an_error(tmp_path, monkeypatch):
     (tmp_path / "notes").touch()
     (tmp_path / "dangling.dcm").symlink_to(tmp_path / "absent")
     access = os.access
-    monkeypatch.setattr("medzoo.data.files.os.access", lambda path, mode: path.name != "IM0001" and access(path, mode))
+    monkeypatch.setattr("medzoo.io.files.os.access", lambda path, mode: path.name != "IM0001" and access(path, mode))
     found = {source.label: (source.kind, source.reason) for source in scan(tmp_path)}
     assert found == {"IM0001": ("image", ""), "dangling.dcm": ("image", ""), "notes": ("skip", "an empty file")}
 

@@ -12,8 +12,8 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from make_images import write_metaimage, write_nifti
 
-from medzoo.data.read import read
 from medzoo.errors import DataError
+from medzoo.io.read import read
 
 VOLUME = np.arange(4 * 5 * 6, dtype=np.int16).reshape(4, 5, 6) - 60
 

@@ -12,8 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from medzoo.errors import WeightsCorrupt
-from medzoo.weights import safetensor
-from medzoo.weights.safetensor import DTYPES, read_safetensors
+from medzoo.weights import safetensors as safetensor
+from medzoo.weights.safetensors import DTYPES, read_safetensors
 
 
 def read(data):

@@ -14,7 +14,7 @@ from tensors import TINY
 
 import medzoo
 from medzoo.errors import ConfigError, MedzooError, WeightsCorrupt, WeightsUnavailable
-from medzoo.weights.share import push_to_hub
+from medzoo.weights.upload import push_to_hub
 
 # The client's way of sending a large file is one that its own transport calls old.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from make_images import arrow, slice_fields, write_dicom, write_nifti, write_png, write_series
 
-from medzoo.data.image import Image
 from medzoo.errors import ConfigError, DataError
-from medzoo.pictures import contact_sheet, show
+from medzoo.io.image import Image
+from medzoo.visual.show import contact_sheet, show
 
 # The layout of a picture of three planes, as drawn: margins of 26 pixels, a line of 19 for the titles.
 LEFT, TOP, SIDE = 26, 19 + 26, 360

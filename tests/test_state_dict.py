@@ -14,7 +14,7 @@ import torch
 from whole_modules import archived, call, emit, name, saved, shell, stored, streamed
 
 from medzoo.errors import UnsafeWeights, WeightsCorrupt, WeightsMismatch
-from medzoo.weights.unpickle import read_checkpoint, tensors_in
+from medzoo.weights.checkpoint import read_checkpoint, tensors_in
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 KINDS = [f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)]
@@ -126,7 +126,7 @@ REGISTERED = """
 import sys, torch
 from pathlib import Path
 from medzoo.errors import UnsafeWeights
-from medzoo.weights.unpickle import read_checkpoint
+from medzoo.weights.checkpoint import read_checkpoint
 class Other:
     def __init__(self, path="{0}"):
         Path(path).touch()
@@ -191,7 +191,7 @@ def test_small_tensors_do_not_keep_a_large_storage(zipped, whole):
 GROWTH = """
 import sys
 from pathlib import Path
-from medzoo.weights.unpickle import read_checkpoint
+from medzoo.weights.checkpoint import read_checkpoint
 def most():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024

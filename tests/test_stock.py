@@ -18,11 +18,11 @@ from test_public_weights import saved_pt
 
 import medzoo
 from medzoo import registry
-from medzoo.cli import main
+from medzoo.cli.main import main
 from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable
-from medzoo.stock import golden_input, listed
-from medzoo.weights.home import converted_folder, home
+from medzoo.weights.cache import converted_folder, home
 from medzoo.weights.record import UrlFile
+from medzoo.weights.stock import golden_input, listed
 
 pytest_plugins = ["hub_fixtures"]
 
@@ -86,7 +86,7 @@ def test_a_home_that_cannot_be_written_costs_a_conversion_each_time_and_no_more(
         raise PermissionError(13, "Permission denied", str(path))
 
     model, record = checkpoint
-    monkeypatch.setattr("medzoo.weights.obtain.write_whole", sealed)
+    monkeypatch.setattr("medzoo.weights.download.write_whole", sealed)
     x = torch.randn(2, 1, 16, 16, 16)
     with caplog.at_level(logging.INFO, logger="medzoo"):
         assert torch.equal(medzoo.create("cnn3d_small", pretrained="test")(x), model(x))

@@ -22,7 +22,7 @@ from make_images import (
 )
 
 import medzoo
-from medzoo.cli import main
+from medzoo.cli.main import main
 from medzoo.errors import ConfigError, DataError
 
 OTHER_SERIES = "1.2.826.0.1.3680043.8.498.77"
@@ -220,7 +220,7 @@ def test_results_that_cannot_be_written(cnn, study, tmp_path):
 
 
 def test_one_image_that_the_libraries_choke_on_leaves_the_others(xray, monkeypatch, tmp_path):
-    from medzoo.data.transform import Transform
+    from medzoo.transforms.transform import Transform
 
     paths = [write_png(tmp_path / f"{i}.png", np.arange(1600, dtype=np.uint8).reshape(40, 40)) for i in range(3)]
     sound = Transform.examine

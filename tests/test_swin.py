@@ -12,8 +12,8 @@ from tensors import scatter_weights
 
 from medzoo.errors import ConfigError
 from medzoo.models.swin import DropPath, SwinEncoder, swin_encoder_mlp
-from medzoo.nn.attention import WindowAttention
-from medzoo.nn.merging import OCTANTS, PatchMerging
+from medzoo.nn.patch_merging import OCTANTS, PatchMerging
+from medzoo.nn.window_attention import WindowAttention
 from medzoo.nn.windows import WindowGrid, relative_position_index
 
 # 32³ has maps smaller than the window at three axes from the first merging on (16, 8, 4, 2); 64 has 32, 16, 8, 4.

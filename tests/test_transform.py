@@ -11,8 +11,8 @@ import torch
 from make_images import write_dicom
 
 import medzoo
-from medzoo.data.transform import Transform
 from medzoo.errors import ConfigError, DataError, InputError
+from medzoo.transforms.transform import Transform
 
 FLIPS = list(itertools.product((1, -1), repeat=3))
 
@@ -344,6 +344,6 @@ def test_z_score_over_what_is_not_zero_is_monais():
     x[:, :2] = 0
     x[3] = 0
     how = medzoo.Preprocessing(size=(6, 6, 6), intensity="zscore_nonzero")
-    prepared = medzoo.data.transform.Transform(how, channels=4, who="model").prepare(x.numpy())
+    prepared = medzoo.transforms.transform.Transform(how, channels=4, who="model").prepare(x.numpy())
     torch.testing.assert_close(prepared.tensor, torch.as_tensor(NormalizeIntensity(nonzero=True, channel_wise=True)(x)))
     assert "z-score of each channel over what is not 0" in prepared.steps

@@ -40,8 +40,8 @@ from tensors import TINY
 
 import medzoo
 from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable
-from medzoo.weights import web
-from medzoo.weights.fetch import verified
+from medzoo.weights import http as web
+from medzoo.weights.fetch_file import verified
 from medzoo.weights.record import UrlFile, ZipMember
 
 pytest_plugins = ["hub_fixtures"]

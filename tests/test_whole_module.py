@@ -17,7 +17,7 @@ from whole_modules import archived, call, emit, name, saved, shell, stored, stre
 
 import medzoo
 from medzoo.errors import MedzooError, UnsafeWeights, WeightsCorrupt
-from medzoo.weights.unpickle import read_checkpoint, tensors_in
+from medzoo.weights.checkpoint import read_checkpoint, tensors_in
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 SMALL = {"growth_rate": 4, "block_config": (2, 1), "num_init_features": 8}
@@ -174,7 +174,7 @@ WATCHED = """
 import json, sys
 from pathlib import Path
 from medzoo.errors import MedzooError
-from medzoo.weights.unpickle import read_checkpoint
+from medzoo.weights.checkpoint import read_checkpoint
 sound, folder = map(Path, sys.argv[1:])
 read_checkpoint(sound)  # loads the libraries
 events = []

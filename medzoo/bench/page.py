@@ -40,7 +40,7 @@ is made beforehand, which spares MONAI work that it does in every pass.
 On a CPU the ratio depends on what fresh memory costs: the peers write large maps to it in every call, and medzoo works
 in pieces that stay in the cache. In a process of its own, and without `THP_MEM_ALLOC_ENABLE`, a page costs most; after
 other rows in the same process, or with huge pages, it costs little, and the ratio is lower. Both are shown. medzoo has
-`malloc` keep what is freed (`medzoo/nn/heap.py`); that holds for the process, and the peers' smaller maps gain by it.
+`malloc` keep what is freed (`medzoo/kernels/cpu/slabs.py`); that holds for the process, and the peers' smaller maps gain by it.
 
 On a GPU, the calls of a round run between two CUDA events, after warm-up calls; a call shorter than 10 ms is repeated.
 Where launching the kernels takes longer than running them, the time is that of launching. Successive calls get

@@ -21,15 +21,15 @@ from medzoo.bench.cases import MONAI, Case
 from medzoo.bench.peers import WINDOW, Chain, fill, monai_modules, monai_options
 from medzoo.classifier import Classifier
 from medzoo.contract import InputSpec
+from medzoo.kernels.boxes import BoxType, arrange, slabs
+from medzoo.kernels.cpu.box_attention import attend
 from medzoo.models.cnn3d import BASE, SMALL
 from medzoo.models.swin import HEADS, PATCH, SwinBlock
 from medzoo.models.xray_cnn import STAGES
-from medzoo.nn.box_attention import attend
-from medzoo.nn.boxes import BoxType, arrange, slabs
 from medzoo.nn.conv import ConvEncoder, StageTable
 from medzoo.nn.fast_path import SLAB
 from medzoo.nn.head import Head
-from medzoo.nn.merging import PatchMerging
+from medzoo.nn.patch_merging import PatchMerging
 from medzoo.nn.windows import WindowGrid
 
 __all__ = ["Part", "build_part"]

@@ -23,13 +23,13 @@ from medzoo.checks import rate, whole
 from medzoo.classifier import Classifier
 from medzoo.contract import InputSpec, Outputs, Preprocessing
 from medzoo.errors import ConfigError, did_you_mean
+from medzoo.kernels.cpu.linear import linear
 from medzoo.models.swin_weights import SWIN_WEIGHTS
-from medzoo.nn.block import DropPath, SwinBlock
 from medzoo.nn.encoder import Encoder
 from medzoo.nn.fast_path import fast_path_for, hooked, needs_gradient, watched
 from medzoo.nn.head import Head
-from medzoo.nn.linear import linear
-from medzoo.nn.merging import OCTANTS, PatchMerging
+from medzoo.nn.patch_merging import OCTANTS, PatchMerging
+from medzoo.nn.swin_block import DropPath, SwinBlock
 from medzoo.registry import register
 
 __all__ = ["DropPath", "SwinBlock", "SwinEncoder", "swin_encoder_mlp"]
@@ -139,7 +139,7 @@ class SwinEncoder(Encoder):
     Args:
         in_chans: channels of the volume.
         feature_size: channels of the first map; they double with each stage.
-        patch_merging: ``"monai1.4"``, ``"monai1.5"`` or ``"v2"``, see :data:`medzoo.nn.merging.OCTANTS`.
+        patch_merging: ``"monai1.4"``, ``"monai1.5"`` or ``"v2"``, see :data:`medzoo.nn.patch_merging.OCTANTS`.
         use_v2: put SwinUNETR-V2's residual convolutions before each stage.
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0.
     """

@@ -1,6 +1,6 @@
 """Open the two containers that torch.save writes: a zip archive, and before torch 1.6 a stream of pickles.
 
-The pickle is read into inert values (:mod:`medzoo.weights.inert`); the numbers stay in the bytes of the file until they
+The pickle is read into inert values (:mod:`medzoo.weights.pickle_reader`); the numbers stay in the bytes of the file until they
 are asked for.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from medzoo.errors import WeightsCorrupt
-from medzoo.weights.inert import PickleReader, Storage, corrupt, unsafe
+from medzoo.weights.pickle_reader import PickleReader, Storage, corrupt, unsafe
 
 __all__ = ["open_checkpoint"]
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from medzoo.errors import WeightsCorrupt, WeightsUnavailable
 from medzoo.weights.record import HubFile
-from medzoo.weights.transfer import BUSY, CONNECT_TIMEOUT, Busy, check_room, disk_error, offline, patiently, shown
+from medzoo.weights.retry import BUSY, CONNECT_TIMEOUT, Busy, check_room, disk_error, offline, patiently, shown
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata

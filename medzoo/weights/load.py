@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from medzoo.errors import MedzooError, UnsafeWeights, WeightsCorrupt, WeightsMismatch, WeightsUnavailable
-from medzoo.weights.safetensor import read_safetensors, refuse_substitutes
+from medzoo.weights.safetensors import read_safetensors, refuse_substitutes
 
 __all__ = [
     "FOREIGN_SUFFIXES",

@@ -122,7 +122,7 @@ class Weights:
         citation: how to cite the weights.
         trained_on: the data, in a sentence.
         size: bytes of the file, or ``None`` where it is not known.
-        layout: whose names the tensors have, a key of :data:`medzoo.weights.convert.LAYOUTS`.
+        layout: whose names the tensors have, a key of :data:`medzoo.weights.layouts.LAYOUTS`.
         part: ``"model"``, or ``"encoder"`` where the head stays new.
         in_chans: channels of the input.
         channels: what each channel of the input is, in order; empty where there is nothing to say.
@@ -134,7 +134,7 @@ class Weights:
         preprocessing: how their input was prepared, or ``None`` where that is not known.
         metrics: published figures and where they were measured.
         options: builder options that the weights need, such as ``{"patch_merging": "monai1.4"}``.
-        golden: the first outputs for the input of :func:`medzoo.stock.golden_input`; empty for none.
+        golden: the first outputs for the input of :func:`medzoo.weights.stock.golden_input`; empty for none.
         default: whether ``pretrained=True`` means these.
     """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from medzoo.weights.inert import NameSet, Shell, StoredTensor, corrupt
+from medzoo.weights.pickle_reader import NameSet, Shell, StoredTensor, corrupt
 
 __all__ = ["module_tensors"]
 

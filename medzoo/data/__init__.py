@@ -1,1 +1,0 @@
-"""From a file to an image, from an image to a tensor, and back."""

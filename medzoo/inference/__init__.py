@@ -1,0 +1,1 @@
+"""Prediction with trained models, and the models made fast for it."""

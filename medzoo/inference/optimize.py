@@ -1,0 +1,290 @@
+"""``optimize``: a model that gives the same outputs sooner, for inference alone.
+
+Axes: b batch, c channels, s the spatial axes (h w or d h w), n classes.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, NoReturn, Self, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from medzoo.checked import CheckedModel
+from medzoo.classifier import Classifier, FeatureExtractor
+from medzoo.errors import ConfigError
+from medzoo.inference.fold_conv import FastConvEncoder
+from medzoo.inference.fold_timm import FoldedEncoder
+from medzoo.kernels.cpu.linear import linear
+from medzoo.kernels.cuda.graphs import GraphCache, hold
+from medzoo.nn.conv import ConvEncoder
+from medzoo.nn.encoder import Encoder
+from medzoo.nn.fast_ops import Watch, eager, on_cpu, private, served, wants_gradients
+from medzoo.nn.fast_path import hooked, plain_path_wanted
+from medzoo.nn.memory import told_when_memory_ends
+
+__all__ = ["OptimizedClassifier", "OptimizedExtractor", "optimize", "optimized_view"]
+
+# Folding a timm encoder takes as long as it saves on about this many images.
+FEW = 8
+
+M = TypeVar("M", Classifier, FeatureExtractor)
+
+
+def optimize(model: M, *, cuda_graph: bool = False) -> M:
+    """Return an inference-only copy of a model that gives the same outputs sooner.
+
+    On a CPU in float32 or bfloat16, the convolution stages of ``cnn3d_small``, ``cnn3d_base`` and ``xray_cnn`` fold
+    their BatchNorm, pool before ReLU, run in slabs that stay in the cache, and use oneDNN where PyTorch alone would
+    not; timm's encoders fold BatchNorm and ReLU and keep channels last. On a GPU, BatchNorm is folded and channels lie
+    last; where Triton is installed, its kernels pool and do what follows in a single pass. What cannot be changed
+    safely, such as a stage that was replaced, stays as it is; printing the model says what was done.
+    ``swin_encoder_mlp`` is copied as it is.
+
+    The modules and tensors of the copy are those of the original: ``state_dict`` and ``save_pretrained`` give its
+    weights, and hooks and input gradients see its layers, at their plain speed. So does what is traced or exported,
+    of another type, or under autocast. In float32 outputs agree to 1e-5, or to that share of the largest one above 1;
+    in bfloat16 they lie about as close to those of float32 as the plain model's.
+
+    Some sums are taken in another order, so that an infinite input may give NaN where the plain model gives infinity.
+
+    The original is left as it is, and later changes to it do not reach the copy. The copy is in eval mode and refuses
+    to be trained. It follows what is written into its tensors. What is written through ``.data``, which PyTorch does
+    not count, is not seen by timm's encoders, and on a GPU not by folded convolution stages either.
+    :func:`medzoo.predict` optimizes by itself.
+
+    With ``cuda_graph``, ``forward`` on a GPU replays a CUDA graph, which takes the time of its kernels alone:
+
+    - One graph is captured at the first call with each shape, dtype, device and memory format, after a few passes to
+      warm up. The eight used last are kept.
+    - Each call returns tensors of its own. Threads take turns, and streams wait for each other.
+    - A module or tensor that is replaced, moved, hooked, written to or set otherwise drops the graphs. Switches of
+      PyTorch, such as ``torch.backends.cuda.matmul.allow_tf32``, count when a graph is captured.
+    - Other methods than ``forward`` run without a graph, and so does ``forward`` with a hook, an input that requires a
+      gradient, autocast, a compiler or a tracer, or, after a warning, if the capture fails.
+    - Beside the weights, the graphs of a model keep the temporaries of its largest forward pass, and an input and a
+      result each. After the model was moved, they keep its old weights until the next call.
+    - Copies and files leave graphs behind.
+
+    Args:
+        model: from :func:`medzoo.create`, in any mode.
+        cuda_graph: replay CUDA graphs in inference on a GPU. On a CPU it changes nothing.
+
+    Raises:
+        ConfigError: not a model of medzoo.
+
+    >>> import medzoo
+    >>> model = medzoo.create("cnn3d_small", size=32).eval()
+    >>> fast, x = medzoo.optimize(model), torch.rand(2, 1, 32, 32, 32)
+    >>> with torch.inference_mode():
+    ...     print(torch.allclose(fast(x), model(x), atol=1e-5))
+    True
+    """
+    kind = _kind(model)
+    # Made in inference mode, the copy's tensors would not count how often they are written to.
+    with torch.inference_mode(False):
+        fast = _copy(model, kind).eval()
+    object.__setattr__(fast, "_graphs", GraphCache() if cuda_graph else None)
+    return fast
+
+
+def _copy(model: M, kind: type[M]) -> M:
+    """Copy a model without its gradients, as one of another class."""
+    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().clone(), requires_grad=False) for p in model.parameters()}
+    # A hook is the user's, and often a method: copying it would copy the object that listens.
+    memo |= {id(hook): hook for module in model.modules() for hook in _hooks(module)}
+    try:
+        fast = copy.deepcopy(model, memo)
+    except RuntimeError as error:
+        reason = str(error).partition(".")[0]
+        raise ConfigError(
+            f"{model.name}: expected a model that can be copied, got one that cannot ({reason}). Remove what was put "
+            "on it, such as torch.nn.utils.weight_norm, before."
+        ) from error
+    fast.__class__ = kind
+    return fast
+
+
+def optimized_view(model: Classifier, images: int) -> Classifier:
+    """Return a model in eval mode behind the fast path, without a copy of it, or as it is where that takes longer.
+
+    Args:
+        model: the model; it is not changed, and what is changed in it later is changed in the view.
+        images: how many it is to run on.
+    """
+    folds_soon = type(model.encoder) is ConvEncoder or images >= FEW
+    if type(model) is not Classifier or not folds_soon:
+        return model
+    view = object.__new__(OptimizedClassifier)
+    view.__dict__.update(model.__dict__)
+    return view
+
+
+def _kind(model: object) -> type[Any]:
+    """Return the class of the optimized model."""
+    for plain, kind in ((Classifier, OptimizedClassifier), (FeatureExtractor, OptimizedExtractor)):
+        if type(model) in (plain, kind):
+            return kind
+    raise ConfigError(
+        f"optimize: expected a Classifier or a FeatureExtractor from medzoo.create, got {type(model).__name__}."
+    )
+
+
+class _InferenceOnly(CheckedModel):
+    """Runs the fast form of its encoder where there is one and it is safe, and refuses to be trained."""
+
+    # Derived when first needed, outside of the modules, and left behind by copies and files.
+    _fast: FastConvEncoder | FoldedEncoder | None = None
+    _graphs: GraphCache | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave behind what can be derived: packed kernels can be neither copied nor stored."""
+        return {key: value for key, value in self.__dict__.items() if key != "_fast"}
+
+    @told_when_memory_ends
+    def forward(self, x: Tensor) -> Any:
+        """Check the input and return what the plain model does, by a CUDA graph where that was wished and is safe."""
+        plain, graphs = super().forward, self._graphs
+        if graphs is None:
+            return plain(x)
+        if not isinstance(x, Tensor) or not x.is_cuda:
+            graphs.clear()  # the model has left the GPU
+            return plain(x)
+        if not eager(x) or plain_path_wanted() or torch.cuda.is_current_stream_capturing():
+            return plain(x)
+        self.check_input(x)
+
+        def run(x: Tensor) -> Any:
+            out = plain(x)
+            # The cached form of the encoder, which another thread may replace.
+            hold(*getattr(self._fast, "_folded", {}).values(), getattr(self._fast, "_found", None))
+            return out
+
+        return graphs(x, run, lambda: _Guard(self), self.name)
+
+    def encoder_for(self, x: Tensor) -> Any:
+        """Return the encoder to run on ``x``: the fast form, or the plain one."""
+        if not (eager(x) and served(x)) or hooked(self.encoder):
+            return self.encoder
+        return self._derived() or self.encoder
+
+    def _derived(self) -> FastConvEncoder | FoldedEncoder | None:
+        """Return the fast form of the present encoder, made once; its tensors follow by themselves."""
+        found = self._fast
+        if found is None or found.plain is not self.encoder:
+            found = None
+            if type(self.encoder) is ConvEncoder:
+                found = FastConvEncoder(self.encoder)
+            elif not isinstance(self.encoder, Encoder):
+                found = FoldedEncoder(self.encoder)
+            object.__setattr__(self, "_fast", found)  # not as a submodule: its tensors are the encoder's
+        return found
+
+    def _maps(self, x: Tensor, indices: list[int]) -> list[Tensor]:
+        """Return the chosen maps of a checked input."""
+        self.check_input(x)
+        wanted = sorted(set(indices))
+        encoder = self.encoder_for(x)
+        maps = encoder.forward_intermediates(x, indices=wanted, stop_early=True, intermediates_only=True)
+        return [maps[wanted.index(i)] for i in indices]
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode; training is refused."""
+        if mode:
+            self._refuse("it cannot be trained")
+        return super().train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Leave the parameters without gradients; anything else is refused."""
+        if requires_grad:
+            self._refuse("its parameters have no gradients")
+        return super().requires_grad_(False)
+
+    def freeze_encoder(self, frozen: bool = True) -> Self:
+        """Do nothing: all of it is frozen. To unfreeze it is refused."""
+        if not frozen:
+            self._refuse("it cannot be trained")
+        return self
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise unless ``x`` is what the model takes, and no parameter waits for a gradient."""
+        super().check_input(x)
+        if torch.is_grad_enabled() and wants_gradients(self):
+            self._refuse("its parameters have no gradients")
+
+    def extra_repr(self) -> str:
+        """Say what was done."""
+        return "\n".join(f"(optimized) {line}" for line in self.told())
+
+    def told(self) -> list[str]:
+        """Say what was done, line by line."""
+        encoder, like = self._derived(), next(self.encoder.parameters())
+        plain = encoder is None or not served(like) or hooked(self.encoder)
+        lines = ["left as it is"] if encoder is None or plain else encoder.told()
+        lines = [f"encoder: {line}" for line in lines]
+        if self._graphs is not None:
+            lines.append("CUDA graphs: " + ("one for each kind of input" if like.is_cuda else "none on a CPU"))
+        return lines
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise ConfigError(
+            f"{self.name}: this model is from medzoo.optimize, for inference alone: {what}. "
+            "Use the model it was made from, and optimize that again afterwards."
+        )
+
+
+class _Guard:
+    """Remembers what the graphs of a model depend on."""
+
+    def __init__(self, model: _InferenceOnly) -> None:
+        self._model = model
+        self._before = self._now()
+        self._watch = Watch(*self._before[0].values(), exact=False)
+        self.capturable = not (self._watch.hooked or self._watch.training)
+
+    def holds(self) -> bool:
+        """Whether nothing changed that the graphs depend on."""
+        return self._now() == self._before and self._watch.holds()
+
+    def _now(self) -> tuple[dict[str, Any], Any]:
+        return dict(self._model._modules), getattr(self._model, "out_indices", None)
+
+
+class OptimizedClassifier(_InferenceOnly, Classifier):
+    """A classifier from :func:`optimize`."""
+
+    @told_when_memory_ends
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Check the input and return the last map, ``b num_features *s'``."""
+        self.check_input(x)
+        return self.encoder_for(x)(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Turn the last map into logits, or with ``pre_logits`` into what ``head.classifier`` is given."""
+        if not (eager(x) and on_cpu(x)) or hooked(*self.head.modules()):
+            return super().forward_head(x, pre_logits)
+        for name, part in self.head.named_children():
+            if not (pre_logits and name == "classifier"):
+                x = linear(x, part.weight, part.bias) if type(part) is nn.Linear else part(x)
+        return x
+
+    def reset_classifier(self, num_classes: int, whole_head: bool = False) -> NoReturn:  # noqa: ARG002
+        """Refuse: a new layer is there to be trained."""
+        self._refuse("it cannot have a new classifier")
+
+    def told(self) -> list[str]:
+        """Say what was done, line by line."""
+        last = self.get_classifier()
+        done = isinstance(last, nn.Linear) and last.weight.dtype == torch.float32 and private(last.weight)
+        return super().told() + ["head: linear layers by oneDNN"] * done
+
+
+class OptimizedExtractor(_InferenceOnly, FeatureExtractor):
+    """A feature extractor from :func:`optimize`."""
+
+
+def _hooks(module: nn.Module) -> list[Any]:
+    """List what a module calls besides its forward."""
+    forward = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return [*forward, *module._backward_hooks.values(), *module._backward_pre_hooks.values()]

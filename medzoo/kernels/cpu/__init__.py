@@ -1,0 +1,1 @@
+"""The fast paths on a CPU, one file per operation."""

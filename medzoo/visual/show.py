@@ -1,0 +1,255 @@
+"""Pictures of what was read: the way a person checks that an image is the right way up.
+
+Not named ``show.py``: importing it would put the module in the place of the function ``medzoo.show``.
+
+Axes: c channels, h w height width; x y z right, front and head of the patient. In a picture, rows run down and columns
+to the right.
+"""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medzoo.errors import ConfigError, DataError
+from medzoo.io.image import Image
+from medzoo.io.read import read
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+__all__ = ["contact_sheet", "show"]
+
+_SIDE = 360  # pixels along the longer side of a panel
+_MARGIN = 26  # for the letters
+_LINE = 19
+_CT_WINDOW = (-1000.0, 400.0)  # lung to contrast-filled vessel: both lung and soft tissue can be told
+_OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
+_INK, _LETTERS, _PAPER = (222, 222, 222), (255, 214, 102), (0, 0, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class _Panel:
+    """One plane as it is drawn.
+
+    Attributes:
+        pixels: ``h w`` or ``h w 3``, 8-bit.
+        mm: height and width in mm, or in pixels where the spacing is not known.
+        edges: letters at the left, top, right and bottom; empty where the file does not say.
+        title: the name of the plane.
+    """
+
+    pixels: NDArray[np.uint8]
+    mm: tuple[float, float]
+    edges: tuple[str, str, str, str]
+    title: str
+
+
+def show(
+    image: Image | str | os.PathLike[str] | NDArray[Any], out: str | os.PathLike[str] | None = None, **options: Any
+) -> Picture:
+    """Draw an image: an X-ray as a reader sees it, or the three middle planes of a volume.
+
+    Planes are in the radiological convention: the patient's right is on the left of the axial and coronal planes, the
+    front is on the left of the sagittal plane, the head is up. Letters tell the sides (R L A P S I); they are left out
+    where the file does not say how the patient lies. Lengths are true to the spacing.
+
+    Args:
+        image: an image, or what :func:`medzoo.read` takes.
+        out: a file to write the picture to, such as ``"check.png"``.
+        options: for :func:`medzoo.read`, such as ``frame=0``.
+
+    Returns:
+        The picture.
+
+    Raises:
+        DataError: the image cannot be read.
+        ConfigError: the picture cannot be written to ``out``.
+    """
+    if not isinstance(image, Image):
+        image = read(image, **options)
+    panels, window = _planes(image) if image.dims == 3 else _flat(image)
+    picture = _compose(panels, _caption(image, window))
+    return _save(picture, out)
+
+
+def contact_sheet(
+    sources: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None, *, width: int = 1700
+) -> Picture:
+    """Draw many files and series folders on one sheet; what cannot be read is shown by its reason.
+
+    Args:
+        sources: files, and folders with one DICOM series each.
+        out: a file to write the sheet to.
+        width: of the sheet in pixels, unless one picture is wider.
+
+    Raises:
+        ConfigError: no source, or the sheet cannot be written.
+    """
+    from PIL import Image as Pillow
+
+    tiles = [_tile(source) for source in sources]
+    if not tiles:
+        raise ConfigError("contact_sheet: expected one source or more, got none. Give files or series folders.")
+    width = max(width, *(tile.width for tile in tiles))
+    places = []
+    left = top = bottom = 0
+    for tile in tiles:
+        if left + tile.width > width:
+            left, top = 0, bottom
+        places.append((left, top))
+        left += tile.width
+        bottom = max(bottom, top + tile.height)
+    sheet = Pillow.new("RGB", (width, bottom), _PAPER)
+    for tile, place in zip(tiles, places, strict=True):
+        sheet.paste(tile, place)
+    return _save(sheet, out)
+
+
+def _tile(source: str | os.PathLike[str]) -> Picture:
+    try:
+        return show(source)
+    except DataError as error:
+        return _compose([], ["refused:", *textwrap.wrap(str(error).replace(str(source), Path(source).name), 60)])
+
+
+def _save(picture: Picture, out: str | os.PathLike[str] | None) -> Picture:
+    if out is not None:
+        try:
+            picture.save(out)
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{out}: the picture cannot be written ({error}). Name a .png in a folder you may write to."
+            ) from None
+    return picture
+
+
+def _flat(image: Image) -> tuple[list[_Panel], str]:
+    """Return the one panel of a 2D image."""
+    pixels, window = _grey_levels(image)
+    height, width = image.array.shape[1:]
+    spacing = image.spacing or (1.0, 1.0)
+    edges = ("", "", "", "") if image.affine is None else _edges(image.affine[:3, 1], image.affine[:3, 0])
+    return [_Panel(pixels, (height * spacing[0], width * spacing[1]), edges, "")], window
+
+
+def _planes(image: Image) -> tuple[list[_Panel], str]:
+    """Return the three middle planes of a volume."""
+    pixels, window = _grey_levels(image)
+    if image.affine is None:
+        return _planes_as_stored(pixels, image.spacing or (1.0, 1.0, 1.0)), window
+    from medzoo.io.nifti import canonical
+
+    if pixels.ndim == 4:  # x y z 3: canonical turns the first three axes
+        turned = [canonical(pixels[..., c], image.affine, []) for c in range(3)]
+        volume, affine = np.stack([values for values, _ in turned], axis=-1), turned[0][1]
+    else:
+        volume, affine = canonical(pixels, image.affine, [])
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    x, y, z = (n // 2 for n in volume.shape[:3])
+    # Each plane is cut and its axes are then named rows, columns; all of x, y and z run backwards in the picture, so
+    # that its left and top edges are right, front and head.
+    back = volume[::-1, ::-1, ::-1]
+    x, y, z = (n - 1 - i for n, i in zip(volume.shape[:3], (x, y, z), strict=True))
+    sizes = spacing * volume.shape[:3]
+    return [
+        _Panel(np.swapaxes(back[:, :, z], 0, 1), (sizes[1], sizes[0]), ("R", "A", "L", "P"), "axial"),
+        _Panel(np.swapaxes(back[:, y], 0, 1), (sizes[2], sizes[0]), ("R", "S", "L", "I"), "coronal"),
+        _Panel(np.swapaxes(back[x], 0, 1), (sizes[2], sizes[1]), ("A", "S", "P", "I"), "sagittal"),
+    ], window
+
+
+def _planes_as_stored(volume: NDArray[np.uint8], spacing: tuple[float, ...]) -> list[_Panel]:
+    """Return the middle planes of an array whose axes are just the first, second and third."""
+    none = ("", "", "", "")
+    d, h, w = (n // 2 for n in volume.shape[:3])
+    sizes = [n * s for n, s in zip(volume.shape[:3], spacing, strict=True)]
+    return [
+        _Panel(volume[d], (sizes[1], sizes[2]), none, f"first axis at {d}"),
+        _Panel(volume[:, h], (sizes[0], sizes[2]), none, f"second axis at {h}"),
+        _Panel(volume[:, :, w], (sizes[0], sizes[1]), none, f"third axis at {w}"),
+    ]
+
+
+def _grey_levels(image: Image) -> tuple[NDArray[np.uint8], str]:
+    """Return the pixels in 8 bits, ``*s`` or ``*s 3``, and which values became black and white."""
+    values = image.array.astype(np.float32)
+    if image.unit == "HU":
+        low, high = _CT_WINDOW
+    elif image.value_range is not None:
+        low, high = image.value_range
+    else:
+        low, high = (float(v) for v in np.percentile(values[..., ::2], (0.5, 99.5)))
+    shown = np.clip((values - low) / ((high - low) or 1.0), 0, 1) * 255
+    pixels = shown.round().astype(np.uint8)
+    colour = pixels.shape[0] == 3
+    return (np.moveaxis(pixels, 0, -1) if colour else pixels[0]), f"{low:g} is black, {high:g} is white"
+
+
+def _edges(columns: NDArray[np.float64], rows: NDArray[np.float64]) -> tuple[str, str, str, str]:
+    """Return the letters at left, top, right and bottom, from the RAS directions in which columns and rows run."""
+
+    def towards(direction: NDArray[np.float64]) -> str:
+        axis = int(np.argmax(np.abs(direction)))
+        return ("RL", "AP", "SI")[axis][0 if direction[axis] > 0 else 1]
+
+    right, bottom = towards(columns), towards(rows)
+    return _OPPOSITE[right], _OPPOSITE[bottom], right, bottom
+
+
+def _caption(image: Image, window: str) -> list[str]:
+    """Return what the picture says below itself."""
+    name = Path(image.identity.get("file", "array")).name
+    size = " × ".join(map(str, image.array.shape[1:]))
+    spacing = "spacing not known" if image.spacing is None else " × ".join(f"{s:.3g}" for s in image.spacing) + " mm"
+    kind = " ".join(part for part in (image.modality, image.identity.get("view", "")) if part) or "modality not known"
+    where = f", axes {image.orientation}" if image.orientation else ""
+    span = f"{float(image.array.min()):g} to {float(image.array.max()):g}"
+    unit = image.unit if image.unit != "raw" else "values as stored"
+    lines = [name, f"{kind}, {size}, {spacing}{where}", f"{unit}: {span}; {window}"]
+    return [line for text in (*lines, *image.notes) for line in textwrap.wrap(text, 110)]
+
+
+def _compose(panels: list[_Panel], caption: list[str]) -> Picture:
+    """Put panels side by side, letters around them and the caption below."""
+    from PIL import Image as Pillow
+    from PIL import ImageDraw, ImageFont
+
+    font = ImageFont.load_default(14)
+    caption = [line.replace("×", "x") for line in caption]  # the font has no multiplication sign
+    scale = _SIDE / max((max(panel.mm) for panel in panels), default=1.0)
+    drawn = []
+    for panel in panels:
+        size = (max(1, round(panel.mm[1] * scale)), max(1, round(panel.mm[0] * scale)))
+        pixels = Pillow.fromarray(np.ascontiguousarray(panel.pixels)).convert("RGB")
+        drawn.append(pixels.resize(size, Pillow.Resampling.BILINEAR))
+    text_width = max((int(font.getlength(line)) for line in caption), default=0)
+    width = max(sum(p.width + 2 * _MARGIN for p in drawn), text_width + 2 * _MARGIN)
+    top = _LINE + _MARGIN if any(panel.title for panel in panels) else _MARGIN
+    height = top + max((p.height for p in drawn), default=0) + _MARGIN
+    picture = Pillow.new("RGB", (width, height + _LINE * len(caption) + 10), _PAPER)
+    pen = ImageDraw.Draw(picture)
+    left = _MARGIN
+    for panel, pixels in zip(panels, drawn, strict=True):
+        picture.paste(pixels, (left, top))
+        middle, centre = left + pixels.width // 2, top + pixels.height // 2
+        places = (
+            (left - _MARGIN // 2, centre),
+            (middle, top - _MARGIN // 2),
+            (left + pixels.width + _MARGIN // 2, centre),
+            (middle, top + pixels.height + _MARGIN // 2),
+        )
+        for letter, place in zip(panel.edges, places, strict=True):
+            pen.text(place, letter, fill=_LETTERS, font=font, anchor="mm")
+        pen.text((middle, _LINE // 2 + 2), panel.title, fill=_INK, font=font, anchor="mm")
+        left += pixels.width + 2 * _MARGIN
+    for i, line in enumerate(caption):
+        pen.text((_MARGIN, height + _LINE * i), line, fill=_INK, font=font)
+    return picture
