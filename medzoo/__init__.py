@@ -5,5 +5,4 @@ The names below are imported when they are first used; the stub beside this file
 
 import lazy_loader
 
-__version__ = "0.1.0"
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -18,9 +18,8 @@ from .registry import describe as describe
 from .registry import list_models as list_models
 from .registry import register as register
 from .transforms.transform import transform as transform
+from .version import __version__ as __version__
 from .visual.show import contact_sheet as contact_sheet
 from .visual.show import show as show
 from .weights.load import LoadReport as LoadReport
 from .weights.record import Weights as Weights
-
-__version__: str

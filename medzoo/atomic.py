@@ -7,10 +7,10 @@ import stat
 import threading
 from pathlib import Path
 
-__all__ = ["mode_of_new_file", "write_whole"]
+__all__ = ["new_file_mode", "write_atomically"]
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
     """Write beside the file and then take its place, with the mode that the umask gives.
 
     Raises:
@@ -25,7 +25,7 @@ def write_whole(path: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def mode_of_new_file(folder: Path) -> int:
+def new_file_mode(folder: Path) -> int:
     """Return the mode that a new file in a folder gets, which is the umask's to say."""
     probe = folder / f".{os.getpid()}.{threading.get_ident()}.partial"
     try:

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any, Self, cast
 from torch import Tensor, nn
 
 from medzoo.checked import CheckedModel, FeatureInfo, take_maps
-from medzoo.checks import whole
 from medzoo.contract import InputSpec, Outputs, Preprocessing, Task
-from medzoo.errors import ConfigError
+from medzoo.errors import ConfigError, check_int
 from medzoo.nn.head import Head
 from medzoo.nn.memory import told_when_memory_ends
 from medzoo.nn.param_groups import param_groups
@@ -173,7 +172,7 @@ class Classifier(CheckedModel):
         Raises:
             ConfigError: ``num_classes`` is negative, or the preparation does not fit a head that flattens.
         """
-        num_classes = whole(self.name, "num_classes", num_classes, 0)
+        num_classes = check_int(self.name, "num_classes", num_classes, 0)
         if not isinstance(whole_head, bool):
             raise ConfigError(f"{self.name}: expected whole_head to be True or False, got {whole_head!r}.")
         spec = replace(self.input_spec, exact=num_classes > 0 and bool(self.head.flatten_size))

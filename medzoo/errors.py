@@ -1,4 +1,4 @@
-"""Every error medzoo raises on purpose.
+"""Every error medzoo raises on purpose, and the checks of plain arguments that raise them.
 
 A message says who, expected, got, and what to do. Each type is built from that one message, which holds
 everything: attributes would not survive a data-loader worker. ``exit_code`` is what the command line exits with.
@@ -6,8 +6,10 @@ everything: attributes would not survive a data-loader worker. ``exit_code`` is 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
 __all__ = [
     "ConfigError",
@@ -21,6 +23,10 @@ __all__ = [
     "WeightsCorrupt",
     "WeightsMismatch",
     "WeightsUnavailable",
+    "check_int",
+    "check_ints",
+    "check_rate",
+    "did_you_mean",
 ]
 
 
@@ -98,3 +104,40 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """
     near = get_close_matches(name, list(known), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def check_int(who: str, name: str, value: Any, least: int) -> int:
+    """Return an int >= ``least``, NumPy's included and booleans excluded, or raise a ConfigError.
+
+    >>> check_int("model", "num_classes", 3, 0)
+    3
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least or isinstance(value, bool):
+        raise ConfigError(f"{who}: expected {name} to be an int >= {least}, got {value!r}.")
+    return number
+
+
+def check_ints(who: str, name: str, values: Any, count: int) -> tuple[int, ...]:
+    """Return ``count`` ints >= 1, or raise a ConfigError.
+
+    >>> check_ints("model", "widths", [4, 8], 2)
+    (4, 8)
+    """
+    if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != count:
+        raise ConfigError(f"{who}: expected {name} to be {count} numbers, got {values!r}.")
+    return tuple(check_int(who, name, value, 1) for value in values)
+
+
+def check_rate(who: str, name: str, value: Any) -> float:
+    """Return a rate in [0, 1), such as of dropout, or raise a ConfigError.
+
+    >>> check_rate("model", "dropout", 0.5)
+    0.5
+    """
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0.0 <= value < 1.0:
+        raise ConfigError(f"{who}: expected {name} to be in [0, 1), got {value!r}.")
+    return float(value)

@@ -11,10 +11,9 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from medzoo.checks import whole
 from medzoo.classifier import Classifier, FeatureExtractor
 from medzoo.contract import Outputs, Preprocessing, Task, check_task
-from medzoo.errors import ConfigError, WeightsMismatch, did_you_mean
+from medzoo.errors import ConfigError, WeightsMismatch, check_int, did_you_mean
 from medzoo.registry import ModelSpec, describe
 from medzoo.weights.download import obtain
 from medzoo.weights.load import CLASSIFIER, FOREIGN_SUFFIXES, input_kernel, load_tensors, read_tensors, stored_channels
@@ -225,7 +224,7 @@ def _build(spec: ModelSpec, options: Mapping[str, Any], num_classes: int | None,
     explicit = {"num_classes": num_classes, "in_chans": in_chans}
     chosen = spec.options | dict(options) | {k: v for k, v in explicit.items() if v is not None}
     for name, least in (("num_classes", 0), ("in_chans", 1)):
-        chosen[name] = whole(spec.name, name, chosen[name], least)
+        chosen[name] = check_int(spec.name, name, chosen[name], least)
     built = spec.builder(**chosen)
     built.name, built.options = spec.name, chosen
     return built

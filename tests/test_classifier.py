@@ -53,7 +53,7 @@ def test_pre_logits_widths():
 
 @pytest.mark.parametrize("count", [-1, 2.0, True])
 def test_reset_classifier_refuses_what_is_no_number_of_classes(model, count):
-    with pytest.raises(ConfigError, match="expected num_classes to be a number from 0"):
+    with pytest.raises(ConfigError, match="expected num_classes to be an int >= 0"):
         model.reset_classifier(count)
 
 

@@ -28,9 +28,9 @@ def test_an_unknown_option_is_answered_with_the_nearest():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_classes": -1}, "expected num_classes to be a number from 0, got -1"),
-        ({"num_classes": "3"}, "expected num_classes to be a number from 0, got '3'"),
-        ({"in_chans": 0}, "expected in_chans to be a number from 1, got 0"),
+        ({"num_classes": -1}, "expected num_classes to be an int >= 0, got -1"),
+        ({"num_classes": "3"}, "expected num_classes to be an int >= 0, got '3'"),
+        ({"in_chans": 0}, "expected in_chans to be an int >= 1, got 0"),
         ({"labels": "abc"}, "expected labels to be a list of names, got the text 'abc'"),
         ({"labels": ["a", "b"], "num_classes": 3}, "got 2 labels and num_classes=3"),
         ({"labels": ["a", "a"]}, "expected different labels, got 'a' more than once"),
@@ -55,11 +55,11 @@ def test_an_unknown_option_is_answered_with_the_nearest():
         ({"num_classes": 0, "task": "foo"}, "expected task 'binary', 'multilabel' or 'multiclass', got 'foo'"),
         ({"preprocessing": {"size": 3}}, "expected preprocessing to be a medzoo.Preprocessing, got dict"),
         ({"widths": 4}, "expected widths to be 3 numbers, got 4"),
-        ({"widths": (4, 8, -8)}, "expected widths to be a number from 1, got -8"),
+        ({"widths": (4, 8, -8)}, "expected widths to be an int >= 1, got -8"),
         ({"size": 16.0}, "expected size to be a number or"),
         ({"size": (64.0, 64.0, 64.0)}, "expected size to be a number or"),
         ({"dropout": 2.0}, r"expected dropout to be in \[0, 1\), got 2.0"),
-        ({"hidden": 0}, "expected hidden to be a number from 1, got 0"),
+        ({"hidden": 0}, "expected hidden to be an int >= 1, got 0"),
     ],
 )  # fmt: skip
 def test_arguments_that_cannot_be_are_refused(arguments, message):

@@ -76,7 +76,7 @@ def test_a_list_gives_a_list_in_its_order_whatever_the_batch(drawn):
         for a, b in zip(one_by_one, together, strict=True):
             assert list(a.logits.values()) == pytest.approx(list(b.logits.values()), abs=1e-5)
     assert medzoo.predict(model, [], allow_untrained=True) == []
-    with pytest.raises(ConfigError, match="expected batch_size to be a number from 1, got 0"):
+    with pytest.raises(ConfigError, match="expected batch_size to be an int >= 1, got 0"):
         medzoo.predict(model, images, batch_size=0, allow_untrained=True)
 
 

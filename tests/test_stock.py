@@ -86,7 +86,7 @@ def test_a_home_that_cannot_be_written_costs_a_conversion_each_time_and_no_more(
         raise PermissionError(13, "Permission denied", str(path))
 
     model, record = checkpoint
-    monkeypatch.setattr("medzoo.weights.download.write_whole", sealed)
+    monkeypatch.setattr("medzoo.weights.download.write_atomically", sealed)
     x = torch.randn(2, 1, 16, 16, 16)
     with caplog.at_level(logging.INFO, logger="medzoo"):
         assert torch.equal(medzoo.create("cnn3d_small", pretrained="test")(x), model(x))

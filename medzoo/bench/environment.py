@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-import medzoo
+from medzoo.version import __version__
 
 __all__ = ["ALLOCATORS", "allocator", "describe_environment", "gpu_state", "result_name"]
 
@@ -61,7 +61,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.release()}",
-        "medzoo": medzoo.__version__,
+        "medzoo": __version__,
         "versions": {**versions, "torch": torch.__version__},
     }
     if device.type == "cuda":

@@ -15,6 +15,7 @@ import medzoo
 from medzoo.cli.console import console
 from medzoo.cli.weights import cache, convert, fetch, verify, weights_table
 from medzoo.errors import DataError, MedzooError, did_you_mean
+from medzoo.version import __version__
 
 if TYPE_CHECKING:
     from medzoo.inference.result import Prediction
@@ -46,7 +47,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(medzoo.__version__, prog_name="medzoo")
+@click.version_option(__version__, prog_name="medzoo")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
     """Models for medical image classification, 2D and 3D."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
-from medzoo.atomic import write_whole
+from medzoo.atomic import write_atomically
 from medzoo.errors import ConfigError
 
 __all__ = ["Prediction", "Predictions"]
@@ -178,7 +178,7 @@ def _written(text: str, path: str | os.PathLike[str] | None) -> str:
     """Write a file whole or not at all; names of files that are no UTF-8 keep their bytes."""
     if path is not None:
         try:
-            write_whole(Path(path), text.encode("utf-8", errors="surrogateescape"))
+            write_atomically(Path(path), text.encode("utf-8", errors="surrogateescape"))
         except OSError as error:
             raise ConfigError(
                 f"{path}: the results cannot be written ({error.strerror or error}). Give a file in a folder that is "

@@ -15,10 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-import medzoo
-from medzoo.checks import whole
 from medzoo.classifier import Classifier
-from medzoo.errors import ConfigError, DataError, InputError
+from medzoo.errors import ConfigError, DataError, InputError, check_int
 from medzoo.inference.optimize import optimized_view
 from medzoo.inference.plan import Plan, Points, Task, plan
 from medzoo.inference.result import Prediction, Predictions
@@ -26,6 +24,7 @@ from medzoo.io.dicom.series import read_series
 from medzoo.io.image import Image
 from medzoo.io.read import read
 from medzoo.transforms.transform import ExcludedView, Source, Transform, transform
+from medzoo.version import __version__
 from medzoo.weights.load import LoadReport
 
 __all__ = ["predict"]
@@ -102,8 +101,8 @@ def predict(
         InputError: something that is not an image, or more than the memory holds.
     """
     _refuse_untrained(model, allow_untrained)
-    whole(model.name, "batch_size", batch_size, 1)
-    whole(model.name, "num_workers", num_workers, 0)
+    check_int(model.name, "batch_size", batch_size, 1)
+    check_int(model.name, "num_workers", num_workers, 0)
     work = plan(model, source, points, points_frame)
     skipped = dict(work.skipped)
     results: list[Prediction] = []
@@ -292,7 +291,7 @@ class _Namer:
             "model": model.name,
             "weights": _weights_name(report) if report else "none",
             "digest": report.digest if report else "none",
-            "medzoo": medzoo.__version__,
+            "medzoo": __version__,
         }
 
     def failure(self, item: _Ready, error: str) -> Prediction:

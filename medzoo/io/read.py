@@ -55,7 +55,7 @@ def read(
     if frame is not None and (isinstance(frame, bool) or not isinstance(frame, int) or frame < 0):
         raise ConfigError(f"read: expected frame=None or a number from 0, got {frame!r}.")
     if isinstance(max_voxels, bool) or not isinstance(max_voxels, int) or max_voxels < 1:
-        raise ConfigError(f"read: expected max_voxels to be a number from 1, got {max_voxels!r}.")
+        raise ConfigError(f"read: expected max_voxels to be an int >= 1, got {max_voxels!r}.")
     if not isinstance(path, (str, os.PathLike)):
         from medzoo.io.arrays import from_array
 

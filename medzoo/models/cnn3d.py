@@ -14,9 +14,9 @@ Axes: b batch, c channels, d h w depth height width, n classes.
 
 from __future__ import annotations
 
-from medzoo.checks import rate, whole, wholes
 from medzoo.classifier import Classifier
 from medzoo.contract import InputSpec, Outputs, Preprocessing
+from medzoo.errors import check_int, check_ints, check_rate
 from medzoo.nn.conv import ConvEncoder, StageTable
 from medzoo.nn.head import Head
 from medzoo.registry import register
@@ -68,13 +68,13 @@ def cnn3d_small(
     """
     who = "cnn3d_small"
     spec = SMALL_INPUT.built_for(size, pool, who).with_channels(in_chans)
-    encoder = ConvEncoder(in_chans, wholes(who, "widths", widths, SMALL.stages), SMALL, dims=3)
+    encoder = ConvEncoder(in_chans, check_ints(who, "widths", widths, SMALL.stages), SMALL, dims=3)
     head = Head(
         encoder.num_features,
         num_classes,
         order=("dropout", "fc", "relu"),
-        hidden=whole(who, "hidden", hidden, 1),
-        dropout=rate(who, "dropout", dropout),
+        hidden=check_int(who, "hidden", hidden, 1),
+        dropout=check_rate(who, "dropout", dropout),
         flatten=SMALL.map_size(spec.size) if spec.exact else (),
     )
     return Classifier(encoder, head, input_spec=spec)
@@ -113,12 +113,12 @@ def cnn3d_base(
         ConfigError: an option that cannot be.
     """
     who = "cnn3d_base"
-    encoder = ConvEncoder(in_chans, wholes(who, "widths", widths, BASE.stages), BASE, dims=3)
+    encoder = ConvEncoder(in_chans, check_ints(who, "widths", widths, BASE.stages), BASE, dims=3)
     head = Head(
         encoder.num_features,
         num_classes,
         order=("fc", "relu", "dropout"),
-        hidden=whole(who, "hidden", hidden, 1),
-        dropout=rate(who, "dropout", dropout),
+        hidden=check_int(who, "hidden", hidden, 1),
+        dropout=check_rate(who, "dropout", dropout),
     )
     return Classifier(encoder, head, input_spec=BASE_INPUT.with_channels(in_chans))

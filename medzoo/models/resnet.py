@@ -8,9 +8,9 @@ Axes: b batch, c channels, h w height width, n findings.
 
 from __future__ import annotations
 
-from medzoo.checks import rate
 from medzoo.classifier import Classifier
 from medzoo.contract import InputSpec, Outputs, Preprocessing
+from medzoo.errors import check_rate
 from medzoo.models.findings import CHESTXRAY14, IMAGENET_MEAN, IMAGENET_STD
 from medzoo.nn.head import Head
 from medzoo.registry import register
@@ -83,7 +83,7 @@ def resnet18_multilabel(*, num_classes: int = 14, in_chans: int = 3, drop_path_r
     """
     import timm
 
-    drop = rate("resnet18_multilabel", "drop_path_rate", drop_path_rate)
+    drop = check_rate("resnet18_multilabel", "drop_path_rate", drop_path_rate)
 
     encoder = timm.create_model("resnet18", num_classes=0, global_pool="", in_chans=in_chans, drop_path_rate=drop)
     head = Head(512, num_classes)

@@ -19,10 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from medzoo.checks import rate, whole
 from medzoo.classifier import Classifier
 from medzoo.contract import InputSpec, Outputs, Preprocessing
-from medzoo.errors import ConfigError, did_you_mean
+from medzoo.errors import ConfigError, check_int, check_rate, did_you_mean
 from medzoo.kernels.cpu.linear import linear
 from medzoo.models.swin_weights import SWIN_WEIGHTS
 from medzoo.nn.encoder import Encoder
@@ -241,7 +240,7 @@ def swin_encoder_mlp(
         ConfigError: a ``feature_size``, ``patch_merging`` or ``drop_path_rate`` that there is not.
     """
     who = "swin_encoder_mlp"
-    if whole(who, "feature_size", feature_size, 1) not in FEATURE_SIZES:
+    if check_int(who, "feature_size", feature_size, 1) not in FEATURE_SIZES:
         raise ConfigError(f"{who}: expected feature_size 12, 24, 48, 96 or 192, got {feature_size!r}.")
     if patch_merging not in OCTANTS:
         known = ", ".join(map(repr, OCTANTS))
@@ -254,7 +253,7 @@ def swin_encoder_mlp(
         feature_size=feature_size,
         patch_merging=patch_merging,
         use_v2=use_v2,
-        drop_path_rate=rate(who, "drop_path_rate", drop_path_rate),
+        drop_path_rate=check_rate(who, "drop_path_rate", drop_path_rate),
     )
-    head = Head(encoder.num_features, num_classes, order=("fc", "gelu"), hidden=whole(who, "hidden", hidden, 1))
+    head = Head(encoder.num_features, num_classes, order=("fc", "gelu"), hidden=check_int(who, "hidden", hidden, 1))
     return Classifier(encoder, head, input_spec=INPUT.with_channels(in_chans))

@@ -8,9 +8,9 @@ Axes: b batch, c channels, h w height width, n findings.
 
 from __future__ import annotations
 
-from medzoo.checks import rate, whole, wholes
 from medzoo.classifier import Classifier
 from medzoo.contract import InputSpec, Outputs, Preprocessing
+from medzoo.errors import check_int, check_ints, check_rate
 from medzoo.models.findings import CHESTXRAY14, IMAGENET_MEAN, IMAGENET_STD
 from medzoo.nn.conv import ConvEncoder, StageTable
 from medzoo.nn.head import Head
@@ -60,13 +60,13 @@ def xray_cnn(
     """
     who = "xray_cnn"
     spec = INPUT.built_for(size, pool, who).with_channels(in_chans)
-    encoder = ConvEncoder(in_chans, wholes(who, "widths", widths, STAGES.stages), STAGES, dims=2)
+    encoder = ConvEncoder(in_chans, check_ints(who, "widths", widths, STAGES.stages), STAGES, dims=2)
     head = Head(
         encoder.num_features,
         num_classes,
         order=("fc", "dropout"),
-        hidden=whole(who, "hidden", hidden, 1),
-        dropout=rate(who, "dropout", dropout),
+        hidden=check_int(who, "hidden", hidden, 1),
+        dropout=check_rate(who, "dropout", dropout),
         flatten=STAGES.map_size(spec.size) if spec.exact else (),
     )
     return Classifier(encoder, head, input_spec=spec)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from medzoo.atomic import write_whole
+from medzoo.atomic import write_atomically
 from medzoo.errors import MedzooError
 from medzoo.weights.cache import converted_folder, digest_of, home
 from medzoo.weights.fetch_file import verified
@@ -111,7 +111,7 @@ def keep_converted(record: Weights, made: Obtained, root: Path | None = None) ->
     folder = converted_folder(record.digest, record.layout, root)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{digest_of(data).partition(':')[2]}.safetensors"
-    write_whole(path, data)
+    write_atomically(path, data)
     for other in folder.glob("*.safetensors"):
         if other != path:
             other.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from medzoo.atomic import mode_of_new_file, write_whole
+from medzoo.atomic import new_file_mode, write_atomically
 from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable
 from medzoo.weights.cache import digest_of, home, stored_file
 from medzoo.weights.record import UrlFile, Weights, ZipMember
@@ -131,7 +131,7 @@ def _get(url: str, digest: str, size: int | None, target: Path, who: str) -> Pat
         except requests.RequestException as error:
             raise Busy(f"{type(error).__name__} from {url}") from error
         # A temporary file is its owner's alone; this one may be shared as far as the umask lets others read.
-        target.chmod(mode_of_new_file(target.parent))
+        target.chmod(new_file_mode(target.parent))
         return target
 
     with telling_of_the_disk(who, target.parent, size):
@@ -231,5 +231,5 @@ def _extract(archive: Path, source: ZipMember, record: Weights, target: Path, wh
     if digest_of(data, record.digest.partition(":")[0]) != record.digest:
         raise WeightsCorrupt(f"{source}: expected {record.digest}, got other bytes.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, data)
+    write_atomically(target, data)
     return target

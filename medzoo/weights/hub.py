@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medzoo.errors import WeightsCorrupt, WeightsUnavailable
+from medzoo.version import __version__
 from medzoo.weights.record import HubFile
 from medzoo.weights.retry import BUSY, CONNECT_TIMEOUT, Busy, check_room, disk_error, offline, patiently, shown
 
@@ -96,8 +97,6 @@ def _take(source: HubFile, who: str, etag: str, size: int | None, force: bool) -
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    import medzoo
-
     cache = Path(constants.HF_HUB_CACHE)
     try:
         _wait_for_lock(cache, source, etag, who)
@@ -108,7 +107,7 @@ def _take(source: HubFile, who: str, etag: str, size: int | None, force: bool) -
                 revision=source.revision,  # None is main, and remembered as such
                 force_download=force,
                 library_name="medzoo",
-                library_version=medzoo.__version__,
+                library_version=__version__,
             )
         )
     except WeightsUnavailable:

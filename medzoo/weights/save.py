@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-import medzoo
-from medzoo.atomic import write_whole
+from medzoo.atomic import write_atomically
 from medzoo.contract import InputSpec, Outputs, Preprocessing
 from medzoo.errors import ConfigError, MedzooError, WeightsUnavailable, did_you_mean
+from medzoo.version import __version__
 from medzoo.weights.record import LocalFile, Weights
 from medzoo.weights.strict_json import parse
 
@@ -123,7 +123,7 @@ def save_pretrained(
     data = save({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()})
     config = {
         "format": FORMAT,
-        "medzoo": medzoo.__version__,
+        "medzoo": __version__,
         "torch": str(torch.__version__),
         "model": model.name,
         "options": model.options,
@@ -140,9 +140,9 @@ def save_pretrained(
     target = Path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        write_whole(target / WEIGHTS, data)
-        write_whole(target / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
-        write_whole(target / CARD, _card(model, config, place).encode())
+        write_atomically(target / WEIGHTS, data)
+        write_atomically(target / CONFIG, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+        write_atomically(target / CARD, _card(model, config, place).encode())
     except OSError as error:
         raise WeightsUnavailable(
             f"{target}: the model cannot be written ({error.strerror or error}). Check the path, its permissions and "
@@ -188,7 +188,7 @@ def _parse(path: Path, data: bytes) -> dict[str, Any]:
     if config["format"] != FORMAT:
         raise ConfigError(
             f"{path}: it was written by medzoo {config.get('medzoo')}, in format {config['format']!r}; this is medzoo "
-            f"{medzoo.__version__}, which reads {FORMAT}. Upgrade medzoo."
+            f"{__version__}, which reads {FORMAT}. Upgrade medzoo."
         )
     # Folders from before there were these.
     config.setdefault("channels", [])

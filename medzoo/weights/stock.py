@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from medzoo.atomic import write_whole
+from medzoo.atomic import write_atomically
 from medzoo.contract import InputSpec
 from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable, did_you_mean
 from medzoo.factory import create
@@ -76,7 +76,7 @@ def fetch(spec: ModelSpec, record: Weights, to: Path | None = None) -> Path:
     target = stored_file(record.digest, to)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(target, data)
+        write_atomically(target, data)
         if is_foreign(record):
             keep_converted(record, made, to)
     except OSError as error:

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import medzoo
 from medzoo.errors import ConfigError, WeightsUnavailable
+from medzoo.version import __version__
 from medzoo.weights import hub
 from medzoo.weights.record import HubFile
 from medzoo.weights.save import CONFIG, WEIGHTS, Saved, read_folder, save_pretrained
@@ -107,13 +107,13 @@ def push_to_hub(
             model, folder, license=license, trained_on=trained_on, metrics=metrics, place=f"hf-hub:{repo_id}"
         )
         try:
-            api = HfApi(token=token, library_name="medzoo", library_version=medzoo.__version__)
+            api = HfApi(token=token, library_name="medzoo", library_version=__version__)
             api.create_repo(repo_id, private=private, exist_ok=True)
             done = api.upload_folder(
                 repo_id=repo_id,
                 folder_path=folder,
                 revision=revision,
-                commit_message=f"{model.name}, saved by medzoo {medzoo.__version__}",
+                commit_message=f"{model.name}, saved by medzoo {__version__}",
             )
         # The client lets its HTTP library's errors through, whatever that is today.
         except Exception as error:
