@@ -134,7 +134,7 @@ def test_exit_codes_are_the_documented_ones():
 def test_errors_can_be_made_and_pickled_from_one_message():
     import pickle
 
-    for name in medzoo.errors.__all__:
+    for name in (name for name in medzoo.errors.__all__ if name[0].isupper()):
         kind = getattr(medzoo.errors, name)
         error = pickle.loads(pickle.dumps(kind("all there is to say")))
         assert type(error) is kind
