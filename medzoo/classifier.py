@@ -1,4 +1,4 @@
-"""What every model of the zoo is: an encoder and a head, a checked forward, and timm's backbone verbs.
+"""The classifier, which every model of the zoo is: an encoder and a head, a checked forward, and timm's methods.
 
 Axes: b batch, c channels, s the spatial axes (h w or d h w), n classes.
 """
@@ -9,49 +9,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast
+from typing import Any, Self, cast
 
 from torch import Tensor, nn
 
-from medzoo.checked import CheckedModel, FeatureInfo, take_maps
 from medzoo.contract import InputSpec, Outputs, Preprocessing, Task
 from medzoo.errors import ConfigError, check_int
+from medzoo.features import CheckedModel, FeatureInfo, annotate_oom, take_maps
 from medzoo.nn.head import Head
-from medzoo.nn.memory import told_when_memory_ends
-from medzoo.nn.param_groups import param_groups
+from medzoo.weights.save import ModelConfig, save_pretrained
+from medzoo.weights.upload import push_to_hub
 
-if TYPE_CHECKING:
-    pass
-
-__all__ = ["Classifier", "FeatureExtractor", "FeatureInfo"]
-
-
-class FeatureExtractor(CheckedModel):
-    """The chosen maps of an encoder as a list, ``b c *s -> [b c' *s', ...]``; what ``features_only=True`` gives.
-
-    Args:
-        model: the classifier whose encoder is used; its head is left behind.
-        out_indices: numbers of the maps, counted as in ``model.feature_info``, negative ones from the end; a single
-            number n means the last n; ``None`` all.
-    """
-
-    def __init__(self, model: Classifier, out_indices: int | Sequence[int] | None = None) -> None:
-        super().__init__(
-            model.encoder,
-            input_spec=replace(model.input_spec, exact=False),
-            name=model.name,
-            options=model.options,
-            preprocessing=model.preprocessing,
-        )
-        self.load_report = model.load_report
-        self._encoder_frozen = model._encoder_frozen
-        self.out_indices = take_maps(model.feature_info, out_indices, model.name)
-        self.feature_info = FeatureInfo(model.feature_info[i] for i in self.out_indices)
-
-    @told_when_memory_ends
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Check the input and return the maps."""
-        return self._maps(x, self.out_indices)
+__all__ = ["Classifier", "FeatureInfo"]
 
 
 class Classifier(CheckedModel):
@@ -62,7 +31,7 @@ class Classifier(CheckedModel):
     Args:
         encoder: see :class:`CheckedModel`; also gives ``feature_info``.
         head: turns the last map into logits.
-        input_spec: what ``forward`` holds its input to.
+        input_spec: what ``forward`` checks its input against.
         outputs: what the logits mean; by default unnamed and untrained, and without labels where there is no head.
         name: the registered name, for messages.
         options: the builder options it was made with.
@@ -95,7 +64,7 @@ class Classifier(CheckedModel):
         self.head = head
         self.outputs = outputs or Outputs.unnamed(head.num_classes, "multilabel")
 
-    @told_when_memory_ends
+    @annotate_oom
     def forward(self, x: Tensor) -> Tensor:
         """Check the input and return logits ``b n``, or averaged features ``b num_features`` without a head.
 
@@ -105,17 +74,17 @@ class Classifier(CheckedModel):
         """
         return self.forward_head(self.forward_features(x))
 
-    @told_when_memory_ends
+    @annotate_oom
     def forward_features(self, x: Tensor) -> Tensor:
         """Check the input and return the last map, ``b num_features *s'``."""
         self.check_input(x)
-        return self.encoder(x)
+        return self.encoder_for(x)(x)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Turn the last map into logits, or with ``pre_logits`` into what ``head.classifier`` is given."""
         return self.head(x, pre_logits=pre_logits)
 
-    @told_when_memory_ends
+    @annotate_oom
     def forward_intermediates(
         self,
         x: Tensor,
@@ -127,7 +96,7 @@ class Classifier(CheckedModel):
 
         Args:
             x: the input.
-            indices: numbers of maps as in ``feature_info``, negative ones from the end; a single number n means the
+            indices: indices of maps as in ``feature_info``, negative ones from the end; a single int n means the
                 last n; ``None`` all.
             intermediates_only: return the list alone. Stages beyond the last one asked for then do not run.
         """
@@ -167,10 +136,10 @@ class Classifier(CheckedModel):
 
         Args:
             num_classes: number of logits; 0 drops the head, and the model gives averaged features.
-            whole_head: renew the head's hidden layer too. Always so after the head was dropped.
+            whole_head: replace the head's hidden layer too, which also happens after the head was dropped.
 
         Raises:
-            ConfigError: ``num_classes`` is negative, or the preparation does not fit a head that flattens.
+            ConfigError: ``num_classes`` is negative, or the preprocessing does not fit a head that flattens.
         """
         num_classes = check_int(self.name, "num_classes", num_classes, 0)
         if not isinstance(whole_head, bool):
@@ -195,7 +164,7 @@ class Classifier(CheckedModel):
         self.options["num_classes"] = num_classes
         if self.load_report is not None:
             after = {f"head.{name}" for name, _ in self.head.named_parameters()}
-            self.load_report = self.load_report.renewed(gone=before, new=before & after or after)
+            self.load_report = self.load_report.with_new(gone=before, new=before & after or after)
 
     def set_outputs(
         self,
@@ -205,7 +174,7 @@ class Classifier(CheckedModel):
         thresholds: Sequence[float] | None = None,
         trained: bool | Sequence[bool] = True,
     ) -> Self:
-        """Say what the logits mean, after one's own training.
+        """Set what the logits mean, after one's own training.
 
         Args:
             labels: one name for each output; ``None`` keeps the present ones.
@@ -224,12 +193,12 @@ class Classifier(CheckedModel):
             thresholds = now.thresholds if task == now.task else ()
         flags = (trained,) * self.num_classes if isinstance(trained, bool) else trained
         parts: dict[str, Any] = {"thresholds": thresholds, "trained": flags}
-        # How probabilities are bent goes with the thresholds.
+        # The rescaling of probabilities belongs to the thresholds.
         parts["normalised"] = now.normalised and tuple(thresholds) == now.thresholds
         if labels is not None and len(labels) != self.num_classes:
             raise ConfigError(
                 f"{self.name}: expected {self.num_classes} labels, one for each logit, got {len(labels)}. "
-                f"model.reset_classifier({len(labels)}) makes room for them."
+                f"model.reset_classifier({len(labels)}) makes a layer of that size."
             )
         self.outputs = Outputs(labels=cast(Any, now.labels if labels is None else labels), task=task, **parts)
         return self
@@ -242,13 +211,12 @@ class Classifier(CheckedModel):
         trained_on: str | None = None,
         metrics: Mapping[str, float] | None = None,
     ) -> Path:
-        """Write a folder that ``medzoo.create("local-dir:FOLDER")`` gives back, bit for bit.
+        """Write a folder that ``medzoo.create("local-dir:FOLDER")`` loads, bit for bit.
 
         See :func:`medzoo.weights.save.save_pretrained`.
         """
-        from medzoo.weights.save import save_pretrained
-
-        return save_pretrained(self, folder, license=license, trained_on=trained_on, metrics=metrics)
+        tensors, config = self.state_dict(), self._saved_config()
+        return save_pretrained(tensors, config, folder, license=license, trained_on=trained_on, metrics=metrics)
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Write such a folder to a repository of the Hub; returns the ``"hf-hub:..."`` that gives it back.
@@ -256,9 +224,14 @@ class Classifier(CheckedModel):
         See :func:`medzoo.weights.upload.push_to_hub` for the options: private, revision, token, license, trained_on,
         metrics.
         """
-        from medzoo.weights.upload import push_to_hub
+        return push_to_hub(self.state_dict(), self._saved_config(), repo_id, **options)
 
-        return push_to_hub(self, repo_id, **options)
+    def _saved_config(self) -> ModelConfig:
+        """Return what a saved folder states about the model."""
+        report, parts = self.load_report, (self.name, self.options, self.input_spec, self.outputs, self.preprocessing)
+        if report is None:
+            return ModelConfig(*parts)
+        return ModelConfig(*parts, report.channels, report.license, report.trained_on)
 
     def param_groups(
         self,
@@ -278,4 +251,44 @@ class Classifier(CheckedModel):
         """
         if not 0.0 < layer_decay <= 1.0:
             raise ConfigError(f"{self.name}: expected layer_decay in (0, 1], got {layer_decay}.")
-        return param_groups(self, self.feature_info.module_name(), lr, weight_decay, layer_decay)
+        return _param_groups(self, self.feature_info.module_name(), lr, weight_decay, layer_decay)
+
+
+def _param_groups(
+    model: nn.Module, ends: Sequence[str], lr: float, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    """Implement :meth:`Classifier.param_groups`; ``ends`` is the last module of each stage, in the order they run."""
+    depth = _depths(model, ends)
+    top = len(ends)
+    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decayed = parameter.ndim > 1 and not name.endswith("relative_position_bias_table")
+        level = depth[name] if layer_decay < 1.0 else top
+        group = groups.setdefault(
+            (level, decayed),
+            {
+                "params": [],
+                "lr": lr * layer_decay ** (top - level),
+                "weight_decay": weight_decay if decayed else 0.0,
+            },
+        )
+        group["params"].append(parameter)
+    return [groups[key] for key in sorted(groups)]
+
+
+def _depths(model: nn.Module, ends: Sequence[str]) -> dict[str, int]:
+    """Return the stage of each parameter, from 0 at the input; the head is one above the last.
+
+    Modules are registered in the order they run, so a module belongs to the first stage that ends at or after it.
+    """
+    encoder, head = model.get_submodule("encoder"), model.get_submodule("head")
+    order = [name for name, _ in encoder.named_modules()]
+    last = [max(i for i, name in enumerate(order) if name == end or name.startswith(end + ".")) for end in ends]
+    place = {name: i for i, name in enumerate(order)}
+    depths = {f"head.{name}": len(ends) for name, _ in head.named_parameters()}
+    for name, _ in encoder.named_parameters():
+        at = place[name.rpartition(".")[0]]
+        depths[f"encoder.{name}"] = next((i for i, end in enumerate(last) if at <= end), len(ends) - 1)
+    return depths

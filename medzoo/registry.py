@@ -41,11 +41,11 @@ class ModelSpec:
         summary: one line.
         input_spec: the input of the model with its default options.
         outputs: the default outputs, untrained.
-        preprocessing: how a file is prepared when neither weights nor the user say otherwise.
+        preprocessing: how a file is preprocessed unless weights or the user give another way.
         parameters: trainable parameters with the default options.
         source: paper or code it follows.
         citation: how to cite that.
-        cam_layer: dotted name of the module whose output an activation map is drawn from.
+        cam_layer: dotted name of the module whose output activation maps are computed from.
         tiny: builder options for a model small enough for a quick test.
         tiny_size: spatial input size for the tiny model.
         weights: tag to record.
@@ -90,7 +90,7 @@ def register(
     tiny_size: tuple[int, ...],
     weights: tuple[Weights, ...] = (),
 ) -> Callable[[Builder], Builder]:
-    """Make a builder known under its own name; the arguments are those of :class:`ModelSpec`.
+    """Register a builder under its own name; the arguments are those of :class:`ModelSpec`.
 
     The builder returns a :class:`~medzoo.Classifier`; :func:`medzoo.create` gives it its name, options and outputs.
 
@@ -98,6 +98,7 @@ def register(
         ConfigError: the name is taken, a tag is given twice, more than one record is the default, or the builder's
             options are not keyword-only with defaults, ``num_classes`` and ``in_chans`` among them.
     """
+    facts = locals()
 
     def add(builder: Builder) -> Builder:
         name = builder.__name__
@@ -117,21 +118,8 @@ def register(
         by_tag = {record.tag: record for record in weights}
         if len(by_tag) != len(weights) or sum(record.default for record in weights) > 1:
             raise ConfigError(f"{name}: expected different tags and at most one default among its weights.")
-        _MODELS[name] = ModelSpec(
-            name=name,
-            builder=builder,
-            summary=summary,
-            input_spec=input_spec,
-            outputs=outputs,
-            preprocessing=preprocessing,
-            parameters=parameters,
-            source=source,
-            citation=citation,
-            cam_layer=cam_layer,
-            tiny=MappingProxyType(dict(tiny)),
-            tiny_size=tiny_size,
-            weights=MappingProxyType(by_tag),
-        )
+        frozen = {"tiny": MappingProxyType(dict(tiny)), "weights": MappingProxyType(by_tag)}
+        _MODELS[name] = ModelSpec(name, builder, **(facts | frozen))
         return builder
 
     return add
@@ -146,7 +134,7 @@ def _load_models() -> None:
         try:
             entry.load()
         except Exception as error:
-            # Whatever another package's import raises must not take the zoo's own models away.
+            # Whatever another package's import raises must not hide the zoo's own models.
             for half in set(_MODELS) - before:
                 del _MODELS[half]
             warnings.warn(f"the models of {entry.value} ({entry.name}) are missing: {error}", stacklevel=2)

@@ -86,8 +86,10 @@ def gradients(model: Any, x: Tensor) -> str:
     """Return a digest of the gradients of a training step."""
     model.train()
     torch.manual_seed(2)
+    torch.use_deterministic_algorithms(True)  # else PyTorch adds up the gradient of a bias table in any order
     out = model(x)
     (out * torch.linspace(0.5, 1.5, out.numel()).view_as(out)).sum().backward()
+    torch.use_deterministic_algorithms(False)
     found = digest([p.grad for p in model.parameters() if p.grad is not None])
     model.zero_grad()
     model.eval()

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from medzoo.kernels.window_partition import partition
-from medzoo.nn.windows import WindowGrid
+from medzoo.nn.swin_block import WindowGrid
 
 triton = pytest.importorskip("triton")
 
@@ -22,7 +22,7 @@ TYPES = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int32: "*i32"}
 
 
 class Recorder:
-    """Stands in for a kernel and keeps what it is launched with."""
+    """Takes the place of a kernel and records what it is launched with."""
 
     def __init__(self, kernel, launches):
         self.kernel, self.launches = kernel, launches
@@ -68,8 +68,7 @@ def compiled(kernel, args, kwargs):
 def swin(width, dtype):
     """Launch all kernels of a block and of merging, for tokens of the three widths that are fused."""
     from medzoo.kernels.cuda import box_attention, box_attention_backward, swin_layers
-    from medzoo.kernels.cuda.backward_tables import backward_tables
-    from medzoo.kernels.cuda.box_tables import box_tables
+    from medzoo.kernels.cuda.box_tables import backward_tables, box_tables
 
     grid, cpu = WindowGrid.of((9, 9, 9), (7, 7, 7), True), torch.device("cpu")
     axes = partition(grid.size, grid.window, grid.shift)
@@ -80,7 +79,11 @@ def swin(width, dtype):
 
     for channels in (48, 96, 192):
         c, heads = channels * width // 16, channels // 16
-        qkv, table, out = made(2 * len(tables.order), 3 * c), made(13**3, heads), made(2 * len(tables.order), c)
+        qkv, table, out = (
+            made(2 * len(tables.token_of_row), 3 * c),
+            made(13**3, heads),
+            made(2 * len(tables.token_of_row), c),
+        )
         biases = box_attention.fill_biases(table, tables, (7, 7, 7))
         for keep in (False, True):
             box_attention.attend_in_boxes(qkv, biases, tables, heads, keep=keep)
@@ -90,9 +93,9 @@ def swin(width, dtype):
         box_attention_backward.biases_backward(grads[1], tables, work, table, (7, 7, 7))
         if dtype == torch.bfloat16 and c <= swin_layers.WIDEST:
             norm, x = (made(c), made(c)), made(2, 729, c)
-            swin_layers.norm_linear(x, tables.order, *norm, made(3 * c, c), made(3 * c), 1e-5)
+            swin_layers.norm_linear(x, tables.token_of_row, *norm, made(3 * c, c), made(3 * c), 1e-5)
             parts = (made(c, c), made(c)), norm, (made(4 * c, c), made(4 * c)), (made(c, 4 * c), made(c))
-            swin_layers.finish_block(out, tables.seat, x, *parts, 1e-5)
+            swin_layers.finish_block(out, tables.scatter_index, x, *parts, 1e-5)
             octants = [(0, 0, i) for i in range(8)]
             norm = made(8 * c), made(8 * c)
             swin_layers.merge_patches(made(1, 2, 4, 6, c), octants, *norm, made(2 * c, 8 * c), 1e-5)

@@ -8,9 +8,10 @@ from interpreted import poison, run_interpreted
 from torch import nn
 
 import medzoo
-from medzoo.inference import fold_conv as fast_conv
-from medzoo.inference.fold_conv import FoldedStage
-from medzoo.nn import fast_ops
+from medzoo.inference import fold
+from medzoo.inference.fold import fold_stage
+from medzoo.kernels import conv_stage
+from medzoo.kernels.cpu import conv as cpu_conv
 from medzoo.nn.conv import ConvStage, StageTable
 
 pytest.importorskip("triton")
@@ -60,8 +61,8 @@ def interpreted_convolution_and_pooling(channels, kernel, padding, pool, size, o
     poison(monkeypatch)
     stage, x = stage_of(channels, kernel, padding, pool, order), torch.randn(2, 1, *size)
     half, y = stage.half(), x.half()
-    folded = FoldedStage(half)
-    got = folded._whole(y)
+    folded = fold_stage(half)
+    got = folded._run_on_gpu(y)
     assert folded.windows is not None
     assert got.dtype == torch.float16
     assert got.is_contiguous(memory_format=torch.channels_last_3d)
@@ -78,10 +79,10 @@ def interpreted_pooling(channels, pool, size, order, monkeypatch):
     for in_chans, dtype in ((3, torch.float32), (1, torch.float32), (3, torch.float16)):
         stage = stage_of(channels, 3, 1, pool, order, len(size), in_chans).to(dtype)
         x = torch.randn(2, in_chans, *size, dtype=dtype)
-        folded = FoldedStage(stage)
-        got = folded._whole(x)
+        folded = fold_stage(stage)
+        got = folded._run_on_gpu(x)
         assert folded.windows is None or dtype == torch.float16
-        assert got.is_contiguous(memory_format=fast_ops.CHANNELS_LAST[len(size)])
+        assert got.is_contiguous(memory_format=cpu_conv.CHANNELS_LAST[len(size)])
         assert distance(got, stage.double()(x.double())) <= (1e-6 if dtype == torch.float32 else 1e-3)
 
 
@@ -90,34 +91,34 @@ def interpreted_pooling(channels, pool, size, order, monkeypatch):
 def interpreted_nan(channels, kernel, padding, pool, size, order):
     """NaN reaches what it reaches in the plain stage, from the input and from the map of the library."""
     stage = stage_of(channels, kernel, padding, pool, order).half()
-    folded = FoldedStage(stage)
+    folded = fold_stage(stage)
     (d, h, w), x = size, torch.randn(4, 1, *size).half()
     for i, place in enumerate([(0, 0, 0), (d // 2, h // 2, w // 2), (d - 1, h - 1, w - 1)]):
         x[i, 0][place] = torch.nan
-    assert torch.equal(folded._whole(x).isnan(), stage(x).isnan())
+    assert torch.equal(folded._run_on_gpu(x).isnan(), stage(x).isnan())
     folded.windows = None
-    assert torch.equal(folded._whole(x).isnan(), stage(x).isnan())
+    assert torch.equal(folded._run_on_gpu(x).isnan(), stage(x).isnan())
 
 
 def interpreted_nan_weight():
     stage = stage_of(8, 3, 0, 2, ORDERS[2]).half()
     stage.conv.weight[5, 0, 1, 1, 1] = torch.nan
     x = torch.randn(2, 1, 6, 6, 6).half()
-    assert torch.equal(FoldedStage(stage)._whole(x).isnan(), stage(x).isnan())
+    assert torch.equal(fold_stage(stage)._run_on_gpu(x).isnan(), stage(x).isnan())
 
 
 def interpreted_other_layouts_and_nothing_left():
     stage = stage_of(8, 3, 0, 2, ORDERS[0]).half()
-    folded, x = FoldedStage(stage), torch.randn(2, 1, 6, 7, 8).half()
+    folded, x = fold_stage(stage), torch.randn(2, 1, 6, 7, 8).half()
     expected = stage.double()(x.double())
     for variant in (x.transpose(2, 4).contiguous().transpose(2, 4), x.to(memory_format=torch.channels_last_3d)):
-        assert distance(folded._whole(variant), expected) <= 1e-3
-    assert folded._whole(x[:, :, :3]).shape == (2, 8, 0, 2, 3)
+        assert distance(folded._run_on_gpu(variant), expected) <= 1e-3
+    assert folded._run_on_gpu(x[:, :, :3]).shape == (2, 8, 0, 2, 3)
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
 def interpreted_model(name, monkeypatch):
-    for module in (fast_conv, fast_ops):
+    for module in (fold, conv_stage, cpu_conv):
         monkeypatch.setattr(module, "on_cpu", lambda x: False)
     monkeypatch.setattr("medzoo.inference.optimize.served", lambda x: True)
     options = dict(medzoo.describe(name).tiny)
@@ -151,9 +152,9 @@ def test_the_kernels_give_equal_values_in_the_interpreter():
 
 def test_a_map_of_one_channel_says_that_its_channels_lie_last():
     for x in (torch.randn(2, 1, 3, 4, 5), torch.randn(2, 1, 4, 5), torch.randn(2, 3, 4, 5, 6)):
-        got = fast_ops.channels_last(x)
+        got = cpu_conv.channels_last(x)
         assert torch.equal(got, x)
-        like = torch.empty(x.shape, memory_format=fast_ops.CHANNELS_LAST[x.ndim - 2])
+        like = torch.empty(x.shape, memory_format=cpu_conv.CHANNELS_LAST[x.ndim - 2])
         assert got.stride() == like.stride()
 
 
@@ -180,7 +181,7 @@ def test_a_stage_of_one_channel_on_a_gpu(channels, kernel, padding, pool, size, 
     stage = stage_of(channels, kernel, padding, pool, order).cuda().bfloat16()
     x = torch.randn(3, 1, *size, device="cuda", dtype=torch.bfloat16)
     x[1, 0, 1, 1, 1] = torch.nan
-    folded = FoldedStage(stage)
+    folded = fold_stage(stage)
     got, plain = folded(x), stage(x)
     assert folded.windows is not None
     assert torch.equal(got.isnan(), plain.isnan())

@@ -13,8 +13,8 @@ from torch import nn
 import medzoo
 from medzoo.inference.optimize import _Guard, _InferenceOnly
 from medzoo.kernels.cuda import graphs as graphs_module
-from medzoo.kernels.cuda.graphs import GraphCache, hold, kind_of
-from medzoo.nn.fast_path import plain_path
+from medzoo.kernels.cuda.graphs import GraphCache, keep_alive, kind_of
+from medzoo.kernels.dispatch import set_fast_paths
 
 MODELS = medzoo.list_models()
 FOLDED = [name for name in MODELS if name != "swin_encoder_mlp"]
@@ -256,12 +256,12 @@ def test_threads_take_turns(small, tapes):
 
 
 def test_what_is_held_is_kept_while_recording_only():
-    hold("nobody records")
+    keep_alive("nobody records")
     held = []
     token = graphs_module._held.set(held)
-    hold("a table", "a kernel")
+    keep_alive("a table", "a kernel")
     graphs_module._held.reset(token)
-    hold("nobody records")
+    keep_alive("nobody records")
     assert held == ["a table", "a kernel"]
 
 
@@ -305,7 +305,7 @@ def on_gpu():
 
 
 def near(got, expected):
-    """Compare as ``optimize`` promises for float32; a GPU may use TF32 in convolutions."""
+    """Compare to the tolerance that ``optimize`` documents for float32; a GPU may use TF32 in convolutions."""
     torch.testing.assert_close(got, expected, rtol=1e-2, atol=1e-2 * max(1.0, float(expected.abs().max())))
 
 
@@ -418,7 +418,7 @@ def test_on_a_gpu_other_ways_run_without_a_graph(on_gpu):
     assert leaf.grad is not None
     with torch.autocast("cuda", torch.bfloat16):
         graphed(x)
-    with plain_path():
+    with set_fast_paths(False):
         graphed(x)
     assert graphed(x[:0]).shape[0] == 0
     near(graphed.forward_features(x), model.forward_features(x))

@@ -14,11 +14,10 @@ from torch import nn
 import medzoo
 from medzoo.kernels import dispatch
 from medzoo.kernels.cuda.box_tables import BLOCK, box_tables
-from medzoo.kernels.window_partition import segments
-from medzoo.nn.fast_path import plain_path
+from medzoo.kernels.dispatch import set_fast_paths
+from medzoo.kernels.window_partition import cut_axis
 from medzoo.nn.patch_merging import OCTANTS, PatchMerging
-from medzoo.nn.swin_block import SwinBlock
-from medzoo.nn.windows import WindowGrid
+from medzoo.nn.swin_block import SwinBlock, WindowGrid
 
 pytest.importorskip("triton")
 
@@ -45,7 +44,7 @@ def block_of(heads, shifted, width=16):
 
 def exactly(module, x):
     """Return what a module's plain path gives in float64."""
-    with plain_path(), torch.no_grad():
+    with set_fast_paths(False), torch.no_grad():
         return copy.deepcopy(module).double()(x.double())
 
 
@@ -56,39 +55,40 @@ def distance(got, expected):
 
 def tables_of(size, shifted, device="cpu"):
     grid = WindowGrid.of(size, (7, 7, 7), shifted)
-    axes = tuple(map(segments, grid.size, grid.window, grid.shift))
+    axes = tuple(map(cut_axis, grid.size, grid.window, grid.shift))
     return grid, box_tables(axes, grid.window, torch.device(device))
 
 
 @pytest.fixture
 def used(monkeypatch):
     """Count the calls of the kernels, so that a test cannot pass without them."""
-    from medzoo.kernels.cuda import box_attention, swin_layers
+    from medzoo.kernels.cuda import swin_block
 
     calls = []
-    for module, names in ((box_attention, ("attend_in_boxes",)), (swin_layers, ("norm_linear", "finish_block"))):
-        for name in names:
-            real = getattr(module, name)
-            monkeypatch.setattr(
-                module, name, lambda *a, real=real, name=name, **k: (calls.append(name), real(*a, **k))[1]
-            )
+    for name in ("attend_in_boxes", "norm_linear", "finish_block"):
+        real = getattr(swin_block, name)
+        monkeypatch.setattr(
+            swin_block, name, lambda *a, real=real, name=name, **k: (calls.append(name), real(*a, **k))[1]
+        )
     return calls
 
 
 @pytest.mark.parametrize(("size", "shifted"), [*MAPS, ((6, 6, 6), False), ((16, 9, 14), True)], ids=str)
 def test_tables_hold_each_token_once(size, shifted):
     _, tables = tables_of(size, shifted)
-    held = tables.order[tables.order >= 0]
-    assert held.sort().values.equal(torch.arange(len(tables.seat), dtype=torch.int32))
-    assert tables.order[tables.seat.long()].equal(torch.arange(len(tables.seat), dtype=torch.int32))
-    assert tables.empty.equal((tables.order == -1).nonzero().flatten())
-    assert tables.taken.equal(tables.order.clamp(min=0))
-    rows = torch.zeros(len(tables.order), dtype=torch.int32)
+    held = tables.token_of_row[tables.token_of_row >= 0]
+    assert held.sort().values.equal(torch.arange(len(tables.scatter_index), dtype=torch.int32))
+    assert tables.token_of_row[tables.scatter_index.long()].equal(
+        torch.arange(len(tables.scatter_index), dtype=torch.int32)
+    )
+    assert tables.padding_rows.equal((tables.token_of_row == -1).nonzero().flatten())
+    assert tables.gather_index.equal(tables.token_of_row.clamp(min=0))
+    rows = torch.zeros(len(tables.token_of_row), dtype=torch.int32)
     for start, kind, first, _ in tables.tiles.tolist():
         tokens, keys, *_ = tables.types[kind].tolist()
         rows[start + first : start + min(first + BLOCK, tokens)] += 1
-        assert tables.order[start + tokens : start + keys].eq(-1).all()
-    assert rows.equal((tables.order >= 0).int())
+        assert tables.token_of_row[start + tokens : start + keys].eq(-1).all()
+    assert rows.equal((tables.token_of_row >= 0).int())
 
 
 def test_no_table_starts_within_16_bytes():
@@ -127,16 +127,16 @@ def interpreted_attention(size, shifted, pair, monkeypatch):
 
     block, (grid, tables) = block_of(2, shifted).double(), tables_of(size, shifted)
     attention, x = block.attn, torch.randn(3, *size, 32).double()
-    with plain_path(), torch.no_grad():
+    with set_fast_paths(False), torch.no_grad():
         expected = grid.join(attention(grid.split(x), grid.mask(x.device))).flatten(1, 3)
-    qkv = attention.qkv(x.flatten(1, 3))[:, tables.order.clamp(min=0).long()]
-    qkv[:, tables.empty.long()] = attention.qkv.bias
+    qkv = attention.qkv(x.flatten(1, 3))[:, tables.token_of_row.clamp(min=0).long()]
+    qkv[:, tables.padding_rows.long()] = attention.qkv.bias
     poison(monkeypatch)
     biases = fill_biases(attention.relative_position_bias_table.float(), tables, (7, 7, 7))
     out, lse = attend_in_boxes(qkv.flatten(0, 1).float(), biases, tables, 2, keep=True, PAIR=pair)
-    out = out.view(3, -1, 32)[:, tables.seat.long()]
+    out = out.view(3, -1, 32)[:, tables.scatter_index.long()]
     assert distance(attention.proj(out.double()), expected) <= 1e-6
-    assert lse.view(3, -1, 2)[:, tables.seat.long()].isfinite().all()
+    assert lse.view(3, -1, 2)[:, tables.scatter_index.long()].isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [HALF, torch.float32], ids=str)
@@ -253,10 +253,10 @@ def interpreted_gelu():
 
 def interpreted_opcheck():
     """The operator's fake kernel and schema match what it does."""
-    from medzoo.kernels.cuda.ops import box_attention
+    from medzoo.kernels.cuda.swin_block import box_attention
 
     grid, tables = tables_of((4, 3, 8), True)
-    qkv, table = torch.randn(2 * len(tables.order), 48), torch.randn(13**3, 1)
+    qkv, table = torch.randn(2 * len(tables.token_of_row), 48), torch.randn(13**3, 1)
     for keep in (True, False):
         arguments = (qkv, table, grid.size, grid.window, grid.shift, (7, 7, 7), keep)
         torch.library.opcheck(box_attention, arguments, test_utils=("test_schema", "test_faketensor"))
@@ -280,7 +280,7 @@ def test_a_block_on_a_gpu(size, shifted, heads, dtype, used):
     expected = exactly(block, x)
     with torch.no_grad():
         got = block(x)
-        with plain_path():
+        with set_fast_paths(False):
             plain = block(x)
     assert "attend_in_boxes" in used
     limit = 2e-6 if dtype == torch.float32 else 1.1 * distance(plain, expected)
@@ -295,7 +295,7 @@ def test_merging_on_a_gpu(channels, order, dtype):
     merging = scattered(PatchMerging(channels, order)).cuda().to(dtype)
     x = torch.randn(3, 6, 10, 4, channels, device="cuda").to(dtype)
     expected = exactly(merging, x)
-    with torch.no_grad(), plain_path():
+    with torch.no_grad(), set_fast_paths(False):
         plain = distance(merging(x), expected)
     with torch.no_grad():
         assert distance(merging(x), expected) <= max(1.1 * plain, 1e-6)
@@ -312,7 +312,7 @@ def test_the_encoder_on_a_gpu_is_as_close_to_float64_as_the_plain_path(size):
         half, y = copy.deepcopy(model).to(dtype), x.to(dtype)
         with torch.no_grad():
             got = half(y)
-            with plain_path():
+            with set_fast_paths(False):
                 plain = half(y)
         assert distance(got, expected) <= 1.2 * distance(plain, expected) + 1e-7
     with torch.no_grad():
@@ -361,7 +361,7 @@ def test_a_training_step_on_a_gpu(dtype, checkpointing):
     torch.manual_seed(0)
     model = scattered(medzoo.create("swin_encoder_mlp", num_classes=0)).requires_grad_().cuda().to(dtype)
     x, weight = torch.randn(2, 1, 32, 64, 96, device="cuda").to(dtype), torch.randn(2, 768, device="cuda").double()
-    with plain_path():
+    with set_fast_paths(False):
         exact = gradients_of(copy.deepcopy(model).double(), x.double(), weight)
         plain = gradients_of(model, x, weight)
     model.set_grad_checkpointing(checkpointing)
@@ -389,7 +389,7 @@ def test_a_second_derivative_is_refused_on_a_gpu():
 
 @pytest.mark.gpu
 def test_branches_are_dropped_on_a_gpu():
-    """Stochastic depth drops whole samples: what is left of a sample is its input, or a scaled branch."""
+    """Stochastic depth drops complete samples: what is left of a sample is its input, or a scaled branch."""
     torch.manual_seed(0)
     block = scattered(SwinBlock(48, 3, True, 0.5)).cuda().train()
     x = torch.randn(16, 7, 7, 7, 48, device="cuda")
@@ -403,7 +403,7 @@ def test_autocast_on_a_gpu_keeps_its_meaning():
     block, x = block_of(3, True).cuda(), torch.randn(2, 14, 9, 12, 48, device="cuda")
     with torch.no_grad(), torch.autocast("cuda", torch.bfloat16):
         got = block(x)
-        with plain_path():
+        with set_fast_paths(False):
             plain = block(x)
     expected = exactly(block, x)
     assert got.dtype == plain.dtype

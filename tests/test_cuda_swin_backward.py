@@ -7,8 +7,8 @@ import torch
 from einops import rearrange
 from interpreted import poison, run_interpreted
 
-from medzoo.kernels.window_partition import segments
-from medzoo.nn.windows import WindowGrid, relative_position_index
+from medzoo.kernels.window_partition import cut_axis
+from medzoo.nn.swin_block import WindowGrid, relative_position_index
 
 pytest.importorskip("triton")
 
@@ -58,15 +58,15 @@ def gradients(attend, tensors, grad_out):
 
 def by_kernels(grid, sides, keep=True):
     from medzoo.kernels.cuda.box_tables import box_tables
-    from medzoo.kernels.cuda.ops import box_attention
+    from medzoo.kernels.cuda.swin_block import box_attention
 
     def attend(qkv, padding, table):
-        tables = box_tables(tuple(map(segments, grid.size, grid.window, grid.shift)), grid.window, qkv.device)
-        maps = qkv.view(-1, len(tables.seat), qkv.shape[-1])
-        rows = maps.index_select(1, tables.order.clamp(min=0))
-        rows = torch.where((tables.order < 0)[:, None], padding, rows).flatten(0, 1)
+        tables = box_tables(tuple(map(cut_axis, grid.size, grid.window, grid.shift)), grid.window, qkv.device)
+        maps = qkv.view(-1, len(tables.scatter_index), qkv.shape[-1])
+        rows = maps.index_select(1, tables.gather_index)
+        rows = torch.where((tables.token_of_row < 0)[:, None], padding, rows).flatten(0, 1)
         out, _ = box_attention(rows, table, grid.size, grid.window, grid.shift, sides, keep)
-        return out.view(len(maps), -1, out.shape[-1]).index_select(1, tables.seat).flatten(0, 1)
+        return out.view(len(maps), -1, out.shape[-1]).index_select(1, tables.scatter_index).flatten(0, 1)
 
     return attend
 
@@ -131,18 +131,18 @@ def interpreted_float16(backward, monkeypatch):
 
 def interpreted_parts_of_a_sum(backward, monkeypatch):
     """Many boxes of a type are summed in parts, here of one block each."""
-    from medzoo.kernels.cuda import backward_tables
+    from medzoo.kernels.cuda import box_tables
 
     poison(monkeypatch)
-    monkeypatch.setattr(backward_tables, "FEWEST", 1)
-    monkeypatch.setattr(backward_tables, "PROGRAMS", 10**6)
-    backward_tables.backward_tables.cache_clear()
+    monkeypatch.setattr(box_tables, "FEWEST", 1)
+    monkeypatch.setattr(box_tables, "PROGRAMS", 10**6)
+    box_tables.backward_tables.cache_clear()
     check((2, 5, 6), (2, 3, 2), True, 1, 16, torch.float32, 1e-5)
     grid = WindowGrid.of((2, 5, 6), (2, 3, 2), True)
-    axes = tuple(map(segments, grid.size, grid.window, grid.shift))
-    work = backward_tables.backward_tables(axes, grid.window, (2, 3, 2), 2, 1, torch.device("cpu"))
+    axes = tuple(map(cut_axis, grid.size, grid.window, grid.shift))
+    work = box_tables.backward_tables(axes, grid.window, (2, 3, 2), 2, 1, torch.device("cpu"))
     assert work.split[:, 1].max() > 1
-    backward_tables.backward_tables.cache_clear()
+    box_tables.backward_tables.cache_clear()
 
 
 def interpreted_frozen_table_and_broadcast_gradient(backward):

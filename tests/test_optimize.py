@@ -12,14 +12,15 @@ from torch import nn
 from torch.nn import functional as F
 
 import medzoo
-from medzoo.inference import fold_conv as fast_conv
-from medzoo.kernels.cpu.paired_conv import PairedConv
-from medzoo.nn import fast_ops
+from medzoo.kernels import conv_stage
+from medzoo.kernels.cpu import conv as cpu_conv
+from medzoo.kernels.cpu.conv import PairedConv
+from medzoo.nn.guards import Watch
 
 MODELS = medzoo.list_models()
 CONVOLUTIONAL = ["cnn3d_small", "cnn3d_base", "xray_cnn"]
 FOLDED = [*CONVOLUTIONAL, "resnet18_multilabel", "densenet121_xray"]
-# DenseNet goes ResNet's way, and Swin none: each is held to its outputs in every run, and to the rest in slow ones.
+# DenseNet is folded as ResNet is, and Swin not at all: outputs are checked in every run, the rest in slow ones.
 OWN = [*CONVOLUTIONAL, "resnet18_multilabel"]
 
 
@@ -105,9 +106,9 @@ def ways():
     """Name every way through a stage, and what leads there."""
     return {
         "slabs": {},
-        "one row a slab": {(fast_conv, "SLAB"): 1},
-        "public operators": {(fast_ops, "private_ops"): lambda dtype: False},
-        "a GPU's, on the CPU": {(fast_conv, "on_cpu"): lambda x: False},
+        "one row a slab": {(conv_stage, "SLAB_BYTES"): 1},
+        "public operators": {(cpu_conv, "private_ops"): lambda dtype: False},
+        "a GPU's, on the CPU": {(conv_stage, "on_cpu"): lambda x: False},
     }
 
 
@@ -132,14 +133,14 @@ def test_pairs_of_planes_are_the_convolution_and_its_maximum(padding, rows, monk
     x, weight, bias = torch.randn(1, 16, rows, 7, 9), torch.randn(24, 16, 3, 3, 3), torch.randn(24)
     exact = F.conv3d(x.double(), weight.double(), bias.double(), padding=(0, padding, padding))
     expected = F.max_pool3d(exact, (2, 1, 1)).movedim(1, -1)[0]
-    for usable in (fast_ops.private_ops(torch.float32), False):
-        monkeypatch.setattr(fast_ops, "private_ops", lambda dtype, usable=usable: usable)
+    for usable in (cpu_conv.private_ops(torch.float32), False):
+        monkeypatch.setattr(cpu_conv, "private_ops", lambda dtype, usable=usable: usable)
         near(PairedConv(weight, bias, padding)(x).double(), expected)
 
 
 @pytest.mark.parametrize("slab", [1, 2**18, 2**22])
 def test_wide_stages_run_by_pairs_of_planes(slab, monkeypatch):
-    monkeypatch.setattr(fast_conv, "SLAB", slab)
+    monkeypatch.setattr(conv_stage, "SLAB_BYTES", slab)
     model = trained(medzoo.create("cnn3d_base", widths=(16, 16, 16, 16), hidden=8))
     fast = medzoo.optimize(model)
     for size in ([46, 46, 46], [49, 46, 51]):
@@ -150,7 +151,7 @@ def test_wide_stages_run_by_pairs_of_planes(slab, monkeypatch):
 
 @pytest.mark.parametrize("name", ["resnet18_multilabel", *slowly("densenet121_xray")])
 def test_timms_encoders_need_no_private_operator(name, monkeypatch):
-    monkeypatch.setattr(fast_ops, "private_ops", lambda dtype: False)
+    monkeypatch.setattr(cpu_conv, "private_ops", lambda dtype: False)
     model, x = tiny(name), batch(name)
     near(medzoo.optimize(model)(x), model(x))
 
@@ -160,10 +161,10 @@ def test_the_private_operators_are_tried_before_they_are_used(monkeypatch):
         raise RuntimeError("no such operator")
 
     for dtype in (torch.float32, torch.bfloat16):
-        monkeypatch.setattr(fast_ops, "_private_conv", wrong)
-        assert fast_ops.private_ops.__wrapped__(dtype) is False
-        monkeypatch.setattr(fast_ops, "_private_conv", lambda x, *_: x.new_zeros(1, 2, 2, 4, 4))
-        assert fast_ops.private_ops.__wrapped__(dtype) is False
+        monkeypatch.setattr(cpu_conv, "_private_conv", wrong)
+        assert cpu_conv.private_ops.__wrapped__(dtype) is False
+        monkeypatch.setattr(cpu_conv, "_private_conv", lambda x, *_: x.new_zeros(1, 2, 2, 4, 4))
+        assert cpu_conv.private_ops.__wrapped__(dtype) is False
 
 
 @pytest.mark.parametrize("name", OWN_AND_SLOWLY_DENSE)
@@ -178,7 +179,7 @@ def test_other_types_run_the_plain_modules(name, dtype):
 @pytest.mark.parametrize("name", OWN_AND_SLOWLY_DENSE)
 def test_bfloat16_lies_as_close_to_float32_as_the_plain_model(name, usable, monkeypatch):
     if usable is not None:
-        monkeypatch.setattr(fast_ops, "private_ops", lambda dtype: usable)
+        monkeypatch.setattr(cpu_conv, "private_ops", lambda dtype: usable)
     model = tiny(name)
     x = torch.randn(8, *batch(name).shape[1:])
     exact = model.forward_features(x)
@@ -188,7 +189,7 @@ def test_bfloat16_lies_as_close_to_float32_as_the_plain_model(name, usable, monk
     # Both are roundings, so either may be the closer one by chance.
     assert ours <= 1.5 * plain
     assert fast(y).dtype == torch.bfloat16
-    assert "left as" not in repr(fast)
+    assert "unchanged" not in repr(fast)
 
 
 @pytest.mark.parametrize("where", ["in the image", "in a kernel"])
@@ -214,7 +215,7 @@ def test_one_type_inside_another_is_refused_as_in_the_plain_model(name):
             m(x)
 
 
-def test_kernels_are_laid_out_anew_for_another_size():
+def test_kernels_are_packed_again_for_another_size():
     model = tiny("resnet18_multilabel")
     fast = medzoo.optimize(model)
     for size, images in ((64, 2), (96, 1), (64, 2)):
@@ -330,7 +331,7 @@ def test_a_hook_is_called_and_sees_what_it_saw(name):
     fast = medzoo.optimize(model)
     near(fast(x), model(x))
     near(*seen)
-    assert "left as" in repr(fast)
+    assert "unchanged" in repr(fast)
     other = medzoo.optimize(tiny(name))
     other(x)
     handle = other.get_submodule(layer).register_forward_hook(lambda module, args, out: seen.append(out))
@@ -341,30 +342,30 @@ def test_a_hook_is_called_and_sees_what_it_saw(name):
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
-def test_a_stage_that_was_changed_stays_as_it_is(name):
+def test_a_stage_that_was_changed_is_not_folded(name):
     model, x = tiny(name), batch(name)
     model.encoder.stages[1].relu = nn.LeakyReLU(0.5)
     fast = medzoo.optimize(model)
     near(fast(x), model(x))
     count = len(model.encoder.stages)
     assert f"(optimized) encoder: {count - 1} of {count} stages: " in repr(fast)
-    assert "(optimized) encoder: left as they are: stages.1" in repr(fast)
+    assert "(optimized) encoder: unchanged: stages.1" in repr(fast)
     fast.encoder.stages[1].relu = nn.ReLU()
     model.encoder.stages[1].relu = nn.ReLU()
     near(fast(x), model(x))
-    assert "left as" not in repr(fast)
+    assert "unchanged" not in repr(fast)
     fast.encoder.stages[0].conv.weight.mul_(2)  # in place, after it was folded
     model.encoder.stages[0].conv.weight.mul_(2)
     near(fast(x), model(x))
 
 
-def test_repr_tells_what_was_done():
-    told = repr(medzoo.optimize(tiny("cnn3d_small")))
+def test_repr_describes_what_was_done():
+    text = repr(medzoo.optimize(tiny("cnn3d_small")))
     how = "3 of 3 stages: BatchNorm folded, pooled before ReLU, in slabs"
-    assert told.startswith(f"OptimizedClassifier(\n  (optimized) encoder: {how}")
-    assert "encoder: left as it is" in repr(medzoo.optimize(tiny("cnn3d_small").double()))
+    assert text.startswith(f"OptimizedClassifier(\n  (optimized) encoder: {how}")
+    assert "encoder: unchanged" in repr(medzoo.optimize(tiny("cnn3d_small").double()))
     assert "encoder: 20 BatchNorms folded" in repr(medzoo.optimize(tiny("resnet18_multilabel")))
-    assert "encoder: left as it is" in repr(medzoo.optimize(tiny("swin_encoder_mlp")))
+    assert "encoder: unchanged" in repr(medzoo.optimize(tiny("swin_encoder_mlp")))
 
 
 def test_torch_func_sees_the_plain_modules():
@@ -390,7 +391,7 @@ def test_predict_runs_the_fast_path_and_leaves_the_model(name, monkeypatch):
     images = [np.random.default_rng(i).random((channels, *size), dtype=np.float32) for i in range(3)]
     state, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]
     ran = []
-    monkeypatch.setattr(fast_conv.FoldedStage, "__call__", _told(ran, fast_conv.FoldedStage.__call__))
+    monkeypatch.setattr(conv_stage.FoldedStage, "__call__", _told(ran, conv_stage.FoldedStage.__call__))
     found = medzoo.predict(model, images, allow_untrained=True, batch_size=2)
     assert ran
     monkeypatch.setattr("medzoo.inference.run.optimized_view", lambda model, images: model)
@@ -428,7 +429,7 @@ def test_a_gpu_gives_equal_values(name, monkeypatch):
     torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
     half = medzoo.optimize(model.bfloat16())(x.bfloat16())
     assert (half.float() - expected).norm() <= 0.05 * expected.norm()
-    assert "left as" not in repr(fast)
+    assert "unchanged" not in repr(fast)
 
 
 WATCHED = {
@@ -456,8 +457,8 @@ WATCHED = {
 def test_a_watch_notices(change):
     parts = (nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.Sequential(), nn.Conv2d(1, 1, 1, bias=False))
     module = nn.Sequential(*parts).eval()
-    watch = fast_ops.Watch(module, exact=False)
+    watch = Watch(module, exact=False)
     assert watch.holds()
     WATCHED[change](module)
     assert not watch.holds()
-    assert fast_ops.Watch(module, exact=False).holds()
+    assert Watch(module, exact=False).holds()

@@ -13,8 +13,7 @@ from tensors import scatter_weights
 from medzoo.errors import ConfigError
 from medzoo.models.swin import DropPath, SwinEncoder, swin_encoder_mlp
 from medzoo.nn.patch_merging import OCTANTS, PatchMerging
-from medzoo.nn.window_attention import WindowAttention
-from medzoo.nn.windows import WindowGrid, relative_position_index
+from medzoo.nn.swin_block import WindowAttention, WindowGrid, relative_position_index
 
 # 32³ has maps smaller than the window at three axes from the first merging on (16, 8, 4, 2); 64 has 32, 16, 8, 4.
 SHAPES = [
@@ -93,7 +92,7 @@ def test_full_width_at_other_shapes_is_monais(shape):
         (1, 128, 32, 32),
         (1, 32, 160, 64),
         (2, 96, 64, 32),
-        (1, 224, 32, 32),  # 112, 56, 28, 14: whole windows along one axis
+        (1, 224, 32, 32),  # 112, 56, 28, 14: complete windows along one axis
     ],
     ids=str,
 )

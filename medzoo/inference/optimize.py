@@ -1,4 +1,4 @@
-"""``optimize``: a model that gives the same outputs sooner, for inference alone.
+"""``optimize``: a copy of a model that computes the same outputs faster, for inference alone.
 
 Axes: b batch, c channels, s the spatial axes (h w or d h w), n classes.
 """
@@ -11,53 +11,51 @@ from typing import Any, NoReturn, Self, TypeVar
 import torch
 from torch import Tensor, nn
 
-from medzoo.checked import CheckedModel
-from medzoo.classifier import Classifier, FeatureExtractor
+from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError
-from medzoo.inference.fold_conv import FastConvEncoder
-from medzoo.inference.fold_timm import FoldedEncoder
+from medzoo.features import CheckedModel, FeatureExtractor, annotate_oom
+from medzoo.inference.fold import FoldedConvEncoder, FoldedEncoder
+from medzoo.kernels.cpu.conv import on_cpu, private
 from medzoo.kernels.cpu.linear import linear
-from medzoo.kernels.cuda.graphs import GraphCache, hold
+from medzoo.kernels.cuda.graphs import GraphCache, keep_alive
 from medzoo.nn.conv import ConvEncoder
 from medzoo.nn.encoder import Encoder
-from medzoo.nn.fast_ops import Watch, eager, on_cpu, private, served, wants_gradients
-from medzoo.nn.fast_path import hooked, plain_path_wanted
-from medzoo.nn.memory import told_when_memory_ends
+from medzoo.nn.guards import Watch, eager, hooked, served, wants_gradients
 
 __all__ = ["OptimizedClassifier", "OptimizedExtractor", "optimize", "optimized_view"]
 
-# Folding a timm encoder takes as long as it saves on about this many images.
+# Folding a timm encoder takes about as long as it saves on this many images.
 FEW = 8
 
 M = TypeVar("M", Classifier, FeatureExtractor)
 
 
 def optimize(model: M, *, cuda_graph: bool = False) -> M:
-    """Return an inference-only copy of a model that gives the same outputs sooner.
+    """Return an inference-only copy of a model that computes the same outputs faster.
 
     On a CPU in float32 or bfloat16, the convolution stages of ``cnn3d_small``, ``cnn3d_base`` and ``xray_cnn`` fold
     their BatchNorm, pool before ReLU, run in slabs that stay in the cache, and use oneDNN where PyTorch alone would
-    not; timm's encoders fold BatchNorm and ReLU and keep channels last. On a GPU, BatchNorm is folded and channels lie
-    last; where Triton is installed, its kernels pool and do what follows in a single pass. What cannot be changed
-    safely, such as a stage that was replaced, stays as it is; printing the model says what was done.
-    ``swin_encoder_mlp`` is copied as it is.
+    not; timm's encoders fold BatchNorm and ReLU and use channels-last memory. On a GPU, BatchNorm is folded and memory
+    is channels last; where Triton is installed, its kernels pool and do what follows in a single pass. What cannot be
+    changed safely, such as a stage that was replaced, is left unchanged; printing the model shows what was done.
+    ``swin_encoder_mlp`` is copied unchanged: its layers are fast by themselves.
 
-    The modules and tensors of the copy are those of the original: ``state_dict`` and ``save_pretrained`` give its
-    weights, and hooks and input gradients see its layers, at their plain speed. So does what is traced or exported,
-    of another type, or under autocast. In float32 outputs agree to 1e-5, or to that share of the largest one above 1;
-    in bfloat16 they lie about as close to those of float32 as the plain model's.
+    The modules and tensors of the copy are those of the original: ``state_dict`` and ``save_pretrained`` return its
+    weights, and hooks and input gradients see its layers, at their plain speed. So does anything that is traced,
+    exported, of another dtype, or under autocast, and everything under ``medzoo.set_fast_paths(False)``. In float32
+    outputs agree to 1e-5 absolute, or relative to the largest one above 1; in bfloat16 they are about as close to those
+    of float32 as the plain model's. Some sums are taken in another order, so that an infinite input may give NaN where
+    the plain model gives infinity.
 
-    Some sums are taken in another order, so that an infinite input may give NaN where the plain model gives infinity.
-
-    The original is left as it is, and later changes to it do not reach the copy. The copy is in eval mode and refuses
-    to be trained. It follows what is written into its tensors. What is written through ``.data``, which PyTorch does
-    not count, is not seen by timm's encoders, and on a GPU not by folded convolution stages either.
+    The original is not changed, and later changes to it do not reach the copy. The copy is in eval mode and refuses
+    to be trained. Writes into its tensors take effect, with one exception: writes through ``.data``, which PyTorch does
+    not count, are missed by timm's encoders, and on a GPU by folded convolution stages too.
     :func:`medzoo.predict` optimizes by itself.
 
     With ``cuda_graph``, ``forward`` on a GPU replays a CUDA graph, which takes the time of its kernels alone:
 
     - One graph is captured at the first call with each shape, dtype, device and memory format, after a few passes to
-      warm up. The eight used last are kept.
+      warm up. The eight most recently used are kept.
     - Each call returns tensors of its own. Threads take turns, and streams wait for each other.
     - A module or tensor that is replaced, moved, hooked, written to or set otherwise drops the graphs. Switches of
       PyTorch, such as ``torch.backends.cuda.matmul.allow_tf32``, count when a graph is captured.
@@ -65,7 +63,7 @@ def optimize(model: M, *, cuda_graph: bool = False) -> M:
       gradient, autocast, a compiler or a tracer, or, after a warning, if the capture fails.
     - Beside the weights, the graphs of a model keep the temporaries of its largest forward pass, and an input and a
       result each. After the model was moved, they keep its old weights until the next call.
-    - Copies and files leave graphs behind.
+    - Copies and saved files contain no graphs.
 
     Args:
         model: from :func:`medzoo.create`, in any mode.
@@ -92,7 +90,7 @@ def optimize(model: M, *, cuda_graph: bool = False) -> M:
 def _copy(model: M, kind: type[M]) -> M:
     """Copy a model without its gradients, as one of another class."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().clone(), requires_grad=False) for p in model.parameters()}
-    # A hook is the user's, and often a method: copying it would copy the object that listens.
+    # A hook is the user's, and often a method: copying it would copy the object it is bound to.
     memo |= {id(hook): hook for module in model.modules() for hook in _hooks(module)}
     try:
         fast = copy.deepcopy(model, memo)
@@ -107,10 +105,10 @@ def _copy(model: M, kind: type[M]) -> M:
 
 
 def optimized_view(model: Classifier, images: int) -> Classifier:
-    """Return a model in eval mode behind the fast path, without a copy of it, or as it is where that takes longer.
+    """Return a view of a model in eval mode that runs the fast path without a copy, or the model where that is slower.
 
     Args:
-        model: the model; it is not changed, and what is changed in it later is changed in the view.
+        model: the model; it is not changed, and later changes to it reach the view.
         images: how many it is to run on.
     """
     folds_soon = type(model.encoder) is ConvEncoder or images >= FEW
@@ -132,33 +130,33 @@ def _kind(model: object) -> type[Any]:
 
 
 class _InferenceOnly(CheckedModel):
-    """Runs the fast form of its encoder where there is one and it is safe, and refuses to be trained."""
+    """Runs the folded form of its encoder where there is one and it is safe, and refuses to be trained."""
 
-    # Derived when first needed, outside of the modules, and left behind by copies and files.
-    _fast: FastConvEncoder | FoldedEncoder | None = None
+    # Made when first needed, outside of the modules, and not part of copies and files.
+    _fast: FoldedConvEncoder | FoldedEncoder | None = None
     _graphs: GraphCache | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave behind what can be derived: packed kernels can be neither copied nor stored."""
+        """Leave out what can be made again: packed kernels can be neither copied nor stored."""
         return {key: value for key, value in self.__dict__.items() if key != "_fast"}
 
-    @told_when_memory_ends
+    @annotate_oom
     def forward(self, x: Tensor) -> Any:
-        """Check the input and return what the plain model does, by a CUDA graph where that was wished and is safe."""
+        """Check the input and return what the plain model does, by a CUDA graph where one was asked for and is safe."""
         plain, graphs = super().forward, self._graphs
         if graphs is None:
             return plain(x)
         if not isinstance(x, Tensor) or not x.is_cuda:
             graphs.clear()  # the model has left the GPU
             return plain(x)
-        if not eager(x) or plain_path_wanted() or torch.cuda.is_current_stream_capturing():
+        if not eager(x) or torch.cuda.is_current_stream_capturing():
             return plain(x)
         self.check_input(x)
 
         def run(x: Tensor) -> Any:
             out = plain(x)
             # The cached form of the encoder, which another thread may replace.
-            hold(*getattr(self._fast, "_folded", {}).values(), getattr(self._fast, "_found", None))
+            keep_alive(*getattr(self._fast, "_folded", {}).values(), getattr(self._fast, "_found", None))
             return out
 
         return graphs(x, run, lambda: _Guard(self), self.name)
@@ -169,25 +167,17 @@ class _InferenceOnly(CheckedModel):
             return self.encoder
         return self._derived() or self.encoder
 
-    def _derived(self) -> FastConvEncoder | FoldedEncoder | None:
+    def _derived(self) -> FoldedConvEncoder | FoldedEncoder | None:
         """Return the fast form of the present encoder, made once; its tensors follow by themselves."""
         found = self._fast
         if found is None or found.plain is not self.encoder:
             found = None
             if type(self.encoder) is ConvEncoder:
-                found = FastConvEncoder(self.encoder)
+                found = FoldedConvEncoder(self.encoder)
             elif not isinstance(self.encoder, Encoder):
                 found = FoldedEncoder(self.encoder)
             object.__setattr__(self, "_fast", found)  # not as a submodule: its tensors are the encoder's
         return found
-
-    def _maps(self, x: Tensor, indices: list[int]) -> list[Tensor]:
-        """Return the chosen maps of a checked input."""
-        self.check_input(x)
-        wanted = sorted(set(indices))
-        encoder = self.encoder_for(x)
-        maps = encoder.forward_intermediates(x, indices=wanted, stop_early=True, intermediates_only=True)
-        return [maps[wanted.index(i)] for i in indices]
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode; training is refused."""
@@ -202,26 +192,26 @@ class _InferenceOnly(CheckedModel):
         return super().requires_grad_(False)
 
     def freeze_encoder(self, frozen: bool = True) -> Self:
-        """Do nothing: all of it is frozen. To unfreeze it is refused."""
+        """Do nothing: all of it is frozen. Unfreezing is refused."""
         if not frozen:
             self._refuse("it cannot be trained")
         return self
 
     def check_input(self, x: Tensor) -> None:
-        """Raise unless ``x`` is what the model takes, and no parameter waits for a gradient."""
+        """Raise unless ``x`` is what the model takes, and no parameter requires a gradient."""
         super().check_input(x)
         if torch.is_grad_enabled() and wants_gradients(self):
             self._refuse("its parameters have no gradients")
 
     def extra_repr(self) -> str:
-        """Say what was done."""
-        return "\n".join(f"(optimized) {line}" for line in self.told())
+        """Describe what was done."""
+        return "\n".join(f"(optimized) {line}" for line in self.summary())
 
-    def told(self) -> list[str]:
-        """Say what was done, line by line."""
+    def summary(self) -> list[str]:
+        """Describe what was done, line by line."""
         encoder, like = self._derived(), next(self.encoder.parameters())
         plain = encoder is None or not served(like) or hooked(self.encoder)
-        lines = ["left as it is"] if encoder is None or plain else encoder.told()
+        lines = ["unchanged"] if encoder is None or plain else encoder.summary()
         lines = [f"encoder: {line}" for line in lines]
         if self._graphs is not None:
             lines.append("CUDA graphs: " + ("one for each kind of input" if like.is_cuda else "none on a CPU"))
@@ -235,7 +225,7 @@ class _InferenceOnly(CheckedModel):
 
 
 class _Guard:
-    """Remembers what the graphs of a model depend on."""
+    """Records what the graphs of a model depend on."""
 
     def __init__(self, model: _InferenceOnly) -> None:
         self._model = model
@@ -254,12 +244,6 @@ class _Guard:
 class OptimizedClassifier(_InferenceOnly, Classifier):
     """A classifier from :func:`optimize`."""
 
-    @told_when_memory_ends
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Check the input and return the last map, ``b num_features *s'``."""
-        self.check_input(x)
-        return self.encoder_for(x)(x)
-
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Turn the last map into logits, or with ``pre_logits`` into what ``head.classifier`` is given."""
         if not (eager(x) and on_cpu(x)) or hooked(*self.head.modules()):
@@ -273,11 +257,11 @@ class OptimizedClassifier(_InferenceOnly, Classifier):
         """Refuse: a new layer is there to be trained."""
         self._refuse("it cannot have a new classifier")
 
-    def told(self) -> list[str]:
-        """Say what was done, line by line."""
+    def summary(self) -> list[str]:
+        """Describe what was done, line by line."""
         last = self.get_classifier()
         done = isinstance(last, nn.Linear) and last.weight.dtype == torch.float32 and private(last.weight)
-        return super().told() + ["head: linear layers by oneDNN"] * done
+        return super().summary() + ["head: linear layers by oneDNN"] * done
 
 
 class OptimizedExtractor(_InferenceOnly, FeatureExtractor):

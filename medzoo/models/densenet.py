@@ -22,7 +22,7 @@ __all__ = ["densenet121_xray"]
 INPUT = InputSpec("b c h w", channels=1, size=(224, 224), minimum=32, lone_minimum=61)
 
 # [0, 1] - 1/2, over 1/2048, is TorchXRayVision's (2 x - 1) 1024. It cuts the square at the centre, then scales.
-PREPARATION = Preprocessing(size=INPUT.size, fit="square", mean=(0.5,), std=(1 / 2048,))
+PREPROCESSING = Preprocessing(size=INPUT.size, fit="square", mean=(0.5,), std=(1 / 2048,))
 
 # Labels that CheXpert's annotation does not have; TorchXRayVision leaves their names empty.
 _NOT_IN_CHEXPERT = {
@@ -51,7 +51,7 @@ def _torchxrayvision(
         thresholds=tuple(next(points) if known else 0.5 for known in trained),
         normalised=True,
         trained=trained,
-        preprocessing=PREPARATION,
+        preprocessing=PREPROCESSING,
         default=tag == "xrv_all",
     )
 
@@ -100,7 +100,7 @@ WEIGHTS = (
 @register(
     input_spec=INPUT,
     outputs=Outputs(labels=TORCHXRAYVISION18, task="multilabel"),
-    preprocessing=PREPARATION,
+    preprocessing=PREPROCESSING,
     parameters=6_966_034,
     summary="DenseNet-121 of one channel with a logit for each of 18 findings",
     source="https://arxiv.org/abs/2111.00595",

@@ -22,7 +22,7 @@ __all__ = ["resnet18_multilabel"]
 INPUT = InputSpec("b c h w", channels=3, size=(320, 320), minimum=32, lone_minimum=33)
 
 # The weights saw 224 × 224; the project that this model follows trained them on at 320.
-PREPARATION = Preprocessing(size=INPUT.size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+PREPROCESSING = Preprocessing(size=INPUT.size, mean=IMAGENET_MEAN, std=IMAGENET_STD)
 
 WEIGHTS = (
     Weights(
@@ -36,7 +36,7 @@ WEIGHTS = (
         layout="timm-resnet",
         part="encoder",
         in_chans=3,
-        preprocessing=PREPARATION,
+        preprocessing=PREPROCESSING,
         metrics={"ImageNet-1k top-1 at 224": 0.69758},
         default=True,
     ),
@@ -51,7 +51,7 @@ WEIGHTS = (
         layout="timm-resnet",
         part="encoder",
         in_chans=3,
-        preprocessing=PREPARATION,
+        preprocessing=PREPROCESSING,
         metrics={"ImageNet-1k top-1 at 224": 0.7150, "ImageNet-1k top-1 at 288": 0.7316},
     ),
 )
@@ -60,7 +60,7 @@ WEIGHTS = (
 @register(
     input_spec=INPUT,
     outputs=Outputs(labels=CHESTXRAY14, task="multilabel"),
-    preprocessing=PREPARATION,
+    preprocessing=PREPROCESSING,
     parameters=11_183_694,
     summary="ResNet-18 with a logit for each of 14 findings",
     source="https://arxiv.org/abs/1512.03385",

@@ -22,14 +22,14 @@ from torch.utils.checkpoint import checkpoint
 from medzoo.classifier import Classifier
 from medzoo.contract import InputSpec, Outputs, Preprocessing
 from medzoo.errors import ConfigError, check_int, check_rate, did_you_mean
-from medzoo.kernels.cpu.linear import linear
-from medzoo.models.swin_weights import SWIN_WEIGHTS
+from medzoo.kernels import dispatch
 from medzoo.nn.encoder import Encoder
-from medzoo.nn.fast_path import fast_path_for, hooked, needs_gradient, watched
+from medzoo.nn.guards import fast_path_for, needs_gradient, unobserved
 from medzoo.nn.head import Head
 from medzoo.nn.patch_merging import OCTANTS, PatchMerging
 from medzoo.nn.swin_block import DropPath, SwinBlock
 from medzoo.registry import register
+from medzoo.weights.record import HubFile, UrlFile, Weights, ZipMember
 
 __all__ = ["DropPath", "SwinBlock", "SwinEncoder", "swin_encoder_mlp"]
 
@@ -54,19 +54,13 @@ class SwinStage(nn.Module):
         """Run the blocks on channels-last tokens; the result is a view of such tokens too."""
         x = rearrange(x, "b c d h w -> b d h w c").contiguous()
         recompute = self.grad_checkpointing and torch.is_grad_enabled()
-        # What one block gives the next may be written over, unless somebody looks at it in between.
-        private = not watched(x) and not hooked(*self.blocks) and all(map(_as_made, self.blocks))
+        overwrite = unobserved(x, self.blocks, SwinBlock)  # the result of one block is read by the next alone
         for i, block in enumerate(self.blocks):
             if recompute:
                 x = checkpoint(block, x, use_reentrant=False)
             else:
-                x = cast(SwinBlock, block).over(x) if i and private else block(x)
+                x = cast(SwinBlock, block).forward_inplace(x) if i and overwrite else block(x)
         return rearrange(self.downsample(x), "b d h w c -> b c d h w")
-
-
-def _as_made(block: nn.Module) -> bool:
-    """Whether a block is ours, and nobody compiled it."""
-    return type(block) is SwinBlock and block._compiled_call_impl is None
 
 
 class ConvLayer(nn.Module):
@@ -116,14 +110,15 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv3d(in_chans, channels, PATCH, stride=PATCH)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Project each patch: a convolution that PyTorch would run as a slow one, as one matrix product."""
+        """Project each patch."""
         even = all(side % PATCH == 0 for side in x.shape[2:])
         if not even or not fast_path_for(self, x, (nn.Conv3d,)) or not self._cuts_patches():
             return self.proj(x)
         d, h, w = (side // PATCH for side in x.shape[2:])
         patches = rearrange(x, "b c (d i) (h j) (w k) -> (b d h w) (c i j k)", i=PATCH, j=PATCH, k=PATCH)
-        project = F.linear if needs_gradient(self, x) else linear
-        embedded = project(patches, self.proj.weight.flatten(1), self.proj.bias)
+        embedded = dispatch.linear_patches(
+            patches, self.proj.weight.flatten(1), self.proj.bias, differentiated=needs_gradient(self, x)
+        )
         return rearrange(embedded, "(b d h w) c -> b c d h w", b=len(x), d=d, h=h, w=w)
 
     def _cuts_patches(self) -> bool:
@@ -199,6 +194,80 @@ def _init_linear(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
+_RELEASE = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1"
+_SIZE = (96, 96, 96)
+# Abdominal soft tissue, in HU.
+_WINDOW = (-175.0, 250.0)
+
+# The public weights of the encoder, each trained with MONAI up to 1.4. The arithmetic of their patch merging is part of
+# the record: under the same keys MONAI changed it in 1.5.
+WEIGHTS = (
+    Weights(
+        tag="btcv",
+        source=HubFile("MONAI/swin_unetr_btcv_segmentation", "models/model.pt"),
+        # The publisher gives no other digest, and no commit is known.
+        digest="md5:50dd67a01b28a1d5487fd9ac27e682fb",
+        license="Apache-2.0",
+        citation="Tang et al., Self-Supervised Pre-Training of Swin Transformers for 3D Medical Image Analysis, CVPR "
+        "2022; MONAI model zoo",
+        trained_on="abdominal CT of BTCV, segmentation into 14 classes",
+        layout="monai-swinunetr",
+        part="encoder",
+        preprocessing=Preprocessing(
+            size=_SIZE, orientation="RAS", spacing=(1.5, 1.5, 2.0), intensity="window", window=_WINDOW, fit="crop"
+        ),
+        options={"patch_merging": "monai1.4"},
+        default=True,
+    ),
+    Weights(
+        tag="brats21_fold0",
+        source=ZipMember(
+            url=f"{_RELEASE}/fold0_f48_ep300_4gpu_dice0_8854.zip",
+            member="fold0_f48_ep300_4gpu_dice0_8854/model.pt",
+            digest="sha256:47ba479743f9d5151654d1232d3e8d3aa68d7e9d68a837ef7b8c644329293d63",
+            size=231_022_652,
+        ),
+        digest="sha256:1083e1585263a73919a5ecfee9403989ca4bfd2ec70308679667bd23b53714b4",
+        size=256_368_326,
+        license="not stated",
+        citation="Hatamizadeh et al., Swin UNETR: Swin Transformers for Semantic Segmentation of Brain Tumors, 2022",
+        trained_on="brain MR of BraTS 2021, fold 0, segmentation of tumours",
+        layout="monai-swinunetr",
+        part="encoder",
+        in_chans=4,
+        channels=("FLAIR", "T1 post contrast", "T1", "T2"),
+        preprocessing=Preprocessing(size=(128, 128, 128), intensity="zscore_nonzero", fit="crop"),
+        metrics={"BraTS 2021 fold 0 mean Dice, published": 0.8854},
+        options={"patch_merging": "monai1.4"},
+    ),
+    Weights(
+        tag="dae50k",
+        source=UrlFile(f"{_RELEASE}/ssl_pretrained_weights.pth"),
+        digest="sha256:c3564f40a6a051d3753a6d8fae5cc8eaf21ce8d82a9a3baf80748d15664055e8",
+        license="not stated",
+        citation="Valanarasu et al., Disruptive Autoencoders: Leveraging Low-level Features for 3D Medical Image "
+        "Pre-training, 2023, https://arxiv.org/abs/2307.16896",
+        trained_on="unlabelled scans, 50,000 by its name, by a disruptive autoencoder",
+        layout="dae",
+        part="encoder",
+        options={"patch_merging": "monai1.4"},
+    ),
+    Weights(
+        tag="voco_b",
+        source=HubFile("Luffy503/VoCo", "VoCo_B_SSL_head.pt"),
+        # As a project that uses the file gives it; no other digest and no commit are known.
+        digest="md5:f80c4da2f81d700bdae3df188f2057eb",
+        license="Apache-2.0",
+        citation="Wu et al., Large-Scale 3D Medical Image Pre-training with Geometric Context Priors (VoCo), 2024",
+        trained_on="unlabelled CT, by volume contrast",
+        layout="monai-swinunetr",
+        part="encoder",
+        # Neither orientation nor spacing is known.
+        preprocessing=Preprocessing(size=_SIZE, intensity="window", window=_WINDOW, fit="crop"),
+        options={"patch_merging": "monai1.4", "use_v2": True},
+    ),
+)
+
 INPUT = InputSpec("b c d h w", channels=1, size=(96, 96, 96), multiple=32, minimum=32)
 
 
@@ -213,7 +282,7 @@ INPUT = InputSpec("b c d h w", channels=1, size=(96, 96, 96), multiple=32, minim
     cam_layer="encoder",
     tiny={"feature_size": 12, "hidden": 8},
     tiny_size=(32, 32, 32),
-    weights=SWIN_WEIGHTS,
+    weights=WEIGHTS,
 )
 def swin_encoder_mlp(
     *,

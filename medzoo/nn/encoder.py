@@ -42,7 +42,7 @@ class Encoder(nn.Module, ABC):
         return x
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trade time for memory: recompute in the backward pass what lies inside a stage.
+        """Trade time for memory: recompute the inner results of a stage in the backward pass.
 
         BatchNorm then updates its running statistics twice a step, as it does in timm.
         """

@@ -32,7 +32,7 @@ class Head(nn.Sequential):
         order: what runs between the pooled map and ``classifier``; ``"fc"`` is the hidden linear layer.
         hidden: width of ``fc``.
         dropout: rate of ``"dropout"``.
-        flatten: spatial size of the map that the first linear layer takes whole; empty to average instead.
+        flatten: spatial size of the map that the first linear layer takes flattened; empty to average instead.
     """
 
     classifier: nn.Linear | nn.Identity

@@ -1,34 +1,184 @@
-"""The block of a 3D Swin Transformer: window attention and an MLP.
+"""The block of a 3D Swin Transformer: attention inside (shifted) windows with a relative position bias, and an MLP.
 
-It can run in two ways with the same result. The plain path is windows of one size under a mask; compilers, exporters
-and hooks see this one. The fast path is attention over boxes, see :mod:`medzoo.kernels.cpu.box_attention`: on a GPU over the
-whole map at once, by the kernels in :mod:`medzoo.kernels.cuda` where :mod:`medzoo.kernels.dispatch` has them; on a CPU
-slab by slab, so that what lies between the operations stays in the cache.
+This is the plain form, which compilers, exporters and hooks see. :mod:`medzoo.kernels.dispatch` may compute the same in
+another way.
 
-Axes: b batch, d h w depth height width, n tokens of a slab, c channels.
+A window covers 7 tokens along each axis. In every second block the windows are shifted by half of that, with the map
+rolled so that they stay complete; tokens that only the roll made neighbours must not attend to each other.
+
+Source: Liu et al., Swin Transformer, ICCV 2021, https://arxiv.org/abs/2103.14030; the 3D form and its quirks are
+those of MONAI's ``SwinTransformer``, so that its weights give its outputs.
+
+Axes: b batch, d h w depth height width, g windows of a map, t tokens of a window, c channels, m heads, e head width.
 """
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medzoo.kernels.boxes import Arrangement, BoxType, arrange, slabs
-from medzoo.kernels.cpu.box_attention import Reorder, Weights, attend, box_bias
-from medzoo.kernels.cpu.swin_block import AttentionBranch, MlpBranch, transform
-from medzoo.kernels.cuda.graphs import hold
-from medzoo.kernels.dispatch import kernel_serves
-from medzoo.kernels.window_partition import partition
-from medzoo.nn.fast_path import SLAB, fast_path_for, needs_gradient
-from medzoo.nn.window_attention import WindowAttention
-from medzoo.nn.windows import WindowGrid
+from medzoo.kernels import dispatch
+from medzoo.nn.guards import fast_path_for, needs_gradient
 
-__all__ = ["DropPath", "Mlp", "SwinBlock"]
+__all__ = ["DropPath", "Mlp", "SwinBlock", "WindowAttention", "WindowGrid", "relative_position_index"]
 
 WINDOW = (7, 7, 7)
+# What MONAI adds to a logit between tokens of different regions; exp(-100) is 4e-44, negligible beside any weight.
+SEPARATED = -100.0
+
+
+@dataclass(frozen=True)
+class WindowGrid:
+    """The windows of one block on one map.
+
+    Attributes:
+        size: spatial size of the map.
+        window: sides of a window, no larger than the map's.
+        shift: how far the windows are shifted along each axis.
+    """
+
+    size: tuple[int, ...]
+    window: tuple[int, ...]
+    shift: tuple[int, ...]
+
+    @classmethod
+    def of(cls, size: Sequence[int], window: Sequence[int], shifted: bool) -> WindowGrid:
+        """Clip the windows to the map: an axis that fits into one window is not shifted.
+
+        >>> WindowGrid.of((16, 16, 4), window=(7, 7, 7), shifted=True)
+        WindowGrid(size=(16, 16, 4), window=(7, 7, 4), shift=(3, 3, 0))
+        """
+        clipped = tuple(min(s, w) for s, w in zip(size, window, strict=True))
+        shift = tuple(w // 2 if shifted and s > w else 0 for s, w in zip(size, window, strict=True))
+        return cls(tuple(size), clipped, shift)
+
+    @property
+    def padded(self) -> tuple[int, ...]:
+        """The map's size rounded up to a multiple of the window."""
+        return tuple(-(-s // w) * w for s, w in zip(self.size, self.window, strict=True))
+
+    def split(self, x: Tensor) -> Tensor:
+        """Cut a map into windows, ``b d h w c -> (b g) t c``, padding with zeros at the far ends."""
+        (d, h, w), (dp, hp, wp) = self.size, self.padded
+        x = F.pad(x, (0, 0, 0, wp - w, 0, hp - h, 0, dp - d))
+        if any(self.shift):
+            x = torch.roll(x, tuple(-s for s in self.shift), dims=(1, 2, 3))
+        i, j, k = self.window
+        return rearrange(x, "b (d i) (h j) (w k) c -> (b d h w) (i j k) c", i=i, j=j, k=k)
+
+    def join(self, windows: Tensor) -> Tensor:
+        """Undo :meth:`split`, ``(b g) t c -> b d h w c``, dropping the padding."""
+        (i, j, k), (dp, hp, wp) = self.window, self.padded
+        x = rearrange(
+            windows,
+            "(b d h w) (i j k) c -> b (d i) (h j) (w k) c",
+            i=i, j=j, k=k, d=dp // i, h=hp // j, w=wp // k,
+        )  # fmt: skip
+        if any(self.shift):
+            x = torch.roll(x, self.shift, dims=(1, 2, 3))
+        d, h, w = self.size
+        return x[:, :d, :h, :w]
+
+    def mask(self, device: torch.device) -> Tensor | None:
+        """Return what to add to the attention logits of each window, ``g t t``, or ``None`` where nothing is shifted.
+
+        The roll puts the first ``shift`` tokens of an axis behind the last ones. Those that it moved, and those that
+        share a window with them, are regions of their own.
+        """
+        if not any(self.shift):
+            return None
+        region = torch.zeros(1, 1, 1, 1, 1, device=device)
+        for axis, (length, window, shift) in enumerate(zip(self.padded, self.window, self.shift, strict=True)):
+            if shift:
+                place = torch.arange(length, device=device)
+                number = (place >= length - window).float() + (place >= length - shift).float()
+                region = region * 3 + number.view([1, *(length if a == axis else 1 for a in range(3)), 1])
+        region = region.expand(1, *self.padded, 1)
+        i, j, k = self.window
+        tokens = rearrange(region, "1 (d i) (h j) (w k) 1 -> (d h w) (i j k)", i=i, j=j, k=k)
+        apart = tokens[:, :, None] != tokens[:, None, :]
+        return torch.zeros(apart.shape, device=device).masked_fill(apart, SEPARATED)
+
+
+def relative_position_index(window: Sequence[int], device: torch.device | None = None) -> Tensor:
+    """Return the row of the bias table for each pair of tokens, ``t t``.
+
+    Row numbers count the offsets ``-(w-1) ... w-1`` along d, h, w in C order.
+
+    >>> relative_position_index((1, 1, 2))
+    tensor([[1, 0],
+            [2, 1]])
+    """
+    axes = [torch.arange(side, device=device) for side in window]
+    place = torch.stack(torch.meshgrid(*axes, indexing="ij")).flatten(1)
+    index = torch.zeros(1, 1, dtype=torch.long, device=device)
+    for offset, side in zip(place[:, :, None] - place[:, None, :], window, strict=True):
+        index = index * (2 * side - 1) + offset + side - 1
+    return index
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention inside each window, ``(b g) t c -> (b g) t c``.
+
+    Args:
+        channels: width of a token.
+        heads: number of heads; ``channels`` is a multiple.
+        window: sides of the largest window, which the bias table is made for.
+    """
+
+    relative_position_index: Tensor
+
+    def __init__(self, channels: int, heads: int, window: Sequence[int]) -> None:
+        super().__init__()
+        self.heads, self.window = heads, tuple(window)
+        rows = 1
+        for side in window:
+            rows *= 2 * side - 1
+        self.relative_position_bias_table = nn.Parameter(torch.empty(rows, heads))
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+        self.memo = dispatch.BiasMemo()
+        self.rebuild_buffers(self.relative_position_bias_table.device)
+
+    def rebuild_buffers(self, device: torch.device) -> None:
+        """Compute the index, on ``device``: it is not stored with the weights, and a meta device has no values."""
+        index = relative_position_index(self.window, device)
+        self.register_buffer("relative_position_index", index, persistent=False)
+
+    def bias(self, tokens: int) -> Tensor:
+        """Return the bias of each pair of tokens, ``m t t``.
+
+        A map smaller than the window has fewer tokens, and reads the first rows and columns of the full window's
+        index. That is not the geometric sub-window, but it is what MONAI does, and what weights are trained with.
+        """
+        index = self.relative_position_index[:tokens, :tokens]
+        return rearrange(self.relative_position_bias_table[index], "q k m -> m q k")
+
+    def forward(self, windows: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend within each window.
+
+        Args:
+            windows: ``(b g) t c``.
+            mask: ``g t t``, added to the logits of each window of a map, or ``None``.
+
+        Returns:
+            The tokens after the output projection, ``(b g) t c``.
+        """
+        bias = self.bias(windows.shape[1])[None]
+        if mask is not None:
+            bias = bias + mask[:, None]
+        g = bias.shape[0]
+        # Windows that differ in mask share an axis with the heads, so that nothing is repeated for the batch.
+        bias = rearrange(bias, "g m q k -> 1 (g m) q k")
+        q, k, v = rearrange(self.qkv(windows), "(b g) t (three m e) -> three b (g m) t e", three=3, m=self.heads, g=g)
+        out = dispatch.biased_attention(q, k, v, bias)
+        return self.proj(rearrange(out, "b (g m) t e -> (b g) t (m e)", g=g))
 
 
 class Mlp(nn.Module):
@@ -40,29 +190,30 @@ class Mlp(nn.Module):
         self.linear2 = nn.Linear(hidden, channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Widen, bend, narrow."""
+        """Linear, GELU, Linear."""
         return self.linear2(F.gelu(self.linear1(x)))
 
 
 class DropPath(nn.Module):
-    """In training, drop a branch for some samples and scale it for the rest, so that its mean stays."""
+    """Stochastic depth: in training, drop a branch for some samples and scale it for the rest, which keeps its mean."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
     def drops(self) -> bool:
-        """Whether it changes anything now."""
+        """Whether it is active."""
         return self.training and self.rate > 0.0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop whole samples of the batch."""
+        """Drop samples of the batch."""
         if not self.drops():
             return x
         keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.rate
         return x * keep.to(x.dtype) / (1.0 - self.rate)
 
 
+# A block whose parts are all of these classes may be computed without calling them.
 PARTS = (nn.LayerNorm, nn.Linear, WindowAttention, DropPath, Mlp)
 
 
@@ -82,143 +233,39 @@ class SwinBlock(nn.Module):
         """Attend, then transform each token."""
         return self._run(x)
 
-    def over(self, x: Tensor) -> Tensor:
-        """Return what :meth:`forward` does, in the place of ``x`` where that is possible; nobody reads ``x`` again."""
-        return self._run(x, x)
+    def forward_inplace(self, x: Tensor) -> Tensor:
+        """Return what :meth:`forward` does, written over ``x`` where that is possible."""
+        return self._run(x, out=x)
 
     def _run(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         grid = WindowGrid.of(x.shape[1:4], WINDOW, self.shifted)
         if fast_path_for(self, x, PARTS):
-            if kernel_serves("box_attention", x):
-                weights, mlp = self._weights()
-                if self._fits_kernel(x, weights, mlp):
-                    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]  # where kernels are launched
-                        return self._by_kernels(x, grid, weights, mlp)
-            if x.is_cuda:
-                return self._whole(x, grid)
-            if not needs_gradient(self, x) and not self.drop_path.drops():
-                return self._by_slabs(x, grid, out)
-            weights, mlp = self._weights()
-            if not any(tensor is None for tensor in (*weights, *mlp)):
-                return self._in_training(x, grid)
+            y = dispatch.swin_block(self._inputs(x, grid, out))
+            if y is not None:
+                return y
         # The padding is added after the norm: its tokens are zeros, and are attended to, as in MONAI.
         attended = self.attn(grid.split(self.norm1(x)), grid.mask(x.device))
         x = x + self.drop_path(grid.join(attended))
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
-    def _fits_kernel(self, x: Tensor, weights: Weights, mlp: tuple[Tensor, ...]) -> bool:
-        """Whether the attention kernel in Triton computes this block on ``x``: heads of 16, 32 or 64, and biases."""
-        c, attn = x.shape[-1], self.attn
-        return (
-            x.numel() > 0
-            and c // attn.heads in (16, 32, 64)
-            and not any(tensor is None for tensor in (*weights, *mlp))
-            and weights.qkv_weight.shape == (3 * c, c)
-            and attn.relative_position_bias_table.shape == (math.prod(2 * side - 1 for side in attn.window), attn.heads)
-            and (kernel_serves("box_attention_backward", x) or not needs_gradient(self, x))
-        )
-
-    def _fits_layers(self, x: Tensor, weights: Weights, mlp: tuple[Tensor, ...]) -> bool:
-        """Whether the layers around attention can be kernels too, in inference: one type for all, and not too wide."""
-        from medzoo.kernels.cuda.swin_layers import WIDEST
-
-        return (
-            kernel_serves("swin_layers", x)
-            and x.shape[-1] <= WIDEST
-            and not (self.drop_path.drops() or torch.is_autocast_enabled(x.device.type))
-            and len(mlp[2]) % 64 == 0  # which the kernel takes at once
-            and all(t.dtype == x.dtype and t.is_contiguous() for t in (*weights, *mlp))
-        )
-
-    def _by_kernels(self, x: Tensor, grid: WindowGrid, weights: Weights, mlp: tuple[Tensor, ...]) -> Tensor:
-        """Attend by a kernel in Triton, and run the layers around it by kernels too where they fit."""
-        from medzoo.kernels.cuda.box_attention import attend_in_boxes, fill_biases
-        from medzoo.kernels.cuda.box_tables import box_tables
-        from medzoo.kernels.cuda.ops import box_attention
-        from medzoo.kernels.cuda.swin_layers import finish_block, norm_linear
-
-        tables = box_tables(partition(grid.size, grid.window, grid.shift), grid.window, x.device)
-        hold(tables)
-        attn, differentiated = self.attn, needs_gradient(self, x)
-        tokens = x.flatten(1, 3).contiguous()
-
-        def by_boxes(qkv: Tensor) -> Tensor:
-            table = attn.relative_position_bias_table.to(qkv.dtype).contiguous()
-            if differentiated:
-                return box_attention(qkv, table, grid.size, grid.window, grid.shift, attn.window, True)[0]
-            # PyTorch's dispatcher would take longer than the launch.
-            biases = fill_biases(table, tables, attn.window)
-            return attend_in_boxes(qkv, biases, tables, attn.heads, keep=False)[0]
-
-        if not differentiated and self._fits_layers(x, weights, mlp):
-            attended = by_boxes(norm_linear(tokens, tables.order, *weights[:4], self.norm1.eps))
-            layers = weights[4:], mlp[:2], mlp[2:4], mlp[4:]
-            return finish_block(attended, tables.seat, tokens, *layers, self.norm2.eps).view_as(x)
-        boxed = Reorder.apply(self.norm1(tokens), tables.taken, tables.seat)
-        boxed.index_fill_(1, tables.empty, 0)
-        attended = by_boxes(attn.qkv(boxed).flatten(0, 1)).view(len(x), -1, x.shape[-1])
-        attended = attn.proj(Reorder.apply(attended, tables.seat, tables.taken))
-        tokens = tokens + self.drop_path(attended)
-        return (tokens + self.drop_path(self.mlp(self.norm2(tokens)))).view_as(x)
-
-    def _whole(self, x: Tensor, grid: WindowGrid) -> Tensor:
-        """Run the boxes of the whole batch at once, under autograd if need be."""
-        where = arrange(partition(grid.size, grid.window, grid.shift), grid.window, x.shape[0], x.device)
-        weights, _ = self._weights()
-        table: Tensor = self.attn.relative_position_bias_table
-        known: dict[BoxType, Tensor] = {}
-        # In the type of the products: a bias cast later would lose the alignment of its rows.
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else table.dtype
-        if needs_gradient(self, x):
-            table = table.to(dtype)
-        else:
-            table, known = self.attn.memo.recall(table, dtype)
-        biases = self._biases(table, known, where)
-        hold(where, *biases.values())
-        attended = attend(x.flatten(0, 3), weights, biases, where, eps=self.norm1.eps)
-        x = x + self.drop_path(attended.view_as(x))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
-
-    def _by_slabs(self, x: Tensor, grid: WindowGrid, out: Tensor | None = None) -> Tensor:
-        """Take each slab through the whole block before the next, without autograd; ``out`` may be ``x``."""
-        c, out = x.shape[-1], torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
-        weights, mlp = self._weights()
-        table, known = self.attn.memo.recall(self.attn.relative_position_bias_table)
-        for place, axes in slabs(grid, x.shape[0], SLAB // (3 * c)):
-            slab = x[place]
-            where = arrange(axes, grid.window, slab.shape[0], x.device)
-            tokens = slab.reshape(-1, c)
-            biases = self._biases(table, known, where)
-            tokens = attend(tokens, weights, biases, where, eps=self.norm1.eps, add=tokens)
-            # A slab that lies in one piece takes each result at once, any other takes them all in the end.
-            done = out[place].view(-1, c) if out[place].is_contiguous() else tokens
-            step = SLAB // (8 * c)
-            for rows, seats in zip(torch.split(tokens, step), torch.split(done, step), strict=True):
-                seats.copy_(transform(rows, mlp, self.norm2.eps, add=rows))
-            if done is tokens:
-                out[place] = tokens.view(slab.shape)
-        return out
-
-    def _in_training(self, x: Tensor, grid: WindowGrid) -> Tensor:
-        """Run both branches with their own backward pass."""
-        weights, mlp = self._weights()
-        table, window = self.attn.relative_position_bias_table, self.attn.window
-        ones = x.new_ones(len(x)) if self.drop_path.drops() else None
-        scale = None if ones is None else self.drop_path(ones)
-        x = AttentionBranch.apply(x, scale, grid, window, self.norm1.eps, table, *weights)
-        scale = None if ones is None else self.drop_path(ones)
-        return MlpBranch.apply(x, scale, self.norm2.eps, *mlp)
-
-    def _biases(self, table: Tensor, known: dict[BoxType, Tensor], where: Arrangement) -> dict[BoxType, Tensor]:
-        """Add to ``known`` the biases that these boxes need."""
-        for group in where.groups:
-            if group.type not in known:
-                known[group.type] = box_bias(table, self.attn.window, group.type)
-        return known
-
-    def _weights(self) -> tuple[Weights, tuple[Tensor, ...]]:
-        """Return the tensors of the two branches."""
+    def _inputs(self, x: Tensor, grid: WindowGrid, out: Tensor | None) -> dispatch.BlockInputs:
+        """Return the block as tensors and numbers."""
         attn, mlp = self.attn, self.mlp
-        parts = (self.norm1, attn.qkv, attn.proj), (self.norm2, mlp.linear1, mlp.linear2)
-        first, second = (tuple(t for part in branch for t in (part.weight, part.bias)) for branch in parts)
-        return Weights(*first), second
+        attention, transform = (
+            tuple(t for part in branch for t in (part.weight, part.bias))
+            for branch in ((self.norm1, attn.qkv, attn.proj), (self.norm2, mlp.linear1, mlp.linear2))
+        )
+        return dispatch.BlockInputs(
+            x,
+            dispatch.WindowGeometry(grid.size, grid.window, grid.shift),
+            attn.window,
+            attn.relative_position_bias_table,
+            attn.memo,
+            dispatch.AttentionWeights(*attention),
+            transform,
+            (self.norm1.eps, self.norm2.eps),
+            differentiated=needs_gradient(self, x),
+            drops=self.drop_path.drops(),
+            drop=self.drop_path,
+            out=out,
+        )

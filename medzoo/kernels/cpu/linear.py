@@ -1,7 +1,7 @@
-"""A linear layer that runs on oneDNN where this PyTorch offers it, and else as everywhere.
+"""A linear layer that runs on oneDNN where this PyTorch offers it, and by ``F.linear`` elsewhere.
 
 On AMD processors the matrix products of PyTorch's CPU build reach half of what its own oneDNN reaches. The operator is
-not public, so it is tried once before it is used, and ``F.linear`` stands behind it.
+not public, so it is tested once before it is used.
 
 Axes: n rows, c channels, o output channels.
 """
@@ -67,7 +67,7 @@ def linear(
 
 
 class _Linear(torch.autograd.Function):
-    """The oneDNN operator with its derivative, which it does not bring along."""
+    """The oneDNN operator with its derivative, which PyTorch does not define."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medzoo.kernels.cpu.linear import linear
 
-__all__ = ["Sums", "gradients", "refuse_twice", "through_linear"]
+__all__ = ["Sums", "gradients", "refuse_second_derivative", "through_linear"]
 
 
 class Sums:
@@ -42,17 +42,17 @@ def gradients(outputs: Any, inputs: Sequence[Tensor], given: Any) -> list[Tensor
 def through_linear(
     grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Return the gradients of a linear layer whose own result nobody needs: of its input, weight and bias."""
+    """Return the gradients of a linear layer whose own result is not needed: of its input, weight and bias."""
     with torch.no_grad():
         to_weight = grad.t() @ x if weight.requires_grad else None
         to_bias = grad.sum(0) if bias is not None and bias.requires_grad else None
         return linear(grad, weight.t().contiguous()), to_weight, to_bias
 
 
-def refuse_twice(who: str) -> None:
-    """Say what to do when somebody asks for the derivative of this derivative."""
+def refuse_second_derivative(who: str) -> None:
+    """Raise RuntimeError when the derivative of this derivative is asked for."""
     if torch.is_grad_enabled():
         raise RuntimeError(
             f"{who}: expected a first derivative, got create_graph=True: the fast backward pass on a CPU cannot be "
-            "differentiated. Run the forward pass under `with medzoo.nn.fast_path.plain_path():`."
+            "differentiated. Run the forward pass under `with medzoo.set_fast_paths(False):`."
         )

@@ -1,7 +1,7 @@
 """Attention inside the boxes of a Swin block: one kernel for all boxes of a batch of maps.
 
 Its rows are the tokens in the order of their boxes, and one row for the padding of each box that has some; what is
-read lies in one piece, and nothing is masked but the end of a box. A second kernel fills the biases of all types of
+read is contiguous, and nothing is masked but the end of a box. A second kernel fills the biases of all types of
 boxes from their table, so that no copy of them has to be kept and checked.
 
 The softmax is computed block by block of keys with a running maximum (Milakov and Gimelshein,
@@ -30,7 +30,7 @@ KEYS = 32
 
 @triton.jit
 def _row_of(i, j, WD: tl.constexpr, WH: tl.constexpr, WW: tl.constexpr):
-    """Return the row of the bias table for a query and a key, given their places in the window."""
+    """Return the row of the bias table for a query and a key, given their positions in the window."""
     d = i // (WH * WW) - j // (WH * WW) + WD - 1
     h = i // WW % WH - j // WW % WH + WH - 1
     w = i % WW - j % WW + WW - 1
@@ -38,7 +38,7 @@ def _row_of(i, j, WD: tl.constexpr, WH: tl.constexpr, WW: tl.constexpr):
 
 
 @triton.jit
-def _fill(table, out, blocks, types, places, padding, HEADS, WD: tl.constexpr, WH: tl.constexpr, WW: tl.constexpr,
+def _fill(table, out, blocks, types, positions, padding, HEADS, WD: tl.constexpr, WH: tl.constexpr, WW: tl.constexpr,
           BM: tl.constexpr, BN: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
     """Fill BM rows of the biases of one type and head."""
     block, head = blocks + 2 * tl.program_id(0), tl.program_id(1)
@@ -53,8 +53,8 @@ def _fill(table, out, blocks, types, places, padding, HEADS, WD: tl.constexpr, W
         tl.load(about + 7),
     )
     i = first + tl.arange(0, BM)
-    mine = tl.load(places + at + i, mask=i < tokens, other=0)
-    # One key stands for all padding: exp(s + b1) + exp(s + b2) = exp(s + log(exp(b1) + exp(b2))).
+    mine = tl.load(positions + at + i, mask=i < tokens, other=0)
+    # One key represents all padding: exp(s + b1) + exp(s + b2) = exp(s + log(exp(b1) + exp(b2))).
     top = tl.full([BM], float("-inf"), tl.float32)
     total = tl.zeros([BM], tl.float32)
     for begin in range(0, pads, BN):
@@ -71,12 +71,12 @@ def _fill(table, out, blocks, types, places, padding, HEADS, WD: tl.constexpr, W
     r = tl.arange(0, BM)
     for begin in range(0, columns, BN):
         j = begin + tl.arange(0, BN)
-        theirs = tl.load(places + at + j)
+        theirs = tl.load(positions + at + j)
         row = _row_of(mine[:, None], theirs[None, :], WD, WH, WW)
         value = tl.load(table + row * HEADS + head).to(tl.float32)
         value = tl.where((j < tokens)[None, :], value, float("-inf"))
         value = tl.where(((j == tokens) & (tokens < keys))[None, :], joined[:, None], value)
-        # Each block of BM queries and BN keys lies in one piece.
+        # Each block of BM queries and BN keys is contiguous.
         tl.store(base + begin * BM + r[:, None] * BN + tl.arange(0, BN)[None, :], value)
 
 
@@ -95,7 +95,7 @@ def fill_biases(table: Tensor, tables: BoxTables, sides: Sequence[int], keys: in
     heads = table.shape[1]
     out = torch.empty(tables.biases * heads, dtype=table.dtype, device=table.device)
     _fill[len(tables.blocks), heads](
-        table, out, tables.blocks, tables.types, tables.places, tables.padding, heads, *sides,
+        table, out, tables.blocks, tables.types, tables.positions, tables.padding, heads, *sides,
         BM=BLOCK, BN=keys, BLOCK=BLOCK,
     )  # fmt: skip
     return out
@@ -181,7 +181,7 @@ def attend_in_boxes(
         config: block sizes.
     """
     total, width = qkv.shape
-    c, rows = width // 3, len(tables.order)
+    c, rows = width // 3, len(tables.token_of_row)
     out = torch.empty(total, c, dtype=qkv.dtype, device=qkv.device)
     lse = torch.empty((total, heads) if keep else (0,), dtype=torch.float32, device=qkv.device)
     samples = total // rows

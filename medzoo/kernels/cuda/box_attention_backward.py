@@ -28,13 +28,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from medzoo.kernels.cuda.backward_tables import BackwardTables, backward_tables
 from medzoo.kernels.cuda.box_attention import fill_biases
-from medzoo.kernels.cuda.box_tables import BLOCK, BoxTables, box_tables
-from medzoo.kernels.cuda.graphs import hold
-from medzoo.kernels.window_partition import partition
+from medzoo.kernels.cuda.box_tables import BLOCK, BackwardTables, BoxTables
 
-__all__ = ["attend_backward", "backward", "biases_backward", "setup_context"]
+__all__ = ["attend_backward", "biases_backward"]
 
 LOG2E = tl.constexpr(1.4426950408889634)
 
@@ -210,12 +207,12 @@ def _sum_parts(
 
 @triton.jit(do_not_specialize=["entries"])
 def _grad_table(
-    grad, biases, table, out, blocks, types, places, local, entries, HEADS: tl.constexpr, WD: tl.constexpr,
+    grad, biases, table, out, blocks, types, positions, local, entries, HEADS: tl.constexpr, WD: tl.constexpr,
     WH: tl.constexpr, WW: tl.constexpr, R: tl.constexpr, BLOCK: tl.constexpr, PADDED: tl.constexpr,
 ):  # fmt: skip
     """Sum the gradients of all pairs whose offset is that of one row of the table, for one head."""
     row, head = tl.program_id(0), tl.program_id(1)
-    # How far the query lies behind the key, or behind the place of padding.
+    # Offset of the query from the key, or from the position of padding.
     d = row // ((2 * WH - 1) * (2 * WW - 1)) - (WD - 1)
     h = row // (2 * WW - 1) % (2 * WH - 1) - (WH - 1)
     w = row % (2 * WW - 1) - (WW - 1)
@@ -230,7 +227,7 @@ def _grad_table(
         about = types + 8 * kind
         tokens, queries, columns = tl.load(about), tl.load(about + 2), tl.load(about + 3)
         live = (first + lane < tokens) & (entry < entries)[:, None]
-        mine = tl.load(places + tl.load(about + 5) + first + lane, mask=live, other=0)
+        mine = tl.load(positions + tl.load(about + 5) + first + lane, mask=live, other=0)
         key_d, key_h, key_w = mine // (WH * WW) - d, mine // WW % WH - h, mine % WW - w
         live = live & (key_d >= 0) & (key_d < WD) & (key_h >= 0) & (key_h < WH) & (key_w >= 0) & (key_w < WW)
         place = kind * (WD * WH * WW) + (key_d * WH + key_h) * WW + key_w
@@ -261,7 +258,7 @@ def attend_backward(
     """Return the gradients of :func:`medzoo.kernels.cuda.box_attention.attend_in_boxes`.
 
     Args:
-        grad_out: gradient of its first result, ``(b r) c``, contiguous; what the rows of padding hold is not read.
+        grad_out: gradient of its first result, ``(b r) c``, contiguous; the rows of padding are not read.
         qkv: queries, keys and values of each row, ``(b r) 3c``, contiguous.
         out: the first result, ``(b r) c``.
         lse: the second result, ``(b r) m`` in float32.
@@ -276,7 +273,7 @@ def attend_backward(
         The gradient of ``qkv``, and that of ``biases`` in their order, in float32.
     """
     total, width = qkv.shape
-    rows, e = len(tables.order), width // 3 // heads
+    rows, e = len(tables.token_of_row), width // 3 // heads
     samples, scale = total // rows, e**-0.5
     exact = qkv.dtype == torch.float32
     shared = {"HEADS": heads, "E": e, "BLOCK": BLOCK, "PRECISION": "tf32x3" if exact else "tf32"}
@@ -304,7 +301,7 @@ def attend_backward(
         grad_out, qkv, stats, biases, parts, work.pieces, work.starts, work.split, tables.types, samples, rows,
         scale, **shared, **sizes["biases"],
     )  # fmt: skip
-    if work.parts == tables.biases:  # each type's only part lies where its biases do
+    if work.parts == tables.biases:  # each type has one part, in the position of its biases
         return grad_qkv, parts
     grad_biases = torch.empty(tables.biases * heads, dtype=torch.float32, device=qkv.device)
     _sum_parts[len(tables.blocks), heads, 4](
@@ -332,50 +329,7 @@ def biases_backward(
     biases = fill_biases(table.float(), tables, sides, keys=BLOCK) if padded else grad_biases
     out = torch.empty(rows, heads, dtype=torch.float32, device=table.device)
     _grad_table[rows, heads](
-        grad_biases, biases, table, out, tables.blocks, tables.types, tables.places, work.local, len(tables.blocks),
+        grad_biases, biases, table, out, tables.blocks, tables.types, tables.positions, work.local, len(tables.blocks),
         heads, *sides, R=8, BLOCK=BLOCK, PADDED=padded,
     )  # fmt: skip
     return out
-
-
-def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    """Save what :func:`backward` needs; see ``torch.library.register_autograd``."""
-    qkv, table, size, window, shift, sides, keep = inputs
-    out, lse = output
-    ctx.mark_non_differentiable(lse)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(qkv, table, out, lse)
-    ctx.axes = partition(tuple(size), tuple(window), tuple(shift))
-    ctx.window, ctx.sides, ctx.keep = tuple(window), tuple(sides), keep
-
-
-def backward(ctx: Any, grad_out: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: ARG001
-    """Return the gradients of the inputs of ``medzoo::box_attention``.
-
-    Raises:
-        RuntimeError: the forward pass did not keep the log-sum-exp, or this derivative is to be differentiated itself.
-    """
-    if torch.is_grad_enabled():
-        raise RuntimeError(
-            "medzoo::box_attention: expected a first derivative, got create_graph=True: the kernels of the backward "
-            "pass cannot be differentiated. Run the forward pass under `with medzoo.nn.fast_path.plain_path():`."
-        )
-    settings = (None,) * 5
-    if grad_out is None:
-        return (None, None, *settings)
-    if not ctx.keep:
-        message = "medzoo::box_attention: the backward pass needs the log-sum-exp; call the forward pass with keep=True"
-        raise RuntimeError(message)
-    qkv, table, out, lse = ctx.saved_tensors
-    heads = table.shape[1]
-    tables = box_tables(ctx.axes, ctx.window, qkv.device)
-    work = backward_tables(ctx.axes, ctx.window, ctx.sides, len(qkv) // len(tables.order), heads, qkv.device)
-    hold(tables, work)
-    biases = fill_biases(table, tables, ctx.sides, keys=BLOCK)
-    grad_qkv, grad_biases = attend_backward(
-        grad_out.contiguous(), qkv, out, lse, biases, tables, work, heads, with_biases=ctx.needs_input_grad[1]
-    )
-    grad_table = None
-    if grad_biases is not None:
-        grad_table = biases_backward(grad_biases, tables, work, table, ctx.sides).to(table.dtype)
-    return (grad_qkv, grad_table, *settings)

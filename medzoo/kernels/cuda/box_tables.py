@@ -1,6 +1,6 @@
-"""Where the boxes of a Swin block lie, as tables of integers that GPU kernels read.
+"""The boxes of a Swin block, as tables of integers that GPU kernels read.
 
-Rows are the tokens of a map in the order of its boxes, with one row more for the padding of each box that has some.
+Rows are the tokens of a map sorted by box, with one row more for the padding of each box that has some.
 The tables describe one map, and serve every sample of a batch; one transfer brings them to the GPU.
 
 Axes: n tokens of a map, r its rows, t tokens of a box, k keys of a box (its tokens, and one for all its padding).
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,39 +19,48 @@ from torch import Tensor
 
 from medzoo.kernels.window_partition import Axes
 
-__all__ = ["BLOCK", "BoxTables", "box_tables"]
+__all__ = ["BLOCK", "BackwardTables", "BoxTables", "backward_tables", "box_tables"]
 
 # Queries and keys are padded to a multiple of this, which every kernel's blocks divide.
 BLOCK = 64
 # Integers for each type and for each tile.
 TYPE_FIELDS, TILE_FIELDS = 8, 4
 
+# Programs that sum the gradients of the biases: enough to fill a GPU of 132 multiprocessors several times.
+PROGRAMS = 132 * 16
+# The fewest blocks that such a program adds up: its result costs about as much to store as that many to read.
+FEWEST = 8
+# Integers for each piece of that work, and for each type.
+PIECE_FIELDS, SPLIT_FIELDS = 8, 4
+# Entries of the map from positions to tokens for a position outside the box, or in its padding.
+OUTSIDE, PADDING = -1, -2
+
 
 class BoxTables(NamedTuple):
     """The boxes of one map size, on one device.
 
     Attributes:
-        order: which token each row holds, or -1 where it stands for padding; ``r``.
-        taken: the same with any token in the place of padding.
-        seat: which row holds each token; ``n``.
-        empty: the rows that stand for padding, in int64, as ``index_fill_`` wants them.
+        token_of_row: the token of each row, or -1 where it stands for padding; ``r``.
+        gather_index: the same with any token in place of padding.
+        scatter_index: the row of each token; ``n``.
+        padding_rows: the rows that stand for padding, in int64, as ``index_fill_`` requires.
         tiles: for each block of queries the first row of its box, its type, the first query, and 0; ``tiles 4``.
         types: for each type the number of tokens, of keys, of queries and keys padded to blocks, where its biases begin
-            divided by the number of heads, where its tokens begin in ``places``, where its padding begins in
+            divided by the number of heads, where its tokens begin in ``positions``, where its padding begins in
             ``padding``, and how much of that there is; ``types 8``.
-        places: place of each token of a type in the full window, in C order.
-        padding: places of the padding of each type.
+        positions: position of each token of a type in the full window, in C order.
+        padding: positions of the padding of each type.
         blocks: each block of queries of each type: type, and first query; ``blocks 2``.
-        biases: numbers in all biases of one head.
+        biases: values in all biases of one head.
     """
 
-    order: Tensor
-    taken: Tensor
-    seat: Tensor
-    empty: Tensor
+    token_of_row: Tensor
+    gather_index: Tensor
+    scatter_index: Tensor
+    padding_rows: Tensor
     tiles: Tensor
     types: Tensor
-    places: Tensor
+    positions: Tensor
     padding: Tensor
     blocks: Tensor
     biases: int
@@ -62,18 +72,18 @@ def _up(n: int) -> int:
 
 @functools.lru_cache(maxsize=128)  # about 1 MB each for an encoder at 96³
 def box_tables(axes: Axes, window: tuple[int, ...], device: torch.device) -> BoxTables:
-    """Lay out the boxes that segments along d, h, w make.
+    """Return the tables of the boxes that segments along d, h, w make.
 
     Args:
         axes: the segments along each axis.
         window: sides of the window, clipped to the map. A clipped window's token number ``i`` reads the biases of
             token ``i`` of the full window, as in MONAI.
-        device: where the tables are to be.
+        device: of the tables.
     """
     depth, height, width = (sum(segment.length for segment in axis) for axis in axes)
-    kinds: dict[tuple[tuple[int, int, int], ...], int] = {}
+    number_of: dict[tuple[tuple[int, int, int], ...], int] = {}
     types: list[list[int]] = []
-    places: list[int] = []
+    positions: list[int] = []
     padding: list[int] = []
     blocks: list[int] = []
     boxes: list[tuple[int, int, list[int]]] = []
@@ -81,45 +91,140 @@ def box_tables(axes: Axes, window: tuple[int, ...], device: torch.device) -> Box
     for box in itertools.product(*axes):
         kind = tuple((segment.length, segment.offset, segment.padding) for segment in box)
         inside = list(itertools.product(*(range(length) for length, _, _ in kind)))
-        if kind not in kinds:
+        if kind not in number_of:
             real = {tuple(o + i for (_, o, _), i in zip(kind, at, strict=True)) for at in inside}
             seen = itertools.product(*(range(offset, offset + length + pad) for length, offset, pad in kind))
             missing = [at for at in seen if at not in real]
             n, keys = len(inside), len(inside) + bool(missing)
-            kinds[kind] = len(types)
-            types.append([n, keys, _up(n), _up(keys), biases, len(places), len(padding), len(missing)])
-            blocks += [number for first in range(0, _up(n), BLOCK) for number in (kinds[kind], first)]
-            places += [_place(at, window) for at in sorted(real)] + [0] * (_up(keys) - n)
-            padding += [_place(at, window) for at in missing]
+            number_of[kind] = len(types)
+            types.append([n, keys, _up(n), _up(keys), biases, len(positions), len(padding), len(missing)])
+            blocks += [number for first in range(0, _up(n), BLOCK) for number in (number_of[kind], first)]
+            positions += [_position(at, window) for at in sorted(real)] + [0] * (_up(keys) - n)
+            padding += [_position(at, window) for at in missing]
             biases += _up(n) * _up(keys)
         d, h, w = (segment.start for segment in box)
         tokens = [((d + i) * height + h + j) * width + w + k for i, j, k in inside]
-        boxes.append((len(inside), kinds[kind], tokens))
+        boxes.append((len(inside), number_of[kind], tokens))
     # The largest boxes first: what is short fills the gaps at the end.
     boxes.sort(key=lambda box: (-box[0], box[1]))
-    order: list[int] = []
+    token_of_row: list[int] = []
     tiles: list[int] = []
     for n, number, tokens in boxes:
-        tiles += [value for first in range(0, n, BLOCK) for value in (len(order), number, first, 0)]
-        order += tokens + [-1] * (types[number][1] - n)
-    seat = [0] * (depth * height * width)
-    for row, token in enumerate(order):
+        tiles += [value for first in range(0, n, BLOCK) for value in (len(token_of_row), number, first, 0)]
+        token_of_row += tokens + [-1] * (types[number][1] - n)
+    scatter_index = [0] * (depth * height * width)
+    for row, token in enumerate(token_of_row):
         if token >= 0:
-            seat[token] = row
-    empty = [row for row, token in enumerate(order) if token < 0]
-    pieces = [order, seat, empty, tiles, list(itertools.chain.from_iterable(types)), places, padding, blocks]
+            scatter_index[token] = row
+    padding_rows = [row for row, token in enumerate(token_of_row) if token < 0]
+    pieces = [
+        token_of_row,
+        scatter_index,
+        padding_rows,
+        tiles,
+        list(itertools.chain.from_iterable(types)),
+        positions,
+        padding,
+        blocks,
+    ]
     # Every table starts at a multiple of 16 bytes: a kernel is compiled once more for a pointer that does not.
     flat = list(itertools.chain.from_iterable(piece + [0] * (-len(piece) % 4) for piece in pieces))
-    with torch.inference_mode(False):  # what is remembered serves training too
-        whole = torch.tensor(flat, dtype=torch.int32).to(device)
+    with torch.inference_mode(False):  # what is cached must serve training too
+        joined = torch.tensor(flat, dtype=torch.int32).to(device)
         parts, at = [], 0
         shapes = [(-1,)] * 3 + [(-1, TILE_FIELDS), (-1, TYPE_FIELDS), (-1,), (-1,), (-1, 2)]
         for piece, shape in zip(pieces, shapes, strict=True):
-            parts.append(whole[at : at + len(piece)].view(shape))
+            parts.append(joined[at : at + len(piece)].view(shape))
             at += len(piece) + -len(piece) % 4
-        taken, parts[2] = parts[0].clamp(min=0), parts[2].long()
-    return BoxTables(parts[0], taken, *parts[1:], biases)  # type: ignore[arg-type, call-arg]  # eight parts
+        gather_index, parts[2] = parts[0].clamp(min=0), parts[2].long()
+    return BoxTables(parts[0], gather_index, *parts[1:], biases)  # type: ignore[arg-type, call-arg]  # eight parts
 
 
-def _place(at: Sequence[int], window: Sequence[int]) -> int:
+def _position(at: Sequence[int], window: Sequence[int]) -> int:
     return (at[0] * window[1] + at[1]) * window[2] + at[2]
+
+
+class BackwardTables(NamedTuple):
+    """What the backward pass needs to know of the boxes beyond ``BoxTables``, on one device.
+
+    Attributes:
+        tiles: for each block of keys the first row of its box, its type, the first key, and which of the blocks of
+            queries in ``BoxTables`` is the first of this box; ``tiles 4``.
+        pieces: pieces of work for the gradient of the biases: type, first query, first key, begin and end of the range
+            of blocks to add up, which are numbered box by box and in each box sample by sample, which part of the sum
+            this is, and two zeros; ``pieces 8``.
+        starts: first row of each box and its first block of queries, type by type; ``boxes 2``.
+        split: for each type where its first part begins divided by the number of heads, the number of parts, where its
+            boxes begin in ``starts``, and 0; ``types 4``.
+        local: the token of each type's box at each position of the full window, ``OUTSIDE`` or ``PADDING``;
+            ``types positions``.
+        parts: values in all parts of one head.
+    """
+
+    tiles: Tensor
+    pieces: Tensor
+    starts: Tensor
+    split: Tensor
+    local: Tensor
+    parts: int
+
+
+@functools.lru_cache(maxsize=64)
+def backward_tables(
+    axes: Axes, window: tuple[int, ...], sides: tuple[int, ...], samples: int, heads: int, device: torch.device
+) -> BackwardTables:
+    """Return the tables of the backward pass, in one transfer.
+
+    Args:
+        axes: the segments along each axis.
+        window: sides of the window, clipped to the map.
+        sides: of the window that the table of biases is made for.
+        samples: in the batch.
+        heads: how many there are.
+        device: of the tables.
+    """
+    base = box_tables.__wrapped__(axes, window, torch.device("cpu"))  # needed once: not cached
+    types, positions, padding = base.types.tolist(), base.positions.tolist(), base.padding.tolist()
+    boxes = [(start, kind, tile) for tile, (start, kind, first, _) in enumerate(base.tiles.tolist()) if first == 0]
+    by_type = [[(start, tile) for start, kind, tile in boxes if kind == number] for number in range(len(types))]
+    tiles = [(start, kind, first, tile) for start, kind, tile in boxes for first in range(0, types[kind][1], BLOCK)]
+    blocks = [(kind[2] // BLOCK) * (kind[3] // BLOCK) for kind in types]
+    total = heads * samples * sum(n * len(starts) for n, starts in zip(blocks, by_type, strict=True))
+    longest = max(FEWEST, math.ceil(total / PROGRAMS))
+    pieces: list[list[int]] = []
+    split: list[int] = []
+    local: list[int] = []
+    parts = begin = 0
+    for number, (kind, starts) in enumerate(zip(types, by_type, strict=True)):
+        tokens, _, queries, columns, _, at, pad_at, pads = kind
+        work = len(starts) * samples
+        count = math.ceil(work / longest)
+        edges = [work * part // count for part in range(count + 1)]
+        for part, (low, high) in enumerate(itertools.pairwise(edges)):
+            for i, j in itertools.product(range(0, queries, BLOCK), range(0, columns, BLOCK)):
+                pieces.append([number, i, j, low, high, part, 0, 0])
+        split += [parts, count, begin, 0]
+        parts, begin = parts + count * queries * columns, begin + len(starts)
+        where = [OUTSIDE] * math.prod(sides)
+        for token, position in enumerate(positions[at : at + tokens]):
+            where[position] = token
+        for position in padding[pad_at : pad_at + pads]:
+            where[position] = PADDING
+        local += where
+    pieces.sort(key=lambda piece: piece[3] - piece[4])  # the longest first: what is short fills the gaps at the end
+    chain = itertools.chain.from_iterable
+    lists = [list(chain(tiles)), list(chain(pieces)), list(chain(chain(by_type))), split, local]
+    # Every table starts at a multiple of 16 bytes: a kernel is compiled once more for a pointer that does not.
+    flat = list(chain(values + [0] * (-len(values) % 4) for values in lists))
+    with torch.inference_mode(False):  # what is cached must serve training too
+        joined = torch.tensor(flat, dtype=torch.int32).to(device)
+    cut = joined.split([len(values) + -len(values) % 4 for values in lists])
+    parted = [part[: len(values)] for part, values in zip(cut, lists, strict=True)]
+    return BackwardTables(
+        parted[0].view(-1, TILE_FIELDS),
+        parted[1].view(-1, PIECE_FIELDS),
+        parted[2].view(-1, 2),
+        parted[3].view(-1, SPLIT_FIELDS),
+        parted[4].view(len(types), -1),
+        parts=parts,
+    )

@@ -1,4 +1,4 @@
-"""CUDA graphs of whole forward passes: one for each kind of input, captured when it is first met and replayed after.
+"""CUDA graphs of forward passes: one for each kind of input, captured at its first call and replayed afterwards.
 
 A replay launches all kernels of a forward pass at once, where PyTorch launches one after the other from Python. The
 kernels read and write fixed addresses, so the input is copied to one, and the result is copied from another.
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["Graph", "GraphCache", "Guard", "hold", "record"]
+__all__ = ["Graph", "GraphCache", "Guard", "keep_alive", "record"]
 
 # Passes before the capture: the first compile kernels and choose algorithms, which cannot be captured.
 WARM_UP = 3
@@ -29,7 +29,7 @@ _held_for_ever: list[object] = []
 _held: ContextVar[list[object] | None] = ContextVar("_held", default=None)
 
 
-def hold(*objects: object) -> None:
+def keep_alive(*objects: object) -> None:
     """Keep what the kernels of a graph read by address alive as long as the graph, if one is being recorded.
 
     The parameters, the input and what a forward pass itself allocates need none of this. What is derived from them
@@ -39,7 +39,7 @@ def hold(*objects: object) -> None:
     if held is not None:
         held.extend(objects)
     elif torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing():
-        _held_for_ever.extend(objects)  # somebody else's graph, of which nothing tells when it ends
+        _held_for_ever.extend(objects)  # the caller's own graph, whose end is not known here
 
 
 class Kind(NamedTuple):

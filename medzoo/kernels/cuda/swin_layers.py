@@ -1,11 +1,11 @@
 """The layers of a Swin block around its attention, each one pass over the tokens.
 
 Eager PyTorch writes every map between two operations to memory and reads it again: LayerNorm, linear layer, GELU and
-sum each move all tokens. Here a block of tokens stays on the chip from LayerNorm to the result of the linear layer, and
+sum each move all tokens. Here a block of tokens stays on chip from LayerNorm to the result of the linear layer, and
 from the attended tokens through projection, sum, LayerNorm and MLP to the end of the block. Sums are in float32, and
 so is what the tokens are until they are stored; factors of matrix products are in the type of the weights.
 
-Axes: b batch, n tokens of a map, r rows of the order that attention wants, c channels, o output channels, h hidden
+Axes: b batch, n tokens of a map, r rows of tokens sorted by box, c channels, o output channels, h hidden
 width.
 """
 
@@ -20,11 +20,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from medzoo.kernels.cuda.graphs import hold
+from medzoo.kernels.cuda.graphs import keep_alive
 
-__all__ = ["WIDEST", "finish_block", "merge_patches", "norm_linear"]
+__all__ = ["WIDEST", "finish_block", "merge_patches", "norm_linear", "trial_launch"]
 
-# The widest tokens that these kernels keep on the chip; wider ones are few, and go to the library.
+# The widest tokens that these kernels keep on chip; wider ones are few, and run by the library.
 WIDEST = 192
 
 
@@ -45,7 +45,7 @@ def _gelu(x):
     """Return x times the normal distribution function of x, to 5e-5 absolute, a tenth of what float16 rounds at 1.
 
     An odd polynomial between -4.5 and 4.5, fitted by reweighted least squares, and 0 or x beyond. The exact erf takes
-    twice the instructions, and those were what the kernel waited for.
+    twice the instructions, and the kernel was bound by them.
     """
     u = tl.minimum(x * x, 20.25)
     phi = u * -8.484819834578272e-13 + 1.1562712592949609e-10
@@ -61,13 +61,13 @@ def _gelu(x):
 
 
 @triton.jit(do_not_specialize=["total", "rows", "tokens"])
-def _norm_linear(x, order, norm_weight, norm_bias, weight, bias, out, total, rows, tokens, eps, C: tl.constexpr,
+def _norm_linear(x, token_of_row, norm_weight, norm_bias, weight, bias, out, total, rows, tokens, eps, C: tl.constexpr,
                  OUT: tl.constexpr, CP: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
                  CHUNK: tl.constexpr):  # fmt: skip
     """Normalise the tokens of BM rows and give CHUNK blocks of BN output channels."""
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     cols = tl.arange(0, CP)
-    token = tl.load(order + row % rows, mask=row < total, other=-1)
+    token = tl.load(token_of_row + row % rows, mask=row < total, other=-1)
     held = (token >= 0)[:, None]
     token = (row // rows).to(tl.int64) * tokens + token
     values = tl.load(x + token[:, None] * C + cols[None, :], mask=held & (cols < C)[None, :], other=0.0)
@@ -85,7 +85,7 @@ def _norm_linear(x, order, norm_weight, norm_bias, weight, bias, out, total, row
 
 def norm_linear(
     x: Tensor,
-    order: Tensor,
+    token_of_row: Tensor,
     norm_weight: Tensor,
     norm_bias: Tensor,
     weight: Tensor,
@@ -93,11 +93,11 @@ def norm_linear(
     eps: float,
     **config: Any,
 ) -> Tensor:
-    """Return ``linear(layer_norm(x))`` of the tokens in another order, ``b n c -> (b r) o``.
+    """Return ``linear(layer_norm(x))`` of the tokens sorted by box, ``b n c -> (b r) o``.
 
     Args:
         x: contiguous.
-        order: which token each row holds, or -1 for one that holds zeros behind the norm; ``r``.
+        token_of_row: the token of each row, or -1 for one that is zeros behind the norm; ``r``.
         norm_weight: ``c``.
         norm_bias: ``c``.
         weight: ``o c``.
@@ -106,27 +106,27 @@ def norm_linear(
         config: block sizes.
     """
     b, n, c = x.shape
-    total, width = b * len(order), len(weight)
+    total, width = b * len(token_of_row), len(weight)
     out = torch.empty(total, width, dtype=x.dtype, device=x.device)
     config = {"BM": 64, "BN": 64, "CHUNK": -(-width // 64), "num_warps": 4, "num_stages": 2} | config
     _norm_linear[triton.cdiv(total, config["BM"]), triton.cdiv(width, config["BN"] * config["CHUNK"])](
-        x, order, norm_weight, norm_bias, weight, bias, out, total, len(order), n, eps,
+        x, token_of_row, norm_weight, norm_bias, weight, bias, out, total, len(token_of_row), n, eps,
         C=c, OUT=width, CP=triton.next_power_of_2(c), **config,
     )  # fmt: skip
     return out
 
 
 @triton.jit(do_not_specialize=["total", "rows", "tokens"])
-def _finish(attended, seat, x, out, proj_weight, proj_bias, norm_weight, norm_bias, weight1, bias1, weight2, bias2,
-            total, rows, tokens, eps, C: tl.constexpr, HIDDEN: tl.constexpr, CP: tl.constexpr, BM: tl.constexpr,
+def _finish(attended, scatter_index, x, out, proj_weight, proj_bias, norm_weight, norm_bias, weight1, bias1, weight2,
+            bias2, total, rows, tokens, eps, C: tl.constexpr, HIDDEN: tl.constexpr, CP: tl.constexpr, BM: tl.constexpr,
             BK: tl.constexpr, BH: tl.constexpr):  # fmt: skip
-    """Take BM tokens from attention to the end of the block."""
+    """Run BM tokens from attention to the end of the block."""
     token = tl.program_id(0) * BM + tl.arange(0, BM)
     cols = tl.arange(0, CP)
     wide = cols < C
     at = token.to(tl.int64)[:, None] * C + cols[None, :]
     live = (token < total)[:, None] & wide[None, :]
-    row = tl.load(seat + token % tokens, mask=token < total, other=0)
+    row = tl.load(scatter_index + token % tokens, mask=token < total, other=0)
     row = (token // tokens).to(tl.int64) * rows + row
     y = tl.load(x + at, mask=live, other=0.0).to(tl.float32)
     y += tl.load(proj_bias + cols, mask=wide, other=0.0).to(tl.float32)[None, :]
@@ -150,7 +150,7 @@ def _finish(attended, seat, x, out, proj_weight, proj_bias, norm_weight, norm_bi
 
 def finish_block(
     attended: Tensor,
-    seat: Tensor,
+    scatter_index: Tensor,
     x: Tensor,
     proj: Sequence[Tensor],
     norm: Sequence[Tensor],
@@ -162,8 +162,8 @@ def finish_block(
     """Return ``y + linear2(gelu(linear1(layer_norm(y))))`` for ``y = x + proj(attended)``, ``b n c -> b n c``.
 
     Args:
-        attended: what attention gave, in another order, ``(b r) c``, contiguous.
-        seat: which row of ``attended`` each token takes; ``n``.
+        attended: the result of attention, sorted by box, ``(b r) c``, contiguous.
+        scatter_index: the row of ``attended`` of each token; ``n``.
         x: the tokens before attention, contiguous.
         proj: weight and bias of the output projection.
         norm: weight and bias of the norm.
@@ -177,7 +177,7 @@ def finish_block(
     # Wide tokens leave room for fewer.
     config = {"BM": 64 if c <= 96 else 32, "BK": 64, "BH": 64, "num_warps": 4, "num_stages": 2} | config
     _finish[(triton.cdiv(b * n, config["BM"]),)](
-        attended, seat, x, out, *proj, *norm, *linear1, *linear2, b * n, len(attended) // b, n, eps,
+        attended, scatter_index, x, out, *proj, *norm, *linear1, *linear2, b * n, len(attended) // b, n, eps,
         C=c, HIDDEN=len(linear1[0]), CP=triton.next_power_of_2(c), **config,
     )  # fmt: skip
     return out
@@ -234,7 +234,7 @@ def merge_patches(
 
     Args:
         x: contiguous; every side is even.
-        octants: place of each octant in its cell along d, h, w, in the order of ``norm_weight`` and ``weight``.
+        octants: position of each octant in its cell along d, h, w, in the order of ``norm_weight`` and ``weight``.
         norm_weight: ``8c``.
         norm_bias: ``8c``.
         weight: ``o 8c``.
@@ -243,7 +243,7 @@ def merge_patches(
     """
     b, d, h, w, c = x.shape
     width, away = len(weight), _distances(tuple(octants), h, w, x.device)
-    hold(away)
+    keep_alive(away)
     out = torch.empty(b, d // 2, h // 2, w // 2, width, dtype=x.dtype, device=x.device)
     n = out.numel() // width
     # Shared memory for what is loaded ahead: smaller cards have 99 KB, and wide tokens take more.
@@ -259,6 +259,18 @@ def merge_patches(
 
 @functools.lru_cache(maxsize=64)
 def _distances(octants: tuple[tuple[int, ...], ...], h: int, w: int, device: torch.device) -> Tensor:
-    """Return how far each octant's token lies from the cell's first one, on a map of height ``h`` and width ``w``."""
-    with torch.inference_mode(False):  # what is remembered serves any caller
+    """Return the distance of each octant's token from the cell's first one, on a map of height h and width w."""
+    with torch.inference_mode(False):  # what is cached serves any caller
         return torch.tensor([(i * h + j) * w + k for i, j, k in octants], dtype=torch.int32).to(device)
+
+
+@triton.jit
+def _one(out):
+    tl.store(out, 1.0)
+
+
+def trial_launch(device: torch.device) -> None:
+    """Build and launch the smallest kernel; whatever goes wrong is raised. It does not wait for the GPU."""
+    out = torch.empty(1, dtype=torch.float32, device=device)
+    with torch.cuda.device_of(out):
+        _one[(1,)](out)

@@ -15,18 +15,19 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
-from medzoo.kernels.boxes import arrange
+from medzoo.kernels import dispatch
+from medzoo.kernels.box_attention import _rows, biased_attention
 from medzoo.kernels.cpu import linear as linear_module
-from medzoo.kernels.cpu.box_attention import _rows
+from medzoo.kernels.cpu import patch_merging as cpu_patch_merging
+from medzoo.kernels.cpu import swin_block as cpu_swin_block
 from medzoo.kernels.cpu.linear import linear, onednn_works
 from medzoo.kernels.cpu.swin_block import AttentionBranch, MlpBranch
+from medzoo.kernels.dispatch import set_fast_paths
+from medzoo.kernels.window_partition import box_layout
 from medzoo.models.swin import PatchEmbed, SwinEncoder, SwinStage
-from medzoo.nn import swin_block as block_module
-from medzoo.nn.fast_path import fast_path_for, plain_path
+from medzoo.nn.guards import fast_path_for
 from medzoo.nn.patch_merging import OCTANTS, PatchMerging
-from medzoo.nn.swin_block import PARTS, WINDOW, SwinBlock
-from medzoo.nn.window_attention import WindowAttention, biased_attention
-from medzoo.nn.windows import WindowGrid
+from medzoo.nn.swin_block import PARTS, WINDOW, SwinBlock, WindowAttention, WindowGrid
 
 MAPS = [(16, 16, 16), (8, 14, 20), (16, 4, 7), (9, 5, 3), (2, 2, 2), (24, 8, 8)]
 
@@ -39,14 +40,12 @@ def make(shifted=True, channels=12, heads=3, rate=0.0, dtype=torch.float32):
     return block
 
 
-def fast_runs(block, monkeypatch):
-    """Count the calls of the fast path."""
+def fast_runs(monkeypatch):
+    """Record the calls of the CPU's implementations."""
     calls = []
-    for name in ("_by_slabs", "_in_training"):
-        run = getattr(type(block), name)
-        monkeypatch.setattr(
-            type(block), name, lambda self, *a, run=run, name=name, **k: (calls.append(name), run(self, *a, **k))[1]
-        )
+    for name in ("run_by_slabs", "run_in_training"):
+        run = getattr(dispatch, name)
+        monkeypatch.setattr(dispatch, name, lambda *a, run=run, name=name, **k: (calls.append(name), run(*a, **k))[1])
     return calls
 
 
@@ -62,16 +61,16 @@ def gradients(block, x, weight):
 @pytest.mark.parametrize("shifted", [False, True])
 def test_fast_is_plain_with_and_without_gradients(size, shifted, monkeypatch):
     block, x = make(shifted), torch.randn(2, *size, 12)
-    calls = fast_runs(block, monkeypatch)
+    calls = fast_runs(monkeypatch)
     weight = torch.randn_like(x)
-    with plain_path():
+    with set_fast_paths(False):
         expected = gradients(block, x, weight)
     assert not calls
     with torch.no_grad():
         torch.testing.assert_close(block(x), expected[0], rtol=1e-5, atol=1e-5)
     for got, want in zip(gradients(block, x, weight), expected, strict=True):
         assert (got - want).norm() <= 1e-5 * want.norm()
-    assert calls == ["_by_slabs", "_in_training"]
+    assert calls == ["run_by_slabs", "run_in_training"]
 
 
 @torch.no_grad()
@@ -80,7 +79,7 @@ def test_training_mode_drops_branches_without_gradients_too():
     torch.manual_seed(3)
     fast = block(x)
     torch.manual_seed(3)
-    with plain_path():
+    with set_fast_paths(False):
         torch.testing.assert_close(fast, block(x), rtol=1e-5, atol=1e-5)
     kept_out = (fast == x).flatten(1).all(1)
     assert 0 < kept_out.sum() < len(x)
@@ -88,49 +87,46 @@ def test_training_mode_drops_branches_without_gradients_too():
 
 @pytest.mark.parametrize("limit", [2**10, 2**14])
 def test_small_slabs_change_nothing(limit, monkeypatch):
-    from medzoo.kernels.cpu import swin_block as box_backward
-
     block, x = make(), torch.randn(3, 16, 10, 8, 12)
     weight = torch.randn_like(x)
     with torch.no_grad():
-        whole = block(x)
+        complete = block(x)
     expected = gradients(block, x, weight)
-    monkeypatch.setattr(block_module, "SLAB", limit)
-    monkeypatch.setattr(box_backward, "SLAB", limit)
-    monkeypatch.setattr(box_backward, "CHUNK", limit)
+    monkeypatch.setattr(cpu_swin_block, "SLAB", limit)
+    monkeypatch.setattr(cpu_swin_block, "CHUNK", limit)
     with torch.no_grad():
-        torch.testing.assert_close(block(x), whole, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(block(x), complete, rtol=1e-5, atol=1e-5)
     for got, want in zip(gradients(block, x, weight), expected, strict=True):
         assert (got - want).norm() <= 1e-5 * want.norm()
 
 
 @pytest.mark.parametrize("limit", [2**12, 2**21], ids=["cut twice", "in one piece"])
 def test_a_block_may_write_over_its_input(limit, monkeypatch):
-    monkeypatch.setattr(block_module, "SLAB", limit)
+    monkeypatch.setattr(cpu_swin_block, "SLAB", limit)
     block, x = make(), torch.randn(2, 16, 10, 8, 12)
     with torch.no_grad():
         expected, spare = block(x), x.clone()
-        assert block.over(spare) is spare
+        assert block.forward_inplace(spare) is spare
         assert torch.equal(spare, expected)
-        with plain_path():
+        with set_fast_paths(False):
             kept = x.clone()
-            assert block.over(kept) is not kept
+            assert block.forward_inplace(kept) is not kept
     assert torch.equal(kept, x)
-    assert block.over(x) is not x, "with gradients the input is needed again"
+    assert block.forward_inplace(x) is not x, "with gradients the input is needed again"
 
 
 @torch.no_grad()
 def test_a_stage_writes_over_what_nobody_saw_alone(monkeypatch):
     stage = SwinStage(12, 3, (0.0, 0.0), "v2").eval()
     x, seen, over = torch.randn(1, 12, 8, 8, 8), [], []
-    run = SwinBlock.over
-    monkeypatch.setattr(SwinBlock, "over", lambda self, y: (over.append((y, run(self, y))), over[-1][1])[1])
+    run = SwinBlock.forward_inplace
+    monkeypatch.setattr(SwinBlock, "forward_inplace", lambda self, y: (over.append((y, run(self, y))), over[-1][1])[1])
     before = x.clone()
     expected = stage(x)
     assert torch.equal(x, before)
     ((given, written),) = over
     assert written is given
-    with plain_path():
+    with set_fast_paths(False):
         between = stage.blocks[0](x.movedim(1, -1))
     handle = stage.blocks[0].register_forward_hook(lambda module, args, result: seen.append(result))
     torch.testing.assert_close(stage(x), expected)
@@ -144,7 +140,7 @@ def test_a_stage_writes_over_what_nobody_saw_alone(monkeypatch):
     compiled = []
     stage.blocks[1]._compiled_call_impl = lambda y: compiled.append(y) or y
     stage(x)
-    assert len(compiled) == 1, "block.compile() was passed over"
+    assert len(compiled) == 1, "block.compile() was ignored"
     stage.blocks[1]._compiled_call_impl = None
     assert len(over) == 1
     stage.blocks[1] = nn.Identity()
@@ -166,7 +162,7 @@ def test_any_multiple_of_32_gives_what_the_plain_path_gives(size, batch, order):
     x = torch.randn(batch, 1, *size)
     with torch.no_grad():
         got = encoder.forward_intermediates(x, range(5), intermediates_only=True)
-        with plain_path():
+        with set_fast_paths(False):
             expected = encoder.forward_intermediates(x, range(5), intermediates_only=True)
     for a, b in zip(got, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
@@ -177,20 +173,19 @@ def test_gradcheck_in_float64(size):
     block = make(channels=6, dtype=torch.float64)
     x = torch.randn(2, *size, 6, dtype=torch.float64, requires_grad=True)
     scale = torch.tensor([0.5, 2.0], dtype=torch.float64)
-    grid = WindowGrid.of(size, WINDOW, True)
-    weights, mlp = block._weights()
+    inputs = block._inputs(x, WindowGrid.of(size, WINDOW, True), None)
     table = block.attn.relative_position_bias_table
 
     def attention(x, table, *weights):
-        return AttentionBranch.apply(x, scale, grid, WINDOW, 1e-5, table, *weights)
+        return AttentionBranch.apply(x, scale, inputs.geometry, WINDOW, 1e-5, table, *weights)
 
     check = {"fast_mode": True, "atol": 1e-7}
-    assert torch.autograd.gradcheck(attention, (x, table, *weights), **check)
-    assert torch.autograd.gradcheck(lambda x, *w: MlpBranch.apply(x, scale, 1e-5, *w), (x, *mlp), **check)
+    assert torch.autograd.gradcheck(attention, (x, table, *inputs.attention), **check)
+    assert torch.autograd.gradcheck(lambda x, *w: MlpBranch.apply(x, scale, 1e-5, *w), (x, *inputs.mlp), **check)
 
 
 def test_dropped_mask_terms_stay_below_the_documented_bound():
-    """With queries and keys so large that the mask leaks, the boxes differ from it by what boxes.py says."""
+    """With queries and keys so large that the mask leaks, boxes differ from it by at most the documented bound."""
     torch.manual_seed(1)
     block = make(channels=6, dtype=torch.float64)
     x = torch.randn(1, 10, 8, 4, 6, dtype=torch.float64)
@@ -212,7 +207,7 @@ def test_dropped_mask_terms_stay_below_the_documented_bound():
             for tensor in no_mlp:
                 tensor.zero_()
             fast = block(x)
-            with plain_path():
+            with set_fast_paths(False):
                 exact = block(x)
             seen.append((fast - exact).abs().max())
             assert seen[-1] <= bound + 1e-12, strength
@@ -227,7 +222,7 @@ def test_memo_forgets_when_the_table_changes():
     def check():
         with torch.no_grad():
             got = block(x)
-            with plain_path():
+            with set_fast_paths(False):
                 torch.testing.assert_close(got, block(x), rtol=1e-5, atol=1e-5)
 
     check()
@@ -255,7 +250,7 @@ def test_memo_is_not_used_under_grad_and_is_left_behind_by_copies():
     assert block.attn.memo._known[1]
     assert not any(bias.requires_grad for bias in block.attn.memo._known[1].values())
     block.zero_grad()
-    block(x).sum().backward()  # what was remembered under inference mode does not come in the way
+    block(x).sum().backward()  # what was cached under inference mode is not in the way
     for again in (copy.deepcopy(block), pickle.loads(pickle.dumps(block))):
         assert again.attn.memo._known is None
         with torch.no_grad():
@@ -263,8 +258,8 @@ def test_memo_is_not_used_under_grad_and_is_left_behind_by_copies():
     assert not any("memo" in key for key in block.state_dict())
 
 
-def test_what_was_first_met_in_inference_mode_serves_training():
-    arrange.cache_clear()
+def test_what_was_cached_in_inference_mode_serves_training():
+    box_layout.cache_clear()
     _rows.cache_clear()
     block, x = make(), torch.randn(1, 8, 10, 3, 12)
     with torch.inference_mode():
@@ -275,14 +270,14 @@ def test_what_was_first_met_in_inference_mode_serves_training():
 
 @pytest.mark.parametrize("size", MAPS, ids=str)
 @pytest.mark.parametrize("shifted", [False, True])
-def test_the_whole_map_at_once_is_plain(size, shifted):
-    """The way of a GPU; it runs on a CPU as well."""
+def test_boxes_by_sdpa_equal_the_plain_path(size, shifted):
+    """The implementation for GPUs without Triton; it runs on a CPU as well."""
     block, x = make(shifted), torch.randn(2, *size, 12)
     weight = torch.randn_like(x)
-    with plain_path():
+    with set_fast_paths(False):
         expected = gradients(block, x, weight)
     grid = WindowGrid.of(size, WINDOW, shifted)
-    block.forward = lambda x: block._whole(x, grid)
+    block.forward = lambda x: dispatch.run_by_sdpa(block._inputs(x, grid, None))
     for got, want in zip(gradients(block, x, weight), expected, strict=True):
         assert (got - want).norm() <= 1e-5 * want.norm()
 
@@ -366,7 +361,7 @@ class OwnLinear(nn.Linear):
 @pytest.mark.parametrize("change", ["hook", "parametrized", "subclass", "patched", "autocast"])
 def test_what_looks_into_a_block_or_changes_a_part_gets_the_plain_path(change, monkeypatch):
     block, x = make(), torch.randn(1, 8, 8, 8, 12)
-    calls, fired = fast_runs(block, monkeypatch), []
+    calls, fired = fast_runs(monkeypatch), []
     if change == "hook":
         block.attn.register_forward_hook(lambda *args: fired.append(1))
     elif change == "parametrized":
@@ -377,7 +372,7 @@ def test_what_looks_into_a_block_or_changes_a_part_gets_the_plain_path(change, m
         block.norm1.forward = lambda x: x
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=change == "autocast"):
         got = block(x)
-        with plain_path():
+        with set_fast_paths(False):
             assert torch.equal(got, block(x))
     assert not calls
     assert len(fired) == 2 * (change == "hook")
@@ -404,11 +399,11 @@ def test_modes_and_transforms_get_the_plain_path():
 
 def test_a_second_derivative_is_refused_and_the_plain_path_gives_it():
     block, x = make(), torch.randn(1, 3, 3, 3, 12, requires_grad=True)
-    with pytest.raises(RuntimeError, match=r"expected a first derivative, got create_graph=True.*plain_path"):
+    with pytest.raises(RuntimeError, match=r"expected a first derivative, got create_graph=True.*set_fast_paths"):
         torch.autograd.grad(block(x).sum(), x, create_graph=True)
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    with plain_path(), sdpa_kernel(SDPBackend.MATH):
+    with set_fast_paths(False), sdpa_kernel(SDPBackend.MATH):
         (first,) = torch.autograd.grad(block(x).sum(), x, create_graph=True)
         assert torch.autograd.grad(first.square().sum(), x)[0].isfinite().all()
 
@@ -426,7 +421,7 @@ def test_frozen_parameters_get_no_gradient_and_the_others_the_same(frozen):
         block.zero_grad()
         leaf = x.clone().requires_grad_(frozen == "all")
         if plain:
-            with plain_path():
+            with set_fast_paths(False):
                 block(leaf).square().mean().backward()
         else:
             block(leaf).square().mean().backward()
@@ -445,7 +440,7 @@ def test_a_block_used_twice_and_checkpointed_adds_its_gradients_up():
         once(once(x)).square().mean().backward()
         return [p.grad.clone() for p in block.parameters()]
 
-    with plain_path():
+    with set_fast_paths(False):
         expected = run(block)
     for once in (block, lambda x: checkpoint(block, x, use_reentrant=False)):
         for got, want in zip(run(once), expected, strict=True):
@@ -458,7 +453,7 @@ def test_drop_path_in_training_drops_the_same_samples():
     torch.manual_seed(3)
     got = gradients(block, x, weight)
     torch.manual_seed(3)
-    with plain_path():
+    with set_fast_paths(False):
         expected = gradients(block, x, weight)
     for a, b in zip(got, expected, strict=True):
         assert (a - b).norm() <= 1e-5 * b.norm()
@@ -505,7 +500,7 @@ def test_other_dtypes(dtype):
     block, x = make().to(dtype), torch.randn(1, 8, 9, 7, 12).to(dtype)
     with torch.no_grad():
         got = block(x)
-        with plain_path():
+        with set_fast_paths(False):
             expected = block.double()(x.double())
     assert got.dtype == dtype
     assert (got.double() - expected).norm() <= {torch.float64: 1e-12}.get(dtype, 0.03) * expected.norm()
@@ -513,13 +508,11 @@ def test_other_dtypes(dtype):
 
 @pytest.mark.parametrize("order", OCTANTS)
 def test_merging_by_slabs_is_merging(order, monkeypatch):
-    from medzoo.nn import patch_merging as merging
-
     merge, x = PatchMerging(5, order), torch.randn(2, 8, 4, 6, 5)
     scatter_weights(merge)
-    monkeypatch.setattr(merging, "SLAB", 300)
+    monkeypatch.setattr(cpu_patch_merging, "SLAB", 300)
     weight = torch.randn(2, 4, 2, 3, 10)
-    with plain_path():
+    with set_fast_paths(False):
         expected = gradients(merge, x, weight)
     with torch.no_grad():
         torch.testing.assert_close(merge(x), expected[0])
@@ -530,7 +523,7 @@ def test_merging_by_slabs_is_merging(order, monkeypatch):
 @pytest.mark.parametrize("order", OCTANTS)
 def test_merging_passes_gradcheck_and_refuses_a_second_derivative(order):
     merge, x = PatchMerging(2, order).double(), torch.randn(1, 2, 4, 2, 2, dtype=torch.float64, requires_grad=True)
-    assert "_BySlabs" in merge(x).grad_fn.name()
+    assert "MergeBySlabs" in merge(x).grad_fn.name()
     assert torch.autograd.gradcheck(lambda x, *_: merge(x), (x, *merge.parameters()))
     with pytest.raises(RuntimeError, match=r"PatchMerging: expected a first derivative, got create_graph=True"):
         torch.autograd.grad(merge(x).sum(), x, create_graph=True)
@@ -543,7 +536,7 @@ def test_merging_with_a_frozen_part_gives_the_others_the_same(frozen):
     for name, part in parts.items():
         part.requires_grad_(name != frozen)
     moving = [part for name, part in parts.items() if name != frozen]
-    with plain_path():
+    with set_fast_paths(False):
         expected = torch.autograd.grad(merge(x).square().sum(), moving)
     for got, want in zip(torch.autograd.grad(merge(x).square().sum(), moving), expected, strict=True):
         torch.testing.assert_close(got, want)
@@ -583,7 +576,7 @@ def test_gradients_are_finite_where_every_weight_underflows_on_a_gpu():
 def test_a_gpu_gives_what_the_cpu_gives_without_waiting():
     block, x = make(), torch.randn(2, 8, 14, 9, 12)
     weight = torch.randn_like(x)
-    with plain_path():
+    with set_fast_paths(False):
         expected = gradients(block, x, weight)
     block, x, weight = block.cuda(), x.cuda(), weight.cuda()
     block(x)  # the indices travel once

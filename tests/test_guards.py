@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from tensors import scatter_weights
@@ -12,13 +10,12 @@ from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 import medzoo
-from medzoo.bench.cases import CREATED
-from medzoo.bench.compare import compare, main
 from medzoo.errors import ConfigError
+from medzoo.kernels import dispatch
+from medzoo.kernels.cpu import conv as cpu_conv
 from medzoo.kernels.cpu import linear
+from medzoo.kernels.dispatch import set_fast_paths
 from medzoo.models.swin import PatchEmbed
-from medzoo.nn import fast_ops
-from medzoo.nn.fast_path import plain_path
 from medzoo.nn.patch_merging import PatchMerging
 from medzoo.nn.swin_block import SwinBlock
 
@@ -129,8 +126,8 @@ def test_what_cannot_be_copied_is_said():
 
 def test_a_default_device_keeps_the_fast_path(monkeypatch):
     block, x, calls = SwinBlock(12, 3, True, 0.0).eval(), torch.randn(1, 8, 8, 8, 12), []
-    run = SwinBlock._by_slabs
-    monkeypatch.setattr(SwinBlock, "_by_slabs", lambda self, *a: calls.append(1) or run(self, *a))
+    run = dispatch.run_by_slabs
+    monkeypatch.setattr(dispatch, "run_by_slabs", lambda *a: calls.append(1) or run(*a))
     with torch.device("cpu"), torch.no_grad():
         block(x)
     assert calls == [1]
@@ -140,7 +137,7 @@ def test_a_default_device_keeps_the_fast_path(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "trial", [linear.onednn_works.__wrapped__, lambda: fast_ops.private_ops.__wrapped__(torch.float32)]
+    "trial", [linear.onednn_works.__wrapped__, lambda: cpu_conv.private_ops.__wrapped__(torch.float32)]
 )
 def test_a_trial_does_not_depend_on_defaults(trial):
     found = trial()
@@ -159,7 +156,7 @@ def test_parts_that_were_built_otherwise_run_as_they_are():
     nn.init.constant_(merging.reduction.bias, 5.0)
     with torch.no_grad():
         fast = merging(x)
-        with plain_path():
+        with set_fast_paths(False):
             torch.testing.assert_close(fast, merging(x))
     embed, volume = PatchEmbed(1, 6), torch.randn(1, 1, 8, 8, 8)
     for conv in (nn.Conv3d(1, 6, 2, stride=1), nn.Conv3d(1, 6, 3, stride=2, padding=1)):
@@ -178,37 +175,12 @@ def test_a_block_without_a_bias_or_a_scale_trains(gone):
     block(x).square().sum().backward()
     found = x.grad.clone()
     x.grad = None
-    with plain_path():
+    with set_fast_paths(False):
         block(x).square().sum().backward()
     torch.testing.assert_close(found, x.grad)
 
 
-def result(ours, monai, failed=()):
-    spread = {"low": ours * 0.99, "median": ours, "high": ours * 1.01}
-
-    def peer(seconds):
-        ratio = seconds / ours
-        return {"ratio": {"low": ratio * 0.99, "median": ratio, "high": ratio * 1.01}}
-
-    row = {"id": "swin", "seconds": spread, "peak": None, "peers": {"MONAI": peer(monai), CREATED: peer(ours)}}
-    environment = {"device": "cpu", "threads": 2, "allocator": "default", "variables": {}, "versions": {}}
-    return {"rows": [] if failed else [row], "failed": dict.fromkeys(failed, "differs"), "environment": environment}
-
-
-def test_a_slower_model_is_not_excused_by_itself():
-    (change,) = compare(result(0.1, 1.0), result(0.3, 1.0))
-    assert (change.verdict, change.witness) == ("slower", "MONAI")
-    assert change.factor == pytest.approx(3.0)
-
-
-def test_a_row_that_failed_is_a_regression(tmp_path, capsys):
-    for name, made in (("old", result(0.1, 1.0)), ("new", result(0.1, 1.0, failed=["swin"]))):
-        (tmp_path / f"{name}.json").write_text(json.dumps(made))
-    assert main([str(tmp_path / "old.json"), str(tmp_path / "new.json")]) == 1
-    assert "failed in the new file: swin: differs" in capsys.readouterr().out
-
-
-def test_the_memo_of_biases_has_an_end():
+def test_the_memo_of_biases_is_bounded():
     model = medzoo.create("swin_encoder_mlp", num_classes=0, feature_size=12).eval()
     memos = [block.attn.memo for block in model.modules() if isinstance(block, SwinBlock)]
     for memo in memos:
@@ -217,5 +189,5 @@ def test_the_memo_of_biases_has_an_end():
         for size in ((32, 32, 32), (64, 32, 32), (32, 64, 32), (32, 32, 64)):
             x = torch.randn(1, 1, *size)
             found = model(x)
-            with plain_path():
+            with set_fast_paths(False):
                 torch.testing.assert_close(found, model(x), rtol=1e-4, atol=1e-5)

@@ -1,30 +1,53 @@
-"""An encoder behind an input check: what the classifier and the feature extractor share.
+"""An encoder behind an input check: the base of every model, and the feature extractor.
 
 Axes: b batch, c channels, s the spatial axes (h w or d h w).
 """
 
 from __future__ import annotations
 
+import functools
 import operator
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from medzoo.contract import InputSpec, Preprocessing
-from medzoo.errors import ConfigError
+from medzoo.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
+    from medzoo.classifier import Classifier
     from medzoo.weights.load import LoadReport
 
-__all__ = ["CheckedModel", "FeatureInfo", "take_maps"]
+__all__ = ["CheckedModel", "FeatureExtractor", "FeatureInfo", "annotate_oom", "take_maps"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def annotate_oom(forward: F) -> F:
+    """Turn an out-of-memory error of a forward pass, on a GPU or a CPU, into an InputError with advice."""
+
+    @functools.wraps(forward)
+    def wrapped(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return forward(self, x, *args, **kwargs)
+        except RuntimeError as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+                raise
+            raise InputError(
+                f"{self.name}: {tuple(x.shape)} needs more memory than {x.device} has. Use a smaller batch, or cut the "
+                "image into tiles; in training, model.set_grad_checkpointing() helps. The model is still usable."
+            ) from error
+
+    return cast(F, wrapped)
 
 
 class FeatureInfo(list[dict[str, Any]]):
-    """The maps an encoder gives, in order: ``num_chs``, ``reduction`` (stride to the input) and ``module`` of each.
+    """The maps of an encoder, in order: ``num_chs``, ``reduction`` (stride to the input) and ``module`` of each.
 
-    The module's own output is the map, but for ``swin_encoder_mlp``, which normalises what its modules give.
+    The module's own output is the map, but for ``swin_encoder_mlp``, which normalises the outputs of its modules.
     """
 
     def channels(self) -> list[int]:
@@ -44,9 +67,9 @@ class CheckedModel(nn.Module):
     """An encoder behind an input check: what :class:`Classifier` and :class:`FeatureExtractor` share.
 
     Args:
-        encoder: gives the last map from ``forward`` and others from ``forward_intermediates``, as a timm model built
+        encoder: returns the last map from ``forward`` and others from ``forward_intermediates``, as a timm model built
             with ``num_classes=0, global_pool=""`` does.
-        input_spec: what :meth:`check_input` holds inputs to.
+        input_spec: what :meth:`check_input` checks inputs against.
         name: the registered name, for messages.
         options: the builder options it was made with.
         preprocessing: how a file becomes an input.
@@ -79,11 +102,15 @@ class CheckedModel(nn.Module):
         if self.encoder.training and self.input_spec.lone_minimum and _trains_batchnorm(self.encoder):
             self.input_spec.check_lone(x, who=self.name)
 
+    def encoder_for(self, x: Tensor) -> Any:  # noqa: ARG002  # for subclasses
+        """Return the encoder to run on ``x``."""
+        return self.encoder
+
     def _maps(self, x: Tensor, indices: list[int]) -> list[Tensor]:
         """Return the chosen maps of a checked input."""
         self.check_input(x)
-        wanted = sorted(set(indices))  # timm returns each once and in order, whatever it was asked for
-        maps = self.encoder.forward_intermediates(x, indices=wanted, stop_early=True, intermediates_only=True)
+        wanted = sorted(set(indices))  # timm returns each once and in order, whatever the indices
+        maps = self.encoder_for(x).forward_intermediates(x, indices=wanted, stop_early=True, intermediates_only=True)
         return [maps[wanted.index(i)] for i in indices]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -96,7 +123,7 @@ class CheckedModel(nn.Module):
     def freeze_encoder(self, frozen: bool = True) -> Self:
         """Stop (or, with ``False``, resume) training the encoder.
 
-        Its BatchNorm stays in eval through ``model.train()``; only ``model.encoder.train()`` would wake it.
+        Its BatchNorm stays in eval through ``model.train()``; only ``model.encoder.train()`` overrides that.
         """
         self._encoder_frozen = frozen
         self.encoder.requires_grad_(not frozen)
@@ -111,7 +138,7 @@ class CheckedModel(nn.Module):
         return self
 
     def rebuild_buffers(self, device: torch.device | str) -> None:
-        """Derive again, on ``device``, every buffer that is not stored with the weights.
+        """Compute again, on ``device``, every buffer that is not stored with the weights.
 
         ``load_state_dict`` does so by itself; only ``to_empty`` needs it called.
         """
@@ -121,8 +148,36 @@ class CheckedModel(nn.Module):
                 rebuild(torch.device(device))
 
 
+class FeatureExtractor(CheckedModel):
+    """The chosen maps of an encoder as a list, ``b c *s -> [b c' *s', ...]``; what ``features_only=True`` gives.
+
+    Args:
+        model: the classifier whose encoder is used; its head is left out.
+        out_indices: indices of the maps as in ``model.feature_info``, negative ones from the end; a single
+            int n means the last n; ``None`` all.
+    """
+
+    def __init__(self, model: Classifier, out_indices: int | Sequence[int] | None = None) -> None:
+        super().__init__(
+            model.encoder,
+            input_spec=replace(model.input_spec, exact=False),
+            name=model.name,
+            options=model.options,
+            preprocessing=model.preprocessing,
+        )
+        self.load_report = model.load_report
+        self._encoder_frozen = model._encoder_frozen
+        self.out_indices = take_maps(model.feature_info, out_indices, model.name)
+        self.feature_info = FeatureInfo(model.feature_info[i] for i in self.out_indices)
+
+    @annotate_oom
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Check the input and return the maps."""
+        return self._maps(x, self.out_indices)
+
+
 def take_maps(info: FeatureInfo, indices: int | Sequence[int] | None, who: str) -> list[int]:
-    """Resolve indices of maps: ``None`` is all, a number n the last n, negative ones count from the end."""
+    """Resolve indices of maps: ``None`` is all, an int n the last n, negative ones count from the end."""
     count = len(info)
     if isinstance(indices, int):
         chosen = list(range(count))[-indices:] if 0 < indices <= count else []
@@ -130,7 +185,7 @@ def take_maps(info: FeatureInfo, indices: int | Sequence[int] | None, who: str) 
         chosen = list(range(count)) if indices is None else [operator.index(i) for i in indices]
     if not chosen or any(not -count <= i < count for i in chosen):
         raise ConfigError(
-            f"{who}: expected numbers of its {count} maps, {-count} to {count - 1}, or how many of the last, got "
+            f"{who}: expected indices of its {count} maps, {-count} to {count - 1}, or how many of the last, got "
             f"{indices}. See feature_info."
         )
     return [i % count for i in chosen]
@@ -142,7 +197,7 @@ def _trains_batchnorm(encoder: nn.Module) -> bool:
 
 
 def _rebuild_after_load(model: nn.Module, _: object) -> None:
-    """Derive what is not stored, once the tensors have come."""
+    """Compute what is not stored, once the tensors are loaded."""
     like = next(model.parameters(), None)
     if like is not None and isinstance(model, CheckedModel):
         model.rebuild_buffers(like.device)

@@ -1,0 +1,214 @@
+"""Whether a fast path may take the place of modules, and whether what was derived from modules still holds.
+
+Whatever observes a model (a hook, a compiler, an exporter, a transform, a counter of operations) or changes a part of
+it (a quantised or parametrised layer) expects the plain path, and gets it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from collections import OrderedDict
+from collections.abc import Collection, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.utils._device import DeviceContext
+
+from medzoo.kernels.dispatch import fast_paths_enabled
+
+__all__ = [
+    "Watch",
+    "eager",
+    "fast_path_for",
+    "hooked",
+    "inner",
+    "needs_gradient",
+    "served",
+    "unobserved",
+    "wants_gradients",
+    "watched",
+]
+
+_ORDINARY = (Tensor, nn.Parameter)
+# Classes of a module's usual attributes, none of which holds a tensor.
+_NO_TENSORS = frozenset({bool, int, float, str, type(None), tuple, list, set, dict, OrderedDict})
+# Attributes of a module that hold its parts and its hooks.
+_CONTENTS = (
+    "_parameters",
+    "_buffers",
+    "_modules",
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+_version = operator.attrgetter("_version")
+
+
+def fast_path_for(module: nn.Module, x: Tensor, known: Collection[type[nn.Module]]) -> bool:
+    """Whether ``module`` may compute on ``x`` without calling its parts, which must all be of ``known`` types."""
+    device = x.device.type
+    if not fast_paths_enabled() or watched(x) or type(x) not in _ORDINARY or device not in ("cpu", "cuda"):
+        return False
+    if device == "cpu" and torch.is_autocast_enabled("cpu"):
+        return False
+    on_cpu, index, dtype = device == "cpu", x.get_device(), x.dtype
+    for part in inner(module):
+        if part is not module and (type(part) not in known or hooked(part)):
+            return False
+        for t in _tensors(part):
+            if type(t) not in _ORDINARY:
+                return False
+            if not (t.is_cpu and t.dtype is dtype if on_cpu else t.is_cuda and t.get_device() == index):
+                return False
+    return True
+
+
+def inner(*modules: nn.Module) -> list[nn.Module]:
+    """List modules and all inside them; ``modules()`` also builds their names, and takes ten times as long."""
+    found = list(modules)
+    for parent in found:
+        if children := parent._modules:
+            found.extend([child for child in children.values() if child is not None])
+    return found
+
+
+def hooked(*modules: nn.Module) -> bool:
+    """Whether a module has hooks or a forward put in by hand, so that it must run itself."""
+    for m in modules:
+        if m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks or not _as_built(m):
+            return True
+    return False
+
+
+def _as_built(part: nn.Module) -> bool:
+    """Whether neither its forward nor a parameter was replaced by hand."""
+    own = part.__dict__
+    # Other attributes alone are looked at one by one: this runs before each block.
+    return "forward" not in own and (
+        _NO_TENSORS.issuperset(map(type, own.values())) or not any(isinstance(value, Tensor) for value in own.values())
+    )
+
+
+def unobserved(x: Tensor, modules: Iterable[nn.Module], kind: type[nn.Module]) -> bool:
+    """Whether nobody observes the modules, all as built here and none compiled, so that they may overwrite inputs."""
+    modules = list(modules)
+    built = all(type(m) is kind and m._compiled_call_impl is None for m in modules)
+    return built and not watched(x) and not hooked(*modules)
+
+
+def needs_gradient(module: nn.Module, x: Tensor) -> bool:
+    """Whether a backward pass through ``module`` may follow."""
+    if not torch.is_grad_enabled():
+        return False
+    return x.requires_grad or any(t.requires_grad for part in inner(module) for t in _tensors(part))
+
+
+def _tensors(part: nn.Module) -> list[Tensor]:
+    """List a module's own parameters; in a replica or a functional call, the plain tensors in their place."""
+    if not (parameters := part._parameters):
+        return []
+    own = part.__dict__
+    return [t for name, p in parameters.items() if (t := own.get(name, p)) is not None]
+
+
+def watched(x: Tensor) -> bool:
+    """Whether a compiler, a tracer, a mode, a transform or a global hook must see each operation or module.
+
+    A default device, which is a mode too, observes nothing; but it must be the device of ``x``, for tensors that are
+    made without one. Most of what is checked here is private to PyTorch.
+    """
+    if torch.compiler.is_compiling() or torch.compiler.is_exporting() or torch._C._get_tracing_state():
+        return True
+    functorch = getattr(torch._C, "_functorch", None)
+    if functorch is not None and functorch.peek_interpreter_stack() is not None:
+        return True
+    if getattr(torch._C, "_len_torch_function_stack", int)():
+        for mode in torch.overrides._get_current_function_mode_stack():  # type: ignore[no-untyped-call]  # torch's
+            if not isinstance(mode, DeviceContext) or mode.device.type != x.device.type:
+                return True
+    level = getattr(torch.autograd.forward_ad, "_current_level", -1)
+    modes = getattr(torch._C, "_len_torch_dispatch_stack", int)()
+    return bool(modes) or level >= 0 or getattr(nn.modules.module, "_has_any_global_hook", bool)()
+
+
+def eager(x: Tensor) -> bool:
+    """Whether a fast path may take ``x``: an ordinary tensor, not traced, differentiated or under autocast."""
+    return not (
+        not fast_paths_enabled()
+        or watched(x)
+        or type(x) is not Tensor
+        or (x.requires_grad and torch.is_grad_enabled())
+        or torch.is_autocast_enabled(x.device.type)
+        or x.shape[0] == 0
+    )
+
+
+def served(x: Tensor) -> bool:
+    """Whether there is a fast path for the device and type of ``x``: float32 and bfloat16 on a CPU, all on a GPU."""
+    return x.is_cuda or (x.is_cpu and x.dtype in (torch.float32, torch.bfloat16))
+
+
+def wants_gradients(module: nn.Module) -> bool:
+    """Whether a parameter of a module, or of one inside it, requires a gradient."""
+    for part in inner(module):
+        for p in part._parameters.values():
+            if p is not None and p.requires_grad:
+                return True
+    return False
+
+
+class Watch:
+    """Records the modules, tensors and modes of some modules, to check whether what was derived from them still holds.
+
+    This runs in every forward pass and there may be hundreds of modules, so everything is compared by few calls that
+    loop in C.
+
+    Args:
+        modules: what to watch, with all modules inside.
+        exact: keep copies of the tensors and compare them too, because writing through ``.data`` leaves no other trace.
+            Not on a GPU: each comparison would wait for it, and a CUDA graph could not be captured. There, only what
+            PyTorch counts is seen, as without ``exact``.
+    """
+
+    def __init__(self, *modules: nn.Module, exact: bool) -> None:
+        self.modules = inner(*modules)
+        self.hooked, self.training = hooked(*self.modules), any(m.training for m in self.modules)
+        self._kinds = [type(m) for m in self.modules]
+        # Modes, settings such as the eps of a norm, and a forward put in by hand.
+        self._attributes = [m.__dict__ for m in self.modules]
+        self._before = [dict(attributes) for attributes in self._attributes]
+        contents = [attributes[name] for attributes in self._attributes for name in _CONTENTS]
+        self._empty = [some for some in contents if not some]
+        self._filled = [some.values() for some in contents if some]
+        # References are kept, so that identity is meaningful.
+        self._members = list(itertools.chain.from_iterable(self._filled))
+        tensors = [t for t in self._members if isinstance(t, Tensor)]
+        self._tensors = tensors
+        # Moving or casting a module puts other data behind the same tensors. An alias keeps the memory, so that no
+        # other data gets its address.
+        self._aliases = [t.detach() for t in tensors]
+        self._addresses = list(map(Tensor.data_ptr, tensors))
+        self._counted = [t for t in tensors if not t.is_inference()]
+        self._versions = list(map(_version, self._counted))
+        self._copies = [(t, t.detach().clone()) for t in tensors if exact and not t.is_cuda]
+
+    def holds(self) -> bool:
+        """Whether nothing was replaced, written to, moved, hooked, set otherwise or switched to training since."""
+        try:
+            same = self._same_modules() and self._same_tensors()
+        except (RuntimeError, TypeError, ValueError):
+            return False  # a new value cannot be compared
+        return same and all(torch.equal(t, copy) for t, copy in self._copies)
+
+    def _same_modules(self) -> bool:
+        if any(self._empty) or self._attributes != self._before or list(map(type, self.modules)) != self._kinds:
+            return False
+        members = list(itertools.chain.from_iterable(self._filled))
+        return len(members) == len(self._members) and all(map(operator.is_, members, self._members))
+
+    def _same_tensors(self) -> bool:
+        same = list(map(Tensor.data_ptr, self._tensors)) == self._addresses
+        return same and list(map(_version, self._counted)) == self._versions
