@@ -1,21 +1,20 @@
-"""Someone's own checkpoint into a model, and a model's encoder back into MONAI."""
+"""Load and convert the user's own checkpoints, and export a model's encoder to MONAI."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError
+from medzoo.factory import create
 from medzoo.weights.checkpoint import read_checkpoint
-from medzoo.weights.layouts import LAYOUTS, MONAI_LAYOUTS, recognise, to_monai_swinunetr
+from medzoo.weights.layouts import LAYOUTS, MONAI_LAYOUTS, detect_layout, to_monai_swinunetr
 from medzoo.weights.load import CLASSIFIER, LoadReport, input_kernel, load_tensors, stored_channels
-
-if TYPE_CHECKING:
-    from medzoo.classifier import Classifier
 
 __all__ = ["convert_checkpoint", "load_state", "to_monai"]
 
@@ -23,65 +22,65 @@ __all__ = ["convert_checkpoint", "load_state", "to_monai"]
 def load_state(model: Classifier, tensors: Mapping[str, Tensor], *, source: str = "the tensors") -> LoadReport:
     """Load tensors of any known layout into a model, strictly, and return what became of each.
 
-    Ours, MONAI ``SwinUNETR``, timm and torchvision ResNet and TorchXRayVision DenseNet are recognised, with the
-    prefixes of DataParallel and torch.compile. Tensors of an encoder alone leave the head as it is, and the report says
-    so.
+    The layouts are medzoo's own, MONAI ``SwinUNETR``, timm and torchvision ResNet, and TorchXRayVision DenseNet, with
+    or without the prefixes of DataParallel and torch.compile. Tensors of an encoder leave the head unchanged; the
+    report lists the head as random.
 
     Args:
-        model: from :func:`medzoo.create`.
+        model: a model from :func:`medzoo.create`.
         tensors: a flat dict.
-        source: what to call them.
+        source: name of the tensors, for the report and messages.
 
     Raises:
-        WeightsMismatch: an unknown layout, or a missing, unexpected or misshapen tensor.
+        WeightsMismatch: an unknown layout, a missing or unexpected tensor, or one of another shape.
     """
-    layout, flat = recognise(tensors, source)
+    layout, flat = detect_layout(tensors, source)
     converted = LAYOUTS[layout](flat)
-    whole = any(name.startswith("head.") for name in converted.tensors)
+    has_head = any(name.startswith("head.") for name in converted.tensors)
     report = load_tensors(
         model,
         converted.tensors,
         source=source,
         digest="none",
         kernel=input_kernel(model, model.input_spec.channels),
-        part="model" if whole else "encoder",
+        part="model" if has_head else "encoder",
         device=next(model.parameters()).device,
     )
-    model.load_report = report.leaving(converted.dropped)
+    model.load_report = report.with_dropped(converted.dropped)
     return model.load_report
 
 
 def convert_checkpoint(
     file: Path, model: str, folder: Path, *, strip: str = "", options: Mapping[str, Any] | None = None
 ) -> LoadReport:
-    """Read someone's own checkpoint, and write it as a folder that ``create("local-dir:…")`` takes.
+    """Convert the user's own checkpoint into a folder for ``create("local-dir:…")``.
 
-    A checkpoint of an encoder alone becomes a backbone, with ``num_classes=0``.
+    A checkpoint of an encoder becomes a backbone, with ``num_classes=0``.
 
     Args:
-        file: a safetensors file or a PyTorch checkpoint, which is never trusted.
-        model: the registered model whose weights these are.
+        file: a safetensors file or a PyTorch checkpoint; nothing in it is ever run.
+        model: the registered model of these weights.
         folder: where to write.
-        strip: a prefix that the trainer put before every name of the model, such as Lightning's ``"model."``.
+        strip: a prefix that the trainer added to every name of the model, such as Lightning's ``"model."``.
         options: builder options that the weights need; those of MONAI need ``patch_merging``.
 
     Raises:
         UnsafeWeights, WeightsCorrupt, WeightsMismatch: the file cannot be used, or does not fit.
+        ConfigError: an option that is missing, unknown, or stated by the checkpoint itself.
     """
-    from medzoo.factory import create
-
     tensors, digest = read_checkpoint(file)
-    layout, flat = recognise(tensors, str(file), strip)
-    if layout in MONAI_LAYOUTS and "patch_merging" not in (options or {}):
+    layout, flat = detect_layout(tensors, str(file), strip)
+    chosen = dict(options or {})
+    if layout in MONAI_LAYOUTS and "patch_merging" not in chosen:
         raise ConfigError(
-            f"{file}: expected --option patch_merging=monai1.4 or monai1.5, got none. MONAI changed this arithmetic in "
-            "1.5 under the same keys: say which MONAI trained it (SwinUNETR weights from before 2025 need monai1.4)."
+            f"{file}: expected the option patch_merging 'monai1.4' or 'monai1.5', got none. MONAI 1.5 changed this "
+            "arithmetic without changing a key: state the MONAI version of the training (SwinUNETR weights from before "
+            "2025 need monai1.4), with medzoo convert as --option patch_merging=monai1.4."
         )
     converted = LAYOUTS[layout](flat)
     head = converted.tensors.get(CLASSIFIER[0])
-    chosen = dict(options or {})
     if {"num_classes", "in_chans"} & chosen.keys():
-        raise ConfigError(f"{file}: num_classes and in_chans are the checkpoint's own. Leave them out.")
+        raise ConfigError(f"{file}: num_classes and in_chans are read from the checkpoint. Leave them out.")
     with torch.device("meta"):
         built = create(model, num_classes=head.shape[0] if head is not None else 0, **chosen)
         kernel = input_kernel(built, built.input_spec.channels)
@@ -89,21 +88,21 @@ def convert_checkpoint(
         if stored != built.input_spec.channels:
             built = create(model, num_classes=built.num_classes, in_chans=stored, **chosen)
     report = load_tensors(built, converted.tensors, source=str(file), digest=digest, kernel=kernel)
-    outside = tuple(name for name in tensors if strip and not name.startswith(strip))
-    built.load_report = report.leaving(outside + converted.dropped)
+    stripped = tuple(name for name in tensors if strip and not name.startswith(strip))
+    built.load_report = report.with_dropped(stripped + converted.dropped)
     built.save_pretrained(folder)
     return built.load_report
 
 
 def to_monai(model: Classifier) -> dict[str, Tensor]:
-    """Return the tensors of a Swin encoder under their names in a MONAI ``SwinUNETR``.
+    """Return the tensors of a Swin encoder by their names in a MONAI ``SwinUNETR``.
 
-    Load them there with ``strict=False``: MONAI stores index buffers and a decoder that are not here. Its
-    ``downsample`` must be the arithmetic of the model's ``patch_merging``.
+    Load them there with ``strict=False``: MONAI also stores index buffers and a decoder. Its ``downsample`` must match
+    the model's ``patch_merging``.
 
     Raises:
         ConfigError: the model is not a Swin encoder.
     """
     if model.name != "swin_encoder_mlp":
-        raise ConfigError(f"{model.name}: expected swin_encoder_mlp, whose encoder MONAI has too.")
+        raise ConfigError(f"{model.name}: expected swin_encoder_mlp, the only model whose encoder is MONAI's.")
     return to_monai_swinunetr(model.state_dict())

@@ -1,6 +1,6 @@
-"""The fixture ``hub``: a server of our own, with the real clients of this process pointed at it.
+"""The fixture ``hub``: the tests' own server, with the real clients of this process pointed at it.
 
-A test file takes it with ``pytest_plugins = ["hub_fixtures"]``.
+A test file enables it with ``pytest_plugins = ["hub_fixtures"]``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from loopback import Loopback, client_environment
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
     """Start a server, and point huggingface_hub, requests and medzoo at it and at folders under ``tmp_path``."""
     with Loopback() as server:
-        point_here(server, tmp_path, monkeypatch)
+        redirect_clients(server, tmp_path, monkeypatch)
         yield server
         from huggingface_hub.utils import close_session
 
@@ -25,8 +25,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
     assert not server.errors
 
 
-def point_here(server: Loopback, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set what the environment sets, and what huggingface_hub has read from it at its import."""
+def redirect_clients(server: Loopback, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set the environment, and the values that huggingface_hub read from it when it was imported."""
     from huggingface_hub import constants, hf_api
     from huggingface_hub.utils import close_session
 
@@ -52,14 +52,14 @@ def point_here(server: Loopback, folder: Path, monkeypatch: pytest.MonkeyPatch) 
         "HF_HUB_OFFLINE": False,
     }.items():
         monkeypatch.setattr(constants, name, value)
-    # The functions outside of HfApi have read the endpoint, too.
+    # The functions outside HfApi have read the endpoint, too.
     monkeypatch.setattr(hf_api.api, "endpoint", server.url())
     close_session()
 
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Let nothing in this process sleep, and return how long it would have, nap by nap."""
-    naps: list[float] = []
-    monkeypatch.setattr("time.sleep", naps.append)
-    return naps
+    """Replace ``time.sleep``, and return the list of the requested seconds."""
+    seconds: list[float] = []
+    monkeypatch.setattr("time.sleep", seconds.append)
+    return seconds

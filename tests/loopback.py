@@ -1,9 +1,9 @@
 """A Hugging Face Hub and a file server on 127.0.0.1, with faults on request: real sockets, no mocks.
 
-``with Loopback() as server`` answers on three ports: the second is another origin, as that of a content network is, and
-the third speaks TLS with the certificate of ``loopback.pem``, which nobody trusts by default. ``server.add`` publishes
-a repository, ``server.put`` a plain file, ``server.fail`` plans a fault, and ``server.requests`` has all that was
-asked. Every answer closes its connection.
+``with Loopback() as server`` answers on three ports: the second is another origin, like that of a content delivery
+network, and the third uses TLS with the certificate ``loopback.pem``, which no client trusts by default. ``server.add``
+publishes a repository, ``server.put`` a plain file, ``server.fail`` plans a fault, and ``server.requests`` lists all
+requests. Every answer closes its connection.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from loopback_hub import HubApi, Repo, etag_of, is_large
 
 __all__ = ["CERTIFICATE", "Loopback", "Request", "client_environment"]
 
-# Made for these tests alone: of 127.0.0.1, for a hundred years, with its key.
+# Made for these tests: for 127.0.0.1, valid for a hundred years, with its key.
 CERTIFICATE = Path(__file__).with_name("loopback.pem")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a client asked.
+    """A request of a client.
 
     Attributes:
         method: such as ``"HEAD"``.
-        path: with the query, still quoted.
+        path: the path with its query, still quoted.
         headers: by lower-case name.
-        port: that was asked; the server's own or its content network's.
+        port: the port that was addressed.
     """
 
     method: str
@@ -71,7 +71,7 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         error = sys.exc_info()[1]
-        # A client that gave up or was killed is what the tests are about; anything else is a mistake in here.
+        # The tests are about clients that give up or are killed; any other error is a bug of this server.
         if error is not None and not isinstance(error, OSError):
             self.loopback.errors.append(error)
 
@@ -81,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: the requests are kept."""
+        """Log nothing: the requests are recorded."""
 
     def answer(self) -> None:
         loopback = self.server.loopback
@@ -141,16 +141,16 @@ class _Handler(BaseHTTPRequestHandler):
 
 @dataclass
 class Loopback:
-    """The server; see the module.
+    """The server; see the module's docstring.
 
     Attributes:
-        repos: by name.
+        repos: repositories by name.
         objects: large files by sha256, those of the repositories and those that were pushed.
-        files: plain ones by path.
-        requests: all that was asked, in order.
-        errors: raised in the server itself; a test fails on them.
-        stalled: released once for every answer that was begun and will not end.
-        closing: set when the server stops, so that nothing waits longer.
+        files: plain files by path.
+        requests: all requests, in order.
+        errors: errors of the server itself, on which a test fails.
+        stalled: released once for every answer that will never be completed.
+        closing: set when the server stops, which ends all waiting.
     """
 
     repos: dict[str, Repo] = field(default_factory=dict)
@@ -184,7 +184,7 @@ class Loopback:
         self.stop()
 
     def stop(self) -> None:
-        """Stop, from now on refusing connections."""
+        """Stop the server; connections are refused from now on."""
         if self.closing.is_set():
             return
         self.closing.set()
@@ -194,44 +194,44 @@ class Loopback:
             thread.join()
 
     def url(self, path: str = "") -> str:
-        """Return the address of a path."""
+        """Return the URL of a path."""
         return f"http://127.0.0.1:{self._servers[0].server_address[1]}{path}"
 
     def elsewhere(self, path: str = "") -> str:
-        """Return the address of a path on the other port, which is another origin."""
+        """Return the URL of a path on the other port, which is another origin."""
         return f"http://127.0.0.1:{self._servers[1].server_address[1]}{path}"
 
     def secure(self, path: str = "") -> str:
-        """Return the address of a path on the port that speaks TLS."""
+        """Return the URL of a path on the port with TLS."""
         return f"https://127.0.0.1:{self._servers[2].server_address[1]}{path}"
 
     def add(self, repo: str, files: Mapping[str, bytes], revision: str | None = None) -> str:
-        """Publish files as the newest commit of a repository, which is made if need be, and return the commit."""
+        """Publish files as the newest commit of a repository, which is created if needed, and return the commit."""
         return self._api.commit(repo, files, revision)
 
     def put(self, path: str, data: bytes) -> str:
-        """Publish a plain file, on both ports, and return its address."""
+        """Publish a plain file, and return its URL."""
         self.files[path] = data
         return self.url(path)
 
     def mirror(self, data: bytes, algorithm: str = "sha256", under: str = "") -> str:
-        """Publish a file as a mirror has it, ``/{algorithm}/{hex digest}``, and return the mirror's address."""
+        """Publish a file as on a mirror, ``/{algorithm}/{hex digest}``, and return the mirror's URL."""
         self.put(f"{under}/{algorithm}/{hashlib.new(algorithm, data).hexdigest()}", data)
         return self.url(under)
 
     def fail(self, pattern: str, fault: Fault, times: int | None = None, method: str | None = None) -> None:
-        """Plan a fault for paths that match, for so many answers or for good, first planned first used.
+        """Plan a fault for matching paths, for some or all answers; faults are used in the order they were planned.
 
         Args:
-            pattern: of the unquoted path, with ``*``.
-            fault: one of ``loopback_faults``.
-            times: how often; ``None`` for ever.
-            method: the only one that fails; ``None`` for those that the fault is about.
+            pattern: pattern of the unquoted path, with ``*``.
+            fault: a fault of ``loopback_faults``.
+            times: number of answers; ``None`` for all.
+            method: the only method that fails; ``None`` for those of the fault.
         """
         self._plans.append(_Planned(pattern, fault, times, method))
 
-    def mend(self) -> None:
-        """Forget every planned fault."""
+    def clear_faults(self) -> None:
+        """Remove every planned fault."""
         with self._lock:
             self._plans.clear()
 
@@ -251,12 +251,12 @@ class Loopback:
             return plan.fault
 
     def stall(self) -> None:
-        """Hold an answer until the server stops."""
+        """Block an answer until the server stops."""
         self.stalled.release()
         self.closing.wait()
 
     def reply(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Reply:
-        """Answer a request as a sound server does."""
+        """Answer a request without any fault."""
         if path in self.files and method in ("GET", "HEAD"):
             data = self.files[path]
             return Reply(200, {"Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}, data)
@@ -271,7 +271,7 @@ class Loopback:
         revision, _, file = rest.partition("/")
         repo = self.repos.get(name)
         if repo is None:
-            # As the Hub: to someone unknown, a repository that is not there is one that is not shown.
+            # Like the Hub: without a login, a missing repository looks like a private one.
             return Reply.error(404 if signed_in else 401, "RepoNotFound", "Repository not found")
         commit = repo.branches.get(revision, revision)
         if commit not in repo.commits:
@@ -287,9 +287,9 @@ class Loopback:
 
 
 def client_environment(server: Loopback, folder: Path) -> dict[str, str]:
-    """Return the variables that send a new process to the server, with caches of its own in a folder.
+    """Return the environment that points a new process at the server, with its own caches in a folder.
 
-    The rest of the environment is the caller's to add; ``HF_TOKEN``, ``HF_HUB_OFFLINE`` and the like are empty.
+    The caller adds the rest of the environment; ``HF_TOKEN``, ``HF_HUB_OFFLINE`` and similar variables are empty.
     """
     return {
         "HF_ENDPOINT": server.url(),
@@ -304,7 +304,7 @@ def client_environment(server: Loopback, folder: Path) -> dict[str, str]:
         "HF_TOKEN": "",
         "HUGGING_FACE_HUB_TOKEN": "",
         "HF_TOKEN_PATH": str(folder / "hf" / "token"),
-        # One certificate is read in no time, and every client reads them all when it starts.
+        # Every client reads all certificates when it starts, and one is read faster than the system's.
         "SSL_CERT_FILE": str(CERTIFICATE),
         "NO_PROXY": "127.0.0.1",
         "no_proxy": "127.0.0.1",

@@ -1,4 +1,4 @@
-"""What can go wrong between a client and a server: one function for each fault, given to ``Loopback.fail``."""
+"""Faults between a client and a server: one function per fault, for ``Loopback.fail``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HUB_HEADERS = frozenset({"x-repo-commit", "etag", "x-linked-etag", "x-linked-siz
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer before it is sent; its length is that of its body."""
+    """An answer before it is sent."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -43,24 +43,24 @@ class Reply:
 
     @staticmethod
     def error(status: int, code: str | None = None, message: str | None = None) -> Reply:
-        """Return a refusal as the Hub words it, or without its headers."""
+        """Return an error answer with the Hub's headers, or without them."""
         headers = {"X-Error-Code": code, "X-Error-Message": message}
         return Reply(status, {name: value for name, value in headers.items() if value}, (message or "").encode())
 
 
 @dataclass(frozen=True)
 class Fault:
-    """How an answer goes wrong.
+    """A fault of an answer.
 
     Attributes:
-        change: the answer to another.
-        instead: whether that stands in the place of the server's, which then does nothing.
-        cut: bytes of the body that are sent, of the length that was promised, before the connection closes.
-        pace: bytes that are sent at a time, and seconds between them.
-        stall: whether the connection stays open after the bytes, and silent.
-        hang: whether nothing is answered at all.
-        unsized: whether the length of the body is left out, so that its end is that of the connection.
-        methods: whose answers go wrong.
+        change: maps the answer to another.
+        instead: whether that replaces the server's answer, and the server does nothing.
+        cut: number of bytes of the body that are sent before the connection closes.
+        pace: bytes per write, and seconds between writes.
+        stall: whether the connection stays open and silent after the bytes.
+        hang: whether there is no answer at all.
+        unsized: whether the Content-Length is left out, so that the body ends with the connection.
+        methods: the methods that are affected.
     """
 
     change: Callable[[Reply], Reply] = field(default=lambda reply: reply)
@@ -76,14 +76,14 @@ class Fault:
 def status(
     number: int, code: str | None = None, message: str | None = None, headers: Mapping[str, str] | None = None
 ) -> Fault:
-    """Refuse with a status, with the Hub's own error code or without; ``Retry-After`` goes into the headers."""
+    """Answer with an error status, with or without the Hub's error code; ``Retry-After`` goes into the headers."""
     refusal = Reply.error(number, code, message)
     refusal = replace(refusal, headers={**refusal.headers, **(headers or {})})
     return Fault(lambda reply: refusal, instead=True)
 
 
 def cut(after: int) -> Fault:
-    """Close the connection after so many bytes of the body, though more were promised."""
+    """Close the connection after so many bytes of the body, fewer than announced."""
     return Fault(cut=after, methods=("GET",))
 
 
@@ -93,12 +93,12 @@ def stall(after: int) -> Fault:
 
 
 def unsized(cut: int | None = None) -> Fault:
-    """Do not tell the length of the body, which is whole or is cut after so many bytes: no client can see that."""
+    """Leave out the length of the body, which may be cut after so many bytes: no client can detect that."""
     return Fault(unsized=True, cut=cut)
 
 
 def slow(chunk: int, pause: float) -> Fault:
-    """Send so many bytes at a time, with so many seconds between them."""
+    """Send so many bytes at a time, with a pause in seconds."""
     return Fault(pace=(chunk, pause), methods=("GET",))
 
 
@@ -113,17 +113,17 @@ def wrong_bytes() -> Fault:
 
 
 def truncated(by: int = 1) -> Fault:
-    """Send a whole answer whose body lacks its last bytes; the Hub's headers still tell the full size."""
+    """Send a complete answer whose body lacks its last bytes; the Hub's headers still state the full size."""
     return Fault(lambda reply: replace(reply, body=reply.body[:-by]), methods=("GET",))
 
 
 def web_page() -> Fault:
-    """Answer everything with a page, as the portal of a guest network does."""
+    """Answer everything with a web page, as the login page of a guest network does."""
     return Fault(lambda reply: Reply(200, {"Content-Type": "text/html; charset=utf-8"}, WEB_PAGE), instead=True)
 
 
 def lfs_pointer() -> Fault:
-    """Send what a server without Git LFS has in the place of a large file."""
+    """Send a Git LFS pointer instead of a large file."""
 
     def change(reply: Reply) -> Reply:
         return replace(reply, body=LFS_POINTER % (hashlib.sha256(reply.body).hexdigest().encode(), len(reply.body)))
@@ -132,7 +132,7 @@ def lfs_pointer() -> Fault:
 
 
 def bare() -> Fault:
-    """Leave out every header of the Hub's."""
+    """Leave out every header of the Hub."""
 
     def change(reply: Reply) -> Reply:
         left = {name: value for name, value in reply.headers.items() if name.lower() not in HUB_HEADERS}
@@ -142,7 +142,7 @@ def bare() -> Fault:
 
 
 def gzipped() -> Fault:
-    """Send the body compressed, as a server may when the client says that it can read that."""
+    """Send the body compressed with gzip."""
 
     def change(reply: Reply) -> Reply:
         return replace(reply, headers={**reply.headers, "Content-Encoding": "gzip"}, body=gzip.compress(reply.body))
@@ -151,10 +151,10 @@ def gzipped() -> Fault:
 
 
 def portal(to: str) -> Fault:
-    """Send the client to a login page, without a word of what it asked for."""
+    """Redirect to a login page, without any header of the Hub."""
     return Fault(lambda reply: Reply(302, {"Location": to}), instead=True)
 
 
 def redirect(to: str, number: int = 302) -> Fault:
-    """Send the client elsewhere: a path of this server or a whole address; to its own path, and it is a loop."""
+    """Redirect to a path of this server or to a URL; redirecting a path to itself is a loop."""
     return Fault(lambda reply: Reply(number, {**reply.headers, "Location": to}))

@@ -1,4 +1,4 @@
-"""The Hub's repositories and the part of its interface that clients use: what is there, and how a push arrives."""
+"""The Hub's repositories, and the part of its API that clients use to list, download and push files."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ LARGE = frozenset({".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".zip"})
 
 
 def is_large(path: str) -> bool:
-    """Whether the Hub keeps a file apart from the repository, under its sha256."""
+    """Whether the Hub stores a file outside the repository, under its sha256."""
     return PurePosixPath(path).suffix in LARGE
 
 
 @lru_cache(64)
 def etag_of(path: str, data: bytes) -> str:
-    """Return what the Hub calls a version of a file: the sha256 of a large one, else git's own name of it."""
+    """Return the ETag of a file on the Hub: the sha256 of a large file, else git's blob id."""
     if is_large(path):
         return hashlib.sha256(data).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
@@ -35,21 +35,21 @@ def etag_of(path: str, data: bytes) -> str:
 
 @dataclass
 class Repo:
-    """Commits by their 40 hex digits, each a whole tree, and the branches that name them."""
+    """Commits by their 40 hex digits, each with all files, and the branches."""
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
 
 
 class HubApi:
-    """Answers under ``/api``, and for large files that are pushed."""
+    """The answers under ``/api``, and those for large files that are pushed."""
 
     def __init__(self, repos: dict[str, Repo], objects: dict[str, bytes]) -> None:
         self.repos = repos
         self.objects = objects
 
     def commit(self, name: str, files: Mapping[str, bytes], revision: str | None = None, branch: str = "main") -> str:
-        """Make a tree the newest of a branch, and return its commit."""
+        """Commit files to a branch, and return the commit."""
         repo = self.repos.setdefault(name, Repo())
         tree = "".join(f"{path} {etag_of(path, data)}\n" for path, data in sorted(files.items()))
         commit = revision or hashlib.sha1(f"{len(repo.commits)}\n{tree}".encode()).hexdigest()
@@ -59,7 +59,7 @@ class HubApi:
         return commit
 
     def reply(self, method: str, path: str, body: bytes, base: str) -> Reply:
-        """Answer a request; ``base`` is the server's own address."""
+        """Answer a request; ``base`` is the server's own URL."""
         if method == "PUT" and path.startswith("/objects/"):
             return self._store(path.removeprefix("/objects/"), body)
         if method == "POST" and path.endswith(".git/info/lfs/objects/batch"):
@@ -121,7 +121,7 @@ class HubApi:
         return Reply(200)
 
     def _commit(self, name: str, repo: Repo, revision: str, body: bytes, base: str) -> Reply:
-        """Take a commit: one JSON object a line, a header and then what becomes of each file."""
+        """Apply a commit: one JSON object per line, a header and then an operation per file."""
         tree = dict(repo.commits.get(repo.branches.get(revision, revision), {}))
         for line in map(json.loads, body.splitlines()):
             key, value = line["key"], line["value"]

@@ -1,4 +1,4 @@
-"""Write small medical images through the real libraries, for the tests of the readers.
+"""Write small medical images with the reference libraries, for the tests of the readers.
 
 Axes: d h w depth height width; x y z right, front and head of the patient.
 """
@@ -36,7 +36,7 @@ SERIES = "1.2.826.0.1.3680043.8.498.2"
 
 
 def arrow(height: int = 48, width: int = 64, top: int = 250) -> Array:
-    """Return a picture that tells its corners apart: each quarter has its own grey, and rows its own shade."""
+    """Return an image with distinct corners: each quarter has its own grey level, and rows differ by up to 3."""
     picture = np.zeros((height, width), np.uint16)
     picture[: height // 2, : width // 2] = top
     picture[: height // 2, width // 2 :] = top // 2
@@ -50,9 +50,9 @@ def write_png(path: Path, pixels: Array) -> Path:
 
 
 def dataset(pixels: Array, **fields: Any) -> Dataset:
-    """Return a data set with uncompressed pixels ``h w``, ``f h w`` or ``h w 3``; fields override what it says.
+    """Return a data set with uncompressed pixels ``h w``, ``f h w`` or ``h w 3``.
 
-    A field of ``None`` is left out.
+    Fields override the defaults; a field of ``None`` is omitted.
     """
     ds = Dataset()
     ds.file_meta = FileMetaDataset()
@@ -106,7 +106,7 @@ def write_dicom(path: Path, pixels: Array, **fields: Any) -> Path:
 
 
 def write_compressed(path: Path, pixels: Array, syntax: UID, **fields: Any) -> Path:
-    """Write 8-bit JPEG or lossless JPEG 2000 through Pillow, frame by frame."""
+    """Write 8-bit JPEG or lossless JPEG 2000 with Pillow, frame by frame."""
     name, options = {JPEGBaseline8Bit: ("JPEG", {"quality": 95}), JPEG2000Lossless: ("JPEG2000", {"no_jp2": True})}[
         syntax
     ]
@@ -125,7 +125,7 @@ def write_compressed(path: Path, pixels: Array, syntax: UID, **fields: Any) -> P
 
 
 def write_jpeg_lossless(path: Path, pixels: Array, **fields: Any) -> Path:
-    """Write 16-bit lossless JPEG, which neither pydicom nor Pillow decodes, through SimpleITK."""
+    """Write 16-bit lossless JPEG, which neither pydicom nor Pillow decodes, with SimpleITK."""
     writer = sitk.ImageFileWriter()
     writer.SetImageIO("GDCMImageIO")
     writer.UseCompressionOn()
@@ -155,7 +155,7 @@ def slice_fields(position: tuple[float, float, float], number: int = 1, **fields
 
 
 def write_series(folder: Path, volume: Array, step: float = 2.5, **fields: Any) -> list[Path]:
-    """Write ``d h w`` as axial slices, named and numbered against their order in the patient."""
+    """Write ``d h w`` as axial slices, with names and instance numbers in descending order of position."""
     folder.mkdir(parents=True, exist_ok=True)
     count = len(volume)
     paths = []

@@ -1,4 +1,4 @@
-"""Records of weights that tests fetch, and how a model gets one."""
+"""Records of weights for tests, and how they are published and registered."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from tensors import TINY
 import medzoo
 from medzoo import registry
 from medzoo.errors import WeightsCorrupt, WeightsUnavailable
-from medzoo.weights.fetch_file import verified
+from medzoo.weights.download import fetch_file
 from medzoo.weights.record import HubFile, UrlFile, Weights
 
 REPO, FILE, REVISION = "owner/repo", "model.safetensors", "c" * 40
 WHO = "cnn3d_small:test"
-TOKEN = "hf_aSecretThatNobodySees"
-PATIENCE = 10.0  # seconds that a fetch may wait for a server that does not answer
+TOKEN = "hf_aSecretThatIsNeverShown"
+MAX_WAIT = 10.0  # seconds that a download may wait for a server that does not answer
 
 E = TypeVar("E", bound=BaseException)
 
@@ -37,12 +37,12 @@ def weight_bytes(seed: int = 0) -> bytes:
 
 
 def some_bytes(size: int = 10_000) -> bytes:
-    """Return bytes that look like nothing; the fetching of a file does not read it."""
+    """Return pseudorandom bytes: a download does not parse the file."""
     return hashlib.shake_128(b"weights").digest(size)
 
 
 def digest_of(data: bytes, algorithm: str = "sha256") -> str:
-    """Return a digest as records state it."""
+    """Return a digest in the form of a record."""
     return f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
 
 
@@ -54,7 +54,7 @@ def record_of(source: Any, data: bytes, **changes: Any) -> Weights:
         "size": len(data),
         "license": "CC0-1.0",
         "citation": "none",
-        "trained_on": "random numbers",
+        "trained_on": "nothing",
         "labels": ("mutation",),
         "task": "binary",
         "options": TINY,
@@ -63,13 +63,13 @@ def record_of(source: Any, data: bytes, **changes: Any) -> Weights:
 
 
 def on_hub(hub: Any, data: bytes, *, pinned: bool = True, **changes: Any) -> Weights:
-    """Publish bytes on the Hub of a test, and return their record."""
+    """Publish bytes on the test's Hub, and return their record."""
     hub.add(REPO, {FILE: data, "config.json": b"{}"}, revision=REVISION)
     return record_of(HubFile(repo=REPO, file=FILE, revision=REVISION if pinned else None), data, **changes)
 
 
 def at_url(hub: Any, data: bytes, path: str = "/files/weights.safetensors", **changes: Any) -> Weights:
-    """Publish bytes as a plain file of the server of a test, and return their record."""
+    """Publish bytes as a plain file on the test's server, and return their record."""
     return record_of(UrlFile(url=hub.put(path, data)), data, **changes)
 
 
@@ -78,7 +78,7 @@ PATHS = {"hub": f"/{REPO}/resolve/*", "url": "/files/*"}
 
 
 def publish(model: str, record: Weights, monkeypatch: pytest.MonkeyPatch | None = None) -> None:
-    """Give a registered model this one set of weights for a test; without ``monkeypatch``, until the process ends."""
+    """Register a record as the only weights of a model, for a test or, without ``monkeypatch``, for the process."""
     spec = replace(registry.describe(model), weights=MappingProxyType({record.tag: record}))
     if monkeypatch:
         monkeypatch.setitem(registry._MODELS, model, spec)
@@ -87,34 +87,34 @@ def publish(model: str, record: Weights, monkeypatch: pytest.MonkeyPatch | None 
 
 
 def refusal(record: Weights) -> WeightsUnavailable:
-    """Return the error of a fetch that cannot be had, which is ours and says whose weights it is about."""
+    """Return the error of a file that is unavailable, which must name the weights."""
     return _failure(record, WeightsUnavailable)
 
 
 def corruption(record: Weights) -> WeightsCorrupt:
-    """Return the error of a fetch that gives other bytes, which is ours and says whose weights it is about."""
+    """Return the error of a file with wrong bytes, which must name the weights."""
     return _failure(record, WeightsCorrupt)
 
 
 def _failure(record: Weights, kind: type[E]) -> E:
     with pytest.raises(kind) as caught:
-        verified(record, who=WHO)
+        fetch_file(record, who=WHO)
     assert type(caught.value) is kind
     assert WHO in str(caught.value)
     return caught.value
 
 
-def all_told(error: BaseException) -> str:
-    """Return everything that an error would print, with the errors it came from."""
+def full_traceback(error: BaseException) -> str:
+    """Return the traceback of an error and of its causes."""
     return "".join(traceback.format_exception(error))
 
 
-def kept(folder: Path) -> list[bytes]:
-    """Return what every file under a folder holds, each file once."""
+def contents(folder: Path) -> list[bytes]:
+    """Return the content of every file in a folder and its subfolders, each file once."""
     found = (Path(parent) / name for parent, _, names in os.walk(folder) for name in names)
     return [path.read_bytes() for path in found if path.is_file() and not path.is_symlink()]
 
 
-def no_trace_but(data: bytes, folder: Path) -> None:
-    """Hold the caches to keep no other file of the size of weights, whole or partial."""
-    assert {found for found in kept(folder) if len(found) > 500} <= {data}
+def check_only_file(data: bytes, folder: Path) -> None:
+    """Check that the caches contain no other file of the size of weights, complete or partial."""
+    assert {found for found in contents(folder) if len(found) > 500} <= {data}

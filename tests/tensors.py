@@ -1,4 +1,4 @@
-"""Tensors that tests share."""
+"""Helpers for tensors that several test files use."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-# A cnn3d_small that is quick.
+# Options of a small, fast cnn3d_small.
 TINY = {"size": 16, "widths": (4, 8, 8), "hidden": 8}
 
 
 def scatter_weights(module: nn.Module) -> None:
-    """Move every parameter off its starting point, so that no bias is zero and no norm is one."""
+    """Perturb every parameter, so that no bias is zero and no norm is one."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -21,6 +21,6 @@ def scatter_weights(module: nn.Module) -> None:
 
 
 def changed(path: Path, **tensors: Tensor | None) -> None:
-    """Write the file again with some tensors replaced, or dropped where the value is None."""
+    """Rewrite the file with some tensors replaced, or removed if the value is None."""
     merged = load_file(path) | {name.replace("__", "."): tensor for name, tensor in tensors.items()}
     save_file({name: tensor for name, tensor in merged.items() if tensor is not None}, path)

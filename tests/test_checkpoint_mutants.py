@@ -1,8 +1,8 @@
-"""Damaged checkpoints end in plain tensors or in a medzoo error, and no class is ever looked up.
+"""Damaged checkpoints give plain tensors or a medzoo error, and no class is ever looked up.
 
-Each mutant is a sound file with a few seeded faults: bytes and extreme numbers written over, pieces cut, doubled or
-removed. Half of the mutants of a zip archive have them in the pickle alone, under a right checksum, so that the faults
-reach what lies behind it. They are read in a process of their own, where a crash in C is seen too.
+Each mutant is a valid file with a few seeded faults: bytes overwritten with random or extreme values, pieces cut,
+doubled or removed. Half of the mutants of a zip archive have faults in the pickle alone, under a correct checksum, so
+that they reach the reader. They are read in a separate process, which also detects a crash in C.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pickled_modules import as_upstream, torch_saved, torchvision_densenet
 from safetensors.torch import save
-from whole_modules import saved, torchvisions, upstreams
 
 KINDS = {
     "safetensors": (300, 10_000),
@@ -35,18 +35,18 @@ MEMORY = 2**30  # bytes above what the libraries themselves take
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_300_mutants_end_in_tensors_or_a_medzoo_error(tmp_path, kind):
+def test_300_mutants_give_tensors_or_a_medzoo_error(tmp_path, kind):
     _run(tmp_path, kind, KINDS[kind][0])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_thousands_of_mutants_end_in_tensors_or_a_medzoo_error(tmp_path, kind):
+def test_thousands_of_mutants_give_tensors_or_a_medzoo_error(tmp_path, kind):
     _run(tmp_path, kind, KINDS[kind][1])
 
 
 def _run(folder: Path, kind: str, count: int) -> None:
-    """Read ``count`` mutants in a process of their own, and look at how it ended."""
+    """Read ``count`` mutants in a separate process, and check its result."""
     command = [sys.executable, "-W", "error", __file__, kind, str(count), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.returncode}\n{done.stdout[-500:]}\n{done.stderr[-4000:]}"
@@ -64,7 +64,7 @@ def main(kind: str, count: int, folder: Path) -> None:
     from medzoo.errors import MedzooError
     from medzoo.weights.checkpoint import read_checkpoint
 
-    original = sound(kind)
+    original = valid_file(kind)
     path = folder / ("mutant.safetensors" if kind == "safetensors" else "mutant.pt")
     path.write_bytes(original)
     expected, _ = read_checkpoint(path)  # loads the libraries
@@ -86,8 +86,8 @@ def main(kind: str, count: int, folder: Path) -> None:
         for name, tensor in tensors.items():
             assert type(name) is str
             assert type(tensor) is torch.Tensor
-            tensor.to(torch.complex128).sum().item()  # every number of it is there
-        if kind == "module-zip" and not inside:  # under a checksum that we hold it to
+            tensor.to(torch.complex128).sum().item()  # every value can be read
+        if kind == "module-zip" and not inside:  # its checksum is verified
             assert tensors.keys() == expected.keys()
             assert all(torch.equal(tensors[name], expected[name]) for name in expected)
         ends["tensors"] += 1
@@ -100,19 +100,21 @@ def _most_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def sound(kind: str) -> bytes:
-    """The file that the mutants of one kind are made from."""
+def valid_file(kind: str) -> bytes:
+    """Return the file that the mutants of one kind are made from."""
     if kind.startswith("module"):
-        theirs = torchvisions(growth_rate=4, block_config=(2, 1), num_init_features=8)
-        return saved(upstreams(theirs, op_threshs=torch.rand(18), best=np.float64(0.5)), zipped=kind == "module-zip")
+        theirs = torchvision_densenet(growth_rate=4, block_config=(2, 1), num_init_features=8)
+        return torch_saved(
+            as_upstream(theirs, op_threshs=torch.rand(18), best=np.float64(0.5)), zipped=kind == "module-zip"
+        )
     state = {"encoder.a": torch.randn(4, 3), "encoder.n": torch.tensor(3), "head.b": torch.randn(3)}
     if kind == "safetensors":
         return save(state)
-    return saved({"state_dict": state, "best": np.float64(0.5), "epoch": 3}, zipped=kind == "state-zip")
+    return torch_saved({"state_dict": state, "best": np.float64(0.5), "epoch": 3}, zipped=kind == "state-zip")
 
 
 def mutant(data: bytes, generator: random.Random, inside: bool) -> bytes:
-    """Damage a file, or only the pickle inside of an archive."""
+    """Damage a file, or only the pickle inside an archive."""
     if not inside:
         return damaged(data, generator)
     buffer = io.BytesIO()
@@ -124,7 +126,7 @@ def mutant(data: bytes, generator: random.Random, inside: bool) -> bytes:
 
 
 def damaged(data: bytes, generator: random.Random) -> bytes:
-    """One to three faults; most at the start or the end, where headers and directories are."""
+    """Add one to three faults, most at the start or the end, where headers and directories are."""
     changed = bytearray(data)
     for _ in range(generator.randint(1, 3)):
         size = max(len(changed), 1)

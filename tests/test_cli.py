@@ -1,7 +1,8 @@
-"""The command line: what it prints, and what it exits with."""
+"""The command line: output and exit codes."""
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from click.testing import CliRunner
 
 import medzoo
 from medzoo.cli.main import main
+from medzoo.cli.tables import ADVICE
 from medzoo.errors import MedzooError
 from medzoo.visual.phantoms import write_ct, write_xray
 
@@ -36,7 +38,7 @@ def test_list_shows_each_model_once():
 
 
 @pytest.mark.parametrize("name", medzoo.list_models())
-def test_info_tells_what_describe_knows(name):
+def test_info_shows_what_describe_returns(name):
     spec, text = medzoo.describe(name), run("info", name).output
     assert f"{spec.parameters:,}" in text
     assert spec.cam_layer in text
@@ -64,12 +66,44 @@ def test_errors_are_one_line_and_a_code(arguments, code, message, monkeypatch, t
     assert "Traceback" not in result.output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (["info", "nothing"], "medzoo list "),
+        (
+            ["predict", "xray_cnn", "a.png"],
+            "(NAME:TAG), use a saved model (local-dir:FOLDER), or pass --allow-untrained.",
+        ),
+        (["predict", "xray_cnn", "a.png", "--allow-untrained", "--device", "gpu"], "Use --device cpu."),
+        (["predict", "xray_cnn", "a.png", "--allow-untrained", "--points", "p.csv"], "Leave --points out."),
+    ],
+)
+def test_errors_give_advice_for_the_command_line(arguments, advice):
+    message = run(*arguments).stderr
+    assert advice in message
+    assert "medzoo." not in message
+
+
+def test_advice_for_the_command_line_is_up_to_date():
+    """Every piece of advice that is translated is still in an error of the Python API."""
+    texts = []
+    for path in Path(medzoo.__file__).parent.rglob("*.py"):
+        if path.name != "tables.py":
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if isinstance(node, ast.JoinedStr):
+                    texts.append("".join(v.value if isinstance(v, ast.Constant) else "{}" for v in node.values))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    texts.append(node.value)
+    for advice in ADVICE:
+        assert any(advice in text for text in texts), advice
+
+
 def test_debug_shows_the_traceback():
     result = run("--debug", "info", "nothing")
     assert isinstance(result.exception, MedzooError)
 
 
-def test_predict_prints_names_marks_and_steps(tmp_path):
+def test_predict_prints_outputs_and_steps(tmp_path):
     path = write_xray(tmp_path)
     result = run("predict", "resnet18_multilabel", path, "--allow-untrained")
     assert result.exit_code == 0, result.output
@@ -93,7 +127,7 @@ def test_a_picture_for_a_volume_model_exits_5(tmp_path):
     assert "takes a 3D volume, got a 2D image" in result.output
 
 
-def test_quickstart_takes_every_model_through_the_main_job(tmp_path):
+def test_quickstart_runs_every_model(tmp_path):
     result = run("quickstart", "--to", tmp_path / "out")
     assert result.exit_code == 0, result.output
     for name in medzoo.list_models():
@@ -107,7 +141,7 @@ def test_quickstart_takes_every_model_through_the_main_job(tmp_path):
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"chest_xray.dcm", "chest_ct.nii.gz", "chest_ct_dicom"}
 
 
-def test_quickstart_with_a_file_runs_the_models_it_fits(tmp_path):
+def test_quickstart_with_a_file_runs_the_models_that_fit_it(tmp_path):
     result = run("quickstart", write_ct(tmp_path))
     assert result.exit_code == 0, result.output
     assert "cnn3d_base" in result.output
@@ -136,15 +170,15 @@ def test_errors_can_be_made_and_pickled_from_one_message():
 
     for name in (name for name in medzoo.errors.__all__ if name[0].isupper()):
         kind = getattr(medzoo.errors, name)
-        error = pickle.loads(pickle.dumps(kind("all there is to say")))
+        error = pickle.loads(pickle.dumps(kind("one message")))
         assert type(error) is kind
-        assert str(error) == "all there is to say"
+        assert str(error) == "one message"
     assert issubclass(medzoo.errors.ShapeError, medzoo.errors.InputError)
     assert issubclass(medzoo.errors.UnknownModelError, LookupError)
     assert issubclass(medzoo.errors.WeightsUnavailable, OSError)
 
 
-def test_readme_tells_the_registrys_facts():
+def test_readme_lists_the_models_of_the_registry():
     text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     for name in medzoo.list_models():
         spec = medzoo.describe(name)

@@ -15,7 +15,7 @@ import medzoo
 from medzoo import registry
 from medzoo.errors import ConfigError, WeightsCorrupt
 from medzoo.models.findings import CHESTXRAY14, TORCHXRAYVISION18
-from medzoo.weights import fetch_file as fetch
+from medzoo.weights import cache
 from medzoo.weights.record import PackagedFile
 
 
@@ -39,7 +39,7 @@ def test_an_unknown_option_is_answered_with_the_nearest():
         ({"features_only": True, "num_classes": 2}, "features_only=True returns maps"),
         ({"out_indices": [0]}, "out_indices chooses among the maps"),
         ({"features_only": True, "out_indices": [3]}, r"its 3 maps, -3 to 2, or how many of the last, got \[3\]"),
-        ({"features_only": True, "out_indices": []}, r"expected numbers of its 3 maps"),
+        ({"features_only": True, "out_indices": []}, r"expected indices of its 3 maps"),
         ({"widths": (4, 8)}, r"^cnn3d_small: expected widths to be 3 numbers, got \(4, 8\)"),
         ({"size": 13}, r"expected size to be a number or \(d, h, w\), each at least 14, got 13"),
         ({"size": (64, 64)}, r"expected size to be a number or \(d, h, w\)"),
@@ -108,7 +108,7 @@ def test_set_outputs_says_what_was_trained():
     assert model.outputs.trained == (True, False)
     assert model.outputs.thresholds == (0.2, 0.9)
     assert model.outputs.labels == ("a", "b")
-    with pytest.raises(ConfigError, match=r"expected 2 labels.*got 3\. model\.reset_classifier\(3\) makes room"):
+    with pytest.raises(ConfigError, match=r"expected 2 labels.*got 3\. model\.reset_classifier\(3\) makes a layer"):
         model.set_outputs(labels=["a", "b", "c"])
     with pytest.raises(ConfigError, match="expected thresholds between 0 and 1"):
         model.set_outputs(thresholds=[0.0, 0.5])
@@ -126,7 +126,7 @@ def test_features_only_has_its_report(saved):
 
 @pytest.fixture
 def packaged(saved, monkeypatch):
-    """Give cnn3d_small a record whose file lies in a package folder of the test."""
+    """Give cnn3d_small a record whose file is in a package folder of the test."""
     model, path = saved
     record = medzoo.Weights(
         tag="ours",
@@ -144,7 +144,7 @@ def packaged(saved, monkeypatch):
     )
     spec = replace(medzoo.describe("cnn3d_small"), weights={"ours": record})
     monkeypatch.setitem(registry._MODELS, "cnn3d_small", spec)
-    monkeypatch.setattr(fetch, "ASSETS", path.parent)
+    monkeypatch.setattr(cache, "ASSETS", path.parent)
     return model, path
 
 
@@ -217,7 +217,7 @@ def test_the_mean_of_weights_is_averaged_and_reported_but_not_the_users_own(pack
 
 
 def test_new_labels_of_another_number_are_untrained(packaged):
-    with pytest.warns(UserWarning, match=r"head\.classifier\.bias start from random numbers"):
+    with pytest.warns(UserWarning, match=r"head\.classifier\.bias are randomly initialised"):
         model = medzoo.create("cnn3d_small", pretrained=True, labels=["x", "y"])
     assert model.outputs == medzoo.Outputs(("x", "y"), "multiclass", trained=(False, False))
 

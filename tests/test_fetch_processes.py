@@ -1,4 +1,4 @@
-"""A fetch in processes that are killed, run at once, have a full disk, may not write, or must not connect.
+"""Downloads in processes that are killed, run at once, have a full disk, may not write, or must not connect.
 
 The numbers are those of docs/reliability.md.
 """
@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fork_server import Child, ForkServer
 from loopback import Loopback, client_environment
 from loopback_faults import Fault, hang, slow, stall
-from nursery import Child, Nursery
-from records import FILE, PATHS, REPO, REVISION, digest_of, kept, some_bytes, weight_bytes
+from records import FILE, PATHS, REPO, REVISION, contents, digest_of, some_bytes, weight_bytes
 
 pytest_plugins = ["hub_fixtures"]
 
-LARGE = some_bytes(12 << 20)  # more than the Hub's client writes at a time, so that a part of it is on the disk
+LARGE = some_bytes(12 << 20)  # more than the Hub's client writes at a time, so that a part of it is on disk
 SMALL = some_bytes(256 << 10)
 METHODS = {"hub": ("HEAD", "GET"), "url": ("GET",)}
 POINTS: list[tuple[str, Fault]] = [
@@ -33,21 +33,21 @@ POINTS: list[tuple[str, Fault]] = [
 
 
 @pytest.fixture(scope="module")
-def nursery():
-    with Nursery() as started:
+def fork_server():
+    with ForkServer() as started:
         yield started
 
 
 class Machine:
-    """Where the children of one test run: a server, folders of their own, and a file that they fetch."""
+    """The environment of the child processes of a test: a server, their own folders, and a file to download."""
 
-    def __init__(self, hub: Loopback, place: str, nursery: Nursery, folder: Path) -> None:
-        self.hub, self.place, self.nursery, self.folder = hub, place, nursery, folder
+    def __init__(self, hub: Loopback, place: str, fork_server: ForkServer, folder: Path) -> None:
+        self.hub, self.place, self.fork_server, self.folder = hub, place, fork_server, folder
         self.environment = client_environment(hub, folder)
         self.outputs = (folder / f"child{number}.json" for number in count())
 
     def publish(self, data: bytes, name: str = REPO) -> dict[str, Any]:
-        """Publish a file, and return what a child needs to know to fetch it."""
+        """Publish a file, and return the job that downloads it."""
         known = {"digest": digest_of(data), "size": len(data)}
         if self.place == "url":
             return {"url": self.hub.put(f"/files/{name}", data), **known}
@@ -55,13 +55,13 @@ class Machine:
         return {"repo": name, **known}
 
     def start(self, job: dict[str, Any], **how: Any) -> Child:
-        return self.nursery.start(self.environment, next(self.outputs), job, **how)
+        return self.fork_server.start(self.environment, next(self.outputs), job, **how)
 
     def fetch(self, job: dict[str, Any], **how: Any) -> dict[str, Any]:
         return self.start(job, **how).result()
 
     def kill(self, job: dict[str, Any]) -> int:
-        """Start a child, kill it when the server has stalled on it, and return its status."""
+        """Start a child, kill it once the server has stalled on it, and return its exit status."""
         child = self.start(job)
         assert self.hub.stalled.acquire(timeout=60)
         os.kill(child.pid, signal.SIGKILL)
@@ -69,24 +69,24 @@ class Machine:
 
 
 @pytest.fixture(params=["hub", "url"])
-def machine(hub, request, nursery, tmp_path):
-    return Machine(hub, request.param, nursery, tmp_path)
+def machine(hub, request, fork_server, tmp_path):
+    return Machine(hub, request.param, fork_server, tmp_path)
 
 
-def whole(folder: Path, *files: bytes) -> bool:
-    """Whether the caches keep these files and no other as large, whole or in part, outside of what is temporary."""
+def holds_only(folder: Path, *files: bytes) -> bool:
+    """Whether the caches contain exactly these files, apart from temporary ones."""
     final = [p for part in ("hub/**/blobs/*", "files/**/*") for p in folder.rglob(part) if p.is_file()]
     found = {p.read_bytes() for p in final if p.suffix == "" and not p.name.startswith((".", "tmp"))}
     return found == set(files)
 
 
-def test_28_offline_and_empty_no_socket_connects(hub, machine):
+def test_28_offline_with_an_empty_cache_no_socket_connects(hub, machine):
     job = machine.publish(SMALL)
     machine.environment["HF_HUB_OFFLINE"] = "1"
-    said = machine.fetch(job)
-    assert said["error"] == "WeightsUnavailable"
-    assert "HF_HUB_OFFLINE" in said["message"]
-    assert said["connections"] == []
+    result = machine.fetch(job)
+    assert result["error"] == "WeightsUnavailable"
+    assert "HF_HUB_OFFLINE" in result["message"]
+    assert result["connections"] == []
     assert not hub.requests
 
 
@@ -99,20 +99,20 @@ def test_25_a_model_with_cached_weights_is_created_without_a_connection(hub, mac
     assert len(hub.requests) == asked
 
 
-def test_40_a_killed_fetch_does_no_harm(hub, machine):
+def test_40_a_killed_download_does_no_harm(hub, machine):
     job = machine.publish(LARGE)
     for method, fault in POINTS:
         if method in METHODS[machine.place]:
             hub.fail(PATHS[machine.place], fault, times=1, method=method)
             assert machine.kill(job) in (-signal.SIGKILL, 0)
-            said = machine.fetch(job)
-            assert said["digest"] == job["digest"]
-            assert whole(machine.folder, LARGE)
-            Path(said["path"]).resolve().unlink()
-            Path(said["path"]).unlink(missing_ok=True)
+            result = machine.fetch(job)
+            assert result["digest"] == job["digest"]
+            assert holds_only(machine.folder, LARGE)
+            Path(result["path"]).resolve().unlink()
+            Path(result["path"]).unlink(missing_ok=True)
 
 
-def test_40_what_killed_fetches_left_stays_out_of_the_way(hub, machine):
+def test_40_partial_files_of_killed_downloads_are_ignored(hub, machine):
     job = machine.publish(LARGE)
     for _ in range(2):
         hub.fail(PATHS[machine.place], stall(11 << 20), times=1)
@@ -123,7 +123,7 @@ def test_40_what_killed_fetches_left_stays_out_of_the_way(hub, machine):
     assert len(hub.requests) == asked
 
 
-def fetch_at_once(machine: Machine, *, processes: int, rounds: int, flock: bool) -> None:
+def download_at_once(machine: Machine, *, processes: int, rounds: int, flock: bool) -> None:
     published = []
     for number in range(rounds):
         published.append(SMALL + bytes([number]))
@@ -131,55 +131,55 @@ def fetch_at_once(machine: Machine, *, processes: int, rounds: int, flock: bool)
         machine.hub.fail(f"*repo{number}*", slow(len(SMALL) // 4, 0.05))
         children = [machine.start(job, flock=flock) for _ in range(processes)]
         assert [child.result().get("digest") for child in children] == [job["digest"]] * processes
-        assert whole(machine.folder, *published)
-    # No part of a file is left anywhere, not even as a temporary one.
-    assert {len(found) for found in kept(machine.folder) if len(found) > 1000} == {len(SMALL) + 1}
+        assert holds_only(machine.folder, *published)
+    # No partial file is left anywhere, not even as a temporary one.
+    assert {len(found) for found in contents(machine.folder) if len(found) > 1000} == {len(SMALL) + 1}
 
 
 @pytest.mark.parametrize("flock", [True, False])
-def test_41_two_processes_fetch_at_once(machine, flock):
-    fetch_at_once(machine, processes=2, rounds=1, flock=flock)
+def test_41_two_processes_download_at_once(machine, flock):
+    download_at_once(machine, processes=2, rounds=1, flock=flock)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("flock", [True, False])
-def test_41_eight_processes_fetch_at_once_five_times(machine, flock):
-    fetch_at_once(machine, processes=8, rounds=5, flock=flock)
+def test_41_eight_processes_download_at_once_five_times(machine, flock):
+    download_at_once(machine, processes=8, rounds=5, flock=flock)
 
 
-def heal_at_once(machine: Machine, *, processes: int, rounds: int) -> None:
+def repair_at_once(machine: Machine, *, processes: int, rounds: int) -> None:
     job = machine.publish(SMALL)
     path = Path(machine.fetch(job)["path"])
     machine.hub.fail(PATHS[machine.place], slow(len(SMALL) // 4, 0.02))
     for _ in range(rounds):
         path.resolve().write_bytes(SMALL[:-1])
         children = [machine.start(job) for _ in range(processes)]
-        said = [child.result() for child in children]
-        assert [one.get("digest") or one for one in said] == [job["digest"]] * processes
+        result = [child.result() for child in children]
+        assert [one.get("digest") or one for one in result] == [job["digest"]] * processes
 
 
-def test_41_two_processes_heal_a_file_at_once(machine):
-    heal_at_once(machine, processes=2, rounds=2)
+def test_41_two_processes_repair_a_file_at_once(machine):
+    repair_at_once(machine, processes=2, rounds=2)
 
 
 @pytest.mark.slow
-def test_41_eight_processes_heal_a_file_at_once_five_times(machine):
-    heal_at_once(machine, processes=8, rounds=5)
+def test_41_eight_processes_repair_a_file_at_once_five_times(machine):
+    repair_at_once(machine, processes=8, rounds=5)
 
 
-def test_42_a_full_disk_is_told_with_what_is_needed_and_free(machine):
+def test_42_a_full_disk_is_an_error_with_the_needed_and_free_bytes(machine):
     job = machine.publish(SMALL)
-    said = machine.fetch(job, limit=64 << 10)
-    assert said["error"] == "WeightsUnavailable"
-    assert str(len(SMALL)) in said["message"].replace(",", "").replace(" ", "").replace("_", "")
-    assert "free" in said["message"]
-    assert str(machine.folder) in said["message"]
-    assert not [found for found in kept(machine.folder) if len(found) > 1000]
+    result = machine.fetch(job, limit=64 << 10)
+    assert result["error"] == "WeightsUnavailable"
+    assert str(len(SMALL)) in result["message"].replace(",", "").replace(" ", "").replace("_", "")
+    assert "free" in result["message"]
+    assert str(machine.folder) in result["message"]
+    assert not [found for found in contents(machine.folder) if len(found) > 1000]
     assert machine.fetch(job)["digest"] == job["digest"]
     assert machine.fetch(job, limit=64 << 10)["digest"] == job["digest"]
 
 
-def test_43_a_folder_that_may_not_be_written_is_read_or_named(machine):
+def test_43_a_read_only_folder_is_read_or_named(machine):
     cached, new = machine.publish(SMALL), machine.publish(SMALL[::-1], name="owner/new")
     first = machine.fetch(cached)
     home = machine.folder / ("hf" if machine.place == "hub" else "medzoo")
@@ -188,12 +188,12 @@ def test_43_a_folder_that_may_not_be_written_is_read_or_named(machine):
         folder.chmod(0o555)
     try:
         read = machine.fetch(cached, powerless=True)
-        said = machine.fetch(new, powerless=True)
+        result = machine.fetch(new, powerless=True)
     finally:
         for folder in folders:
             folder.chmod(0o755)
     assert read == {**first, "connections": []}
-    assert said["error"] == "WeightsUnavailable"
-    assert str(home) in said["message"]
-    assert ("HF_HOME" if machine.place == "hub" else "MEDZOO_HOME") in said["message"]
+    assert result["error"] == "WeightsUnavailable"
+    assert str(home) in result["message"]
+    assert ("HF_HOME" if machine.place == "hub" else "MEDZOO_HOME") in result["message"]
     assert machine.fetch(new)["digest"] == new["digest"]

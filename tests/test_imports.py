@@ -57,7 +57,7 @@ except SystemExit as stop:
 
 
 def test_functions_are_not_hidden_by_modules_of_their_name():
-    code = "import medzoo, medzoo.cli.main, medzoo.cli.quickstart; assert callable(medzoo.predict) and callable(medzoo.read)"
+    code = "import medzoo, medzoo.cli.main, medzoo.cli.quickstart\nassert callable(medzoo.predict) and callable(medzoo.read)"
     loaded_after(code)
 
 

@@ -1,7 +1,6 @@
-"""Inputs a model must refuse, word for word, and what it does with odd ones: FAULTS 45 to 62.
+"""Inputs that a model refuses, with the exact message, and unusual inputs that it accepts.
 
-The cases that hold for every model (57 layouts, 61 compile, 62 export, 59 lone samples, 49 zero batch) are in
-test_zoo.py.
+The cases that apply to every model (memory layouts, compile, export, batches of one and of zero) are in test_zoo.py.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def test_46_wrong_channels(swin):
         swin(torch.zeros(2, 4, 64, 64, 64))
 
 
-def test_46_channels_last_are_told_how_to_move(resnet):
+def test_46_channels_last_get_advice_to_move_them(resnet):
     message = RESNET + "(2, 320, 320, 3): c=320 is not 3; if the channels are last, move them with x.movedim(-1, 1)."
     with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
         resnet(torch.zeros(2, 320, 320, 3))
@@ -87,8 +86,8 @@ def test_48_not_a_multiple(swin, shape, fault):
         swin(torch.zeros(shape))
 
 
-def test_48_a_flatten_head_takes_its_own_size_only(cnn):
-    # 17 would give the same number of features as 16 after three poolings, so no matmul would object.
+def test_48_a_flatten_head_accepts_its_own_size_only(cnn):
+    # 17 gives the same number of features as 16 after three poolings, so no matmul would fail.
     message = SMALL + "(1, 1, 17, 16, 16): d=17 is not 16; build it with size=..., or for any size with pool='avg'."
     with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
         cnn(torch.zeros(1, 1, 17, 16, 16))
@@ -141,7 +140,7 @@ def test_54_another_device(cnn):
         cnn(torch.zeros(1, 1, 16, 16, 16, device="meta"))
 
 
-def test_55_forward_does_not_look_for_nan(cnn):
+def test_55_forward_does_not_check_for_nan(cnn):
     assert cnn(torch.full((1, 1, 16, 16, 16), float("nan"))).isnan().all()
 
 
@@ -158,7 +157,7 @@ def test_58_not_a_tensor(cnn, thing, name):
         cnn(thing)
 
 
-def test_59_a_frozen_batchnorm_takes_a_lone_sample():
+def test_59_a_frozen_batchnorm_accepts_a_batch_of_one():
     model = medzoo.create("resnet18_multilabel").train()
     lone = torch.randn(1, 3, 32, 32)
     message = (
@@ -176,9 +175,9 @@ def test_59_a_frozen_batchnorm_takes_a_lone_sample():
     assert model(lone).isfinite().all()
 
 
-def test_60_more_than_the_memory_holds_leaves_the_model_usable():
+def test_60_the_model_is_usable_after_out_of_memory():
     model = medzoo.create("cnn3d_base", widths=(4, 4, 8, 8)).eval()
-    # 2 * 10^15 voxels as a view of one: what the first convolution would need, no machine has.
+    # 2 * 10^15 voxels as a view of one: no machine has the memory for the first convolution.
     vast = torch.zeros(1).expand(1, 1, 131072, 131072, 131072)
     extractor = medzoo.create("cnn3d_base", widths=(4, 4, 8, 8), features_only=True).eval()
     for forward in (model, model.forward_features, model.forward_intermediates, extractor):
@@ -187,12 +186,12 @@ def test_60_more_than_the_memory_holds_leaves_the_model_usable():
     assert model(torch.zeros(1, 1, 46, 46, 46)).isfinite().all()
 
 
-def test_a_minimum_above_the_multiple_is_told():
+def test_a_minimum_above_the_multiple_is_in_the_text():
     spec = InputSpec("b c h w", channels=1, size=(64, 64), multiple=4, minimum=64)
     assert str(spec) == "'b 1 h w' with h, w multiples of 4 of at least 64"
 
 
-def test_other_runtime_errors_pass_unchanged(cnn, monkeypatch):
+def test_other_runtime_errors_are_unchanged(cnn, monkeypatch):
     def broken(*_):
         raise RuntimeError("something else")
 

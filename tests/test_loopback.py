@@ -1,4 +1,4 @@
-"""The server of our own against the real clients, so that what the other tests build on holds."""
+"""The tests' own server against the real clients, on which the other tests rely."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_repository_is_downloaded_by_commit_and_by_branch(hub):
     ]
 
 
-def test_missing_things_raise_the_clients_own_errors(hub):
+def test_missing_files_raise_the_errors_of_the_client(hub):
     commit = hub.add("o/r", {FILE: DATA})
     with pytest.raises(RepositoryNotFoundError):
         hf_hub_download("o/none", FILE)
@@ -65,16 +65,16 @@ def test_missing_things_raise_the_clients_own_errors(hub):
 
 
 @pytest.mark.parametrize("fault", [bare(), web_page(), status(403), status(404)])
-def test_what_is_no_answer_of_the_hub_is_no_file(hub, fault):
+def test_an_answer_of_another_server_is_not_a_file(hub, fault):
     hub.add("o/r", {FILE: DATA})
     hub.fail("/o/r/*", fault)
     with pytest.raises(LocalEntryNotFoundError):
         hf_hub_download("o/r", FILE)
-    hub.mend()
+    hub.clear_faults()
     assert Path(hf_hub_download("o/r", FILE)).read_bytes() == DATA
 
 
-def test_a_busy_hub_is_asked_again(hub, waits):
+def test_a_busy_hub_is_retried(hub, waits):
     hub.add("o/r", {FILE: DATA})
     hub.fail("/o/r/*", status(503), times=2)
     hub.fail("/o/r/*", status(429, headers={"Retry-After": "3"}), times=1)
@@ -83,7 +83,7 @@ def test_a_busy_hub_is_asked_again(hub, waits):
     assert waits == [1, 4.0]
 
 
-def test_a_cut_body_is_asked_for_again(hub, waits):
+def test_a_cut_body_is_requested_again(hub, waits):
     hub.add("o/r", {FILE: DATA})
     hub.fail("/o/r/*", cut(1000), times=2)
     assert Path(hf_hub_download("o/r", FILE)).read_bytes() == DATA
@@ -102,7 +102,7 @@ def test_bodies_of_the_wrong_size_are_refused_and_wrong_bytes_are_not(hub):
     assert wrong.resolve().name == sha256(DATA)
 
 
-def test_a_token_is_kept_from_another_origin(hub, monkeypatch):
+def test_a_token_is_not_sent_to_another_origin(hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     hub.add("o/r", {FILE: DATA})
     hub.put("/cdn/file", DATA)
@@ -112,12 +112,12 @@ def test_a_token_is_kept_from_another_origin(hub, monkeypatch):
     assert hub.requests[0].port != hub.requests[1].port
 
 
-def test_a_renamed_repository_is_followed_and_a_loop_is_left(hub):
+def test_a_renamed_repository_is_followed_and_a_loop_ends(hub):
     hub.add("o/new", {FILE: DATA})
     hub.fail("/o/old/*", redirect(f"/o/new/resolve/main/{FILE}", 307))
     assert Path(hf_hub_download("o/old", FILE)).read_bytes() == DATA
     hub.fail("/o/loop/*", redirect(f"/o/loop/resolve/main/{FILE}"))
-    # The one error of its transport that the client lets through, so by its words.
+    # The client does not catch this error of its HTTP library, so it is matched by its text.
     with pytest.raises(Exception, match="Exceeded 20 redirects"):
         hf_hub_download("o/loop", FILE)
     assert len(hub.asked("HEAD", "/o/loop/*")) == 20
@@ -143,12 +143,12 @@ def test_plain_files_are_retrieved(hub, tmp_path):
         pooch.retrieve(url, known, fname="x", path=tmp_path / "e")
 
 
-def test_a_length_is_left_out(hub):
+def test_a_body_without_a_length(hub):
     url = hub.put("/files/x", DATA)
     hub.fail("/files/x", unsized(), times=1)
-    whole = requests.get(url, timeout=5)
-    assert whole.content == DATA
-    assert "Content-Length" not in whole.headers
+    complete = requests.get(url, timeout=5)
+    assert complete.content == DATA
+    assert "Content-Length" not in complete.headers
     hub.fail("/files/x", unsized(cut=7), times=1)
     assert requests.get(url, timeout=5).content == DATA[:7]
 
@@ -160,9 +160,9 @@ def test_a_range_is_answered(hub):
     assert part.headers["Content-Range"] == f"bytes 100-{len(DATA) - 1}/{len(DATA)}"
 
 
-# The client's way of sending a large file is one that its own transport calls old.
+# The client sends large files in a way that its HTTP library deprecates.
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
-def test_a_folder_is_pushed_and_fetched_back(hub, tmp_path):
+def test_a_folder_is_pushed_and_downloaded(hub, tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / FILE).write_bytes(DATA)
@@ -186,7 +186,7 @@ def test_a_folder_is_pushed_and_fetched_back(hub, tmp_path):
     assert len(hub.asked("PUT")) == 1
 
 
-def test_a_process_of_its_own_finds_the_server(hub, tmp_path):
+def test_another_process_finds_the_server(hub, tmp_path):
     hub.add("o/r", {FILE: DATA})
     code = "import json, huggingface_hub as h; print(json.dumps(h.hf_hub_download('o/r', 'model.safetensors')))"
     environment = {**os.environ, **client_environment(hub, tmp_path / "child")}
@@ -197,14 +197,14 @@ def test_a_process_of_its_own_finds_the_server(hub, tmp_path):
     assert {request.token for request in hub.requests} == {None}
 
 
-def test_a_secure_port_is_trusted_by_its_certificate_alone(hub):
+def test_a_tls_port_is_trusted_only_with_its_certificate(hub):
     hub.put("/files/x", DATA)
     assert requests.get(hub.secure("/files/x"), timeout=5, verify=str(CERTIFICATE)).content == DATA
     with pytest.raises(requests.exceptions.SSLError):
         requests.get(hub.secure("/files/x"), timeout=5)
 
 
-def test_a_stopped_server_refuses(hub):
+def test_a_stopped_server_refuses_connections(hub):
     hub.stop()
     with pytest.raises(requests.exceptions.ConnectionError):
         requests.get(hub.url("/files/x"), timeout=5)

@@ -54,12 +54,12 @@ def test_every_model_names_its_outputs(name, drawn):
 
 
 def test_untrained_outputs_are_refused(drawn):
-    message = r"^cnn3d_small: no output was trained, so its probabilities mean nothing\. Load weights, or, after"
+    message = r"^cnn3d_small: no output was trained, so its probabilities mean nothing\. Load weights \(pretrained="
     with pytest.raises(ConfigError, match=message):
         medzoo.predict(small("cnn3d_small"), drawn[3])
 
 
-def test_trained_outputs_are_not(drawn):
+def test_partly_trained_outputs_are_accepted(drawn):
     model = small("cnn3d_small", num_classes=3).set_outputs(labels=["a", "b", "c"], trained=[True, True, False])
     result = medzoo.predict(model, drawn[3])
     assert result.untrained == ("c",)
@@ -67,7 +67,7 @@ def test_trained_outputs_are_not(drawn):
     assert sum(result.positive.values()) == 1
 
 
-def test_a_list_gives_a_list_in_its_order_whatever_the_batch(drawn):
+def test_a_list_returns_a_list_in_order_for_any_batch_size(drawn):
     model = small("xray_cnn")
     images = [np.full((1, 64, 64), level, np.uint8) for level in (0, 40, 80, 120, 160)]
     one_by_one = medzoo.predict(model, images, allow_untrained=True)
@@ -80,14 +80,14 @@ def test_a_list_gives_a_list_in_its_order_whatever_the_batch(drawn):
         medzoo.predict(model, images, batch_size=0, allow_untrained=True)
 
 
-def test_the_model_is_left_as_it_was(drawn):
+def test_the_model_is_not_changed(drawn):
     model = small("cnn3d_small").train()
     x = medzoo.predict(model, drawn[3], allow_untrained=True)
     assert model.training
     assert medzoo.predict(model, drawn[3], allow_untrained=True, device="cpu").logits == x.logits
 
 
-def test_every_modules_mode_is_left_as_it_was(drawn):
+def test_the_mode_of_every_module_is_restored(drawn):
     model = small("cnn3d_small").train()
     model.encoder.eval()
     model.head.dropout.train()
@@ -96,7 +96,7 @@ def test_every_modules_mode_is_left_as_it_was(drawn):
     assert [module.training for module in model.modules()] == before
 
 
-def test_111_what_is_no_model_or_no_device_is_refused(drawn):
+def test_111_unknown_models_and_devices_are_errors(drawn):
     for thing in ("cnn3d_small", small("cnn3d_small", features_only=True)):
         with pytest.raises(ConfigError, match=r"predict: expected a model from medzoo\.create, got"):
             medzoo.predict(thing, drawn[3])
@@ -112,12 +112,12 @@ def test_a_bfloat16_model_predicts(drawn):
     assert list(short.logits.values()) == pytest.approx(list(plain.logits.values()), abs=0.02)
 
 
-def test_a_backbone_has_nothing_to_name(drawn):
+def test_a_backbone_has_no_outputs_to_name(drawn):
     with pytest.raises(ConfigError, match=r"no outputs to name \(num_classes=0\)"):
         medzoo.predict(small("cnn3d_small", num_classes=0), drawn[3])
 
 
-def test_55_nan_is_found_and_named(drawn):
+def test_55_nan_is_an_error_that_names_the_image(drawn):
     bad = np.zeros((1, 64, 64), np.float32)
     bad[0, 3, 3] = np.inf
     with pytest.raises(DataError, match="array 1: expected finite values"):
@@ -133,23 +133,23 @@ def test_56_strict_raises_where_predict_would_warn():
 
 
 @pytest.mark.parametrize("name", ["cnn3d_small", "cnn3d_base", "swin_encoder_mlp"])
-def test_an_image_into_a_volume_model_is_a_clear_error(name, drawn):
-    message = rf"chest_xray\.dcm: {name} takes a 3D volume, got a 2D image\. Give the whole series"
+def test_an_image_for_a_volume_model_is_an_error(name, drawn):
+    message = rf"chest_xray\.dcm: {name} takes a 3D volume, got a 2D image\. Give the complete series"
     with pytest.raises(DataError, match=message):
         medzoo.predict(small(name), drawn[2], allow_untrained=True)
 
 
-def test_a_volume_into_an_image_model_is_a_clear_error(drawn):
+def test_a_volume_for_an_image_model_is_an_error(drawn):
     with pytest.raises(DataError, match=r"chest_ct\.nii\.gz: xray_cnn takes a 2D image, got a 3D volume"):
         medzoo.predict(small("xray_cnn"), drawn[3], allow_untrained=True)
 
 
-def test_a_wrong_path_is_a_clear_error(tmp_path):
+def test_a_wrong_path_is_an_error(tmp_path):
     with pytest.raises(DataError, match=re.escape(f"{tmp_path / 'none.png'}")):
         medzoo.predict(small("xray_cnn"), tmp_path / "none.png", allow_untrained=True)
 
 
-def test_nothing_is_kept_for_gradients(drawn):
+def test_no_gradients_are_recorded(drawn):
     model = small("cnn3d_small")
     medzoo.predict(model, drawn[3], allow_untrained=True)
     assert all(p.grad is None for p in model.parameters())
@@ -174,7 +174,7 @@ def test_real_volumes(name, file, data):
     assert np.isfinite(list(result.logits.values())).all()
 
 
-def test_a_real_single_slice_into_a_volume_model_is_a_clear_error(data):
+def test_a_real_single_slice_for_a_volume_model_is_an_error(data):
     path = sorted((data / "ct_slices").glob("*.dcm"))[0]
     with pytest.raises(DataError, match="takes a 3D volume, got a 2D image"):
         medzoo.predict(small("swin_encoder_mlp"), path, allow_untrained=True)

@@ -1,4 +1,4 @@
-"""What holds for every size, not only for the ones we thought of."""
+"""Properties that hold for every size, tested with random ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from medzoo.contract import InputSpec
 from medzoo.nn.conv import ConvEncoder, StageTable
-from medzoo.nn.windows import WindowGrid
+from medzoo.nn.swin_block import WindowGrid
 
 sides = st.tuples(*[st.integers(1, 17)] * 3)
 
@@ -26,8 +26,8 @@ def test_windows_cover_each_token_once(size, shifted):
 
 @settings(max_examples=60, deadline=None)
 @given(size=sides)
-def test_tokens_that_only_the_roll_made_neighbours_never_meet(size):
-    """Two tokens of a window may see each other exactly when they lie in it side by side before the roll."""
+def test_tokens_adjacent_only_after_the_roll_are_masked(size):
+    """Two tokens of a window attend to each other exactly when they share a window before the roll."""
     grid = WindowGrid.of(size, (7, 7, 7), shifted=True)
     mask = grid.mask(torch.device("cpu"))
     if mask is None:
@@ -45,7 +45,7 @@ def test_tokens_that_only_the_roll_made_neighbours_never_meet(size):
     minimum=st.integers(1, 100),
     length=st.integers(0, 500),
 )
-def test_the_nearest_sizes_are_valid_and_nothing_lies_between(multiple, minimum, length):
+def test_the_nearest_sizes_are_valid_and_none_is_between(multiple, minimum, length):
     spec = InputSpec("b c h w", channels=1, size=(1, 1), multiple=multiple, minimum=minimum)
     below, above = spec.nearest(length)
     assert spec.fits((below, below))
@@ -59,7 +59,7 @@ def test_the_map_size_is_what_the_modules_give(kernel, padding, pool, side):
     table = StageTable(stages=2, kernel=kernel, padding=padding, order=("relu", "pool"), pool=pool)
     encoder, x = ConvEncoder(1, (1, 1), table, dims=2), torch.zeros(1, 1, side, side + 3)
     expected = table.map_size((side, side + 3))
-    if 0 in expected:  # what InputSpec.minimum keeps out
+    if 0 in expected:  # InputSpec.minimum excludes these
         with pytest.raises(RuntimeError, match="Output size is too small"):
             encoder(x)
     else:

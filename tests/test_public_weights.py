@@ -1,7 +1,7 @@
-"""Every listed set of weights goes the whole way: served, fetched, held to its digest, converted, loaded, run.
+"""Every registered set of weights end to end: served, downloaded, verified, converted, loaded and run.
 
-The files are of exactly the upstream layout and hold made-up tensors: the real ones were not downloaded here. What is
-compared is upstream's own module on the same tensors. ``medzoo verify`` holds the real files to their digests.
+The files have exactly the upstream layout but made-up tensors, and the outputs are compared with upstream's own module
+on the same tensors. ``medzoo verify`` checks the real files against their digests.
 """
 
 from __future__ import annotations
@@ -16,22 +16,21 @@ import timm
 import torch
 from monai.networks.nets import SwinUNETR
 from monai_swin import DOWNSAMPLE
+from pickled_modules import as_upstream, torch_saved, torchvision_densenet
 from records import digest_of
 from safetensors.torch import save
 from tensors import scatter_weights
-from test_convert import as_dae
-from whole_modules import saved as saved_module
-from whole_modules import torchvisions, upstreams
+from test_conversion import as_dae
 
 import medzoo
 from medzoo import registry
 from medzoo.weights.record import HubFile, UrlFile, ZipMember
-from medzoo.weights.stock import listed
+from medzoo.weights.verify import find_records
 
 pytest_plugins = ["hub_fixtures"]
 
-LISTED = {f"{spec.name}:{record.tag}": (spec, record) for spec, record in listed()}
-SWIN = [who for who in LISTED if who.startswith("swin")]
+RECORDS = {f"{spec.name}:{record.tag}": (spec, record) for spec, record in find_records()}
+SWIN = [who for who in RECORDS if who.startswith("swin")]
 SMALL, PAPERS = 12, 48
 
 
@@ -42,12 +41,12 @@ def saved_pt(content):
 
 
 def operating_points(record):
-    """As upstream gives them: NaN for a label that was not trained."""
+    """Return the operating points as upstream stores them: NaN for a label that was not trained."""
     return [t if known else np.nan for t, known in zip(record.thresholds, record.trained, strict=True)]
 
 
 def swin_unetr(record, feature_size):
-    """MONAI's network in the arithmetic that the weights were trained with."""
+    """Return MONAI's network with the arithmetic that the weights were trained with."""
     v2 = record.options.get("use_v2", False)
     model = SwinUNETR(
         in_channels=record.in_chans,
@@ -61,18 +60,18 @@ def swin_unetr(record, feature_size):
 
 
 def upstream(who, feature_size=SMALL):
-    """Return upstream's module, and the bytes of a file as upstream gives it."""
-    _, record = LISTED[who]
+    """Return upstream's module, and the bytes of a file as upstream publishes it."""
+    _, record = RECORDS[who]
     if record.layout == "timm-resnet":
         theirs = timm.create_model("resnet18")
         scatter_weights(theirs)
         return theirs.eval(), save(theirs.state_dict())
     if record.layout == "torchxrayvision":
-        theirs = torchvisions()
+        theirs = torchvision_densenet()
         points = torch.tensor(operating_points(record))
-        whole = upstreams(theirs, op_threshs=points, pathologies=list(record.labels))
-        # mimic_ch is reported to be of the format from before torch 1.6.
-        return theirs, saved_module(whole, zipped=record.tag != "xrv_mimic_ch")
+        pickled = as_upstream(theirs, op_threshs=points, pathologies=list(record.labels))
+        # mimic_ch is reported to have the format of torch before 1.6.
+        return theirs, torch_saved(pickled, zipped=record.tag != "xrv_mimic_ch")
     theirs = swin_unetr(record, feature_size)
     state = theirs.state_dict()
     content = {
@@ -85,8 +84,8 @@ def upstream(who, feature_size=SMALL):
 
 
 def served(hub, who, data, monkeypatch, **options):
-    """Publish the bytes where the record looks for them, and let the record expect them."""
-    spec, record = LISTED[who]
+    """Publish the bytes at the source of the record, and return the record for these bytes."""
+    spec, record = RECORDS[who]
     source = record.source
     if isinstance(source, HubFile):
         revision = hub.add(source.repo, {source.file: data}, revision=source.revision)
@@ -144,8 +143,8 @@ def test_swin_weights_of_the_papers_size(hub, monkeypatch, who):
     check_swin(hub, who, monkeypatch, PAPERS, (64, 32, 64))
 
 
-def test_the_order_of_octants_is_not_lost_on_the_way(hub, monkeypatch):
-    """The arithmetic since MONAI 1.5, under the same keys, gives other maps: the record must hold it."""
+def test_the_order_of_octants_is_kept(hub, monkeypatch):
+    """MONAI 1.5 has other arithmetic under the same keys and gives other maps: the record must state which."""
     theirs, data = upstream("swin_encoder_mlp:btcv")
     served(hub, "swin_encoder_mlp:btcv", data, monkeypatch, feature_size=SMALL)
     model = medzoo.create("swin_encoder_mlp", pretrained=True, num_classes=0)
@@ -155,13 +154,13 @@ def test_the_order_of_octants_is_not_lost_on_the_way(hub, monkeypatch):
     with torch.no_grad():
         wrong = new.eval().swinViT(x, normalize=True)
         ours = model.forward_intermediates(x, intermediates_only=True)
-    # The stem comes before any merging.
+    # The stem precedes any merging.
     torch.testing.assert_close(ours[0], wrong[0], rtol=0, atol=2e-5)
     for mine, theirs_now in zip(ours[1:], wrong[1:], strict=True):
         assert (mine - theirs_now).norm() / theirs_now.norm() > 0.1
 
 
-@pytest.mark.parametrize("who", [who for who in LISTED if who.startswith("resnet")])
+@pytest.mark.parametrize("who", [who for who in RECORDS if who.startswith("resnet")])
 def test_resnet_weights(hub, monkeypatch, who):
     theirs, data = upstream(who)
     record = served(hub, who, data, monkeypatch)
@@ -177,7 +176,7 @@ def test_resnet_weights(hub, monkeypatch, who):
 
 
 def normalised(p, points):
-    """TorchXRayVision's normalisation by operating points, label by label; NaN marks what was not trained."""
+    """Apply TorchXRayVision's normalisation by operating points, label by label; NaN marks untrained labels."""
     out = torch.full_like(p, 0.5)
     for i, t in enumerate(points):
         if not np.isnan(t):
@@ -186,7 +185,7 @@ def normalised(p, points):
     return out
 
 
-@pytest.mark.parametrize("who", [who for who in LISTED if who.startswith("densenet")])
+@pytest.mark.parametrize("who", [who for who in RECORDS if who.startswith("densenet")])
 def test_densenet_weights(hub, monkeypatch, who):
     theirs, data = upstream(who)
     record = served(hub, who, data, monkeypatch)
@@ -209,9 +208,9 @@ def test_densenet_weights(hub, monkeypatch, who):
     assert len(model.load_report.loaded) == len(model.state_dict())
 
 
-@pytest.mark.parametrize("who", LISTED)
-def test_a_record_is_whole(who):
-    spec, record = LISTED[who]
+@pytest.mark.parametrize("who", RECORDS)
+def test_a_record_is_complete(who):
+    spec, record = RECORDS[who]
     built = medzoo.create(spec.name, **spec.tiny, **{k: v for k, v in record.options.items() if k not in spec.tiny})
     assert record.options.keys() <= spec.options.keys()
     assert record.license
@@ -226,7 +225,7 @@ def test_a_record_is_whole(who):
         assert record.weak
 
 
-def test_a_new_head_on_an_encoder_is_listed(hub, monkeypatch):
+def test_a_new_head_on_an_encoder_is_reported(hub, monkeypatch):
     _, data = upstream("swin_encoder_mlp:btcv")
     served(hub, "swin_encoder_mlp:btcv", data, monkeypatch, feature_size=SMALL)
     labels = ["benign", "indeterminate", "malignant"]
@@ -240,22 +239,22 @@ def test_a_new_head_on_an_encoder_is_listed(hub, monkeypatch):
         medzoo.create("swin_encoder_mlp", pretrained="btcv", patch_merging="monai1.5")
 
 
-def test_what_is_not_known_of_the_weights_is_said(hub, monkeypatch):
+def test_unknown_preprocessing_is_reported(hub, monkeypatch):
     _, data = upstream("swin_encoder_mlp:dae50k")
     served(hub, "swin_encoder_mlp:dae50k", data, monkeypatch, feature_size=SMALL)
     model = medzoo.create("swin_encoder_mlp", pretrained="dae50k", num_classes=0)
-    assert "how the input of these weights was prepared is not known" in str(model.load_report)
+    assert "the preprocessing of these weights is not known" in str(model.load_report)
 
 
-def test_channels_in_their_order_are_said(hub, monkeypatch):
+def test_channels_are_reported_in_order(hub, monkeypatch):
     _, data = upstream("swin_encoder_mlp:brats21_fold0")
     served(hub, "swin_encoder_mlp:brats21_fold0", data, monkeypatch, feature_size=SMALL)
     model = medzoo.create("swin_encoder_mlp", pretrained="brats21_fold0", num_classes=0)
     assert "channels, in this order: FLAIR, T1 post contrast, T1, T2" in str(model.load_report)
 
 
-def test_predict_on_a_real_xray_with_weights_that_came_this_way(hub, monkeypatch, data):
-    """18 named findings, positions and provenance; with made-up tensors the numbers themselves mean nothing."""
+def test_predict_on_a_real_xray(hub, monkeypatch, data):
+    """18 named findings, positions and provenance; with made-up tensors the values themselves have no meaning."""
     _, made_up = upstream("densenet121_xray:xrv_all")
     record = served(hub, "densenet121_xray:xrv_all", made_up, monkeypatch)
     model = medzoo.create("densenet121_xray", pretrained=True)

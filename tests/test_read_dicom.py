@@ -1,4 +1,4 @@
-"""One DICOM file: FAULTS 74 to 80, on files written by pydicom, Pillow and SimpleITK."""
+"""Reading one DICOM file, on files written by pydicom, Pillow and SimpleITK."""
 
 from __future__ import annotations
 
@@ -91,10 +91,10 @@ def test_74_a_ct_is_never_inverted_or_windowed(tmp_path):
     image = read(write_dicom(tmp_path / "ct", pixels, **fields))
     np.testing.assert_array_equal(image.array[0], pixels - 1024)
     assert (image.unit, image.value_range) == ("HU", None)
-    assert "MONOCHROME1 left alone: the values are measurements" in image.notes
+    assert "MONOCHROME1 ignored: the values are measurements" in image.notes
 
 
-def test_74_mr_is_turned_over_but_not_windowed(tmp_path):
+def test_74_mr_is_inverted_but_not_windowed(tmp_path):
     fields = {"Modality": "MR", "BitsStored": 12, "WindowCenter": 100, "WindowWidth": 50}
     two = read(write_dicom(tmp_path / "2", GREY12, **fields))
     one = read(write_dicom(tmp_path / "1", 4095 - GREY12, PhotometricInterpretation="MONOCHROME1", **fields))
@@ -138,14 +138,14 @@ def test_75_a_missing_rescale_leaves_a_ct_without_hu(tmp_path):
         ({"RescaleIntercept": "inf"}, "expected 1 finite number in RescaleIntercept, found inf"),
     ],
 )
-def test_75_a_rescale_that_cannot_be_is_refused(tmp_path, fields, found):
+def test_75_an_invalid_rescale_is_refused(tmp_path, fields, found):
     path = _with_raw_numbers(tmp_path / "ct", slice_fields((0, 0, 0)) | fields)
     with pytest.raises(DataError, match=found):
         read(path)
 
 
 def test_75_a_negative_slope_keeps_the_window_the_right_way_round(tmp_path):
-    """pydicom's own windowing turns such a picture over."""
+    """pydicom's own windowing inverts such an image."""
     pixels = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
     fields = {"RescaleSlope": -1, "RescaleIntercept": 255, "WindowCenter": 128, "WindowWidth": 256}
     image = read(write_dicom(tmp_path / "x", pixels, **fields))
@@ -167,7 +167,7 @@ def test_75_a_modality_lut_may_start_below_zero(tmp_path):
 def test_75_a_ct_in_another_unit_is_not_called_hu(tmp_path):
     image = read(write_dicom(tmp_path / "ct", GREY12, **slice_fields((0, 0, 0), RescaleType="US")))
     assert image.unit == "raw"
-    assert "rescaled to something other than HU" in image.notes
+    assert "rescaled to a unit other than HU" in image.notes
 
 
 @pytest.mark.parametrize("words", [False, True])
@@ -204,7 +204,7 @@ def test_75_windows_follow_the_standard(tmp_path, function, values):
 
 
 @pytest.mark.parametrize("fields", [{"WindowWidth": 0}, {"WindowWidth": -5}, {"VOILUTFunction": "CUBIC"}])
-def test_75_a_window_that_cannot_be_is_refused(tmp_path, fields):
+def test_75_an_invalid_window_is_refused(tmp_path, fields):
     with pytest.raises(DataError, match=r"expected (a window|VOILUTFunction)"):
         read(write_dicom(tmp_path / "x", GREY8, **({"WindowCenter": 100, "WindowWidth": 10} | fields)))
 
@@ -249,7 +249,7 @@ def test_77_frames_come_first_and_in_order(tmp_path):
 
 
 @pytest.mark.parametrize("shuffled", [False, True])
-def test_77_frames_of_an_enhanced_image_have_a_place(tmp_path, shuffled):
+def test_77_frames_of_an_enhanced_image_have_a_position(tmp_path, shuffled):
     places = [0.0, 5.0, 2.0] if shuffled else [0.0, 2.5, 5.0]
     ds = dataset(np.stack([GREY12] * 3), Modality="CT", BitsStored=12)
     shared, measures, orientation, value = (Dataset() for _ in range(4))
@@ -271,7 +271,7 @@ def test_77_frames_of_an_enhanced_image_have_a_place(tmp_path, shuffled):
     assert image.unit == "HU"
     if shuffled:
         assert image.affine is None
-        assert "frames do not lie evenly along a line: no geometry" in image.notes
+        assert "frames not at even steps along a line: no geometry" in image.notes
     else:
         assert image.orientation == "SPL"
         np.testing.assert_allclose(image.spacing, (2.5, 0.7, 0.9))
@@ -303,7 +303,7 @@ def test_78_rle_deflated_and_big_endian(tmp_path):
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_78_simpleitk_decodes_and_does_nothing_else(tmp_path, photometric):
-    """Asked directly, SimpleITK rescales and turns MONOCHROME1 over; done again here, that would be twice."""
+    """Called directly, SimpleITK rescales and inverts MONOCHROME1, which would then be done twice."""
     pixels = np.random.default_rng(0).integers(0, 4096, (48, 64)).astype(np.uint16)
     fields = {"BitsStored": 12, "PhotometricInterpretation": photometric, "RescaleSlope": 2, "RescaleIntercept": -10}
     image = read(write_jpeg_lossless(tmp_path / "x", pixels, **fields))
@@ -316,18 +316,18 @@ def test_78_simpleitk_decodes_and_does_nothing_else(tmp_path, photometric):
 def test_78_the_decoder_may_die_and_is_started_again(tmp_path):
     path = write_jpeg_lossless(tmp_path / "x", GREY12, BitsStored=12)
     read(path)
-    first = decoder._children[os.getpid()]
+    first = decoder._decoders[os.getpid()]
     first.process.kill()
     first.process.wait()
-    np.testing.assert_array_equal(read(path).array[0], GREY12)  # it died before this file, which is not to blame
+    np.testing.assert_array_equal(read(path).array[0], GREY12)  # it died before this file
     first.stop()
 
 
 def test_78_a_decoder_that_crashes_or_hangs_is_a_data_error(tmp_path, monkeypatch):
     path = write_jpeg_lossless(tmp_path / "x", GREY12, BitsStored=12)
     read(path)
-    stopped = decoder._children[os.getpid()].process
-    monkeypatch.setattr(decoder, "_PATIENCE", 0.2)
+    stopped = decoder._decoders[os.getpid()].process
+    monkeypatch.setattr(decoder, "_TIMEOUT", 0.2)
     stopped.send_signal(signal.SIGSTOP)
     with pytest.raises(DataError, match=r"expected 1 sound JPEG frame\(s\), found damage"):
         read(path)
@@ -337,7 +337,7 @@ def test_78_a_decoder_that_crashes_or_hangs_is_a_data_error(tmp_path, monkeypatc
 
 
 def test_78_jpeg_ls(tmp_path):
-    """A codestream of CharLS (through pyjpegls), since none of medzoo's libraries writes JPEG-LS."""
+    """A codestream of CharLS (through pyjpegls), because none of medzoo's dependencies writes JPEG-LS."""
     pixels = arrow(8, 12, top=4000)
     stream = base64.b64decode(
         "/9j/9wALDAAIAAwBAREA/9oACAEBAAAAAB+gQQQgAAAAAD8/AMAwGAwGFAgghAgQhCIhRERBBESSBJJBBJJAAAAAAYh4DAYDAYAAAAACdAYGBgYGBZJI"
@@ -352,7 +352,7 @@ def test_78_jpeg_ls(tmp_path):
     np.testing.assert_array_equal(image.array[0], 4095 + 10 - (pixels + 5))
 
 
-def test_78_frames_that_are_not_there_are_missed(tmp_path):
+def test_78_missing_frames_are_an_error(tmp_path):
     path = write_jpeg_lossless(tmp_path / "x", GREY12, NumberOfFrames=3)
     with pytest.raises(DataError):
         read(path)
@@ -361,12 +361,12 @@ def test_78_frames_that_are_not_there_are_missed(tmp_path):
 
 
 def test_78_a_cut_frame_is_not_given_to_simpleitk(tmp_path):
-    """It would hand back a picture with whatever was there."""
+    """It would return an image with undefined pixels."""
     path = write_jpeg_lossless(tmp_path / "x", GREY12)
     ds = pydicom.dcmread(path)
     ds.PixelData = pydicom.encaps.encapsulate([next(pydicom.encaps.generate_frames(ds.PixelData))[:-90]])
     save(ds, path)
-    with pytest.raises(DataError, match=r"expected 1 whole JPEG frame\(s\), found one cut short or of another size"):
+    with pytest.raises(DataError, match=r"expected 1 complete JPEG frame\(s\), found one cut short or of another size"):
         read(path)
 
 
@@ -439,7 +439,7 @@ def test_79_random_bytes_behind_a_preamble(tmp_path):
         {"ImageOrientationPatient": ["1", "0", "0"]},
     ],
 )
-def test_80_geometry_that_is_no_number_is_refused(tmp_path, fields):
+def test_80_invalid_geometry_is_refused(tmp_path, fields):
     path = _with_raw_numbers(tmp_path / "ct", slice_fields((0, 0, 0)) | fields)
     with pytest.raises(DataError, match=next(iter(fields))):
         read(path)
@@ -451,7 +451,7 @@ def test_80_a_spacing_of_zero_is_unknown(tmp_path):
     assert "no pixel spacing" in image.notes
 
 
-def test_a_slice_keeps_its_place(tmp_path):
+def test_a_slice_keeps_its_position(tmp_path):
     image = read(write_dicom(tmp_path / "ct", GREY12, **slice_fields((-20.0, -30.0, 100.0))))
     assert image.array.shape == (1, 48, 64)
     assert image.spacing == (0.7, 0.9)
@@ -461,7 +461,7 @@ def test_a_slice_keeps_its_place(tmp_path):
     np.testing.assert_allclose(image.affine[:3, 2], [0, 0, 1])
 
 
-def test_the_modality_is_told_by_the_sop_class(tmp_path):
+def test_a_missing_modality_is_taken_from_the_sop_class(tmp_path):
     image = read(write_dicom(tmp_path / "ct", GREY12, **slice_fields((0, 0, 0), Modality=None)))
     assert (image.modality, image.unit) == ("CT", "HU")
 
@@ -505,9 +505,9 @@ def test_float_pixels(tmp_path):
     assert read(tmp_path / "x", nan="zero").array.ravel()[7] == 0
 
 
-def test_the_header_is_held_to_max_voxels_before_decoding(tmp_path):
+def test_the_header_is_checked_against_max_voxels_before_decoding(tmp_path):
     path = write_compressed(tmp_path / "x", GREY8, JPEG2000Lossless, Rows=60000, Columns=60000)
-    with pytest.raises(DataError, match=re.escape("the header says 1 × 60000 × 60000 × 1, that is 3600000000")):
+    with pytest.raises(DataError, match=re.escape("the header declares 1 × 60000 × 60000 × 1, that is 3600000000")):
         read(path)
 
 
@@ -522,19 +522,19 @@ def test_a_deflate_bomb_is_refused(tmp_path):
         read(path, max_voxels=10_000)
 
 
-def test_no_patient_in_anything_that_is_said(tmp_path):
+def test_no_patient_in_repr_identity_or_notes(tmp_path):
     path = write_dicom(tmp_path / "x", GREY8, ViewPosition="PA")
     image = read(path)
     assert image.identity["patient"] == hashlib.sha256(PATIENT_ID.encode()).hexdigest()[:12]
     assert image.identity["view"] == "PA"
     assert set(image.identity) == {"file", "study", "series", "sop", "view", "patient"}
-    said = f"{image!r} {image.identity} {image.notes}"
+    text = f"{image!r} {image.identity} {image.notes}"
     for secret in (PATIENT_ID, PATIENT_NAME, "DOE", "1942"):
-        assert secret not in said
+        assert secret not in text
 
 
 def test_no_patient_in_an_error_of_a_library(tmp_path):
-    """A name that slipped into a number would be quoted by pydicom's own message."""
+    """A name in a numeric field would be quoted by pydicom's own message."""
     path = _with_raw_numbers(tmp_path / "x", slice_fields((0, 0, 0)) | {"RescaleSlope": PATIENT_NAME})
     with pytest.raises(DataError) as raised:
         read(path)
@@ -543,7 +543,7 @@ def test_no_patient_in_an_error_of_a_library(tmp_path):
 
 
 def _with_raw_numbers(path, fields):
-    """Write a file whose decimal strings are not checked, as scanners do not either."""
+    """Write a file whose decimal strings are not validated, as some scanners do."""
     raw = {k: v for k, v in fields.items() if isinstance(v, str | list) and any(isinstance(x, str) for x in v)}
     ds = dataset(GREY12.astype(np.int16), **{k: v for k, v in fields.items() if k not in raw})
     for keyword, value in raw.items():

@@ -1,8 +1,8 @@
-"""Damaged files end in an image or in a medzoo error, nothing else, in bounded memory and without noise.
+"""Reading a damaged file gives an image or a medzoo error, in bounded memory and without output on stderr.
 
-Each mutant is a sound file with a few seeded faults: bits, bytes and extreme numbers written over, pieces cut, doubled,
-removed or blanked. Where a checksum would catch them all, half of the mutants get a right one, so that the faults reach
-what lies behind it. They are read in a process of their own with a limit on its memory, where a crash in C is seen too.
+Each mutant is a valid file with a few seeded faults: bits, bytes and extreme values overwritten, pieces cut, doubled,
+removed or zeroed. Where a checksum would catch them all, half of the mutants get a correct one, so that faults reach
+the code behind it. They are read in a separate process with a memory limit, which also detects a crash in C.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def test_40000_mutants_end_in_an_image_or_a_medzoo_error(tmp_path, kind):
 
 
 def _run(folder: Path, kind: str, count: int) -> None:
-    """Read ``count`` mutants in a process of their own, and look at how it ended."""
+    """Read ``count`` mutants in a separate process, and check how it ended."""
     command = [sys.executable, "-W", "error", __file__, kind, str(count), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-    assert done.stderr == ""  # what ITK, GDCM or libjpeg print lands here
+    assert done.stderr == ""  # ITK, GDCM and libjpeg print here
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["image"] + result["refused"] == count
     assert result["refused"] > count // 4
@@ -90,7 +90,7 @@ def main(kind: str, count: int, folder: Path) -> None:
 
 
 def mutate(data: bytes, dice: random.Random) -> bytes:
-    """Return the bytes with one to four faults, most of them near the head, where the claims are."""
+    """Return the bytes with one to four faults, most of them in the header."""
     out = bytearray(data)
     for _ in range(dice.randint(1, 4)):
         if not out:
@@ -119,7 +119,7 @@ def mutate(data: bytes, dice: random.Random) -> bytes:
 
 
 def mutate_png(data: bytes, dice: random.Random) -> bytes:
-    """Mutate the content of the chunks under right checksums, or the file as it is."""
+    """Mutate the content of the chunks and correct their checksums, or mutate the file directly."""
     if dice.random() < 0.5:
         return mutate(data, dice)
     out, at = data[:8], 8
@@ -136,14 +136,14 @@ def mutate_png(data: bytes, dice: random.Random) -> bytes:
 
 
 def mutate_codestream(data: bytes, dice: random.Random) -> bytes:
-    """Mutate a JPEG inside DICOM between its first marker and its last, so that it still looks whole."""
+    """Mutate a JPEG inside DICOM between its first marker and its last, so that it still looks complete."""
     start = max(data.find(b"\xff\xd8\xff"), data.find(b"\xff\x4f\xff")) + 2  # JPEG, JPEG 2000
     end = data.rindex(b"\xff\xd9")
     return data[:start] + mutate(data[start:end], dice) + data[end:]
 
 
 def mutate_gzip(data: bytes, dice: random.Random) -> bytes:
-    """Mutate what is inside, under a right checksum, or the file as it is."""
+    """Mutate the uncompressed content and correct the checksum, or mutate the file directly."""
     return mutate(data, dice) if dice.random() < 0.3 else gzip.compress(mutate(gzip.decompress(data), dice), 1)
 
 

@@ -1,4 +1,4 @@
-"""PNG, JPEG, TIFF and NPY: FAULTS 63 to 73, on files written by Pillow and NumPy."""
+"""Reading PNG, JPEG, TIFF and NPY, on files written by Pillow and NumPy."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from medzoo.errors import ConfigError, DataError
 from medzoo.io.read import read
 
 
-def test_63_a_missing_file_is_said(tmp_path):
+def test_63_a_missing_file_is_reported(tmp_path):
     with pytest.raises(DataError, match=r"absent\.png: expected a file or folder, found nothing there"):
         read(tmp_path / "absent.png")
 
 
-def test_64_a_zero_byte_file_is_said(tmp_path):
+def test_64_an_empty_file_is_reported(tmp_path):
     empty = tmp_path / "empty.png"
     empty.touch()
     with pytest.raises(DataError, match=r"empty\.png: expected .*, found an empty file \(0 bytes\)"):
@@ -34,7 +34,7 @@ def test_64_a_pipe_is_not_waited_for(tmp_path):
         read(tmp_path / "pipe.png")
 
 
-def test_64_a_file_that_may_not_be_read_is_said(tmp_path, monkeypatch):
+def test_64_an_unreadable_file_is_reported(tmp_path, monkeypatch):
     path = write_png(tmp_path / "closed.png", np.zeros((4, 4), np.uint8))
     monkeypatch.setattr("medzoo.io.files.os.access", lambda *_: False)  # root may read everything
     with pytest.raises(DataError, match="permission is denied"):
@@ -46,9 +46,9 @@ def test_65_a_cut_picture_is_refused(tmp_path, suffix):
     path = tmp_path / f"cut.{suffix}"
     noise = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
     Pillow.fromarray(noise).save(path)
-    whole = path.read_bytes()
+    complete = path.read_bytes()
     for part in (0.3, 0.6, 0.9):
-        path.write_bytes(whole[: int(len(whole) * part)])
+        path.write_bytes(complete[: int(len(complete) * part)])
         with pytest.raises(DataError, match="cannot be read as one"):
             read(path)
 
@@ -64,7 +64,7 @@ def test_65_a_flipped_bit_in_a_png_is_refused(tmp_path):
 
 def test_66_a_png_without_its_end_is_refused(tmp_path):
     path = write_png(tmp_path / "endless.png", np.zeros((8, 8), np.uint8))
-    path.write_bytes(path.read_bytes()[:-12])  # the whole IEND chunk; every pixel is there
+    path.write_bytes(path.read_bytes()[:-12])  # without the IEND chunk; every pixel is there
     with pytest.raises(DataError, match="PNG"):
         read(path)
 
@@ -78,7 +78,7 @@ def test_67_16_bit_png_is_scaled_by_bit_depth(tmp_path):
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])
-def test_67_few_bits_span_the_whole_range(tmp_path, bits):
+def test_67_few_bits_span_the_full_range(tmp_path, bits):
     """A 2-bit PNG has greys 0 to 3; Pillow spreads them over 0 to 255."""
     steps = 2**bits
     rows = bytes([0, 0b00011011 if bits == 2 else 0b01010101 if bits == 1 else 0x0F])
@@ -93,7 +93,7 @@ def test_67_few_bits_span_the_whole_range(tmp_path, bits):
     np.testing.assert_array_equal(image.array[0, 0] / top, np.array(want) / (steps - 1))
 
 
-def test_67_16_bit_colour_says_that_it_lost_bits(tmp_path):
+def test_67_16_bit_colour_notes_that_it_lost_bits(tmp_path):
     path = tmp_path / "deep.png"
     path.write_bytes(_png(1, 1, 16, 2, b"\0" + bytes([0x12, 0x34, 0x80, 0x00, 0xFF, 0xFF])))
     image = read(path)
@@ -101,7 +101,7 @@ def test_67_16_bit_colour_says_that_it_lost_bits(tmp_path):
     assert image.notes == ("16-bit colour or alpha read as 8-bit",)
 
 
-def test_67_16_bit_tiff_that_is_white_at_zero_is_turned_over(tmp_path):
+def test_67_16_bit_tiff_with_white_at_zero_is_inverted(tmp_path):
     pixels = np.linspace(0, 65535, 12, dtype=np.uint16).reshape(3, 4)
     path = tmp_path / "film.tif"
     Pillow.fromarray(pixels).save(path, tiffinfo={262: 0})
@@ -192,7 +192,7 @@ def test_grey_stored_as_colour_is_one_channel(tmp_path):
     Pillow.fromarray(arrow().astype(np.uint8)).convert("RGB").save(path, quality=95)
     image = read(path)
     assert image.array.shape == (1, 48, 64)
-    assert image.notes == ("three equal channels taken as one",)
+    assert image.notes == ("three equal channels merged into one",)
 
 
 def test_colour_stays_colour(tmp_path):
@@ -205,7 +205,7 @@ def test_colour_stays_colour(tmp_path):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
 def test_70_exif_orientation_is_applied(tmp_path, suffix, orientation):
-    """A camera stores the sensor's rows and says how to turn them; all eight ways give the same upright picture."""
+    """A camera stores the sensor's rows and their orientation; all eight orientations give the same upright image."""
     upright = arrow().astype(np.uint8)
     stored = {
         1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.T,
@@ -245,9 +245,9 @@ def test_72_a_claim_of_a_gigapixel_is_refused(tmp_path):
         read(path)
 
 
-def test_72_max_voxels_is_held(tmp_path):
+def test_72_max_voxels_is_checked(tmp_path):
     path = write_png(tmp_path / "large.png", arrow().astype(np.uint8))
-    with pytest.raises(DataError, match="expected at most 3071 values, the header says 64 × 48 in 1 channels"):
+    with pytest.raises(DataError, match="expected at most 3071 values, the header declares 64 × 48 in 1 channels"):
         read(path, max_voxels=48 * 64 - 1)
     assert read(path, max_voxels=48 * 64).array.size == 48 * 64
 
@@ -271,8 +271,8 @@ def test_73_an_animated_png_needs_a_frame(tmp_path):
         read(path)
 
 
-def test_resolution_of_a_png_is_no_spacing(tmp_path):
-    """A dpi entry says how large to print, not how large the patient is."""
+def test_resolution_of_a_png_is_not_a_spacing(tmp_path):
+    """A dpi entry is a print size, not the size of the patient."""
     path = tmp_path / "dpi.png"
     Pillow.fromarray(arrow().astype(np.uint8)).save(path, dpi=(300, 300))
     assert read(path).spacing is None
@@ -289,14 +289,14 @@ def test_resolution_of_a_png_is_no_spacing(tmp_path):
         (b"hello", "other bytes"),
     ],
 )
-def test_what_is_no_image_is_named(tmp_path, data, found):
+def test_other_formats_are_named(tmp_path, data, found):
     path = tmp_path / "image.png"
     path.write_bytes(data)
     with pytest.raises(DataError, match=found):
         read(path)
 
 
-def test_the_name_does_not_matter(tmp_path):
+def test_the_file_name_does_not_matter(tmp_path):
     path = tmp_path / "IM0001"
     write_png(tmp_path / "a.png", arrow().astype(np.uint8)).rename(path)
     assert read(path).unit == "8-bit"
@@ -337,13 +337,13 @@ def test_an_array_is_read_as_it_is():
 
 
 @pytest.mark.parametrize("options", [{"frame": -1}, {"frame": "0"}, {"nan": "drop"}, {"max_voxels": 0}])
-def test_options_that_cannot_be_are_refused(tmp_path, options):
+def test_invalid_options_are_refused(tmp_path, options):
     with pytest.raises(ConfigError, match=r"^read: expected"):
         read(tmp_path, **options)
 
 
 def _png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
-    """Return a PNG with any header and rows, which no library would write."""
+    """Return a PNG with any header and rows, also ones that no library writes."""
     out = io.BytesIO()
     out.write(b"\x89PNG\r\n\x1a\n")
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([bits, colour, 0, 0, 0])

@@ -1,4 +1,4 @@
-"""Real files, which are not part of the repository: each one is read, or refused in words."""
+"""Reading real files, which are not part of the repository."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def test_a_large_set_is_one_grey_channel_throughout(data, folder):
             np.testing.assert_array_equal(image.array[0], np.asarray(picture.convert("L")))
 
 
-def test_a_ct_as_series_and_as_nifti_is_the_same_at_the_same_place(data):
-    """The NIfTI was averaged over 2 x 2 pixels, so its voxels lie between four pixels of the series."""
+def test_a_ct_as_series_and_as_nifti_agrees_at_the_same_position(data):
+    """The NIfTI was averaged over 2 x 2 pixels, so each of its voxels is centred between four pixels of the series."""
     series = read(data / "chest_ct" / "dicom_A0002")
     volume = read(data / "chest_ct" / "A0002.nii.gz")
     assert (series.unit, series.array.shape) == ("HU", (1, 30, 512, 512))
@@ -70,8 +70,8 @@ def test_a_ct_as_series_and_as_nifti_is_the_same_at_the_same_place(data):
     assert np.abs(np.mean(around, axis=0) - at_volume).max() <= 1  # averaging, then rounding
 
 
-def test_tumour_boxes_hold_a_tumour(data):
-    """The boxes give columns first. Half of each is soft tissue; with h and w exchanged they would lie elsewhere."""
+def test_tumour_boxes_contain_soft_tissue(data):
+    """The boxes give columns first. Half of each is soft tissue, which fails if h and w are exchanged."""
     slices = [read(path) for path in scan(data / "chest_ct" / "dicom_A0002")[0].paths]
     by_uid = {image.identity["sop"]: image.array[0] for image in slices}
     with (data / "chest_ct" / "tumour_boxes.csv").open() as file:
@@ -117,7 +117,7 @@ def test_ct_slices_without_a_modality_are_in_hu(data):
 
 
 def test_nih_pictures_agree_as_png_and_as_dicom(data):
-    """The DICOM files were made from NIH pictures: the same kind of grey, 8 bits, white bone."""
+    """The DICOM files were made from the NIH PNG files: 8-bit grey, bone is white."""
     for path in sorted((data / "chestxray14_dicom").iterdir()):
         image = read(path)
         assert (image.array.shape, image.unit, image.modality) == ((1, 1024, 1024), "8-bit", "DX")

@@ -1,4 +1,4 @@
-"""DICOM series and folder trees: FAULTS 64 and 81, on series written by pydicom."""
+"""Reading DICOM series and folder trees, on series written by pydicom."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_folder_with_one_series_is_read(tmp_path):
     assert read(tmp_path / "ct").array.shape == (1, 5, 12, 16)
 
 
-def test_a_frame_of_a_series_is_a_slice_by_its_place(tmp_path):
+def test_a_frame_of_a_series_is_a_slice_by_its_position(tmp_path):
     write_series(tmp_path / "ct", VOLUME)
     image = read(tmp_path / "ct", frame=1)
     np.testing.assert_array_equal(image.array[0], VOLUME[1].astype(int) - 1024)
@@ -78,13 +78,13 @@ def test_81_a_tilted_gantry_is_kept_in_the_affine(tmp_path):
         write_dicom(tmp_path / f"{i}", SLICE, **slice_fields((0.0, 1.0 * i, 3.0 * i), i))
     image = read(tmp_path)
     np.testing.assert_allclose(image.affine[:3, 0], [0, -1, 3])
-    assert "slices lean by 18.4 degrees (gantry tilt)" in image.notes
+    assert "gantry tilt of 18.4 degrees kept in the affine" in image.notes
 
 
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ("copy", "expected one slice at each place, found .* 0 mm apart"),
+        ("copy", "expected one slice at each position, found .* 0 mm apart"),
         ("gap", r"expected slices 2\.5 mm apart, found 5 mm between"),
         ("series", "expected exactly one DICOM series, found 2 of them"),
         ("turn", "expected parallel slices of one spacing"),
@@ -96,7 +96,7 @@ def test_81_a_tilted_gantry_is_kept_in_the_affine(tmp_path):
         ("frames", "expected a grey single-frame slice"),
     ],
 )
-def test_81_a_series_that_is_no_volume_is_refused(tmp_path, change, found):
+def test_81_a_series_that_is_not_a_volume_is_refused(tmp_path, change, found):
     paths = write_series(tmp_path / "ct", VOLUME)
     extra = tmp_path / "ct" / "extra"
     place = (-20.0, -30.0, 100 + 5 * 2.5)
@@ -132,7 +132,7 @@ def test_81_files_of_two_series_given_together_are_refused(tmp_path):
         read_series([*first, *second])
 
 
-def test_81_pictures_are_no_series(tmp_path):
+def test_81_projections_are_not_a_series(tmp_path):
     paths = [write_dicom(tmp_path / f"{i}", SLICE, Modality="DX") for i in range(2)]
     with pytest.raises(DataError, match="expected slices of a volume, found DX pictures"):
         read_series(paths)
@@ -150,9 +150,9 @@ def test_slices_with_their_own_rescale_agree_in_value(tmp_path):
     assert image.unit == "raw"
 
 
-def test_max_voxels_is_held_before_slices_are_read(tmp_path):
+def test_max_voxels_is_checked_before_slices_are_read(tmp_path):
     write_series(tmp_path / "ct", VOLUME)
-    with pytest.raises(DataError, match="the header says 5 × 12 × 16, that is 960"):
+    with pytest.raises(DataError, match="the header declares 5 × 12 × 16, that is 960"):
         read(tmp_path / "ct", max_voxels=959)
 
 
@@ -174,8 +174,8 @@ def test_64_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
         scan(tmp_path)
 
 
-def test_scan_sorts_out_a_tree(tmp_path):
-    """Two series, a scout, a report, pictures, a broken file and things that are no image."""
+def test_scan_classifies_a_tree(tmp_path):
+    """Two series, a scout, a report, images, a damaged file and files that are not images."""
     write_series(tmp_path / "b" / "ct1", VOLUME)
     write_series(tmp_path / "b" / "ct2", VOLUME[:3], SeriesInstanceUID="1.2.3")
     write_dicom(tmp_path / "b" / "lone", SLICE, **slice_fields((0, 0, 0), SeriesInstanceUID="1.2.4"))
@@ -213,8 +213,8 @@ def test_scan_sorts_out_a_tree(tmp_path):
     }
 
 
-def test_scan_keeps_what_it_may_not_open_as_an_error(tmp_path, monkeypatch):
-    """Passing over it in silence could leave a patient out."""
+def test_scan_lists_unreadable_files_as_images(tmp_path, monkeypatch):
+    """Skipping them silently could leave a patient out."""
     write_dicom(tmp_path / "IM0001", SLICE)
     (tmp_path / "notes").touch()
     (tmp_path / "dangling.dcm").symlink_to(tmp_path / "absent")

@@ -1,4 +1,4 @@
-"""NIfTI and MetaImage: FAULTS 82 to 88, on files written by nibabel and SimpleITK."""
+"""Reading NIfTI and MetaImage, on files written by nibabel and SimpleITK."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_84_a_cut_volume_is_refused(tmp_path, part, suffix):
 
 
 def test_84_every_flipped_bit_of_a_gzip_is_found(tmp_path):
-    """The checksum stands after the last voxel; nibabel alone stops before it."""
+    """The checksum is after the last voxel; nibabel alone stops reading before it."""
     noise = np.random.default_rng(0).integers(-1000, 1000, (8, 8, 8), dtype=np.int16)
     path = write_nifti(tmp_path / "a.nii.gz", noise)
     data = path.read_bytes()
@@ -105,20 +105,20 @@ def test_85_sizes_that_the_file_cannot_hold_are_refused(tmp_path, suffix, sides)
     data = bytearray(gzip.decompress(path.read_bytes()) if suffix == "nii.gz" else path.read_bytes())
     data[42:48] = struct.pack("<3h", *sides)
     path.write_bytes(gzip.compress(data) if suffix == "nii.gz" else data)
-    with pytest.raises(DataError, match=r"the header says|expected \d+ bytes"):
+    with pytest.raises(DataError, match=r"the header declares|expected \d+ bytes"):
         read(path)
 
 
-def test_85_max_voxels_is_held(tmp_path):
+def test_85_max_voxels_is_checked(tmp_path):
     path = write_nifti(tmp_path / "a.nii", VOLUME)
-    with pytest.raises(DataError, match="expected at most 119 values, the header says 4 × 5 × 6, that is 120"):
+    with pytest.raises(DataError, match="expected at most 119 values, the header declares 4 × 5 × 6, that is 120"):
         read(path, max_voxels=119)
 
 
 @pytest.mark.parametrize("signs", list(itertools.product([1, -1], repeat=3)))
 @pytest.mark.parametrize("writer", ["nifti", "metaimage"])
 def test_86_eight_flips_of_an_anisotropic_volume_read_the_same(tmp_path, signs, writer):
-    """The same patient stored in eight ways gives one array and one affine."""
+    """The same volume stored with eight combinations of flips gives one array and one affine."""
     spacing = np.array([0.7, 0.8, 2.5])
     stored = VOLUME[tuple(slice(None, None, s) for s in signs)]
     affine = np.diag([*(spacing * signs), 1.0])
@@ -143,7 +143,7 @@ def test_86_eight_flips_of_an_anisotropic_volume_read_the_same(tmp_path, signs, 
 
 
 def test_86_axes_in_any_order_and_oblique(tmp_path):
-    """A sagittal volume, tilted by 10 degrees: every voxel keeps its place in the world."""
+    """A sagittal volume, tilted by 10 degrees: every voxel keeps its position in the world."""
     angle = np.radians(10)
     tilt = np.array([[1, 0, 0], [0, np.cos(angle), -np.sin(angle)], [0, np.sin(angle), np.cos(angle)]])
     affine = np.eye(4)
@@ -191,14 +191,14 @@ def test_87_spacing_is_kept_in_mm(tmp_path):
     np.testing.assert_allclose(read(tmp_path / "a.nii").spacing, (0.7, 0.7, 2.5), rtol=1e-5)
 
 
-def test_voxels_that_are_no_numbers_are_refused(tmp_path):
+def test_complex_voxels_are_refused(tmp_path):
     with pytest.raises(DataError, match="expected real voxels, found complex64"):
         read(write_nifti(tmp_path / "a.nii", VOLUME.astype(np.complex64)))
 
 
 @pytest.mark.parametrize("name", ["a.mhd", "a.mha"])
 @pytest.mark.parametrize("compressed", [False, True])
-def test_88_metaimage_keeps_every_voxel_in_its_place(tmp_path, name, compressed):
+def test_88_metaimage_keeps_the_position_of_every_voxel(tmp_path, name, compressed):
     direction = (0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
     path = write_metaimage(tmp_path / name, VOLUME, compressed, direction=direction)
     stored = sitk.ReadImage(str(path))
@@ -217,7 +217,7 @@ def test_88_a_flat_metaimage_is_height_by_width(tmp_path):
     assert image.spacing == (0.8, 0.7)
 
 
-def test_88_a_spacing_that_is_not_given_is_not_made_up(tmp_path):
+def test_88_a_missing_spacing_stays_unknown(tmp_path):
     path = write_metaimage(tmp_path / "a.mhd", VOLUME)
     lines = [line for line in path.read_text().splitlines(keepends=True) if not line.startswith("ElementSpacing")]
     path.write_text("".join(lines))
@@ -272,7 +272,7 @@ def test_88_voxels_outside_the_folder_are_refused(tmp_path, where):
         read(path)
 
 
-def test_88_a_subfolder_and_a_store_of_links_are_fine(tmp_path):
+def test_88_a_subfolder_and_a_store_of_links_are_accepted(tmp_path):
     path = write_metaimage(tmp_path / "a.mhd", VOLUME)
     (tmp_path / "sub").mkdir()
     (tmp_path / "a.raw").rename(tmp_path / "sub" / "a.raw")
@@ -290,21 +290,21 @@ def test_88_a_subfolder_and_a_store_of_links_are_fine(tmp_path):
     ("old", "new", "found"),
     [
         ("DimSize = 6 5 4", "DimSize = 60000 60000 4", "expected at most"),
-        ("DimSize = 6 5 4", "DimSize = 6 5", "says 3 axes and 2 sizes"),
+        ("DimSize = 6 5 4", "DimSize = 6 5", "declares 3 axes and 2 sizes"),
         ("DimSize = 6 5 4", "DimSize = 6 5 -4", "at least one pixel"),
-        ("DimSize = 6 5 4", "DimSize = 6 5 x", "has a number that is none"),
+        ("DimSize = 6 5 4", "DimSize = 6 5 x", "has a value that is not a number"),
         ("DimSize = 6 5 4", "", "expected a MetaImage header of lines"),
         ("MET_SHORT", "MET_STRING", "lacks MET_STRING"),
         ("MET_SHORT", "MET_INT", "expected 480 bytes"),
         ("2.5", "nan", "ElementSpacing that is not finite"),
         ("2.5", "-2.5", "ElementSpacing that is not positive"),
         ("1 0 0 0 1 0 0 0 1", "1 0 0 1 0 0 0 0 1", "MetaImage"),
-        ("NDims = 3", "NDims = 3\nElementNumberOfChannels = 3", "says 3 channels"),
+        ("NDims = 3", "NDims = 3\nElementNumberOfChannels = 3", "declares 3 channels"),
         ("NDims = 3", "NDims = 3\nNDims = 2", "each key once"),
-        ("BinaryData = True", "BinaryData = False", "says that the voxels are text"),
+        ("BinaryData = True", "BinaryData = False", "declares voxels stored as text"),
     ],
 )
-def test_88_a_header_that_cannot_be_is_refused(tmp_path, old, new, found, capfd):
+def test_88_an_invalid_header_is_refused(tmp_path, old, new, found, capfd):
     path = write_metaimage(tmp_path / "a.mhd", VOLUME)
     path.write_text(path.read_text().replace(old, new))
     with pytest.raises(DataError, match=found):

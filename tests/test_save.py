@@ -1,4 +1,4 @@
-"""A model as a folder, and back, bit for bit."""
+"""Saved model folders: loaded again bit for bit, or refused."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def batch(model, n=2):
     return torch.randn(n, model.input_spec.channels, *size, dtype=next(model.parameters()).dtype)
 
 
-def saved_and_back(model, folder, **options):
+def save_and_load(model, folder, **options):
     model.eval().save_pretrained(folder)
     return medzoo.create(f"local-dir:{folder}", **options)
 
 
 @pytest.mark.parametrize("name", medzoo.list_models())
 @pytest.mark.parametrize("change", ["none", "classes", "bfloat16", "labels", "channels", "backbone"])
-def test_every_model_comes_back_bit_equal(name, change, tmp_path):
+def test_every_model_is_restored_bit_for_bit(name, change, tmp_path):
     tiny = dict(medzoo.describe(name).tiny)
     options = {"labels": {"labels": ["a", "b"]}, "channels": {"in_chans": 2}, "backbone": {"num_classes": 0}}
     how = None
@@ -40,7 +40,7 @@ def test_every_model_comes_back_bit_equal(name, change, tmp_path):
     if change == "bfloat16":
         model.to(torch.bfloat16)
     x = batch(model)
-    again = saved_and_back(model, tmp_path / "m")
+    again = save_and_load(model, tmp_path / "m")
     assert not again.training
     assert torch.equal(again(x), model(x))
     for attribute in ("name", "options", "outputs", "preprocessing", "input_spec", "num_classes"):
@@ -49,10 +49,10 @@ def test_every_model_comes_back_bit_equal(name, change, tmp_path):
     assert not again.load_report.new
 
 
-def test_what_was_trained_is_remembered_by_predict(tmp_path):
+def test_predict_knows_the_outputs_that_were_trained(tmp_path):
     model = medzoo.create("cnn3d_small", num_classes=2, **TINY)
     model.set_outputs(labels=["benign", "malignant"], task="multilabel", thresholds=[0.3, 0.7])
-    again = saved_and_back(model, tmp_path)
+    again = save_and_load(model, tmp_path)
     found = medzoo.predict(again, torch.randn(1, 16, 16, 16).numpy())
     assert set(found.probabilities) == {"benign", "malignant"}
     assert again.outputs.thresholds == (0.3, 0.7)
@@ -63,7 +63,7 @@ def test_what_was_trained_is_remembered_by_predict(tmp_path):
 def test_another_head_on_a_saved_model(tmp_path):
     model = medzoo.create("cnn3d_small", num_classes=2, **TINY).set_outputs(labels=["a", "b"])
     model.save_pretrained(tmp_path)
-    with pytest.warns(UserWarning, match=r"head\.classifier\.bias start from random numbers"):
+    with pytest.warns(UserWarning, match=r"head\.classifier\.bias are randomly initialised"):
         other = medzoo.create(f"local-dir:{tmp_path}", labels=["x", "y", "z"])
     assert other.outputs.trained == (False,) * 3
     backbone = medzoo.create(f"local-dir:{tmp_path}", num_classes=0)
@@ -72,12 +72,12 @@ def test_another_head_on_a_saved_model(tmp_path):
     assert len(maps(torch.zeros(1, 1, 16, 16, 16))) == 3
 
 
-def test_the_folder_holds_three_whole_files_with_the_umasks_mode(tmp_path):
+def test_the_folder_has_three_files_with_the_mode_of_the_umask(tmp_path):
     model = medzoo.create("cnn3d_small", **TINY)
     old = os.umask(0o027)
     try:
-        model.save_pretrained(tmp_path / "m", license="Apache-2.0", trained_on="drawings", metrics={"AUROC": 0.5})
-        model.save_pretrained(tmp_path / "m", license="Apache-2.0", trained_on="drawings", metrics={"AUROC": 0.5})
+        model.save_pretrained(tmp_path / "m", license="Apache-2.0", trained_on="phantoms", metrics={"AUROC": 0.5})
+        model.save_pretrained(tmp_path / "m", license="Apache-2.0", trained_on="phantoms", metrics={"AUROC": 0.5})
     finally:
         os.umask(old)
     files = {p.name: stat.S_IMODE(p.stat().st_mode) for p in (tmp_path / "m").iterdir()}
@@ -128,14 +128,14 @@ def edit(folder, **changes):
         ({"weights": {"file": "x"}}, ConfigError, "not as medzoo writes it"),
     ],
 )
-def test_115_a_config_that_is_not_medzoos(folder, changes, kind, message):
+def test_115_a_config_that_medzoo_did_not_write(folder, changes, kind, message):
     edit(folder, **changes)
     with pytest.raises(kind, match=message):
         medzoo.create(f"local-dir:{folder}")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 1, "format": 1}', "\ud800", "[" * 100_000])
-def test_115_text_that_is_no_config(folder, text):
+def test_115_text_that_is_not_a_config(folder, text):
     (folder / "config.json").write_bytes(text.encode("utf-8", "surrogatepass"))
     with pytest.raises(ConfigError, match=r"config\.json: expected"):
         medzoo.create(f"local-dir:{folder}")
@@ -166,39 +166,39 @@ def test_a_folder_that_is_not_there(tmp_path, folder):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
-def test_every_precision_comes_back_bit_equal(tmp_path, dtype):
+def test_every_dtype_is_restored_bit_for_bit(tmp_path, dtype):
     model = medzoo.create("cnn3d_small", **TINY).eval()
     scatter_weights(model)
     model.to(dtype)
-    again = saved_and_back(model, tmp_path)
+    again = save_and_load(model, tmp_path)
     for name, tensor in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
         assert again.state_dict()[name].dtype == tensor.dtype
 
 
-def test_two_precisions_would_not_come_back(tmp_path):
+def test_parameters_of_two_dtypes_are_refused(tmp_path):
     model = medzoo.create("cnn3d_small", **TINY)
     model.encoder.bfloat16()
-    with pytest.raises(ConfigError, match=r"expected parameters of one type, got bfloat16, float32"):
+    with pytest.raises(ConfigError, match=r"expected parameters of one dtype, got bfloat16, float32"):
         model.save_pretrained(tmp_path / "m")
     assert not (tmp_path / "m").exists()
 
 
-def test_licence_data_and_channels_stay_with_the_weights(tmp_path):
+def test_licence_data_and_channels_are_kept_with_the_weights(tmp_path):
     first = medzoo.create("cnn3d_small", in_chans=2, **TINY)
-    first.save_pretrained(tmp_path / "a", license="CC-BY-NC-4.0", trained_on="drawings")
+    first.save_pretrained(tmp_path / "a", license="CC-BY-NC-4.0", trained_on="phantoms")
     config = json.loads((tmp_path / "a" / "config.json").read_text())
     (tmp_path / "a" / "config.json").write_text(json.dumps(config | {"channels": ["FLAIR", "T1"]}))
     again = medzoo.create(f"local-dir:{tmp_path / 'a'}")
     assert "channels, in this order: FLAIR, T1" in str(again.load_report)
     again.save_pretrained(tmp_path / "b")
     third = json.loads((tmp_path / "b" / "config.json").read_text())
-    assert (third["license"], third["trained_on"], third["channels"]) == ("CC-BY-NC-4.0", "drawings", ["FLAIR", "T1"])
+    assert (third["license"], third["trained_on"], third["channels"]) == ("CC-BY-NC-4.0", "phantoms", ["FLAIR", "T1"])
     other = medzoo.create(f"local-dir:{tmp_path / 'a'}", in_chans=1)
     assert "channels, in this order" not in str(other.load_report)
 
 
-def test_a_folder_from_before_there_were_channels(folder):
+def test_an_older_folder_without_channels(folder):
     config = json.loads((folder / "config.json").read_text())
     del config["channels"], config["outputs"]["normalised"]
     (folder / "config.json").write_text(json.dumps(config))

@@ -1,4 +1,4 @@
-"""Pictures of what was read: sides, lengths and greys, on files that the test writes."""
+"""Pictures of images: sides, lengths and grey levels, on files that the test writes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medzoo.errors import ConfigError, DataError
 from medzoo.io.image import Image
 from medzoo.visual.show import contact_sheet, show
 
-# The layout of a picture of three planes, as drawn: margins of 26 pixels, a line of 19 for the titles.
+# The layout of a picture of three planes: margins of 26 pixels, a line of 19 for the titles.
 LEFT, TOP, SIDE = 26, 19 + 26, 360
 
 
@@ -66,7 +66,7 @@ def test_eight_flips_of_one_patient_give_one_picture(tmp_path, signs):
     flip[:3, 3] = [n - 1 if s < 0 else 0 for s, n in zip(signs, volume.shape, strict=True)]
     picture = show(write_nifti(tmp_path / "a.nii", stored, affine @ flip))
     plain = show(Image(volume[None], affine, (2.0, 2.0, 5.0)))
-    box = (0, 0, plain.width, TOP + SIDE + LEFT)  # above the caption, which says that it was turned
+    box = (0, 0, plain.width, TOP + SIDE + LEFT)  # above the caption, which lists the reorientation
     np.testing.assert_array_equal(np.asarray(picture.crop(box)), np.asarray(plain.crop(box)))
 
 
@@ -83,7 +83,7 @@ def test_a_series_and_a_nifti_of_one_patient_give_one_picture(tmp_path):
     np.testing.assert_array_equal(np.asarray(series.crop(box)), np.asarray(same.crop(box)))
 
 
-def test_an_xray_is_drawn_as_it_is_read(tmp_path):
+def test_an_xray_is_drawn_upright(tmp_path):
     pixels = arrow(48, 64, top=240).astype(np.uint8)
     picture = np.asarray(show(write_png(tmp_path / "x.png", pixels)).convert("L"))
     panel = picture[26 : 26 + 270, 26 : 26 + 360]  # 48 x 64 pixels, the longer side 360
@@ -91,7 +91,7 @@ def test_an_xray_is_drawn_as_it_is_read(tmp_path):
     assert np.abs(np.subtract(corners, [241, 121, 61, 1])).max() <= 3
 
 
-def test_lengths_are_true_to_the_spacing(tmp_path):
+def test_lengths_are_to_scale(tmp_path):
     path = write_dicom(tmp_path / "x", np.full((40, 40), 200, np.uint8), PixelSpacing=[2.0, 1.0])
     bright = np.asarray(show(path).convert("L")) == 200
     assert bright[:, 26 + 90].sum() == 360
@@ -126,7 +126,7 @@ def test_colour_and_frames_are_drawn(tmp_path):
     assert show(frames, frame=2).width < show(frames).width
 
 
-def test_out_is_written_or_refused(tmp_path):
+def test_out_is_written_or_an_error(tmp_path):
     pixels = write_png(tmp_path / "x.png", arrow().astype(np.uint8))
     show(pixels, tmp_path / "out.png")
     assert (tmp_path / "out.png").stat().st_size > 0
@@ -137,7 +137,7 @@ def test_out_is_written_or_refused(tmp_path):
         show(tmp_path / "absent.png")
 
 
-def test_a_contact_sheet_shows_what_was_refused_too(tmp_path):
+def test_a_contact_sheet_shows_unreadable_files_too(tmp_path):
     write_series(tmp_path / "ct", np.stack([arrow(12, 16, top=2000)] * 3))
     (tmp_path / "broken.png").write_bytes(b"no picture")
     good = write_png(tmp_path / "x.png", arrow().astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Each model against its source: the same tensors through the source's own arithmetic, layer by layer."""
+"""Each model against its source: the same tensors through the source's arithmetic, layer by layer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import medzoo
 
-# Every shape that the model can take differently: cubic and not, b > 1, sizes that pooling cuts.
+# Cubic and other shapes, b > 1, and sizes that pooling truncates.
 BASE_SHAPES = [(2, 1, 46, 46, 46), (1, 1, 50, 64, 79), (1, 1, 64, 128, 128)]
 SMALL_SIZES = [(16, 16, 16), (20, 31, 45), (64, 64, 64)]
 XRAY_SIZES = [(32, 32), (47, 80), (320, 320)]
@@ -18,7 +18,7 @@ TIMM_SIZES = [(32, 32), (75, 64), (224, 224), (320, 320)]
 
 
 def trained_looking(model):
-    """Give BatchNorm the statistics and the signs that training gives it."""
+    """Give BatchNorm statistics as after training."""
     scatter_weights(model)
     generator = torch.Generator().manual_seed(3)
     for module in model.modules():
@@ -43,7 +43,7 @@ def linear(x, weights, name):
 
 
 @pytest.mark.parametrize("shape", BASE_SHAPES, ids=str)
-def test_cnn3d_base_is_the_keras_example(shape):
+def test_cnn3d_base_matches_the_keras_example(shape):
     """Conv3D(k3, relu) → MaxPool3D(2) → BatchNormalization, four times; average; Dense 512 relu; Dense 1."""
     widths = (64, 64, 128, 256) if shape[0] == 1 else (4, 4, 8, 8)
     model = trained_looking(medzoo.create("cnn3d_base", widths=widths))
@@ -57,7 +57,7 @@ def test_cnn3d_base_is_the_keras_example(shape):
 
 
 @pytest.mark.parametrize("size", SMALL_SIZES, ids=str)
-def test_cnn3d_small_is_its_source(size):
+def test_cnn3d_small_matches_its_source(size):
     """Conv3d(k2, p1) → ReLU → BatchNorm3d → MaxPool3d(3), three times; flatten; two linear layers."""
     model = trained_looking(medzoo.create("cnn3d_small", size=size))
     w, x = model.state_dict(), torch.randn(2, 1, *size)
@@ -71,7 +71,7 @@ def test_cnn3d_small_is_its_source(size):
 
 
 @pytest.mark.parametrize("size", XRAY_SIZES, ids=str)
-def test_xray_cnn_is_its_source(size):
+def test_xray_cnn_matches_its_source(size):
     """Conv2d(k3, p1) → ReLU → MaxPool2d(2), four times; flatten; two linear layers with no activation between."""
     model = trained_looking(medzoo.create("xray_cnn", size=size))
     w, x = model.state_dict(), torch.randn(2, 3, *size)
@@ -88,7 +88,7 @@ def test_xray_cnn_is_its_source(size):
     ("densenet121_xray", "densenet121", "classifier"),
 ])  # fmt: skip
 @pytest.mark.parametrize("size", TIMM_SIZES, ids=str)
-def test_timm_models_are_timms(name, peer, last, size):
+def test_timm_models_match_timm(name, peer, last, size):
     model = trained_looking(medzoo.create(name))
     theirs = timm.create_model(peer, num_classes=model.num_classes, in_chans=model.input_spec.channels).eval()
     tensors = {
@@ -101,7 +101,7 @@ def test_timm_models_are_timms(name, peer, last, size):
     torch.testing.assert_close(model.forward_features(x), theirs.forward_features(x))
 
 
-def test_dropout_rates_are_the_sources():
+def test_dropout_rates_match_the_sources():
     rates = {
         name: [m.p for m in medzoo.create(name).modules() if isinstance(m, torch.nn.Dropout)]
         for name in ("cnn3d_small", "cnn3d_base", "xray_cnn")

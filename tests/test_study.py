@@ -72,7 +72,7 @@ def names(paths, root):
     return {str(p).removeprefix(f"{root}/") for p in paths}
 
 
-def test_a_3d_model_takes_series_and_names_what_it_leaves(cnn, study):
+def test_a_3d_model_takes_series_and_reports_what_it_skips(cnn, study):
     found = medzoo.predict(cnn, study, allow_untrained=True)
     good = [p for p in found if not p.error]
     assert len(good) == 2
@@ -84,17 +84,17 @@ def test_a_3d_model_takes_series_and_names_what_it_leaves(cnn, study):
 
 
 def test_a_2d_model_takes_images_one_by_one(xray, study):
-    with pytest.warns(UserWarning, match=r"HU: this model was not made for CT\. \(and 11 more;") as told:
+    with pytest.warns(UserWarning, match=r"HU: this model was not made for CT\. \(and 11 more;") as caught:
         found = medzoo.predict(xray, study, allow_untrained=True)
-    assert len(told) == 1
-    assert told[0].filename == __file__
-    assert sum(bool(p.doubt) for p in found) == 12
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    assert sum(bool(p.warning) for p in found) == 12
     good = [p for p in found if not p.error]
     assert len(good) == 5 + 7 + 1
     assert names(found.errors, study) == {"b/broken.dcm"}
 
 
-def test_the_same_in_any_batch_and_with_workers(cnn, study):
+def test_batch_size_and_workers_do_not_change_the_results(cnn, study):
     plain = medzoo.predict(cnn, study, allow_untrained=True)
     for options in ({"batch_size": 3}, {"batch_size": 2, "num_workers": 2}):
         again = medzoo.predict(cnn, study, allow_untrained=True, **options)
@@ -112,7 +112,7 @@ def test_a_folder_with_one_series_is_one_prediction(cnn, study):
     assert listed[0].logits == one.logits
 
 
-def test_no_patient_appears_anywhere(cnn, study):
+def test_no_patient_data_appears_in_results(cnn, study):
     found = medzoo.predict(cnn, study, allow_untrained=True)
     everything = found.to_json() + found.to_csv()
     assert PATIENT_ID not in everything
@@ -133,11 +133,23 @@ def test_results_can_be_saved(cnn, study, tmp_path):
         if not prediction.error:
             assert float(row["probability:positive"]) == prediction.probabilities["positive"]
             assert row["untrained"] == "positive"
-    told = json.loads(found.to_json(tmp_path / "out.json"))
-    assert [p["source"] for p in told["predictions"]] == [p.source for p in found]
-    assert told["skipped"] == found.skipped
+    saved = json.loads(found.to_json(tmp_path / "out.json"))
+    assert [p["source"] for p in saved["predictions"]] == [p.source for p in found]
+    assert saved["skipped"] == found.skipped
     assert json.loads(found[0].to_json())["provenance"]["model"] == "cnn3d_small"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["out.csv", "out.json"]
+
+
+def test_a_warning_is_saved_and_its_old_name_is_deprecated(xray, study, tmp_path):
+    with pytest.warns(UserWarning, match="HU"):
+        found = medzoo.predict(xray, [sorted((study / "a" / "ct").iterdir())[0]], allow_untrained=True)
+    (one,) = found
+    assert "HU: this model was not made for CT" in one.warning
+    with pytest.warns(DeprecationWarning, match=r"Prediction\.doubt is deprecated .* use Prediction\.warning"):
+        assert one.doubt == one.warning
+    (row,) = csv.DictReader(io.StringIO(found.to_csv()))
+    for saved in (row, one.to_dict(), json.loads(one.to_json())):
+        assert saved["warning"] == saved["doubt"] == one.warning
 
 
 def test_results_become_a_frame(cnn, study):
@@ -150,14 +162,14 @@ def test_an_empty_folder_predicts_nothing(cnn, tmp_path):
     assert medzoo.predict(cnn, tmp_path, allow_untrained=True) == []
 
 
-def test_55_an_array_in_a_list_is_named_by_its_place(xray):
+def test_55_an_array_in_a_list_is_named_by_its_index(xray):
     bad = np.full((1, 32, 32), np.nan, np.float32)
     for item in (bad, medzoo.Image(bad), torch.from_numpy(bad)):
         with pytest.raises(DataError, match=r"^array 1: expected finite values"):
             medzoo.predict(xray, [np.zeros((1, 32, 32), np.uint8), item], allow_untrained=True)
 
 
-def test_views_that_the_weights_exclude(tmp_path):
+def test_views_that_the_weights_exclude_are_skipped(tmp_path):
     how = medzoo.Preprocessing(size=(32, 32), views=("AP", "PA"))
     model = medzoo.create("xray_cnn", size=32, widths=(4, 4, 8, 8), hidden=8, preprocessing=how).eval()
     pixels = np.zeros((40, 40), np.uint8)
@@ -171,15 +183,15 @@ def test_views_that_the_weights_exclude(tmp_path):
         medzoo.predict(model, tmp_path / "LL.dcm", allow_untrained=True)
 
 
-def test_slices_named_one_by_one_are_a_series(cnn, study):
+def test_slices_in_a_list_are_grouped_by_series(cnn, study):
     slices = sorted((study / "a" / "ct").iterdir())
-    whole = medzoo.predict(cnn, study / "a" / "ct", allow_untrained=True)
+    series = medzoo.predict(cnn, study / "a" / "ct", allow_untrained=True)
     found = medzoo.predict(cnn, [*slices, study / "a" / "report.dcm"], allow_untrained=True)
-    assert [p.logits for p in found] == [whole.logits]
+    assert [p.logits for p in found] == [series.logits]
     assert list(found.skipped) == [str(study / "a" / "report.dcm")]
 
 
-def test_a_folder_of_one_series_is_one_prediction_whatever_lies_beside_it(cnn, study, tmp_path):
+def test_a_folder_with_one_series_and_other_files_is_one_prediction(cnn, study, tmp_path):
     for path in (study / "a" / "ct").iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "notes.txt").write_text("")
@@ -188,16 +200,16 @@ def test_a_folder_of_one_series_is_one_prediction_whatever_lies_beside_it(cnn, s
     assert len(list(csv.DictReader(io.StringIO(one.to_csv())))) == 1
 
 
-def test_a_model_that_gives_nan_does_not_say_negative(cnn, study):
+def test_nan_logits_are_an_error_not_a_negative(cnn, study):
     broken = medzoo.create("cnn3d_small", size=16, widths=(4, 8, 8), hidden=8).eval()
     broken.head.classifier.bias.data.fill_(float("nan"))
     (found,) = medzoo.predict(broken, [study / "a" / "ct"], allow_untrained=True)
-    assert "the model gave NaN or infinity" in found.error
+    assert "the model returned NaN or infinity" in found.error
     assert not found.positive
     assert found.provenance["model"] == "cnn3d_small"
 
 
-def test_labels_named_like_columns_keep_their_own(study, tmp_path):
+def test_labels_named_like_columns_have_their_own_columns(study, tmp_path):
     model = medzoo.create("cnn3d_small", labels=["source", "error", "a", "positive:a"], size=16, task="multilabel")
     found = medzoo.predict(model, [study / "a" / "ct"], allow_untrained=True)
     (row,) = csv.DictReader(io.StringIO(found.to_csv()))
@@ -219,30 +231,32 @@ def test_results_that_cannot_be_written(cnn, study, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["odd.csv", "odd.json"]
 
 
-def test_one_image_that_the_libraries_choke_on_leaves_the_others(xray, monkeypatch, tmp_path):
+def test_an_unexpected_library_error_fails_one_image_only(xray, monkeypatch, tmp_path):
     from medzoo.transforms.transform import Transform
 
     paths = [write_png(tmp_path / f"{i}.png", np.arange(1600, dtype=np.uint8).reshape(40, 40)) for i in range(3)]
-    sound = Transform.examine
+    examine = Transform.examine
 
-    def choke(self, image, point=None):
+    def broken(self, image, point=None):
         if image.identity["file"].endswith("1.png"):
             raise RuntimeError("out of ideas\nand more")
-        return sound(self, image, point)
+        return examine(self, image, point)
 
-    monkeypatch.setattr(Transform, "examine", choke)
+    monkeypatch.setattr(Transform, "examine", broken)
     found = medzoo.predict(xray, paths, allow_untrained=True)
     assert [bool(p.error) for p in found] == [False, True, False]
-    assert found[1].error.endswith("1.png: it could not be prepared (out of ideas). Look at it with medzoo show.")
+    assert found[1].error.endswith(
+        "1.png: preprocessing failed (out of ideas). Check the image with medzoo.show(path)."
+    )
 
 
-def test_errors_of_arrays_are_ours_from_a_worker_too(xray):
+def test_errors_of_arrays_keep_their_type_in_a_worker(xray):
     with pytest.raises(DataError, match=r"^array 0: xray_cnn takes a 2D image, got a 3D volume"):
         medzoo.predict(xray, [np.zeros((1, 8, 8, 8), np.uint8)], num_workers=1, allow_untrained=True)
 
 
 @pytest.mark.parametrize("path", ["", " ", "x" * 300, "a\0b"])
-def test_paths_that_no_file_can_have(xray, path):
+def test_invalid_paths_are_errors(xray, path):
     with pytest.raises((DataError, medzoo.errors.InputError)):
         medzoo.predict(xray, path, allow_untrained=True)
 
@@ -251,17 +265,17 @@ def run(*arguments):
     return CliRunner().invoke(main, [str(a) for a in arguments])
 
 
-def test_the_command_line_goes_on_and_exits_5(study):
+def test_the_command_line_predicts_the_others_and_exits_5(study):
     result = run("predict", "cnn3d_small", study, "--allow-untrained", "--output", "json")
     assert result.exit_code == 5
-    told = json.loads(result.stdout)
-    assert len(told["predictions"]) == 4
+    saved = json.loads(result.stdout)
+    assert len(saved["predictions"]) == 4
     assert "skipped" in result.stderr
     assert "picture.png: cnn3d_small takes a 3D volume" in result.stderr
     assert "Traceback" not in result.output
 
 
-def test_the_command_line_exits_0_when_all_went_well(study):
+def test_the_command_line_exits_0_on_success(study):
     result = run("predict", "cnn3d_small", study / "a", "--allow-untrained", "--output", "csv", "--batch-size", "2")
     assert result.exit_code == 0, result.stderr
     assert len(list(csv.DictReader(io.StringIO(result.stdout)))) == 2
@@ -274,10 +288,10 @@ def test_the_command_line_exits_5_when_nothing_was_predicted(tmp_path):
     result = run("predict", "cnn3d_small", tmp_path, "--allow-untrained")
     assert result.exit_code == 5
     assert "notes.txt: not an image file" in result.stderr
-    assert "nothing to predict: 1 things were passed over" in result.stderr
+    assert "nothing to predict: 1 skipped" in result.stderr
 
 
-def test_a_nifti_volume_among_images_of_a_list(cnn, tmp_path):
+def test_broken_files_in_a_list_fail_alone(cnn, tmp_path):
     good = write_nifti(tmp_path / "good.nii.gz", np.random.default_rng(0).normal(size=(20, 20, 20)).astype(np.float32))
     (tmp_path / "bad.nii.gz").write_bytes(good.read_bytes()[:-9])
     found = medzoo.predict(cnn, [good, tmp_path / "bad.nii.gz", tmp_path / "none.nii.gz"], allow_untrained=True)

@@ -1,4 +1,4 @@
-"""From an image to a tensor, and the way back."""
+"""From an image to a tensor, and back to the grid of the image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def prepare(preprocessing, source, channels=1, **options):
 
 
 def volume(shape=(12, 10, 8), spacing=(1.0, 2.0, 3.0), flips=(1, 1, 1)):
-    """Return a smooth volume in RAS whose values tell where they lie, stored with some axes flipped."""
+    """Return a smooth volume in RAS whose values encode their position, stored with some axes flipped."""
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"))
     values = grid[0] * 100.0 + grid[1] * 10 + grid[2]
     affine = np.diag([*spacing, 1.0])
@@ -34,7 +34,7 @@ def volume(shape=(12, 10, 8), spacing=(1.0, 2.0, 3.0), flips=(1, 1, 1)):
     return medzoo.Image(values[None].astype(np.float32).copy(), affine=affine, spacing=spacing, value_range=(0, 1))
 
 
-def test_an_x_ray_is_scaled_by_its_storage_resized_and_repeated():
+def test_an_x_ray_is_scaled_by_its_stored_range_resized_and_repeated():
     pixels = np.zeros((1, 40, 60), np.uint8)
     pixels[:, :20] = 255
     prepared = prepare(medzoo.Preprocessing(size=(20, 20), mean=(0.5,), std=(0.25,)), pixels, channels=3)
@@ -64,7 +64,7 @@ def test_an_integer_array_has_its_types_range(dtype):
     torch.testing.assert_close(x[0], torch.tensor([[0.0, 1.0], [0.0, 1.0]]))
 
 
-def test_colour_is_mixed_to_grey():
+def test_colour_is_converted_to_grey():
     red = np.zeros((3, 4, 4), np.uint8)
     red[0] = 255
     prepared = prepare(medzoo.Preprocessing(size=(4, 4)), red)
@@ -88,8 +88,8 @@ def test_86_every_flip_of_a_volume_gives_the_same_tensor(flips, orientation):
 
 
 @pytest.mark.parametrize("flips", FLIPS, ids=str)
-def test_a_map_comes_back_to_the_original_voxels(flips):
-    """Anisotropic, flipped, reoriented and resized: back to half a voxel."""
+def test_a_map_is_inverted_to_the_original_voxels(flips):
+    """Anisotropic, flipped, reoriented and resized: within half a voxel."""
     stored = volume(shape=(24, 20, 16), flips=flips)
     how = medzoo.Preprocessing(size=(32, 40, 36), orientation="SPL")
     prepared = prepare(how, stored)
@@ -100,7 +100,7 @@ def test_a_map_comes_back_to_the_original_voxels(flips):
     assert (back - torch.from_numpy(stored.array))[inner].abs().max() < 0.5
 
 
-def test_a_coarse_map_comes_back_where_it_was():
+def test_a_coarse_map_is_inverted_to_its_position():
     stored = volume(shape=(32, 32, 16))
     prepared = prepare(medzoo.Preprocessing(size=(32, 64, 64), orientation="SPL"), stored)
     coarse = torch.zeros(1, 4, 8, 8)
@@ -116,8 +116,8 @@ def test_a_coarse_map_comes_back_where_it_was():
 
 @pytest.mark.parametrize("shape", [(640, 512), (40, 48, 24)], ids=str)
 @pytest.mark.parametrize("coarse", [False, True])
-def test_a_map_of_ones_comes_back_as_ones_to_the_border(shape, coarse):
-    """A heat map must not fade at the apex of a lung."""
+def test_a_map_of_ones_is_inverted_to_ones_up_to_the_border(shape, coarse):
+    """An activation map must not fade at the apex of a lung."""
     size = (64,) * len(shape)
     how = medzoo.Preprocessing(size=size, orientation="SPL" if len(shape) == 3 else None)
     image = medzoo.Image(np.zeros((1, *shape)), affine=np.diag([-1.0, 2.0, 3.0, 1.0]), value_range=(0, 1))
@@ -128,7 +128,7 @@ def test_a_map_of_ones_comes_back_as_ones_to_the_border(shape, coarse):
         prepared.geometry.invert(ones[None])
 
 
-def test_what_a_crop_left_out_comes_back_as_nothing():
+def test_a_map_is_zero_outside_a_crop():
     prepared = prepare(medzoo.Preprocessing(size=(10, 20), fit="crop"), np.zeros((1, 40, 40)))
     back = prepared.geometry.invert(torch.ones(1, 10, 20))[0]
     assert torch.equal(back, torch.nn.functional.pad(torch.ones(10, 20), (10, 10, 15, 15)))
@@ -137,7 +137,7 @@ def test_what_a_crop_left_out_comes_back_as_nothing():
 
 @pytest.mark.parametrize("fit", ["resize", "crop"])
 @pytest.mark.parametrize("size", [(20, 34), (51, 47), (19, 60)], ids=str)
-def test_an_image_comes_back_to_its_pixels(fit, size):
+def test_an_image_is_inverted_to_its_pixels(fit, size):
     v, u = np.mgrid[:40, :48]
     pixels = ((v + u) / 100)[None].astype(np.float32)
     prepared = prepare(medzoo.Preprocessing(size=size, fit=fit), pixels)
@@ -165,7 +165,7 @@ def test_a_window_is_mapped_and_clipped():
     torch.testing.assert_close(prepare(how, hu).tensor.flatten(), torch.tensor([0.0, 0.0, 0.5, 1.0]))
 
 
-def test_foreground_is_cut_out():
+def test_a_volume_is_cropped_to_its_foreground():
     hu = np.full((1, 20, 20, 20), -1000, np.int16)
     hu[:, 4:12, 5:15, 6:10] = 40
     how = medzoo.Preprocessing(size=(8, 10, 4), intensity="window", window=(-500, 500), foreground=True)
@@ -182,11 +182,11 @@ def test_a_constant_image_is_zero_after_z_score():
     assert torch.equal(x, torch.zeros(1, 2, 2))
 
 
-def test_an_array_without_geometry_skips_orientation_and_says_so():
+def test_an_array_without_geometry_skips_orientation_and_lists_that():
     how = medzoo.Preprocessing(size=(4, 4, 4), orientation="SPL", spacing=(1.0, 1.0, 1.0), intensity="zscore")
     prepared = prepare(how, np.arange(64.0).reshape(1, 4, 4, 4))
-    assert "the file does not say how the patient lies: orientation skipped" in prepared.steps
-    assert "the file does not say the spacing: resampling skipped" in prepared.steps
+    assert "the file gives no orientation: reorientation skipped" in prepared.steps
+    assert "the file gives no spacing: resampling skipped" in prepared.steps
 
 
 def test_a_spacing_alone_is_used():
@@ -218,7 +218,7 @@ def test_56_a_volume_that_is_not_in_hounsfield_units(span):
         prepare(how, image, strict=True)
 
 
-def test_a_spacing_in_the_wrong_unit_is_refused_before_memory_is_set_aside():
+def test_a_spacing_in_the_wrong_unit_is_refused_before_memory_is_allocated():
     how = medzoo.Preprocessing(size=(4, 4, 4), orientation="RAS", spacing=(1.0, 1.0, 1.0), intensity="zscore")
     image = medzoo.Image(
         np.arange(8000.0).reshape(1, 20, 20, 20), affine=np.diag([300.0, 300.0, 300.0, 1]), spacing=(300.0,) * 3
@@ -229,11 +229,11 @@ def test_a_spacing_in_the_wrong_unit_is_refused_before_memory_is_set_aside():
 
 def test_an_empty_foreground_is_refused():
     how = medzoo.Preprocessing(size=(4, 4, 4), intensity="window", window=(0, 100), foreground=True)
-    with pytest.raises(DataError, match="expected something above 0 after window, to crop to, found none"):
+    with pytest.raises(DataError, match="expected a foreground above 0 after window, to crop to, found none"):
         prepare(how, medzoo.Image(np.full((1, 8, 8, 8), -5.0), unit="HU"))
 
 
-def test_read_only_and_bfloat16_pixels_are_taken():
+def test_read_only_and_bfloat16_pixels_are_accepted():
     fixed = np.zeros((1, 4, 4), np.float32)
     fixed.setflags(write=False)
     for pixels in (fixed, torch.zeros(1, 4, 4, dtype=torch.bfloat16)):
@@ -245,14 +245,14 @@ def test_an_image_of_two_axes_is_refused():
         medzoo.Image(np.zeros((4, 4)))
 
 
-def test_56_a_ct_without_hounsfield_units_is_doubted():
+def test_56_a_ct_without_hounsfield_units_gives_a_warning():
     how = medzoo.Preprocessing(size=(2, 2, 2), intensity="window", window=(-1000, 400))
     raw = medzoo.Image(np.full((1, 2, 2, 2), 900, np.int16), modality="CT")
     with pytest.warns(UserWarning, match=r"expected Hounsfield units, got 900 to 900 in an unknown unit"):
         prepare(how, raw)
 
 
-def test_77_a_multi_frame_file_for_an_image_model_says_to_choose_a_frame(tmp_path):
+def test_77_a_multi_frame_file_for_an_image_model_asks_for_a_frame(tmp_path):
     path = write_dicom(tmp_path / "cine.dcm", np.zeros((3, 40, 40), np.uint8))
     with pytest.raises(DataError, match=r"cine\.dcm: model takes a 2D image, got a 3D volume\. Choose a frame of it"):
         prepare(medzoo.Preprocessing(size=(32, 32)), path)
@@ -275,7 +275,7 @@ def test_77_a_multi_frame_file_for_an_image_model_says_to_choose_a_frame(tmp_pat
         ),
     ],
 )
-def test_56_a_range_that_cannot_be_right(how, image, message):
+def test_56_an_implausible_range(how, image, message):
     with pytest.warns(UserWarning, match=message):
         prepare(how, image)
     with pytest.raises(DataError, match=message):
@@ -290,13 +290,20 @@ def test_55_nan_names_the_source():
             prepare(medzoo.Preprocessing(size=(4, 4)), source)
 
 
+def test_doubt_is_a_deprecated_alias_of_warning():
+    prepared = Transform(medzoo.Preprocessing(size=(2, 2)), channels=1, who="model").examine(np.full((1, 2, 2), 200.0))
+    assert prepared.warning.startswith("the array: expected values in [0, 1]")
+    with pytest.warns(DeprecationWarning, match=r"^Prepared\.doubt is deprecated since 0\.2 .* use Prepared\.warning$"):
+        assert prepared.doubt == prepared.warning
+
+
 @pytest.mark.parametrize("thing", [[1.0], 3, None, {}])
-def test_58_what_is_no_image_is_refused(thing):
+def test_58_other_objects_are_refused(thing):
     with pytest.raises(InputError, match=r"model: expected a path, a medzoo\.Image or an array"):
         prepare(medzoo.Preprocessing(size=(4, 4)), thing)
 
 
-def test_a_volume_for_an_image_model_and_the_other_way():
+def test_a_volume_for_an_image_model_and_the_reverse():
     with pytest.raises(DataError, match="model takes a 2D image, got a 3D volume"):
         prepare(medzoo.Preprocessing(size=(4, 4)), np.zeros((1, 4, 4, 4)))
     with pytest.raises(DataError, match="model takes a 3D volume, got a 2D image"):
@@ -312,8 +319,8 @@ def test_every_models_transform_gives_what_it_takes_and_can_be_pickled(name):
     assert model(to_tensor(source)[None]).isfinite().all()
 
 
-def test_augmentation_is_kept_for_later():
-    with pytest.raises(ConfigError, match=r"transform\(train=True\) is kept for augmentation"):
+def test_augmentation_is_not_implemented_yet():
+    with pytest.raises(ConfigError, match=r"transform\(train=True\) is reserved for augmentation"):
         medzoo.transform(medzoo.create("cnn3d_small"), train=True)
 
 
@@ -332,12 +339,12 @@ def test_the_square_at_the_centre_is_scaled(shape, top, left):
     assert covered[top + side - 1, left + side - 1]
 
 
-def test_a_volume_has_no_square():
+def test_a_volume_cannot_be_fit_to_a_square():
     with pytest.raises(ConfigError, match="fit='square' is for an image of two equal sides"):
         medzoo.Preprocessing(size=(8, 8, 8), fit="square")
 
 
-def test_z_score_over_what_is_not_zero_is_monais():
+def test_z_score_of_nonzero_values_is_monais():
     from monai.transforms import NormalizeIntensity
 
     x = torch.randn(4, 6, 6, 6, generator=torch.Generator().manual_seed(1)) * 30 + 100

@@ -135,7 +135,7 @@ def test_forward_intermediates_takes_timms_indices(name):
     model, x = tiny(name).eval(), batch(name)
     _, maps = model.forward_intermediates(x)
     for wrong in (0, -1, len(maps) + 1, [], [len(maps)]):
-        with pytest.raises(medzoo.errors.ConfigError, match=rf"^{name}: expected numbers of its {len(maps)} maps"):
+        with pytest.raises(medzoo.errors.ConfigError, match=rf"^{name}: expected indices of its {len(maps)} maps"):
             model.forward_intermediates(x, wrong)
     for indices, expected in [([0, -1], [maps[0], maps[-1]]), (2, maps[-2:]), ([1], [maps[1]]), ([2, 0], maps[2::-2])]:
         chosen = model.forward_intermediates(x, indices, intermediates_only=True)

@@ -1,1 +1,1 @@
-"""Weights: what they are, where their bytes come from, and how they get into a model."""
+"""Weights: their records, how their files are downloaded and verified, and how they are loaded into a model."""

@@ -1,4 +1,4 @@
-"""Files behind URLs, members of zip archives, and a mirror of one's own, through pooch."""
+"""Files behind URLs, in zip archives and on a mirror, through pooch; and the retries that every download shares."""
 
 from __future__ import annotations
 
@@ -6,40 +6,101 @@ import hashlib
 import os
 import sys
 import tempfile
+import time
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from medzoo.atomic import new_file_mode, write_atomically
 from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable
-from medzoo.weights.cache import digest_of, home, stored_file
+from medzoo.weights.cache import check_room, digest_of, home, stored_file, wrap_disk_errors
 from medzoo.weights.record import UrlFile, Weights, ZipMember
-from medzoo.weights.retry import (
-    BUSY,
-    CONNECT_TIMEOUT,
-    READ_TIMEOUT,
-    Busy,
-    check_room,
-    patiently,
-    shown,
-    telling_of_the_disk,
-)
 from medzoo.weights.safetensors import refuse_substitutes
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["download", "from_mirror", "mirror"]
+__all__ = [
+    "BUSY_STATUS",
+    "CONNECT_TIMEOUT",
+    "ServerBusy",
+    "download_from_mirror",
+    "download_url",
+    "is_offline",
+    "mirror_url",
+    "retry",
+    "without_login",
+]
 
-CHUNK = 1 << 20
+CHUNK_BYTES = 1 << 20
+CONNECT_TIMEOUT = 5.0
+READ_TIMEOUT = 15.0
+# Seconds between attempts at a busy server; an error comes after ten seconds at most.
+WAITS = (1.0, 2.0)
+LONGEST_WAIT = 4.0
+# Too many requests, or a temporary failure of the server.
+BUSY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+
+T = TypeVar("T")
 
 
-def mirror() -> str | None:
-    """Return ``MEDZOO_MIRROR``, where every file with a digest is had by ``GET {mirror}/{algorithm}/{hex digest}``.
+class ServerBusy(Exception):
+    """The server is busy for the moment; never leaves this package.
+
+    Attributes:
+        wait: seconds that the server asks to wait, or ``None``.
+    """
+
+    def __init__(self, reason: str, wait: str | None = None) -> None:
+        super().__init__(reason)
+        self.wait = float(wait) if wait is not None and wait.isdigit() else None
+
+
+def retry(attempt: Callable[[], T], who: str) -> T:
+    """Call ``attempt`` until it does not raise :class:`ServerBusy`, three times at most.
 
     Raises:
-        ConfigError: not a URL of http or https; it is not repeated, because it may hold a password.
+        WeightsUnavailable: it was busy every time.
+    """
+    for wait in WAITS:
+        try:
+            return attempt()
+        except ServerBusy as busy:
+            time.sleep(min(busy.wait if busy.wait is not None else wait, LONGEST_WAIT))
+    try:
+        return attempt()
+    except ServerBusy as busy:
+        raise WeightsUnavailable(
+            f"{who}: the server is busy or drops the connection ({busy}), {len(WAITS) + 1} times in a row. Try again "
+            "later."
+        ) from busy
+
+
+def is_offline() -> bool:
+    """Whether no network may be accessed: ``HF_HUB_OFFLINE`` or ``TRANSFORMERS_OFFLINE`` is set."""
+    from huggingface_hub import is_offline_mode
+
+    return is_offline_mode()
+
+
+def without_login(url: str) -> str:
+    """Return a URL without the user name and password it may contain.
+
+    >>> without_login("https://user:secret@host/x")
+    'https://host/x'
+    """
+    scheme, slashes, rest = url.rpartition("://")
+    host, slash, path = rest.partition("/")
+    return scheme + slashes + host.rpartition("@")[2] + slash + path
+
+
+def mirror_url() -> str | None:
+    """Return ``MEDZOO_MIRROR``, a server that has every file at ``{mirror}/{algorithm}/{hex digest}``.
+
+    Raises:
+        ConfigError: not an http or https URL; the message does not repeat it, because it may contain a password.
     """
     given = os.environ.get("MEDZOO_MIRROR", "").rstrip("/")
     if given and not given.startswith(("http://", "https://")):
@@ -49,71 +110,65 @@ def mirror() -> str | None:
     return given or None
 
 
-def from_mirror(record: Weights, who: str) -> Path:
-    """Get a file from the mirror, which takes the place of its publisher's server."""
-    url = f"{mirror()}/{record.digest.replace(':', '/')}"
-    return _get(url, record.digest, record.size, stored_file(record.digest), who)
+def download_from_mirror(record: Weights, who: str) -> Path:
+    """Download a file from the mirror, which replaces its publisher's server."""
+    url = f"{mirror_url()}/{record.digest.replace(':', '/')}"
+    return _download(url, record.digest, record.size, stored_file(record.digest), who)
 
 
-def download(record: Weights, who: str) -> Path:
-    """Get the file of a URL or of an archive's member into :func:`~medzoo.weights.cache.home`.
+def download_url(record: Weights, who: str) -> Path:
+    """Download a file, or extract it from a downloaded archive, into :func:`~medzoo.weights.cache.home`.
 
     Raises:
-        WeightsUnavailable: it cannot be had.
-        WeightsCorrupt: other bytes came.
+        WeightsUnavailable: the server does not provide it, or it cannot be stored.
+        WeightsCorrupt: the server provides other bytes.
     """
     source = record.source
     target = stored_file(record.digest)
     if isinstance(source, UrlFile):
-        return _get(source.url, record.digest, record.size, target, who)
+        return _download(source.url, record.digest, record.size, target, who)
     if not isinstance(source, ZipMember):
         raise TypeError(f"{source} has no URL")
-    # A folder of this process alone, so that no other takes the archive away from under it.
-    with telling_of_the_disk(who, target.parent, source.size):
+    # In a folder of this process alone, so that no other process removes the archive meanwhile.
+    with wrap_disk_errors(who, target.parent, source.size):
         home().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=home(), prefix="archive-") as folder:
-            archive = _get(source.url, source.digest, source.size, Path(folder) / "archive.zip", who)
+            archive = _download(source.url, source.digest, source.size, Path(folder) / "archive.zip", who)
             return _extract(archive, source, record, target, who)
 
 
-def _get(url: str, digest: str, size: int | None, target: Path, who: str) -> Path:
-    """Download one file, held to its digest before it takes its place."""
+def _download(url: str, digest: str, size: int | None, target: Path, who: str) -> Path:
+    """Download one file, and check its digest before it is moved to ``target``."""
     import pooch
     import requests
 
     check_room(who, target.parent, size)
-    # A password of a mirror is used, and shown nowhere.
+    # The password of a mirror is sent, but never shown.
     parts = urlsplit(url)
     login = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
-    url = shown(url)
+    url = without_login(url)
     downloader = _downloader(who, digest, size, target, login)
+    pooch.get_logger().setLevel("WARNING")  # it logs every download to stderr, which the progress bar shows
 
     def attempt() -> Path:
         try:
-            pooch.retrieve(
-                url,
-                known_hash=digest,
-                fname=target.name,
-                path=target.parent,
-                downloader=downloader,
-            )
+            pooch.retrieve(url, known_hash=digest, fname=target.name, path=target.parent, downloader=downloader)
         except requests.HTTPError as error:
             response: Any = error.response
             response.close()
             status = response.status_code
-            if status in BUSY:
-                raise Busy(f"{status} from {url}", response.headers.get("Retry-After")) from error
+            if status in BUSY_STATUS:
+                raise ServerBusy(f"{status} from {url}", response.headers.get("Retry-After")) from error
             raise WeightsUnavailable(f"{who}: {url} answers {status}. {_advice(status)}") from error
         except requests.exceptions.SSLError as error:
             raise WeightsUnavailable(
-                f"{who}: the certificate of {url} cannot be trusted. Where a proxy has its own, set SSL_CERT_FILE to "
-                "it."
+                f"{who}: the certificate of {url} is not trusted. If a proxy has its own, set SSL_CERT_FILE to it."
             ) from error
         except requests.ConnectionError as error:
             raise WeightsUnavailable(
                 f"{who}: it is not in {home()}, and {url} cannot be reached ({type(error).__name__}). Check the "
-                "network and its proxies, set MEDZOO_MIRROR to a mirror of your own, or copy the folder that medzoo "
-                "fetch --to DIR writes elsewhere, and set MEDZOO_HOME to it."
+                "network and its proxies, set MEDZOO_MIRROR to your own mirror, or run medzoo fetch --to DIR on "
+                "another machine, copy that folder here and set MEDZOO_HOME to it."
             ) from error
         except (
             requests.exceptions.InvalidURL,
@@ -121,33 +176,33 @@ def _get(url: str, digest: str, size: int | None, target: Path, who: str) -> Pat
             requests.exceptions.MissingSchema,
         ) as error:
             raise ConfigError(
-                f"{who}: expected a URL of http or https, got {url!r}. Check it, MEDZOO_MIRROR and the proxies."
+                f"{who}: expected an http or https URL, got {url!r}. Check it, MEDZOO_MIRROR and the proxies."
             ) from error
         except requests.Timeout as error:
             raise WeightsUnavailable(
-                f"{who}: {url} sends nothing for {READ_TIMEOUT:g} s. It is not in {home()} either. Try again later, "
-                "set MEDZOO_MIRROR to a mirror of your own, or use medzoo fetch --to DIR on another machine."
+                f"{who}: it is not in {home()}, and {url} sends nothing for {READ_TIMEOUT:g} s. Try again later, set "
+                "MEDZOO_MIRROR to your own mirror, or run medzoo fetch --to DIR on another machine."
             ) from error
         except requests.RequestException as error:
-            raise Busy(f"{type(error).__name__} from {url}") from error
-        # A temporary file is its owner's alone; this one may be shared as far as the umask lets others read.
+            raise ServerBusy(f"{type(error).__name__} from {url}") from error
+        # pooch's temporary file is private to its owner; this one may be read by others as far as the umask allows.
         target.chmod(new_file_mode(target.parent))
         return target
 
-    with telling_of_the_disk(who, target.parent, size):
-        return patiently(attempt, who)
+    with wrap_disk_errors(who, target.parent, size):
+        return retry(attempt, who)
 
 
 def _advice(status: int) -> str:
     if status in (401, 403):
-        return "It is not open to everyone, or a proxy is in the way: ask for access, or set MEDZOO_MIRROR."
-    return "The file is gone from there: upgrade medzoo, or set MEDZOO_MIRROR to a mirror of your own."
+        return "It is not public, or a proxy blocks it: ask for access, or set MEDZOO_MIRROR."
+    return "The file is no longer there: upgrade medzoo, or set MEDZOO_MIRROR to your own mirror."
 
 
 def _downloader(who: str, digest: str, size: int | None, target: Path, login: tuple[str, str] | None) -> Any:
-    """Return pooch's downloader with our timeouts, certificates and progress bar, and our words for other bytes.
+    """Return pooch's downloader with medzoo's timeouts, certificates, progress bar and error for other bytes.
 
-    pooch compares the digest, too, but its error does not tell what came instead.
+    pooch compares the digest as well, but its error does not state the digest it got.
     """
     import pooch
 
@@ -159,29 +214,29 @@ def _downloader(who: str, digest: str, size: int | None, target: Path, login: tu
                 file.seek(0)
                 algorithm = digest.partition(":")[0]
                 got = f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
-                came = file.tell()
+                received = file.tell()
             if got != digest:
                 expected = f"{digest}, {size} bytes" if size is not None else digest
-                raise WeightsCorrupt(f"{url}: expected {expected} for {target}, got {got}, {came} bytes.")
+                raise WeightsCorrupt(f"{url}: expected {expected} for {target}, got {got}, {received} bytes.")
             return done
 
-    # requests knows REQUESTS_CA_BUNDLE; SSL_CERT_FILE is what the Hub's client and most other tools read.
+    # requests reads REQUESTS_CA_BUNDLE; the Hub's client and most other tools read SSL_CERT_FILE.
     certificates = os.environ.get("SSL_CERT_FILE")
     if certificates and not Path(certificates).exists():
         raise ConfigError(
             f"{who}: expected SSL_CERT_FILE to be a file of certificates, got {certificates}. Correct or unset it."
         )
     return Downloader(
-        progressbar=_Bar(who, size),
-        chunk_size=CHUNK,
+        progressbar=_ProgressBar(who, size),
+        chunk_size=CHUNK_BYTES,
         timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
         verify=certificates or True,
         auth=login,
     )
 
 
-class _Bar:
-    """A rich progress bar with the four verbs that pooch knows, which stops what is longer than it should be."""
+class _ProgressBar:
+    """A rich progress bar with the methods that pooch calls; stops a download longer than the record states."""
 
     total = 0
 
@@ -191,9 +246,9 @@ class _Bar:
         self.task: TaskID | None = None
 
     def update(self, count: int) -> None:
-        """Count ``count`` more bytes, or a chunk that is not quite so long."""
+        """Add ``count`` bytes, up to one chunk more than were received."""
         self.count += count
-        if self.size is not None and self.count >= self.size + 2 * CHUNK:
+        if self.size is not None and self.count >= self.size + 2 * CHUNK_BYTES:
             raise WeightsCorrupt(f"{self.who}: expected {self.size} bytes, got more. The file was replaced there.")
         if not sys.stderr.isatty():
             return
@@ -208,19 +263,19 @@ class _Bar:
         self.bar.update(self.task, advance=count)
 
     def reset(self) -> None:
-        """Start again from nothing."""
+        """Set the count back to zero."""
         self.count = 0
         if self.bar is not None and self.task is not None:
             self.bar.reset(self.task)
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Stop updating the bar."""
         if self.bar is not None:
             self.bar.stop()
 
 
 def _extract(archive: Path, source: ZipMember, record: Weights, target: Path, who: str) -> Path:
-    """Take one member out of an archive, held to its digest; never more bytes than the record says."""
+    """Extract one member of an archive after checking its digest; reads no more bytes than the record states."""
     try:
         with zipfile.ZipFile(archive) as opened, opened.open(source.member) as member:
             data = member.read() if record.size is None else member.read(record.size + 1)

@@ -1,53 +1,90 @@
-"""Files of the Hugging Face Hub, through its own client, and what its errors mean.
+"""Files and saved models on the Hugging Face Hub, through its own client, and what the client's errors mean.
 
-The client compares sizes, not digests, and takes 23 seconds to find that nobody answers. So it is asked first whether
-the file is there, which is not retried, and whoever reads the file holds it to its digest.
+The client compares sizes, not digests, and takes 23 seconds to report that the Hub does not answer. So the file's
+metadata is requested first, without the client's retries, and whoever reads the file checks its digest.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medzoo.errors import WeightsCorrupt, WeightsUnavailable
+from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable
 from medzoo.version import __version__
+from medzoo.weights.cache import check_room, disk_error, hub_files
+from medzoo.weights.http import BUSY_STATUS, CONNECT_TIMEOUT, ServerBusy, is_offline, retry, without_login
 from medzoo.weights.record import HubFile
-from medzoo.weights.retry import BUSY, CONNECT_TIMEOUT, Busy, check_room, disk_error, offline, patiently, shown
+from medzoo.weights.save import CONFIG_FILE, WEIGHTS_FILE, SavedModel, read_folder
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
 
-__all__ = ["cached", "discard", "download", "gives_no_answer", "is_sound"]
+__all__ = ["download_from_hub", "is_intact", "read_repo", "remove_blob"]
 
 logger = logging.getLogger("medzoo")
 
-# Seconds without any sign of life after which a lock counts as left behind by a process that died.
+# Seconds without a write after which a lock counts as left behind by a process that died.
 LOCK_TIMEOUT = 120.0
-UPGRADE = "It was removed or renamed after this medzoo was made: upgrade medzoo."
-CHECK = "Check the name and the revision; what medzoo loads was written by push_to_hub or save_pretrained."
+UPGRADE = "It was removed or renamed after this medzoo was released: upgrade medzoo."
+CHECK_NAME = "Check the name and the revision; medzoo loads what push_to_hub or save_pretrained wrote."
 
 
-def cached(source: HubFile) -> list[Path]:
-    """Return where the client's cache has the file: at the pinned commit, or, without one, at any.
+def read_repo(name: str) -> SavedModel:
+    """Read the config of a repository ``"owner/repo"`` or ``"owner/repo@revision"``; its weights are read at the load.
 
-    Asks no network.
+    A cached commit is used without any request. A branch or tag, ``main`` by default, is requested each time; if the
+    Hub does not answer, its last known commit is used. If the Hub answers that it is gone or not accessible, that is an
+    error.
+
+    Raises:
+        ConfigError: not the name of a repository, or its config is not medzoo's.
+        WeightsUnavailable: the Hub does not answer, or does not have or provide it.
     """
-    from huggingface_hub import constants
+    repo, at, revision = name.partition("@")
+    valid = re.fullmatch(r"[\w.-]+/[\w.-]+", repo) and (not at or re.fullmatch(r"\w[\w./-]*", revision))
+    if not valid or ".." in name:
+        raise ConfigError(f"hf-hub:{name}: expected 'hf-hub:owner/repo' or 'hf-hub:owner/repo@revision'.")
+    who = f"hf-hub:{name}"
+    source = HubFile(repo, CONFIG_FILE, revision or None, listed=False)
+    path = next(iter(hub_files(source)), None) if revision else None
+    if path is None:
+        path = _newest(source, who)
+    if not is_intact(path, path.read_bytes()):
+        logger.warning("%s: %s was changed after the download; downloading it again", who, path)
+        path = download_from_hub(source, who, force=True)
+    saved = read_folder(path.parent)
+    commit = path.parent.name
+    weights = HubFile(repo, WEIGHTS_FILE, commit, listed=False)
+    saved.record = replace(saved.record, tag=f"{repo}@{commit[:12]}", source=weights)
+    return saved
 
-    # The layout of the cache is documented: models--owner--name/snapshots/<commit>/<file>.
-    snapshots = Path(constants.HF_HUB_CACHE) / f"models--{source.repo.replace('/', '--')}" / "snapshots"
-    found = [snapshots / source.revision] if source.revision else sorted(snapshots.glob("*"))
-    return [path for folder in found if (path := folder / source.file).exists()]
+
+def _newest(source: HubFile, who: str) -> Path:
+    """Download a file of a branch or tag; if the Hub does not answer, return the last known version."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        return download_from_hub(source, who)
+    except WeightsUnavailable as error:
+        if "unanswered" not in error.__dict__:
+            raise
+        known = try_to_load_from_cache(source.repo, source.file, revision=source.revision or "main")
+        if not isinstance(known, str):
+            raise
+        logger.warning("%s: using the last version in the cache (%s)", who, error)
+        return Path(known)
 
 
-def is_sound(path: Path, data: bytes) -> bool:
-    """Whether a cached file is whole: its bytes are what its blob's name says, or there is no blob to tell by.
+def is_intact(path: Path, data: bytes) -> bool:
+    """Whether the bytes of a cached file match the name of its blob, or there is no blob to compare with.
 
-    Large files are named by SHA-256, others by git's SHA-1. Where the system has no links, the file lies in the
+    Large files are named by SHA-256, others by git's SHA-1. On systems without symbolic links the file is in the
     snapshot itself, under its own name.
     """
     blob = path.resolve()
@@ -59,41 +96,40 @@ def is_sound(path: Path, data: bytes) -> bool:
     return git.hexdigest() == blob.name
 
 
-def discard(path: Path) -> None:
-    """Remove a link of the client's cache and the damaged blob that it points to; anything else is the user's."""
+def remove_blob(path: Path) -> None:
+    """Remove a link in the client's cache and the damaged blob it points to; any other file is the user's and stays."""
     blob = path.resolve()
     if blob.parent.name == "blobs":
         path.unlink(missing_ok=True)
         blob.unlink(missing_ok=True)
 
 
-def download(source: HubFile, who: str, *, size: int | None = None, force: bool = False) -> Path:
+def download_from_hub(source: HubFile, who: str, *, size: int | None = None, force: bool = False) -> Path:
     """Download a file into the client's cache.
 
     Args:
-        source: what to get.
+        source: the file.
         who: for messages.
-        size: bytes it should have, to see that there is room.
-        force: download although the cache has it.
+        size: its bytes, to check the free space.
+        force: download it even if it is cached.
 
     Raises:
-        WeightsUnavailable: the Hub does not answer, or does not have or give it; no room; no permission.
-        WeightsCorrupt: less or more came than the Hub said.
+        WeightsUnavailable: the Hub does not answer, or does not have or provide it; no room; no permission.
+        WeightsCorrupt: fewer or more bytes arrived than the Hub announced.
     """
     from huggingface_hub import constants
 
     metadata = _probe(source, who)
     check_room(who, Path(constants.HF_HUB_CACHE), size if size is not None else metadata.size)
     try:
-        return patiently(lambda: _take(source, who, str(metadata.etag), size, force), f"{who}: {source}")
+        return retry(lambda: _download_once(source, who, str(metadata.etag), size, force), f"{who}: {source}")
     except WeightsUnavailable as error:
-        if isinstance(error.__cause__, Busy):
-            raise _no_answer(f"{error} {_ways_out()}") from error
+        if isinstance(error.__cause__, ServerBusy):
+            raise _unanswered(f"{error} {_alternatives()}") from error
         raise
 
 
-def _take(source: HubFile, who: str, etag: str, size: int | None, force: bool) -> Path:
-    """Let the client download, once."""
+def _download_once(source: HubFile, who: str, etag: str, size: int | None, force: bool) -> Path:
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -104,7 +140,7 @@ def _take(source: HubFile, who: str, etag: str, size: int | None, force: bool) -
             hf_hub_download(
                 source.repo,
                 source.file,
-                revision=source.revision,  # None is main, and remembered as such
+                revision=source.revision,  # None means main, and is remembered as such
                 force_download=force,
                 library_name="medzoo",
                 library_version=__version__,
@@ -113,30 +149,30 @@ def _take(source: HubFile, who: str, etag: str, size: int | None, force: bool) -
     except WeightsUnavailable:
         raise
     except HfHubHTTPError as error:
-        # The client itself tries again when it asked too often, and goes by what the Hub says of how long to wait.
-        if error.response.status_code in BUSY - {429}:
-            raise Busy(f"{error.response.status_code} from the Hub") from error
-        raise _told(error, source, who, size=size) from error
+        # After 429 the client itself retries, and waits as long as the Hub asks.
+        if error.response.status_code in BUSY_STATUS - {429}:
+            raise ServerBusy(f"{error.response.status_code} from the Hub") from error
+        raise _translate(error, source, who, size=size) from error
     except OSError as error:
-        # The client compares the size, and says so in words alone.
+        # The client reports a wrong size as a plain OSError with this text.
         if type(error) is OSError and "Consistency check" in str(error):
             reason = str(error).partition("\n")[0]
             raise WeightsCorrupt(f"{source}: {reason}") from error
-        raise _told(error, source, who, size=size) from error
-    # The client lets its HTTP library's errors through, whatever that is today.
+        raise _translate(error, source, who, size=size) from error
+    # The client does not catch the errors of its HTTP library, which changes between versions.
     except Exception as error:
-        raise _told(error, source, who, size=size) from error
+        raise _translate(error, source, who, size=size) from error
 
 
 def _probe(source: HubFile, who: str) -> HfFileMetadata:
-    """Ask for the file's commit, digest and size; quick to fail."""
+    """Request the file's commit, digest and size; fails quickly."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
 
-    if offline():
-        raise _no_answer(
-            f"{who}: {source} cannot be asked for, because HF_HUB_OFFLINE is set. Looked in {constants.HF_HUB_CACHE}. "
-            "Run medzoo fetch where there is a network, or unset HF_HUB_OFFLINE."
+    if is_offline():
+        raise _unanswered(
+            f"{who}: {source} is not in {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids "
+            "network access. Run medzoo fetch on a machine with a network, or unset it."
         )
 
     def attempt() -> HfFileMetadata:
@@ -144,84 +180,81 @@ def _probe(source: HubFile, who: str) -> HfFileMetadata:
         try:
             return get_hf_file_metadata(url, timeout=CONNECT_TIMEOUT)
         except HfHubHTTPError as error:
-            if error.response.status_code in BUSY:
-                raise Busy(
+            if error.response.status_code in BUSY_STATUS:
+                raise ServerBusy(
                     f"{error.response.status_code} from the Hub", error.response.headers.get("Retry-After")
                 ) from error
             raise
 
     try:
-        found = patiently(attempt, f"{who}: {source}")
+        found = retry(attempt, f"{who}: {source}")
     except WeightsUnavailable as error:
-        raise _no_answer(f"{error} {_ways_out()}") from error
+        raise _unanswered(f"{error} {_alternatives()}") from error
     except Exception as error:
-        raise _told(error, source, who) from error
+        raise _translate(error, source, who) from error
     if found.commit_hash is None or found.etag is None:
         raise WeightsUnavailable(
-            f"{who}: {shown(constants.ENDPOINT)} gave not a Hub response for {source}: a login page or a proxy stands "
-            "between. Log in to the network, or set HF_ENDPOINT."
+            f"{who}: {without_login(constants.ENDPOINT)} gave not a Hub response for {source}: a login page or a proxy "
+            "answers instead. Log in to the network, or set HF_ENDPOINT."
         )
     return found
 
 
-def _ways_out() -> str:
+def _alternatives() -> str:
     from huggingface_hub import constants
 
     return (
-        f"Looked in {constants.HF_HUB_CACHE}. With a network once, medzoo fetch keeps the file; then HF_HUB_OFFLINE=1 "
-        "asks none. MEDZOO_MIRROR takes it from a server of your own."
+        f"{constants.HF_HUB_CACHE} has no valid copy. Run medzoo fetch once with a network, after which "
+        "HF_HUB_OFFLINE=1 uses the cached file without any request; or set MEDZOO_MIRROR to your own server."
     )
 
 
-def _told(error: Exception, source: HubFile, who: str, *, size: int | None = None) -> WeightsUnavailable:
-    """Turn an error of the client into ours. The token, which its texts do not hold either, is never told."""
+def _translate(error: Exception, source: HubFile, who: str, *, size: int | None = None) -> WeightsUnavailable:
+    """Return medzoo's error for one of the client's, without the token, which the client's texts do not contain."""
     from huggingface_hub import constants, errors
 
-    endpoint, mend = shown(constants.ENDPOINT), UPGRADE if source.listed else CHECK
+    endpoint, advice = without_login(constants.ENDPOINT), UPGRADE if source.listed else CHECK_NAME
     status = getattr(getattr(error, "response", None), "status_code", None)
-    closed = f"the Hub does not give {source}: request access at {endpoint}/{source.repo}, then hf auth login."
+    gated = f"the Hub denies access to {source}: request access at {endpoint}/{source.repo}, then hf auth login."
     known: list[tuple[bool, str]] = [
-        (isinstance(error, errors.GatedRepoError), closed),
+        (isinstance(error, errors.GatedRepoError), gated),
         (
             isinstance(error, errors.RepositoryNotFoundError),
-            f"the Hub has no {source}: no such repository, or a private one, which hf auth login may open. {mend}",
+            f"the Hub has no {source}: no such repository, or a private one, which needs hf auth login. {advice}",
         ),
-        (isinstance(error, errors.RevisionNotFoundError), f"the Hub has no {source}: no such revision. {mend}"),
+        (isinstance(error, errors.RevisionNotFoundError), f"the Hub has no {source}: no such revision. {advice}"),
         (
             isinstance(error, errors.RemoteEntryNotFoundError) or status == 404,
-            f"the Hub has no {source}: no such file. {mend}",
+            f"the Hub has no {source}: no such file. {advice}",
         ),
-        (status in (401, 403), closed),
-        (isinstance(error, errors.HFValidationError), f"{source} is no repository and file ({error})."),
-        (status is not None, f"the Hub answers {status} for {source}. {_ways_out()}"),
+        (status in (401, 403), gated),
+        (isinstance(error, errors.HFValidationError), f"{source} is not a valid repository and file ({error})."),
+        (status is not None, f"the Hub answers {status} for {source}. {_alternatives()}"),
     ]
-    for fits, message in known:
-        if fits:
+    for matches, message in known:
+        if matches:
             return WeightsUnavailable(f"{who}: {message}")
     if isinstance(error, OSError) and error.errno is not None:
         disk = disk_error(who, error, Path(constants.HF_HUB_CACHE), size)
         if disk is not None:
             return disk
     cause: Any = error.__cause__ or error
-    return _no_answer(f"{who}: {source} could not be had from {endpoint} ({type(cause).__name__}). {_ways_out()}")
+    return _unanswered(
+        f"{who}: {source} could not be downloaded from {endpoint} ({type(cause).__name__}). {_alternatives()}"
+    )
 
 
-def _no_answer(message: str) -> WeightsUnavailable:
-    """Return the error for a Hub that says nothing of the file: out of reach, busy, or not to be asked."""
+def _unanswered(message: str) -> WeightsUnavailable:
+    """Return the error for a Hub that is unreachable, busy or not to be asked; :func:`_newest` then uses its cache."""
     error = WeightsUnavailable(message)
     error.__dict__["unanswered"] = True
     return error
 
 
-def gives_no_answer(error: WeightsUnavailable) -> bool:
-    """Whether the Hub said nothing of the file, neither that it is gone nor that it is closed."""
-    return "unanswered" in error.__dict__
-
-
 def _wait_for_lock(cache: Path, source: HubFile, etag: str, who: str) -> None:
     """Wait while another process downloads the same file, but not for a lock whose owner died.
 
-    Where a filesystem has no locks of its own, the client's lock is a file, which stays when its owner is killed.
+    On a filesystem without locks, the client's lock is a file, which remains after its owner is killed.
     """
     from filelock import Timeout
     from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
@@ -234,17 +267,17 @@ def _wait_for_lock(cache: Path, source: HubFile, etag: str, who: str) -> None:
             with WeakFileLock(lock, timeout=LOCK_TIMEOUT):
                 return
         except Timeout as error:
-            if _grows((cache / folder / "blobs").glob(f"{etag}*.incomplete")):
-                logger.info("%s: another process downloads %s", who, source)
+            if _is_growing((cache / folder / "blobs").glob(f"{etag}*.incomplete")):
+                logger.info("%s: waiting for another process that downloads %s", who, source)
                 continue
             raise WeightsUnavailable(
-                f"{who}: {lock} was held for {LOCK_TIMEOUT:g} s and nothing was downloaded: its process probably died. "
-                "Delete that file and try again."
+                f"{who}: {lock} was locked for {LOCK_TIMEOUT:g} s and nothing was downloaded: its process probably "
+                "died. Delete that file and try again."
             ) from error
 
 
-def _grows(parts: Iterable[Path]) -> bool:
-    """Whether any of the files was written to of late, or has just been finished."""
+def _is_growing(parts: Iterable[Path]) -> bool:
+    """Whether any of the files was written within the lock timeout, or was finished meanwhile."""
     for path in parts:
         try:
             if time.time() - path.stat().st_mtime < LOCK_TIMEOUT:

@@ -1,6 +1,6 @@
-"""Put tensors into a model strictly, and prove that every one arrived.
+"""Load tensors into a model strictly, and report what became of each.
 
-Knows no model: it is given a plain ``nn.Module`` built on the meta device, the tensors, and what may be new.
+This module knows no model: it takes a plain ``nn.Module`` built on the meta device, the tensors, and what may be new.
 """
 
 from __future__ import annotations
@@ -9,50 +9,39 @@ import logging
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from medzoo.errors import MedzooError, UnsafeWeights, WeightsCorrupt, WeightsMismatch, WeightsUnavailable
-from medzoo.weights.safetensors import read_safetensors, refuse_substitutes
+from medzoo.errors import WeightsCorrupt, WeightsMismatch
 
-__all__ = [
-    "FOREIGN_SUFFIXES",
-    "LoadReport",
-    "input_kernel",
-    "load_tensors",
-    "read_bytes",
-    "read_tensors",
-    "stored_channels",
-]
+__all__ = ["CLASSIFIER", "LoadReport", "input_kernel", "load_tensors", "stored_channels"]
 
 logger = logging.getLogger("medzoo")
 
-# Formats that hold pickles, programs or other than a flat dict of tensors.
-FOREIGN_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pt2", ".ts", ".npz"})
 CLASSIFIER = ("head.classifier.weight", "head.classifier.bias")
-SHOWN = 5
-# A file may have this many times the tensors of the model it is for, as an encoder of a whole network does.
-MOST_TIMES = 4
+# Names that a message lists before it counts the rest.
+MAX_LISTED = 5
+# A file may have this many times the tensors of its model, as a complete network whose encoder is used does.
+MAX_TENSOR_RATIO = 4
 
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What became of every tensor.
+    """What became of every tensor of a model and of a weight file.
 
     Attributes:
-        source: the weights' tag or file.
+        source: tag or file of the weights.
         digest: ``sha256:...`` of the bytes that were read.
-        loaded: names of tensors taken as they are.
+        loaded: names of tensors that were loaded unchanged.
         adapted: how each changed tensor was changed, by name.
-        new: names of tensors that start from random numbers.
-        dropped: names of tensors in the file that the model has no place for.
-        notes: how the model differs from the contract of the weights, in words.
-        channels: what each channel of the input is, in order, where the weights say so.
-        license: of the weights.
-        trained_on: their data, in a sentence.
+        new: names of tensors that are randomly initialised.
+        dropped: names of tensors in the file that are not in the model.
+        notes: differences between the model and the contract of the weights, as sentences.
+        channels: meaning of each input channel, in order, if the weights state it.
+        license: licence of the weights.
+        trained_on: their training data, in a sentence.
     """
 
     source: str
@@ -66,75 +55,33 @@ class LoadReport:
     license: str = "not stated"
     trained_on: str = "not stated"
 
-    def renewed(self, gone: Collection[str], new: Collection[str]) -> LoadReport:
-        """Return the report after a head was replaced: ``gone`` are no longer loaded, ``new`` are random."""
+    def with_new(self, gone: Collection[str], new: Collection[str]) -> LoadReport:
+        """Return the report after a head was replaced: ``gone`` no longer exist, ``new`` are random."""
         return replace(
             self,
             loaded=tuple(name for name in self.loaded if name not in gone),
             new=tuple(sorted({*(name for name in self.new if name not in gone), *new})),
         )
 
-    def leaving(self, names: Collection[str]) -> LoadReport:
-        """Return the report with more names that were left behind."""
+    def with_dropped(self, names: Collection[str]) -> LoadReport:
+        """Return the report with more names that were dropped."""
         return replace(self, dropped=(*self.dropped, *names))
 
     def __str__(self) -> str:
-        arrived = len(self.loaded) + len(self.adapted)
+        loaded = len(self.loaded) + len(self.adapted)
         lines = [
             f"{self.source} ({self.digest[:19]}…)",
-            f"{arrived} of {arrived + len(self.new)} tensors loaded, {len(self.new)} random",
+            f"{loaded} of {loaded + len(self.new)} tensors loaded, {len(self.new)} random",
         ]
         lines += [f"adapted {name}: {how}" for name, how in self.adapted.items()]
         if self.new:
-            lines.append(f"random: {_some(self.new)}")
+            lines.append(f"random: {_list_names(self.new)}")
         if self.dropped:
-            lines.append(f"dropped: {_some(self.dropped)}")
+            lines.append(f"dropped: {_list_names(self.dropped)}")
         if self.channels:
             lines.append(f"channels, in this order: {', '.join(self.channels)}")
         lines += self.notes
         return "\n".join(lines)
-
-
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Read a safetensors file once, and return the tensors of those bytes and their digest.
-
-    Raises:
-        UnsafeWeights: another format, which could run code.
-        WeightsUnavailable: no such file, or it cannot be read.
-        WeightsCorrupt: not the bytes of a safetensors file.
-    """
-    if path.suffix.lower() in FOREIGN_SUFFIXES:
-        raise UnsafeWeights(
-            f"{path}: expected a .safetensors file, got {path.suffix}, a format that can run code when it is read. "
-            "Turn your own checkpoint into a folder with medzoo convert, which reads no more of it than tensors."
-        )
-    try:
-        with path.open("rb", buffering=0) as file:
-            tensors, _, digest = read_safetensors(file, path.stat().st_size, str(path))
-    except OSError as error:
-        if isinstance(error, MedzooError):
-            raise
-        raise WeightsUnavailable(
-            f"{path}: the weight file cannot be read ({error.strerror or error}). Check the path."
-        ) from error
-    return tensors, digest
-
-
-def read_bytes(path: Path) -> bytes:
-    """Read a weight file once, and refuse what a broken download leaves in its place.
-
-    Raises:
-        WeightsUnavailable: no such file, or it cannot be read.
-        WeightsCorrupt: empty, a Git LFS pointer, or a web page.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise WeightsUnavailable(
-            f"{path}: the weight file cannot be read ({error.strerror or error}). Check the path."
-        ) from error
-    refuse_substitutes(data[:256], str(path))
-    return data
 
 
 def load_tensors(
@@ -147,53 +94,53 @@ def load_tensors(
     part: str = "model",
     device: torch.device | str = "cpu",
 ) -> LoadReport:
-    """Give a model its tensors, on ``device``; on the meta device, what they lack is drawn at random there.
+    """Load tensors into a model on ``device``; what they lack is randomly initialised if it is on the meta device.
 
-    Only ``head.classifier`` may differ in size, and the whole head may be missing where the weights are an encoder's.
+    Only ``head.classifier`` may differ in size, and only weights of an encoder may lack the head.
 
     Args:
-        model: has the roots ``encoder.`` and ``head.``.
-        tensors: by the model's own names.
-        source: the weights' tag or file, for the report and messages.
-        digest: of the bytes the tensors came from, for the report.
+        model: a module with the children ``encoder`` and ``head``.
+        tensors: tensors by the model's own names.
+        source: tag or file of the weights, for the report and messages.
+        digest: digest of the bytes the tensors were read from, for the report.
         kernel: name of the first kernel, whose input channels may be adapted; see :func:`input_kernel`.
-        part: ``"model"``, or ``"encoder"`` when the head is new.
-        device: where the tensors end up.
+        part: ``"model"``, or ``"encoder"`` if the head is new.
+        device: device of the loaded tensors.
 
     Raises:
-        WeightsMismatch: a missing, unexpected or misshapen tensor, or one of another kind of number.
-        WeightsCorrupt: NaN or infinity in a tensor.
+        WeightsMismatch: a missing or unexpected tensor, or one of another shape or of an incompatible dtype.
+        WeightsCorrupt: NaN or infinity in a tensor, or a variance below 0.
     """
-    places = model.state_dict()
-    if len(tensors) > MOST_TIMES * len(places):
+    expected = model.state_dict()
+    if len(tensors) > MAX_TENSOR_RATIO * len(expected):
         raise WeightsMismatch(
-            f"{source} does not fit the model: expected {len(places)} tensors, got {len(tensors):,}. Check the file."
+            f"{source} does not fit the model: expected {len(expected)} tensors, got {len(tensors):,}. Check the file."
         )
-    needed = {name for name in places if part == "model" or name.startswith("encoder.")}
-    new_classifier = _classifier_differs(places, tensors)
-    if any(name.startswith("head.") for name in places):
+    required = {name for name in expected if part == "model" or name.startswith("encoder.")}
+    new_classifier = _classifier_differs(expected, tensors)
+    if any(name.startswith("head.") for name in expected):
         dropped = tuple(name for name in CLASSIFIER if new_classifier and name in tensors)
     else:
         dropped = tuple(name for name in tensors if name.startswith("head."))
-    taken = {name: tensors[name] for name in places if name in tensors and name not in dropped}
-    missing = needed - taken.keys() - (set(CLASSIFIER) if new_classifier else set())
-    unexpected = tensors.keys() - places.keys() - set(dropped)
+    taken = {name: tensors[name] for name in expected if name in tensors and name not in dropped}
+    missing = required - taken.keys() - (set(CLASSIFIER) if new_classifier else set())
+    unexpected = tensors.keys() - expected.keys() - set(dropped)
     if missing or unexpected:
         raise WeightsMismatch(_key_message(source, missing, unexpected))
 
     adapted: dict[str, str] = {}
-    if kernel in taken and _only_channels_differ(taken[kernel], places[kernel]):
-        adapted[kernel] = f"{taken[kernel].shape[1]} input channels to {places[kernel].shape[1]}"
-        taken[kernel] = adapt_channels(taken[kernel], places[kernel].shape[1])
-    _check_shapes(source, taken, places)
-    ready = _match_dtypes(source, taken, places)
+    if kernel in taken and _only_channels_differ(taken[kernel], expected[kernel]):
+        adapted[kernel] = f"{taken[kernel].shape[1]} input channels to {expected[kernel].shape[1]}"
+        taken[kernel] = adapt_channels(taken[kernel], expected[kernel].shape[1])
+    _check_shapes(source, taken, expected)
+    ready = _match_dtypes(source, taken, expected)
     for name, tensor in ready.items():
         if not _all_finite(tensor):
-            raise WeightsCorrupt(f"{source}: {name} holds NaN or infinity, expected finite numbers. Use another file.")
+            raise WeightsCorrupt(f"{source}: {name} contains NaN or infinity, expected finite values. Check the file.")
         if name.endswith("running_var") and bool((tensor < 0).any()):
-            raise WeightsCorrupt(f"{source}: {name} holds a variance below 0, expected none. Use another file.")
+            raise WeightsCorrupt(f"{source}: {name} contains a variance below 0, expected none. Check the file.")
 
-    new = tuple(sorted(places.keys() - ready.keys()))
+    new = tuple(sorted(expected.keys() - ready.keys()))
     for owner in sorted({name.rpartition(".")[0] for name in new}):
         module: Any = model.get_submodule(owner)
         if next(module.parameters()).is_meta:
@@ -202,8 +149,8 @@ def load_tensors(
     model.load_state_dict({name: t.to(device) for name, t in ready.items()}, strict=False, assign=True)
     if part == "model" and new_classifier:
         warnings.warn(
-            f"{source}: {' and '.join(CLASSIFIER)} start from random numbers, because the weights have "
-            f"{tensors[CLASSIFIER[0]].shape[0]} outputs and the model has {places[CLASSIFIER[0]].shape[0]}. "
+            f"{source}: {' and '.join(CLASSIFIER)} are randomly initialised, because the weights have "
+            f"{tensors[CLASSIFIER[0]].shape[0]} outputs and the model has {expected[CLASSIFIER[0]].shape[0]}. "
             "Train it before use.",
             stacklevel=4,
         )
@@ -212,25 +159,25 @@ def load_tensors(
 
 
 def _all_finite(tensor: Tensor) -> bool:
-    """Whether there is no NaN and no infinity: either would make the sum one, which reads the tensor once."""
+    """Whether there is no NaN and no infinity: either makes the sum non-finite, and the sum reads the tensor once."""
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
-def _classifier_differs(places: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the last layer is another size here than in the file, and nothing but that size."""
-    ours, theirs = places.get(CLASSIFIER[0]), tensors.get(CLASSIFIER[0])
+def _classifier_differs(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the last layer differs from that of the file in its number of outputs alone."""
+    ours, theirs = expected.get(CLASSIFIER[0]), tensors.get(CLASSIFIER[0])
     if ours is None or theirs is None:
         return False
     return ours.ndim == theirs.ndim and ours.shape[1:] == theirs.shape[1:] and ours.shape[0] != theirs.shape[0]
 
 
-def _only_channels_differ(tensor: Tensor, place: Tensor) -> bool:
-    """Whether a first kernel fits but for the number of input channels."""
+def _only_channels_differ(tensor: Tensor, target: Tensor) -> bool:
+    """Whether a first kernel differs in its number of input channels alone."""
     return (
-        tensor.ndim == place.ndim
+        tensor.ndim == target.ndim
         and tensor.ndim > 2
-        and tensor.shape[1] != place.shape[1]
-        and (tensor.shape[0], *tensor.shape[2:]) == (place.shape[0], *place.shape[2:])
+        and tensor.shape[1] != target.shape[1]
+        and (tensor.shape[0], *tensor.shape[2:]) == (target.shape[0], *target.shape[2:])
     )
 
 
@@ -243,7 +190,7 @@ def input_kernel(model: nn.Module, channels: int) -> str:
 
 
 def stored_channels(tensors: Mapping[str, Tensor], kernel: str, otherwise: int) -> int:
-    """Return the input channels of the stored kernel, or another number where there is none."""
+    """Return the input channels of the stored kernel, or ``otherwise`` if there is none."""
     stored = tensors.get(kernel)
     return stored.shape[1] if stored is not None and stored.ndim > 2 else otherwise
 
@@ -251,8 +198,8 @@ def stored_channels(tensors: Mapping[str, Tensor], kernel: str, otherwise: int) 
 def adapt_channels(kernel: Tensor, channels: int) -> Tensor:
     """Change the input channels of a first kernel, ``o c *k -> o channels *k``.
 
-    To one channel the kernels are summed, as a grey image repeated over the old channels would give. Otherwise they
-    are repeated in turn and scaled by old over new, which keeps the size of the response.
+    To one channel the kernels are summed, which equals a grey image repeated over the old channels. Otherwise they are
+    repeated cyclically and scaled by old / new, which keeps the magnitude of the response.
 
     >>> adapt_channels(torch.ones(1, 3, 1, 1), 1).flatten().tolist()
     [3.0]
@@ -265,25 +212,25 @@ def adapt_channels(kernel: Tensor, channels: int) -> Tensor:
     return kernel[:, [i % old for i in range(channels)]] * (old / channels)
 
 
-def _check_shapes(source: str, taken: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> None:
-    wrong = [name for name in taken if taken[name].shape != places[name].shape]
+def _check_shapes(source: str, taken: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    wrong = [name for name in taken if taken[name].shape != expected[name].shape]
     if wrong:
-        shown = "; ".join(
-            f"{name} is {tuple(taken[name].shape)} in the file, {tuple(places[name].shape)} in the model"
-            for name in wrong[:SHOWN]
+        listed = "; ".join(
+            f"{name} is {tuple(taken[name].shape)} in the file, {tuple(expected[name].shape)} in the model"
+            for name in wrong[:MAX_LISTED]
         )
-        more = f", and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
+        more = f", and {len(wrong) - MAX_LISTED} more" if len(wrong) > MAX_LISTED else ""
         raise WeightsMismatch(
-            f"{source} does not fit the model: {shown}{more}. Create it with the options it was saved with."
+            f"{source} does not fit the model: {listed}{more}. Create it with the options it was saved with."
         )
 
 
-def _match_dtypes(source: str, taken: Mapping[str, Tensor], places: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Cast floating tensors to the model's precision, with one log line; refuse another kind of number."""
+def _match_dtypes(source: str, taken: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Cast floating-point tensors to the model's dtype, with one log line; refuse any other dtype."""
     cast: set[torch.dtype] = set()
     ready = {}
     for name, tensor in taken.items():
-        want = places[name].dtype
+        want = expected[name].dtype
         if tensor.dtype != want:
             plain = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
             if tensor.dtype not in plain or want not in plain:
@@ -300,13 +247,13 @@ def _key_message(source: str, missing: set[str], unexpected: set[str]) -> str:
     message = f"{source} does not fit the model:"
     if missing and all(name.startswith("head.") for name in missing) and not unexpected:
         return (
-            f"{source} holds an encoder alone, without {_some(sorted(missing))}: create the model with num_classes=0, "
-            "then model.reset_classifier(n)."
+            f"{source} contains only an encoder, without {_list_names(sorted(missing))}: create the model with "
+            "num_classes=0, then call model.reset_classifier(n)."
         )
     if missing:
-        message += f" missing {_some(sorted(missing))};"
+        message += f" missing {_list_names(sorted(missing))};"
     if unexpected:
-        message += f" unexpected {_some(sorted(unexpected))};"
+        message += f" unexpected {_list_names(sorted(unexpected))};"
     prefixes = {name.partition(".")[0] for name in unexpected}
     for prefix in ("module", "_orig_mod"):
         if prefix in prefixes:
@@ -316,7 +263,7 @@ def _key_message(source: str, missing: set[str], unexpected: set[str]) -> str:
     return message + " create it with the options it was saved with."
 
 
-def _some(names: tuple[str, ...] | list[str]) -> str:
-    """Join the first few names, and count the rest."""
-    more = f", and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+def _list_names(names: tuple[str, ...] | list[str]) -> str:
+    """Join the first names, and count the rest."""
+    more = f", and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more

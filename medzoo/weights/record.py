@@ -1,4 +1,4 @@
-"""What the zoo knows of one set of weights."""
+"""Records of weights: where a file comes from, its digest, its licence, and what its outputs mean."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal
 from medzoo.contract import Preprocessing
 from medzoo.errors import ConfigError
 
-__all__ = ["HubFile", "LocalFile", "PackagedFile", "Source", "UrlFile", "Weights", "ZipMember"]
+__all__ = ["FileSource", "HubFile", "LocalFile", "PackagedFile", "UrlFile", "Weights", "ZipMember"]
 
 DIGEST_LENGTHS = {"sha256": 64, "md5": 32}
 
@@ -23,8 +23,8 @@ class HubFile:
     Attributes:
         repo: ``"owner/name"``.
         file: its path in the repository.
-        revision: the commit it is pinned to; ``None`` where no commit is known, and the digest alone pins the file.
-        listed: whether it is of a record of the zoo; a model of the user's own comes from the Hub and no mirror.
+        revision: the commit it is pinned to; ``None`` if no commit is known and the digest alone pins the file.
+        listed: whether the file belongs to a record of medzoo; a user's own model is never read from a mirror.
     """
 
     repo: str
@@ -37,7 +37,7 @@ class HubFile:
 
     @property
     def name(self) -> str:
-        """Name of the file."""
+        """File name."""
         return self.file
 
 
@@ -52,18 +52,18 @@ class UrlFile:
 
     @property
     def name(self) -> str:
-        """Name of the file."""
+        """File name."""
         return self.url.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
 class ZipMember:
-    """A file inside of a zip archive behind a URL.
+    """A file inside a zip archive behind a URL.
 
     Attributes:
-        url: of the archive.
+        url: URL of the archive.
         member: path of the file in the archive.
-        digest: of the archive.
+        digest: digest of the archive.
         size: bytes of the archive.
     """
 
@@ -77,13 +77,13 @@ class ZipMember:
 
     @property
     def name(self) -> str:
-        """Name of the file."""
+        """File name."""
         return self.member
 
 
 @dataclass(frozen=True)
 class PackagedFile:
-    """A file in ``medzoo/assets``, which comes with the library."""
+    """A file in ``medzoo/assets``, which is installed with the library."""
 
     name: str
 
@@ -102,44 +102,44 @@ class LocalFile:
 
     @property
     def name(self) -> str:
-        """Name of the file."""
+        """File name."""
         return self.path.name
 
 
-Source = HubFile | UrlFile | ZipMember | PackagedFile | LocalFile
+FileSource = HubFile | UrlFile | ZipMember | PackagedFile | LocalFile
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A frozen record of one weight file, kept beside its builder.
+    """A frozen record of one weight file, kept beside the builder of its model.
 
     Attributes:
         tag: its name among the weights of its model.
         source: where the file comes from.
-        digest: ``"sha256:..."`` of the file, or ``"md5:..."`` where its publisher gives no other; its bytes are held to
-            it when they arrive and at every load.
+        digest: ``"sha256:..."`` of the file, or ``"md5:..."`` if its publisher gives no other; checked after every
+            download and at every load.
         license: SPDX identifier, or ``"not stated"``.
         citation: how to cite the weights.
-        trained_on: the data, in a sentence.
-        size: bytes of the file, or ``None`` where it is not known.
-        layout: whose names the tensors have, a key of :data:`medzoo.weights.layouts.LAYOUTS`.
-        part: ``"model"``, or ``"encoder"`` where the head stays new.
+        trained_on: the training data, in a sentence.
+        size: bytes of the file, or ``None`` if not known.
+        layout: naming scheme of the tensors, a key of :data:`medzoo.weights.layouts.LAYOUTS`.
+        part: ``"model"``, or ``"encoder"`` if the head stays randomly initialized.
         in_chans: channels of the input.
-        channels: what each channel of the input is, in order; empty where there is nothing to say.
-        labels: one name for each output, in order; empty for an encoder.
+        channels: meaning of each input channel, in order; empty if there is nothing to state.
+        labels: one name per output, in order; empty for an encoder.
         task: what the outputs mean; ``None`` for an encoder.
-        thresholds: operating points, one for each label; empty for 0.5.
-        normalised: whether probabilities are bent so that each operating point lies at 0.5.
+        thresholds: operating points, one per label; empty for 0.5.
+        normalised: whether probabilities get the piecewise-linear rescaling that maps each operating point to 0.5.
         trained: which outputs were trained; empty for all.
-        preprocessing: how their input was prepared, or ``None`` where that is not known.
+        preprocessing: how images were preprocessed in training, or ``None`` if not known.
         metrics: published figures and where they were measured.
         options: builder options that the weights need, such as ``{"patch_merging": "monai1.4"}``.
-        golden: the first outputs for the input of :func:`medzoo.weights.stock.golden_input`; empty for none.
-        default: whether ``pretrained=True`` means these.
+        golden: the first outputs for :func:`medzoo.weights.verify.golden_input`; empty for none.
+        default: whether ``pretrained=True`` selects these weights.
     """
 
     tag: str
-    source: Source
+    source: FileSource
     digest: str
     license: str
     citation: str
@@ -162,7 +162,10 @@ class Weights:
 
     def __post_init__(self) -> None:
         if (self.part == "model") != bool(self.labels and self.task):
-            raise ConfigError(f"weights {self.tag!r}: labels and task belong to a whole model, and only to one.")
+            raise ConfigError(
+                f"weights {self.tag!r}: expected labels and a task for part='model' and neither for part='encoder', "
+                f"got labels={self.labels!r} and task={self.task!r} for part={self.part!r}."
+            )
         algorithm, _, digits = self.digest.partition(":")
         if not re.fullmatch(r"[0-9a-f]+", digits) or DIGEST_LENGTHS.get(algorithm) != len(digits):
             raise ConfigError(
@@ -172,7 +175,7 @@ class Weights:
 
     @property
     def weak(self) -> bool:
-        """Whether the digest is MD5, which finds damage but no forgery."""
+        """Whether the digest is MD5, which detects damage but not forgery."""
         return self.digest.startswith("md5:")
 
     @property

@@ -1,7 +1,7 @@
-"""Read a safetensors file in one pass: every byte is read once, hashed, and lies where its tensor needs it.
+"""Read a safetensors file in one pass: every byte is read once, hashed, and placed directly into its tensor.
 
-The library's own reader copies each tensor once more, which costs as much as reading it. Its writer is used to write,
-and in the tests its reader must agree with this one.
+The safetensors library's own reader copies each tensor once more, which takes as long as reading it. Its writer is used
+for writing, and the tests compare its reader with this one.
 
 The format: 8 bytes with the length of the header, the header in JSON, then the tensors' bytes end to end.
 Source: https://github.com/huggingface/safetensors#format.
@@ -10,24 +10,27 @@ Source: https://github.com/huggingface/safetensors#format.
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from medzoo.errors import WeightsCorrupt
-from medzoo.weights.strict_json import parse
+from medzoo.errors import MedzooError, UnsafeWeights, WeightsCorrupt, WeightsUnavailable
 
-__all__ = ["read_safetensors", "refuse_substitutes"]
+__all__ = ["FOREIGN_SUFFIXES", "parse_json", "read_bytes", "read_safetensors", "read_tensors", "refuse_substitutes"]
 
+# Formats that contain pickles, programs, or anything but a flat dict of tensors.
+FOREIGN_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pt2", ".ts", ".npz"})
 # 10,000 tensors need a tenth of this; the format itself allows 100 MB, which takes seconds to read.
-LONGEST_HEADER = 10_000_000
-# One piece is read while the one before is hashed.
+MAX_HEADER = 10_000_000
+# Bytes that are hashed while the next ones are read.
 PIECE = 1 << 24
-DTYPES = {
+SAFETENSORS_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -47,8 +50,62 @@ DTYPES = {
 }
 
 
-class Entry(NamedTuple):
-    """A tensor as the header tells it."""
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
+    """Read a safetensors file once, and return its tensors and the digest of the same bytes.
+
+    Raises:
+        UnsafeWeights: another format, which could run code.
+        WeightsUnavailable: no such file, or it cannot be read.
+        WeightsCorrupt: not a valid safetensors file.
+    """
+    if path.suffix.lower() in FOREIGN_SUFFIXES:
+        raise UnsafeWeights(
+            f"{path}: expected a .safetensors file, got {path.suffix}, a format that can run code when it is read. "
+            "Convert your own checkpoint into a folder with medzoo convert, which reads only its tensors."
+        )
+    try:
+        with path.open("rb", buffering=0) as file:
+            tensors, _, digest = read_safetensors(file, path.stat().st_size, str(path))
+    except OSError as error:
+        if isinstance(error, MedzooError):
+            raise
+        raise _unreadable(path, error) from error
+    return tensors, digest
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a weight file once, and refuse what a failed download leaves in its place.
+
+    Raises:
+        WeightsUnavailable: no such file, or it cannot be read.
+        WeightsCorrupt: a Git LFS pointer or a web page.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    refuse_substitutes(data[:256], str(path))
+    return data
+
+
+def _unreadable(path: Path, error: OSError) -> WeightsUnavailable:
+    return WeightsUnavailable(
+        f"{path}: the weight file cannot be read ({error.strerror or error}). Check the path and its permissions."
+    )
+
+
+def refuse_substitutes(start: bytes, where: str) -> None:
+    """Raise WeightsCorrupt if a file starts like a Git LFS pointer or a web page."""
+    if start.startswith(b"version https://git-lfs"):
+        raise WeightsCorrupt(f"{where}: this is a Git LFS pointer, not the weights. Run git lfs pull.")
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        raise WeightsCorrupt(
+            f"{where}: this is a web page, not the weights: the server returned one. Download it again."
+        )
+
+
+class TensorEntry(NamedTuple):
+    """A tensor as the header describes it."""
 
     name: str
     dtype: torch.dtype
@@ -57,25 +114,17 @@ class Entry(NamedTuple):
     end: int
 
 
-def refuse_substitutes(start: bytes, where: str) -> None:
-    """Raise WeightsCorrupt where a file starts as a Git LFS pointer or a web page does."""
-    if start.startswith(b"version https://git-lfs"):
-        raise WeightsCorrupt(f"{where}: this is a Git LFS pointer, not the weights. Run git lfs pull.")
-    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        raise WeightsCorrupt(f"{where}: this is a web page, not the weights: the server returned one. Get it again.")
-
-
 def read_safetensors(file: IO[bytes], size: int, where: str) -> tuple[dict[str, Tensor], dict[str, str], str]:
-    """Return the tensors by name, the metadata, and the digest ``"sha256:..."`` of all that was read.
+    """Return the tensors by name, the metadata, and the digest ``"sha256:..."`` of all bytes read.
 
     Args:
-        file: at its beginning; with ``readinto``.
+        file: a binary file at its beginning, with ``readinto``.
         size: bytes of the file.
         where: the file, for messages.
 
     Raises:
-        WeightsCorrupt: not a sound safetensors file: cut short, overlapping, with gaps or a tail, a name given twice,
-            or a header longer than any model's.
+        WeightsCorrupt: not a valid safetensors file: cut short, overlapping, with gaps or trailing bytes, a duplicate
+            name, or a header longer than any model's; or a dtype that is not supported.
     """
     opening = file.read(256)
     refuse_substitutes(opening, where)
@@ -83,7 +132,7 @@ def read_safetensors(file: IO[bytes], size: int, where: str) -> tuple[dict[str, 
     if len(head) < 8:
         raise WeightsCorrupt(f"{where}: expected a safetensors file, got {len(head)} bytes. Fetch or save it again.")
     length = int.from_bytes(head, "little")
-    longest = max(0, min(size - 8, LONGEST_HEADER))
+    longest = max(0, min(size - 8, MAX_HEADER))
     if length > longest:
         raise WeightsCorrupt(
             f"{where}: expected a safetensors header of at most {longest} bytes, got a length of {length}. "
@@ -91,72 +140,100 @@ def read_safetensors(file: IO[bytes], size: int, where: str) -> tuple[dict[str, 
         )
     file.seek(8)
     header = file.read(length)
-    entries, metadata = _entries(header, size - 8 - length, where)
+    entries, metadata = _parse_header(header, size - 8 - length, where)
     digest = hashlib.sha256(head + header)
     tensors = {}
     with ThreadPoolExecutor(1) as pool:
         hashed: Future[None] | None = None
         for name, dtype, shape, start, end in entries:
             tensor = torch.empty(shape, dtype=dtype)
-            room = memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data) if end > start else memoryview(b"")
+            memory = memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data) if end > start else memoryview(b"")
             for begin in range(0, end - start, PIECE):
-                piece = room[begin : begin + PIECE]
+                piece = memory[begin : begin + PIECE]
                 _fill(file, piece, where)
                 if hashed is not None:
                     hashed.result()
                 hashed = pool.submit(digest.update, piece)
             tensors[name] = tensor
     if file.read(1):
-        raise WeightsCorrupt(f"{where}: not a sound safetensors file (it grew while it was read). Get it again.")
+        raise _invalid(where, "it grew while it was read")
     return tensors, metadata, f"sha256:{digest.hexdigest()}"
 
 
-def _fill(file: IO[bytes], room: memoryview, where: str) -> None:
-    """Read as many bytes as there is room for."""
-    while len(room):
-        count: int | None = file.readinto(room)  # type: ignore[attr-defined]
+def _fill(file: IO[bytes], memory: memoryview, where: str) -> None:
+    """Read until the memory is full."""
+    while len(memory):
+        count: int | None = file.readinto(memory)  # type: ignore[attr-defined]
         if not count:
-            raise WeightsCorrupt(f"{where}: not a sound safetensors file (it was cut while it was read). Get it again.")
-        room = room[count:]
+            raise _invalid(where, "it was cut while it was read")
+        memory = memory[count:]
 
 
-def _entries(header: bytes, size: int, where: str) -> tuple[list[Entry], dict[str, str]]:
-    """Return the tensors in the order of their bytes, which must be all ``size`` bytes, each once."""
+def _invalid(where: str, reason: object) -> WeightsCorrupt:
+    return WeightsCorrupt(f"{where}: not a valid safetensors file ({reason}). Fetch or save it again.")
+
+
+def _parse_header(header: bytes, size: int, where: str) -> tuple[list[TensorEntry], dict[str, str]]:
+    """Return the tensors in the order of their bytes, which must cover all ``size`` bytes once, and the metadata."""
     try:
-        told = parse(header)
+        stated = parse_json(header)
     except (ValueError, RecursionError) as error:
-        raise WeightsCorrupt(f"{where}: the safetensors header is not sound JSON ({error}).") from error
-    if not isinstance(told, dict):
-        raise WeightsCorrupt(f"{where}: the safetensors header is no JSON object. Fetch or save it again.")
-    metadata = told.pop("__metadata__", {})
+        raise WeightsCorrupt(f"{where}: the safetensors header is not valid JSON ({error}).") from error
+    if not isinstance(stated, dict):
+        raise WeightsCorrupt(f"{where}: the safetensors header is not a JSON object. Fetch or save it again.")
+    metadata = stated.pop("__metadata__", {})
     try:
         if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-            raise ValueError("its metadata are not texts")
-        entries = sorted((_entry(name, entry) for name, entry in told.items()), key=lambda entry: entry[3:])
-        place = 0
+            raise ValueError("its metadata are not strings")
+        entries = sorted((_entry(name, entry, where) for name, entry in stated.items()), key=lambda entry: entry[3:])
+        position = 0
         for entry in entries:
-            if entry.start != place:
-                raise ValueError(f"{entry.name} starts at {entry.start}, not at {place}")
-            place = entry.end
-        if place != size:
-            raise ValueError(f"its tensors end at {place}, its bytes at {size}")
+            if entry.start != position:
+                raise ValueError(f"{entry.name} starts at {entry.start}, not at {position}")
+            position = entry.end
+        if position != size:
+            raise ValueError(f"its tensors end at {position}, its bytes at {size}")
     except (ValueError, TypeError, KeyError) as error:
-        raise WeightsCorrupt(f"{where}: not a sound safetensors file ({error}). Fetch or save it again.") from error
+        raise _invalid(where, error) from error
     return entries, metadata
 
 
-def _entry(name: str, told: Mapping[str, Any]) -> Entry:
-    """Check one tensor's entry.
+def _entry(name: str, stated: Mapping[str, Any], where: str) -> TensorEntry:
+    """Check the header's entry of one tensor.
 
     Raises:
-        ValueError, TypeError, KeyError: it cannot be.
+        ValueError, TypeError, KeyError: it is not valid.
+        WeightsCorrupt: a dtype that is not supported.
     """
-    if told["dtype"] not in DTYPES:
-        raise ValueError(f"{name} is of an unknown type")
-    dtype = DTYPES[told["dtype"]]
-    shape, (start, end) = told["shape"], told["data_offsets"]
+    if stated["dtype"] not in SAFETENSORS_DTYPES:
+        raise WeightsCorrupt(
+            f"{where}: medzoo does not read the dtype {str(stated['dtype'])[:20]!r} of {name}. Save it in one of "
+            f"{', '.join(SAFETENSORS_DTYPES)}."
+        )
+    dtype = SAFETENSORS_DTYPES[stated["dtype"]]
+    shape, (start, end) = stated["shape"], stated["data_offsets"]
     if not isinstance(shape, list) or any(type(n) is not int or n < 0 for n in (*shape, start, end)):
-        raise ValueError(f"{name} has a shape or place that is no number")
+        raise ValueError(f"{name} has a shape or offset that is not an int >= 0")
     if end - start != math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{name} is of shape {shape}, which {end - start} bytes do not hold")
-    return Entry(name, dtype, tuple(shape), start, end)
+        raise ValueError(f"{name} has shape {shape}, which does not fit {end - start} bytes")
+    return TensorEntry(name, dtype, tuple(shape), start, end)
+
+
+def parse_json(data: bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: not UTF-8, not JSON, or a duplicate key.
+        RecursionError: nested too deeply.
+
+    >>> parse_json(b'{"a": 1}')
+    {'a': 1}
+    """
+    return json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    # The json module would keep the last of duplicates silently.
+    if len({key for key, _ in pairs}) != len(pairs):
+        raise ValueError("a key is given twice")
+    return dict(pairs)
