@@ -1,6 +1,6 @@
-"""Draw a contact sheet of what ``medzoo.read`` makes of files, to look at: is each the right way up?
+"""Draw a contact sheet of files as ``medzoo.read`` returns them, to check their orientation by eye.
 
-    python docs/contact_sheet.py                     the drawn X-ray and CT, in every format, for docs/images
+    python docs/contact_sheet.py                     the phantom X-ray and CT, in six formats, for docs/images
     python docs/contact_sheet.py OUT.png PATH...     your own files and series folders
 """  # fmt: skip
 
@@ -20,7 +20,7 @@ sys.path.insert(0, str(HERE.parent / "tests"))
 
 
 def draw_files(folder: Path) -> list[Path]:
-    """Write one X-ray and one CT as hospitals would, and return the files and the folder of the series."""
+    """Write the phantom X-ray and CT in six formats, and return the files and the folder of the series."""
     from make_images import slice_fields, write_dicom, write_metaimage, write_nifti, write_png
 
     xray = draw_xray()
@@ -53,7 +53,7 @@ def draw_files(folder: Path) -> list[Path]:
 
 
 def main() -> None:
-    """Draw the sheet that the arguments ask for."""
+    """Draw the sheet for the command-line arguments."""
     if len(sys.argv) > 2:
         contact_sheet(sys.argv[2:], sys.argv[1])
         return

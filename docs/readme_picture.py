@@ -1,4 +1,4 @@
-"""Draw the picture of README: what ``medzoo quickstart`` writes and reads. ``python docs/readme_picture.py``."""
+"""Draw the picture of README: the phantoms of ``medzoo quickstart``. ``python docs/readme_picture.py``."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Any file to an image."""
+"""Readers of image files: any supported file or DICOM series to one :class:`medzoo.Image`."""

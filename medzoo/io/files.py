@@ -1,6 +1,6 @@
-"""What every reader needs before it opens a file: which format the bytes are, and how to refuse them in words.
+"""What every reader needs: the format of a file from its bytes, limits on its size, and errors that name the file.
 
-A format is told by content, never by the name alone: hospitals rename files, and archives name them ``IM0001``.
+The format is decided by content, not by the file name: hospitals rename files, and archives name them ``IM0001``.
 """
 
 from __future__ import annotations
@@ -8,25 +8,31 @@ from __future__ import annotations
 import gzip
 import os
 import struct
+import sys
+import tempfile
+import threading
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from medzoo.errors import DataError, MedzooError
 
-__all__ = ["DEFLATE_LIMIT", "MAX_VOXELS", "check_size", "existing", "identify", "looks_like_image", "refusing"]
+__all__ = [
+    "DEFLATE_LIMIT", "MAX_VOXELS", "capture_stderr", "check_frame", "check_size", "existing", "has_image_suffix",
+    "identify", "inflated_size", "join_sizes", "unknown_format", "wrap_read_errors",
+]  # fmt: skip
 
 MAX_VOXELS = 2**29
-"""Most values in one image unless the caller says otherwise: a 512 × 512 × 2048 CT, 2 GiB as float32."""
+"""Default limit on the values of one image: a 512 × 512 × 2048 CT, 2 GiB as float32."""
 
 DEFLATE_LIMIT = 1032
-"""The most bytes that one byte of a deflate stream can stand for."""
+"""The most bytes that one byte of a deflate stream can expand to."""
 
-# What Python, NumPy and the format libraries raise when bytes are hostile. Programming errors such as AttributeError
-# are among them because the libraries meet missing fields that way; the reader tests keep ours from hiding here.
-_FAULTS = (
+# What Python, NumPy and the format libraries raise on malformed bytes. Programming errors such as AttributeError are
+# included because the libraries raise them on missing fields; the reader tests make sure that ours are not hidden here.
+_LIBRARY_ERRORS = (
     ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, RuntimeError,
     StopIteration, SyntaxError, TypeError, ValueError, struct.error, zlib.error,
 )  # fmt: skip
@@ -36,18 +42,19 @@ _HEAD = 352  # a NIfTI-1 header and its extension flag
 _IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".ima", ".nii", ".nii.gz", ".mhd", ".mha", ".npy",
 )  # fmt: skip
-_OTHERS = {
+_OTHER_FORMATS = {
     b"GIF8": "a GIF", b"BM": "a BMP", b"PK\x03\x04": "a zip archive (.npz or .zip)", b"%PDF": "a PDF",
     b"version https://git-lfs": "a Git LFS pointer (run git lfs pull)", b"\x89HDF": "an HDF5 file", b"NRRD": "an NRRD",
     b"<": "a web page or XML", b"\x00\x00\x00\x0cjP": "a bare JPEG 2000", b"RIFF": "a WebP or other RIFF",
 }  # fmt: skip
+_STDERR_LOCK = threading.Lock()
 
 
 def existing(path: str | os.PathLike[str]) -> Path:
-    """Return the path if something readable is there.
+    """Return the path of a readable file or folder.
 
     Raises:
-        DataError: nothing there, no permission, or an empty file.
+        DataError: it does not exist, is not readable, or is an empty file.
     """
     here = Path(path)
     if not os.fspath(path):
@@ -60,7 +67,7 @@ def existing(path: str | os.PathLike[str]) -> Path:
         raise DataError(f"{here}: expected a file or folder, found nothing there. Check the path.") from None
     except OSError as error:
         raise DataError(f"{here}: cannot be opened ({error.strerror}). Check the path and its permissions.") from None
-    if size is not None and not here.is_file():  # a pipe or a device could be read for ever
+    if size is not None and not here.is_file():  # reading a pipe or device may never end
         raise DataError(f"{here}: expected a file or folder, found a pipe or device. Copy its content to a file.")
     if not os.access(here, os.R_OK if size is not None else os.R_OK | os.X_OK):
         raise DataError(f"{here}: expected a readable file or folder, permission is denied. Ask for read access.")
@@ -70,80 +77,132 @@ def existing(path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def refusing(path: Path, what: str, *more: type[Exception]) -> Iterator[list[str]]:
-    """Raise DataError for whatever a library raises on the bytes of ``path``; yield the warnings it gave.
+def wrap_read_errors(path: Path, what: str, *more: type[Exception]) -> Iterator[list[str]]:
+    """Raise DataError for any exception of a library that reads ``path``, and yield the warnings it issued.
 
-    The library's own words are left out: a DICOM or MetaImage message may quote a patient's name or id.
+    The library's own message is left out: in DICOM and MetaImage it may quote a patient's name or id.
 
     Args:
         path: the file, for the message.
         what: what was expected of it, such as ``"a PNG image"``.
-        more: the library's exceptions that derive from ``Exception`` alone.
+        more: exceptions of the library that derive directly from ``Exception``.
     """
-    told: list[str] = []
-    # Not thread-safe before Python 3.14, as all of ``warnings``: threads that read at once may see a warning escape.
+    issued: list[str] = []
+    # Not thread-safe before Python 3.14, as all of ``warnings``: with concurrent readers a warning may escape.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            yield told
+            yield issued
         except MedzooError:
             raise
         except MemoryError:
             raise DataError(
                 f"{path}: expected {what} that fits into memory, found one that does not. Free some memory."
             ) from None
-        except _FAULTS + more as error:
+        except _LIBRARY_ERRORS + more as error:
             raise DataError(
                 f"{path}: expected {what}, found bytes that cannot be read as one ({type(error).__name__}). "
-                "The file is damaged or cut short: copy it again from its source, or export it anew."
+                "The file is damaged or cut short: copy it again from its source, or export it again."
             ) from None
         finally:
-            told.extend(str(w.message) for w in caught)
+            issued.extend(str(w.message) for w in caught)
 
 
-def check_size(path: Path, count: int, max_voxels: int, claim: str) -> None:
-    """Refuse an image of ``count`` values before memory is set aside for it.
+@contextmanager
+def capture_stderr() -> Iterator[list[str]]:
+    """Redirect what C code prints to stderr, and yield its lines, available when the block ends.
+
+    Some libraries report damaged data only there. The file descriptor belongs to the process, so one thread captures
+    at a time. Lines with warnings, such as libtiff's about a private tag, are dropped.
+    """
+    lines: list[str] = []
+    with _STDERR_LOCK, tempfile.TemporaryFile() as sink:
+        sys.stderr.flush()
+        stderr = os.dup(2)
+        try:
+            os.dup2(sink.fileno(), 2)
+            yield lines
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            sink.seek(0)
+            printed = sink.read().decode(errors="replace").splitlines()
+            lines.extend(line for line in printed if "warning" not in line.lower())
+
+
+def join_sizes(sizes: Sequence[int]) -> str:
+    """Format sizes as text.
+
+    >>> join_sizes((512, 512, 30))
+    '512 × 512 × 30'
+    """
+    return " × ".join(str(int(size)) for size in sizes)
+
+
+def check_size(path: Path, count: int, max_voxels: int, sizes: str) -> None:
+    """Check the number of values that a header declares before memory is allocated for them.
 
     Raises:
-        DataError: more than ``max_voxels``, or none at all.
+        DataError: ``count`` is more than ``max_voxels``, or 0.
     """
     if count <= 0:
-        raise DataError(f"{path}: expected an image with at least one pixel, the header says {claim}. Export it anew.")
+        raise DataError(
+            f"{path}: expected an image with at least one pixel, the header declares {sizes}. Export it again."
+        )
     if count > max_voxels:
         raise DataError(
-            f"{path}: expected at most {max_voxels} values, the header says {claim}, that is {count}. "
+            f"{path}: expected at most {max_voxels} values, the header declares {sizes}, that is {count}. "
             f"If that is right, allow it with max_voxels={count}."
         )
 
 
+def check_frame(path: Path, frame: int | None, count: int) -> None:
+    """Raise DataError unless ``frame`` is ``None`` or the index of one of ``count`` frames, pages or volumes."""
+    if frame is not None and frame >= count:
+        raise DataError(f"{path}: expected frame below {count}, got frame={frame}. Count frames from 0.")
+
+
+def inflated_size(path: Path, start: int, limit: int, wbits: int = zlib.MAX_WBITS) -> tuple[int, bool]:
+    """Return how many bytes the zlib stream from byte ``start`` inflates to, and whether its end was reached.
+
+    Counting stops above ``limit``. ``wbits`` is as :func:`zlib.decompressobj` takes it, negative for raw deflate.
+    """
+    inflate, size, pending = zlib.decompressobj(wbits), 0, b""
+    with path.open("rb") as file:
+        file.seek(start)
+        while size <= limit and not inflate.eof and (pending or (pending := file.read(2**16))):
+            size += len(inflate.decompress(pending, 2**20))
+            pending = inflate.unconsumed_tail
+    return size, inflate.eof
+
+
 def identify(path: Path) -> str:
-    """Return the format of a file by its first bytes: ``"png"``, ``"dicom"``..., or ``""`` for none of them."""
-    with refusing(path, _FORMATS), path.open("rb") as file:
+    """Return the format of a file by its first bytes: ``"png"``, ``"dicom"``..., or ``""`` for an unknown one."""
+    with wrap_read_errors(path, _FORMATS), path.open("rb") as file:
         head = file.read(_HEAD)
     if head.startswith(b"\x1f\x8b"):
         try:
             with gzip.open(path) as file:
                 head = file.read(_HEAD)
-        except (OSError, EOFError, zlib.error):  # a broken .nii.gz is still meant to be one, and is refused as one
+        except (OSError, EOFError, zlib.error):  # a damaged .nii.gz is reported by the NIfTI reader
             return "nifti.gz" if path.name.lower().endswith(".nii.gz") else ""
         return "nifti.gz" if _is_nifti(head) else ""
     return _format_of(head)
 
 
-def looks_like_image(path: Path) -> bool:
-    """Say whether the name claims an image, whatever the bytes are: a broken one is to be reported, not passed over."""
+def has_image_suffix(path: Path) -> bool:
+    """Return whether the file name is an image's: such a file is reported when it is damaged, not skipped."""
     return path.name.lower().endswith(_IMAGE_SUFFIXES)
 
 
-def unknown(path: Path) -> DataError:
-    """Return the error for a file that is none of the formats."""
-    with refusing(path, _FORMATS), path.open("rb") as file:
+def unknown_format(path: Path) -> DataError:
+    """Return the error for a file of none of the supported formats."""
+    with wrap_read_errors(path, _FORMATS), path.open("rb") as file:
         head = file.read(_HEAD)
-    found = next((name for magic, name in _OTHERS.items() if head.lstrip().startswith(magic)), "other bytes")
+    found = next((name for magic, name in _OTHER_FORMATS.items() if head.lstrip().startswith(magic)), "other bytes")
     if head[:2] in (b"\x08\x00", b"\x02\x00", b"\x00\x08", b"\x00\x02"):
         return DataError(
-            f"{path}: expected {_FORMATS}, "
-            "found what may be DICOM without its preamble, which leaves its encoding a guess. "
+            f"{path}: expected {_FORMATS}, found what may be DICOM without its preamble, whose encoding is not known. "
             "Rewrite it as a DICOM file, for example with dcmconv +F of DCMTK."
         )
     return DataError(f"{path}: expected {_FORMATS}, found {found}. Convert it to one of these, or copy it again.")

@@ -1,20 +1,27 @@
-"""What every reader returns: the pixels of one image, and what the file says they mean.
+"""The image that every reader returns, how a reader finishes one, and the reader of arrays and ``.npy`` files.
 
-Axes: c channels, d h w depth height width.
+Axes: c channels, d h w depth height width; x y z grow to the patient's right, front and head.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from tokenize import TokenError  # NumPy parses the header of a file as Python
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.errors import DataError
+from medzoo.io.files import check_size, join_sizes, wrap_read_errors
 
-__all__ = ["Image"]
+__all__ = [
+    "Image", "as_native", "from_array", "handle_nan", "has_independent_axes", "merge_equal_channels", "read_npy",
+    "to_closest_ras", "voxel_sizes",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,17 +33,17 @@ class Image:
             MHD or MHA volume is (x, y, z) in the closest canonical orientation.
         affine: 4 x 4, from the index of a voxel along the spatial axes to its centre in mm in the RAS+ world (x
             grows to the patient's right, y to the front, z to the head). ``None`` where the file has none. A 2D
-            image with a place in the world uses columns 0, 1 for h, w and column 2 for the direction of its normal.
-        spacing: mm between voxel centres, one for each spatial axis; ``None`` where the file does not say.
-        modality: DICOM modality (``"CT"``, ``"MR"``, ``"DX"``...), ``""`` where the file does not say.
+            image with a position in the world uses columns 0, 1 for h, w and column 2 for the direction of its normal.
+        spacing: mm between voxel centres, one for each spatial axis; ``None`` where the file does not give it.
+        modality: DICOM modality (``"CT"``, ``"MR"``, ``"DX"``...), ``""`` where the file does not give it.
         unit: ``"HU"`` for CT, else ``"8-bit"``, ``"16-bit"``, ``"12-bit"``... for stored grey levels, ``"raw"`` for
-            anything without a defined meaning.
+            values without a defined unit.
         value_range: the lowest and highest value the storage could hold after the steps in ``notes``, such as
             ``(0, 255)``; ``None`` where values are unbounded. X-ray models scale by this, never by the image's own
             extremes.
         identity: ``file``, and for DICOM ``study``, ``series``, ``sop`` (instance UIDs), ``patient`` (hashed),
-            ``view`` (AP, PA, LL...). Never a name, a date of birth or a patient id in the clear.
-        notes: what the reader did, in words: ``"MONOCHROME1 inverted"``, ``"EXIF orientation 6 applied"``.
+            ``view`` (AP, PA, LL...). Never a name, a date of birth or a patient id in plain text.
+        notes: what the reader changed: ``"MONOCHROME1 inverted"``, ``"EXIF orientation 6 applied"``.
     """
 
     array: NDArray[Any]
@@ -62,7 +69,7 @@ class Image:
 
     @property
     def orientation(self) -> str | None:
-        """Where each spatial axis points, such as ``"RAS"`` or ``"SPL"``; ``None`` without an affine."""
+        """The direction of each spatial axis, such as ``"RAS"`` or ``"SPL"``; ``None`` without an affine."""
         if self.affine is None or self.dims != 3:
             return None
         from nibabel.orientations import aff2axcodes
@@ -76,3 +83,125 @@ class Image:
             f"Image({axes} = {self.array.shape}, {self.array.dtype}, spacing {spacing}, "
             f"orientation {self.orientation}, modality {self.modality or 'unknown'}, unit {self.unit})"
         )
+
+
+def from_array(array: NDArray[Any], label: str, *, nan: str, max_voxels: int) -> Image:
+    """Return an array ``h w``, ``c h w`` or ``c d h w`` as an image without geometry.
+
+    Raises:
+        DataError: not real numbers, another number of axes, or a volume without its channel axis.
+    """
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "uifb":
+        got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+        raise DataError(f"{label}: expected a path or an array of real numbers, got {got}. Convert it to float32.")
+    if array.ndim not in (2, 3, 4):
+        raise DataError(
+            f"{label}: expected axes (h, w), (c, h, w) or (c, d, h, w), got shape {array.shape}. "
+            "Give one image, with its channels first."
+        )
+    if array.ndim == 3 and array.shape[0] > 4:
+        raise DataError(
+            f"{label}: expected (c, h, w) with up to 4 channels, got shape {array.shape}. "
+            "Put an axis in front of a volume, array[None], and the channels first in a colour image."
+        )
+    check_size(Path(label), array.size, max_voxels, join_sizes(array.shape))
+    notes: list[str] = []
+    values = handle_nan(as_native(array), label, nan, notes)
+    if values.ndim == 2:
+        values = values[None]
+    unit, value_range = "raw", None
+    if values.dtype.kind == "b":
+        values, unit, value_range = values.astype(np.uint8), "1-bit", (0.0, 1.0)
+    elif values.dtype.kind != "f" and values.dtype.itemsize <= 2:  # the range of a wider type is never filled
+        info = np.iinfo(values.dtype)
+        unit = f"{info.bits}-bit" if values.dtype.kind == "u" else "raw"
+        value_range = (float(info.min), float(info.max))
+    return Image(values, unit=unit, value_range=value_range, identity={"file": label}, notes=tuple(notes))
+
+
+def read_npy(path: Path, *, frame: int | None, nan: str, max_voxels: int) -> Image:
+    """Read a ``.npy`` file; pickled objects in it are never loaded.
+
+    Raises:
+        DataError: not an array of real numbers, cut short, or too large.
+    """
+    if frame is not None:
+        raise DataError(f"{path}: an NPY file has no frames, got frame={frame}. Leave frame out.")
+    with wrap_read_errors(path, "an NPY array", TokenError), path.open("rb") as file:
+        version = np.lib.format.read_magic(file)
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(file)
+        if dtype.hasobject:
+            raise DataError(f"{path}: expected numbers, found pickled objects, which are never loaded. Save numbers.")
+        check_size(path, math.prod(shape), max_voxels, join_sizes(shape) or "a single number")
+        found, expected = path.stat().st_size - file.tell(), math.prod(shape) * dtype.itemsize
+        if found != expected:
+            raise DataError(
+                f"{path}: expected {expected} bytes of {dtype} {shape}, found {found}. Copy or save the file again."
+            )
+        array = np.load(path, allow_pickle=False)
+    return from_array(array, str(path), nan=nan, max_voxels=max_voxels)
+
+
+def handle_nan(array: NDArray[Any], label: object, policy: str, notes: list[str]) -> NDArray[Any]:
+    """Return the array with NaN and infinity set to 0, and note how many.
+
+    Raises:
+        DataError: there are some, and the policy is ``"raise"``, not ``"zero"``.
+    """
+    if array.dtype.kind != "f":
+        return array
+    finite = np.isfinite(array)
+    count = int(array.size - np.count_nonzero(finite))
+    if not count:
+        return array
+    if policy == "raise":
+        raise DataError(
+            f"{label}: expected finite values, found {count} of {array.size} NaN or infinite. "
+            "Correct the file, or read it with nan='zero'."
+        )
+    notes.append(f"{count} NaN or infinite values set to 0")
+    return np.where(finite, array, array.dtype.type(0))
+
+
+def as_native(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array C-contiguous and in native byte order, floats of another width as float32 or float64."""
+    dtype = array.dtype.newbyteorder("=")
+    if dtype.kind == "f" and dtype.itemsize not in (4, 8):
+        dtype = np.dtype(np.float32 if dtype.itemsize < 4 else np.float64)
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
+def merge_equal_channels(values: NDArray[Any], notes: list[str]) -> NDArray[Any]:
+    """Return one channel of three that are exactly equal, ``3 *s -> 1 *s``: grey that was stored as colour."""
+    if values.shape[0] == 3 and np.array_equal(values[0], values[1]) and np.array_equal(values[0], values[2]):
+        notes.append("three equal channels merged into one")
+        return np.ascontiguousarray(values[:1])
+    return values
+
+
+def voxel_sizes(affine: NDArray[np.float64]) -> tuple[float, ...]:
+    """Return the mm between voxel centres along each of the three axes of an affine."""
+    return tuple(float(size) for size in np.linalg.norm(affine[:3, :3], axis=0))
+
+
+def has_independent_axes(affine: NDArray[np.float64]) -> bool:
+    """Return whether an affine is finite and its three axes are linearly independent."""
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or not (lengths > 0).all():
+        return False
+    return bool(abs(np.linalg.det(affine[:3, :3] / lengths)) >= 1e-3)
+
+
+def to_closest_ras(
+    values: NDArray[Any], affine: NDArray[np.float64], notes: list[str]
+) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Permute and flip ``x y z`` until its axes point as nearly as they can to the right, front and head."""
+    from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
+
+    change = io_orientation(affine)
+    if not np.array_equal(change, [[0, 1], [1, 1], [2, 1]]):
+        notes.append(f"reoriented from {''.join(aff2axcodes(affine))} to RAS")
+        affine = affine @ inv_ornt_aff(change, values.shape)
+        values = apply_orientation(values, change)
+    return np.ascontiguousarray(values), np.asarray(affine, dtype=np.float64)

@@ -1,6 +1,6 @@
-"""MHD and MHA through SimpleITK, in the closest canonical orientation, held to what the files really contain.
+"""The reader of MHD and MHA, through SimpleITK, in the closest canonical orientation.
 
-ITK prints to stderr and may hand back what memory held when a file is cut short, so the header is checked here first.
+ITK may return uninitialised memory for a file that is cut short, so header and voxels are checked here first.
 
 Axes: x y z grow to the patient's right, front and head; a 2D image is h w.
 """
@@ -8,7 +8,6 @@ Axes: x y z grow to the patient's right, front and head; a 2D image is h w.
 from __future__ import annotations
 
 import math
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.errors import DataError
-from medzoo.io.arrays import as_real, settle_nan
-from medzoo.io.files import DEFLATE_LIMIT, check_size, refusing
-from medzoo.io.image import Image
-from medzoo.io.itk import read_with_itk
-from medzoo.io.nifti import canonical
+from medzoo.io.files import DEFLATE_LIMIT, capture_stderr, check_size, inflated_size, join_sizes, wrap_read_errors
+from medzoo.io.image import Image, as_native, handle_nan, has_independent_axes, to_closest_ras, voxel_sizes
 
-__all__ = ["read_metaimage"]
+__all__ = ["read_metaimage", "read_with_itk"]
 
-_MOST_HEADER = 2**16
+_MAX_HEADER = 2**16
 _BYTES = {
     "MET_CHAR": 1, "MET_UCHAR": 1, "MET_SHORT": 2, "MET_USHORT": 2, "MET_INT": 4, "MET_UINT": 4, "MET_LONG": 4,
     "MET_ULONG": 4, "MET_LONG_LONG": 8, "MET_ULONG_LONG": 8, "MET_FLOAT": 4, "MET_DOUBLE": 8,
@@ -34,16 +30,16 @@ _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
-class _Claims:
-    """What the header says about the voxels, checked.
+class _Layout:
+    """The voxels as the checked header declares them.
 
     Attributes:
         size: voxels along x, y and, of a volume, z.
         bytes: of all voxels, uncompressed.
-        data: the file that holds them, the header's own for ``LOCAL``.
+        data: the file that holds them; the header's own for ``LOCAL``.
         start: their first byte in it.
         compressed: by zlib.
-        spaced: the header gives a spacing; ITK would make up 1 mm.
+        has_spacing: the header gives a spacing; ITK would assume 1 mm.
     """
 
     size: tuple[int, ...]
@@ -51,17 +47,11 @@ class _Claims:
     data: Path
     start: int
     compressed: bool
-    spaced: bool
+    has_spacing: bool
 
 
 def read_metaimage(path: Path, *, frame: int | None, nan: str, max_voxels: int) -> Image:
-    """Read a volume ``1 x y z``, or a 2D image ``1 h w``.
-
-    Args:
-        path: the ``.mhd`` or ``.mha`` file.
-        frame: refused: a MetaImage has none.
-        nan: ``"raise"`` or ``"zero"``.
-        max_voxels: the most voxels.
+    """Read a volume ``1 x y z``, or a 2D image ``1 h w``; the arguments are as in :func:`medzoo.read`.
 
     Raises:
         DataError: the voxels are missing, cut short or outside the folder; the header is contradictory; colour.
@@ -69,29 +59,50 @@ def read_metaimage(path: Path, *, frame: int | None, nan: str, max_voxels: int) 
     if frame is not None:
         raise DataError(f"{path}: a MetaImage has no frames, got frame={frame}. Leave frame out.")
     notes: list[str] = []
-    with refusing(path, "a MetaImage"):
-        claims = _claims(path, max_voxels)
-        _check_voxels(path, claims)
-        values, affine = _with_itk(path, claims)
-        spacing: tuple[float, ...] | None = None
-        place: NDArray[np.float64] | None = None
-        if not claims.spaced:
+    spacing: tuple[float, ...] | None = None
+    affine: NDArray[np.float64] | None = None
+    with wrap_read_errors(path, "a MetaImage"):
+        layout = _layout(path, max_voxels)
+        _check_voxels(path, layout)
+        values, stored_affine = _values_and_affine(path, layout)
+        if not layout.has_spacing:
             notes.append("the file gives no spacing: axes left as stored")
-        elif len(claims.size) == 2:  # no third axis: a 2D MetaImage has no place in the patient
-            spacing = tuple(float(s) for s in np.linalg.norm(affine[:2, :2], axis=0))[::-1]
+        elif len(layout.size) == 2:  # without a third axis there is no position in the patient
+            spacing = tuple(float(s) for s in np.linalg.norm(stored_affine[:2, :2], axis=0))[::-1]
         else:
-            values, place = canonical(values, affine, notes)
-            spacing = tuple(float(s) for s in np.linalg.norm(place[:3, :3], axis=0))
-    values, mended = settle_nan(as_real(values)[None], path, nan)
-    return Image(values, place, spacing, identity={"file": str(path)}, notes=(*notes, *mended))
+            values, affine = to_closest_ras(values, stored_affine, notes)
+            spacing = voxel_sizes(affine)
+    values = handle_nan(as_native(values)[None], path, nan, notes)
+    return Image(values, affine, spacing, identity={"file": str(path)}, notes=tuple(notes))
 
 
-def _claims(path: Path, max_voxels: int) -> _Claims:
-    """Parse and check the header; every line is ``Key = value``, the last is ElementDataFile."""
-    fields, start = _fields(path)
+def read_with_itk(path: Path, reader: str) -> tuple[Any, bool]:
+    """Return the SimpleITK image of a file, and whether it was read without complaint.
+
+    GDCM's libjpeg and MetaIO return an image whose data are damaged, and report that on stderr only.
+
+    Args:
+        path: the file.
+        reader: the name of the ITK reader, so that ITK does not guess.
+    """
+    import SimpleITK as sitk  # noqa: N813
+
+    warned = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        with capture_stderr() as printed:
+            image = sitk.ReadImage(str(path), imageIO=reader)
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(warned)
+    return image, not printed
+
+
+def _layout(path: Path, max_voxels: int) -> _Layout:
+    """Parse and check the header."""
+    fields, start = _header_fields(path)
 
     def wrong(what: str) -> DataError:
-        return DataError(f"{path}: the MetaImage header {what}. Export the image anew.")
+        return DataError(f"{path}: the MetaImage header {what}. Export the image again.")
 
     try:
         size = tuple(int(n) for n in fields["DimSize"].split())
@@ -104,16 +115,16 @@ def _claims(path: Path, max_voxels: int) -> _Claims:
         if any(float(n) <= 0 for n in fields.get("ElementSpacing", "").split()):
             raise wrong("has an ElementSpacing that is not positive")
     except KeyError as missing:
-        raise wrong(f"lacks {missing.args[0]}, or has a type that is not read") from None
+        raise wrong(f"lacks {missing.args[0]}, or has a type that is not supported") from None
     except ValueError as error:
-        raise error if isinstance(error, DataError) else wrong("has a number that is none") from None
+        raise error if isinstance(error, DataError) else wrong("has a value that is not a number") from None
     if dims not in (2, 3) or len(size) != dims:
-        raise wrong(f"says {dims} axes and {len(size)} sizes, where 2 or 3 of both are expected")
+        raise wrong(f"declares {dims} axes and {len(size)} sizes, where 2 or 3 of both are expected")
     if channels != 1:
-        raise wrong(f"says {channels} channels, where 1 is expected")
+        raise wrong(f"declares {channels} channels, where 1 is expected")
     if fields.get("BinaryData", "True").lower() not in ("true", "1"):
-        raise wrong("says that the voxels are text, where binary is expected")
-    check_size(path, math.prod(size) if min(size) > 0 else 0, max_voxels, " × ".join(map(str, size)))
+        raise wrong("declares voxels stored as text, where binary is expected")
+    check_size(path, math.prod(size) if min(size) > 0 else 0, max_voxels, join_sizes(size))
     compressed = fields.get("CompressedData", "False").lower() in ("true", "1")
     data = _data_file(path, fields["ElementDataFile"])
     total = math.prod(size) * width
@@ -122,15 +133,14 @@ def _claims(path: Path, max_voxels: int) -> _Claims:
     elif skip == -1 and not compressed:
         skip = data.stat().st_size - total
     if skip < 0:
-        raise wrong(f"says {total} bytes of voxels, more than {data.name} has")
-    spaced = "ElementSpacing" in fields or "ElementSize" in fields
-    return _Claims(size, total, data, skip, compressed, spaced)
+        raise wrong(f"declares {total} bytes of voxels, more than {data.name} has")
+    return _Layout(size, total, data, skip, compressed, "ElementSpacing" in fields or "ElementSize" in fields)
 
 
-def _fields(path: Path) -> tuple[dict[str, str], int]:
-    """Return the lines up to ElementDataFile, and where the next byte is."""
+def _header_fields(path: Path) -> tuple[dict[str, str], int]:
+    """Return the fields ``Key = value``, one a line, up to ElementDataFile, and the position of the next byte."""
     with path.open("rb") as file:
-        head = file.read(_MOST_HEADER)
+        head = file.read(_MAX_HEADER)
     fields: dict[str, str] = {}
     at = 0
     while "ElementDataFile" not in fields:
@@ -140,7 +150,7 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
         if not equals or key in fields or not value.isprintable() or not key.isidentifier():
             raise DataError(
                 f"{path}: expected a MetaImage header of lines 'Key = value', each key once and ElementDataFile last, "
-                f"found another line {len(fields) + 1}. Export the image anew."
+                f"found another line {len(fields) + 1}. Export the image again."
             )
         fields[key] = value
         at = end + 1 if end >= 0 else len(head)
@@ -148,7 +158,7 @@ def _fields(path: Path) -> tuple[dict[str, str], int]:
 
 
 def _data_file(path: Path, name: str) -> Path:
-    """Return the file with the voxels, which must lie in the folder of the header or below.
+    """Return the file with the voxels, which must be in the folder of the header or below it.
 
     Raises:
         DataError: absent, elsewhere, or more than one file.
@@ -158,58 +168,54 @@ def _data_file(path: Path, name: str) -> Path:
     data = path.parent / name
     if name.upper().startswith("LIST") or "%" in name:
         raise DataError(f"{path}: expected one file of voxels, found a list of them. Write the volume as one .mha.")
-    # Links are followed: an archive must not be able to name a file elsewhere. A store that keeps both files under
-    # other names links the two to one folder, which is as good.
-    homes = (path.parent.resolve(), path.resolve().parent)
     if Path(name).is_absolute() or ".." in Path(name).parts or "\\" in name or ":" in name:
         raise DataError(f"{path}: expected ElementDataFile inside its folder, found a path that leaves it.")
-    if not any(data.resolve().is_relative_to(home) for home in homes):
+    # Links are resolved, so that an archive cannot name a file elsewhere. A content-addressed store that links header
+    # and voxels to files of other names in one folder is accepted.
+    folders = (path.parent.resolve(), path.resolve().parent)
+    if not any(data.resolve().is_relative_to(folder) for folder in folders):
         raise DataError(f"{path}: expected ElementDataFile inside its folder, found a link that leaves it.")
     if not data.is_file():
         raise DataError(f"{path}: expected its voxels in {name}, found no such file. Copy both files together.")
     return data
 
 
-def _check_voxels(path: Path, claims: _Claims) -> None:
-    """Hold the file of voxels to the header; compressed ones are inflated once to see that they are whole."""
-    stored = claims.data.stat().st_size - claims.start
-    if not claims.compressed:
-        if stored != claims.bytes:
+def _check_voxels(path: Path, layout: _Layout) -> None:
+    """Check the size of the stored voxels against the header; compressed ones are inflated once for that."""
+    stored = layout.data.stat().st_size - layout.start
+    if not layout.compressed:
+        if stored != layout.bytes:
             raise DataError(
-                f"{path}: expected {claims.bytes} bytes of voxels in {claims.data.name}, found {stored}. "
+                f"{path}: expected {layout.bytes} bytes of voxels in {layout.data.name}, found {stored}. "
                 "It is cut short or belongs to another header: copy both files again."
             )
         return
-    inflate, grown = zlib.decompressobj(), 0
-    with claims.data.open("rb") as file:
-        file.seek(claims.start)
-        rest = b""
-        while claims.bytes <= stored * DEFLATE_LIMIT and not inflate.eof and (rest or (rest := file.read(2**16))):
-            grown += len(inflate.decompress(rest, 2**22))
-            rest = inflate.unconsumed_tail
-            if grown > claims.bytes:
-                break
-    if grown != claims.bytes or not inflate.eof:
+    found, complete = 0, False
+    if layout.bytes <= stored * DEFLATE_LIMIT:
+        found, complete = inflated_size(layout.data, layout.start, layout.bytes)
+    if found != layout.bytes or not complete:
         raise DataError(
-            f"{path}: expected {claims.bytes} bytes after inflating, found {min(grown, claims.bytes + 1)}. "
+            f"{path}: expected {layout.bytes} bytes after inflating, found {min(found, layout.bytes + 1)}. "
             "It is cut short, or the header is wrong: copy it again."
         )
 
 
-def _with_itk(path: Path, claims: _Claims) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Read voxels and geometry, ``x y z`` (``h w`` in 2D) and a 4 x 4 in RAS mm."""
+def _values_and_affine(path: Path, layout: _Layout) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Return the voxels, ``x y z`` (``h w`` in 2D), and the 4 x 4 affine in RAS mm."""
     import SimpleITK as sitk  # noqa: N813
 
     image, sound = read_with_itk(path, "MetaImageIO")
     if not sound:
         raise DataError(f"{path}: expected a sound MetaImage, found damage in its header or voxels. Copy it again.")
-    if tuple(image.GetSize()) != claims.size:
-        raise DataError(f"{path}: the header says {claims.size}, SimpleITK reads {image.GetSize()}. Export it anew.")
+    if tuple(image.GetSize()) != layout.size:
+        raise DataError(
+            f"{path}: the header declares {layout.size}, SimpleITK reads {image.GetSize()}. Export it again."
+        )
     values = sitk.GetArrayFromImage(image)
-    dims = len(claims.size)
+    dims = len(layout.size)
     affine = np.eye(4)
     affine[:dims, :dims] = np.array(image.GetDirection()).reshape(dims, dims) * image.GetSpacing()
     affine[:dims, 3] = image.GetOrigin()
-    if abs(np.linalg.det(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))) < 1e-3:
-        raise DataError(f"{path}: expected three independent axes, found a singular TransformMatrix. Export it anew.")
+    if not has_independent_axes(affine):
+        raise DataError(f"{path}: expected three independent axes, found a singular TransformMatrix. Export it again.")
     return (values.transpose(2, 1, 0) if dims == 3 else values), _TO_RAS @ affine

@@ -1,7 +1,7 @@
-"""Any image file or series folder to one :class:`~medzoo.io.image.Image`, by the reader of its format.
+"""``medzoo.read``: any image file or series folder to one :class:`~medzoo.Image`, by the reader of its format.
 
-The readers use the format's own library. MONAI's are not used here: its Pillow reader swaps the image axes, its DICOM
-reader knows no MONOCHROME1 and no frame order.
+Each reader uses the reference library of its format. MONAI's are not used: its Pillow reader swaps the image axes, and
+its DICOM reader handles neither MONOCHROME1 nor the order of frames.
 """
 
 from __future__ import annotations
@@ -12,9 +12,15 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
-from medzoo.errors import ConfigError
-from medzoo.io.files import MAX_VOXELS, existing, identify, unknown
-from medzoo.io.image import Image
+from medzoo.errors import ConfigError, check_int
+from medzoo.io.dicom.read import read_dicom
+from medzoo.io.dicom.series import read_series
+from medzoo.io.files import MAX_VOXELS, existing, identify, unknown_format
+from medzoo.io.folder import single_series
+from medzoo.io.image import Image, from_array, read_npy
+from medzoo.io.metaimage import read_metaimage
+from medzoo.io.nifti import read_nifti
+from medzoo.io.raster import read_raster
 
 __all__ = ["read"]
 
@@ -30,18 +36,18 @@ def read(
 
     Args:
         path: a file, a folder that holds exactly one DICOM series, or an array ``(c, h, w)`` or ``(c, d, h, w)``.
-        frame: which one of several to take, from 0: a frame of a multi-frame DICOM file, a slice of a DICOM series by
-            its place along the normal, a page of a TIFF, a volume of a 4D NIfTI. ``None`` takes a multi-frame DICOM
-            file as a volume, and refuses the others where there are several.
-        nan: ``"raise"`` refuses NaN and infinite values, ``"zero"`` replaces them and says how many.
-        max_voxels: refuse, before memory is set aside, an image of more values than this.
+        frame: which one of several to read, from 0: a frame of a multi-frame DICOM file, a slice of a DICOM series
+            counted along its normal, a page of a TIFF, a volume of a 4D NIfTI. ``None`` reads a multi-frame DICOM
+            file as a volume, and is an error for the other formats where there are several.
+        nan: ``"raise"`` refuses NaN and infinite values, ``"zero"`` sets them to 0 and notes how many.
+        max_voxels: the most values of the image, checked before memory is allocated.
 
     Returns:
-        The image as it was stored: see :class:`~medzoo.io.image.Image` for axes, units and geometry.
+        The image as it was stored: see :class:`~medzoo.Image` for axes, units and geometry.
 
     Raises:
         DataError: anything that is wrong with the file.
-        ConfigError: ``frame``, ``nan`` or ``max_voxels`` that cannot be.
+        ConfigError: an invalid ``frame``, ``nan`` or ``max_voxels``.
 
     >>> import numpy as np
     >>> read(np.zeros((1, 48, 64), dtype=np.uint8))
@@ -52,44 +58,28 @@ def read(
     """
     if nan not in ("raise", "zero"):
         raise ConfigError(f"read: expected nan='raise' or nan='zero', got {nan!r}.")
-    if frame is not None and (isinstance(frame, bool) or not isinstance(frame, int) or frame < 0):
-        raise ConfigError(f"read: expected frame=None or a number from 0, got {frame!r}.")
-    if isinstance(max_voxels, bool) or not isinstance(max_voxels, int) or max_voxels < 1:
-        raise ConfigError(f"read: expected max_voxels to be an int >= 1, got {max_voxels!r}.")
+    if frame is not None:
+        frame = check_int("read", "frame", frame, 0)
+    max_voxels = check_int("read", "max_voxels", max_voxels, 1)
     if not isinstance(path, (str, os.PathLike)):
-        from medzoo.io.arrays import from_array
-
         return from_array(path, "the array", nan=nan, max_voxels=max_voxels)
     here = existing(path)
     if here.is_dir():
-        from medzoo.io.dicom.series import read_series
-        from medzoo.io.folder import series_of
-
-        return read_series(series_of(here), frame=frame, nan=nan, max_voxels=max_voxels)
+        return read_series(single_series(here), frame=frame, nan=nan, max_voxels=max_voxels)
     return _read_file(here, frame, nan, max_voxels)
 
 
 def _read_file(path: Path, frame: int | None, nan: str, max_voxels: int) -> Image:
-    """Call the reader for the bytes of one file; each loads its library only here."""
+    """Call the reader for the bytes of one file; a reader imports its library when it is called."""
     kind = identify(path)
     if kind in ("png", "jpeg", "tiff"):
-        from medzoo.io.raster import read_raster
-
         return read_raster(path, kind, frame=frame, nan=nan, max_voxels=max_voxels)
     if kind == "dicom":
-        from medzoo.io.dicom.read import read_dicom
-
         return read_dicom(path, frame=frame, nan=nan, max_voxels=max_voxels)
     if kind in ("nifti", "nifti.gz"):
-        from medzoo.io.nifti import read_nifti
-
         return read_nifti(path, kind, frame=frame, nan=nan, max_voxels=max_voxels)
     if kind == "metaimage":
-        from medzoo.io.metaimage import read_metaimage
-
         return read_metaimage(path, frame=frame, nan=nan, max_voxels=max_voxels)
     if kind == "npy":
-        from medzoo.io.arrays import read_npy
-
         return read_npy(path, frame=frame, nan=nan, max_voxels=max_voxels)
-    raise unknown(path)
+    raise unknown_format(path)

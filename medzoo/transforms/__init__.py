@@ -1,1 +1,1 @@
-"""Image to tensor, and back."""
+"""Preprocessing: an image to the tensor a model takes, and maps back to the grid of the image."""

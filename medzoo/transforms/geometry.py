@@ -1,4 +1,4 @@
-"""The way back: from a map over the prepared tensor to the grid of the original image.
+"""Map results on the preprocessed tensor, such as activation maps, back to the grid of the original image.
 
 Axes: c channels, s spatial axes.
 """
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from medzoo.errors import InputError
 
-__all__ = ["Geometry", "scaling"]
+__all__ = ["Geometry", "resize_affine"]
 
 
-def scaling(before: tuple[int, ...], after: tuple[int, ...]) -> NDArray[np.float64]:
+def resize_affine(before: tuple[int, ...], after: tuple[int, ...]) -> NDArray[np.float64]:
     """Return the 4 x 4 matrix from an index after a resize to the index before it; borders, not centres, coincide.
 
-    >>> scaling((4, 4), (2, 2))[:2, 3]
+    >>> resize_affine((4, 4), (2, 2))[:2, 3]
     array([0.5, 0.5])
     """
     matrix = np.eye(4)
@@ -33,12 +33,12 @@ def scaling(before: tuple[int, ...], after: tuple[int, ...]) -> NDArray[np.float
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
-    """Where a prepared tensor lies in the image it came from.
+    """The position of a preprocessed tensor in the image it came from.
 
     Attributes:
         source_size: spatial size of the original array.
-        size: spatial size of the prepared tensor.
-        to_source: 4 x 4, from an index of the prepared tensor to an index of the original array.
+        size: spatial size of the preprocessed tensor.
+        to_source: 4 x 4, from an index of the preprocessed tensor to an index of the original array.
     """
 
     source_size: tuple[int, ...]
@@ -46,13 +46,14 @@ class Geometry:
     to_source: NDArray[np.float64]
 
     def invert(self, values: Tensor | NDArray[Any]) -> Tensor:
-        """Bring a map back onto the original grid, ``c *s -> c *source_size``.
+        """Resample a map onto the original grid, ``c *s -> c *source_size``.
 
         Args:
-            values: a map over the prepared tensor, such as an activation map; it may be coarser than the tensor.
+            values: a map over the preprocessed tensor, such as an activation map; it may be coarser than the tensor.
 
         Returns:
-            The map in the axis order of the original array, linearly interpolated; 0 outside what was prepared.
+            The map in the axis order of the original array, linearly interpolated; 0 outside the tensor's field of
+            view.
 
         Raises:
             InputError: the map has a batch axis, or no channel axis.
@@ -66,8 +67,8 @@ class Geometry:
                 f"invert: expected a map c *s of {1 + len(self.size)} axes, got {tuple(given.shape)}. "
                 "Add a channel axis with x[None], or take one of the batch."
             )
-        affine = self.to_source @ scaling(self.size, tuple(given.shape[1:]))
-        # Up to its outermost voxels a map has the value of its border; beyond what was prepared there is nothing.
+        affine = self.to_source @ resize_affine(self.size, tuple(given.shape[1:]))
+        # Up to its outermost voxels a map has the value of its border; outside the field of view it is 0.
         resample = SpatialResample(mode="bilinear", padding_mode="border", align_corners=False)
         back: Tensor = resample(
             MetaTensor(given, affine=torch.from_numpy(affine)),
@@ -77,13 +78,13 @@ class Geometry:
         return back * self.covered()
 
     def covered(self) -> Tensor:
-        """Return which voxels of the original grid lie in what was prepared, bool ``*source_size``."""
-        to_prepared = np.linalg.inv(self.to_source)
+        """Return which voxels of the original grid are in the tensor's field of view, bool ``*source_size``."""
+        to_tensor = np.linalg.inv(self.to_source)
         inside = torch.ones(self.source_size, dtype=torch.bool)
         for axis, side in enumerate(self.size):
-            place = torch.full(self.source_size, float(to_prepared[axis, 3]), dtype=torch.float32)
+            index = torch.full(self.source_size, float(to_tensor[axis, 3]), dtype=torch.float32)
             for other, length in enumerate(self.source_size):
                 shape = [length if i == other else 1 for i in range(len(self.source_size))]
-                place += to_prepared[axis, other] * torch.arange(length).view(shape)
-            inside &= (place >= -0.5 - 1e-3) & (place <= side - 0.5 + 1e-3)
+                index += to_tensor[axis, other] * torch.arange(length).view(shape)
+            inside &= (index >= -0.5 - 1e-3) & (index <= side - 0.5 + 1e-3)
         return inside

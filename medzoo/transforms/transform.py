@@ -1,4 +1,4 @@
-"""From an image to the tensor a model was made for, by the contract of its weights, with every step told.
+"""``medzoo.transform``: from an image to the tensor a model takes, as its preprocessing defines, with a list of steps.
 
 Axes: c channels, h w height width, d h w depth height width, s spatial axes.
 """
@@ -21,53 +21,73 @@ from medzoo.errors import ConfigError, DataError, InputError
 from medzoo.io.image import Image
 from medzoo.io.read import read
 from medzoo.transforms.geometry import Geometry
-from medzoo.transforms.resample import arrange_image, arrange_volume, cut_patch, numbers
+from medzoo.transforms.resample import crop_patch, join_values, resample_image, resample_volume
 
 if TYPE_CHECKING:
-    from medzoo.checked import CheckedModel
+    from medzoo.features import CheckedModel
 
-__all__ = ["ExcludedView", "Prepared", "Source", "Transform", "as_array", "not_an_image", "transform"]
+__all__ = ["ExcludedView", "ImageSource", "Prepared", "Transform", "as_array", "not_an_image", "transform"]
 
-Source = str | os.PathLike[str] | Image | NDArray[Any] | Tensor
+ImageSource = str | os.PathLike[str] | Image | NDArray[Any] | Tensor
+
+# The view positions that DICOM PS3.3 C.8.7.1.1.1 and C.8.3.1 define, and common longer forms.
+VIEWS = frozenset({"AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO", "LAT", "LATERAL", "LPO", "RPO", "LAO", "RAO"})
+
+_KIND = {2: "a 2D image", 3: "a 3D volume"}
+_ADVICE = {
+    2: "Choose a frame of it, such as medzoo.read(path, frame=0) of a DICOM or TIFF file, or use a model with dims=3.",
+    3: "Give the complete series or volume, or use a model with dims=2; see medzoo.list_models(dims=2).",
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """A tensor ready for a model, and how it came about.
+    """A tensor ready for a model, and how it was made.
 
     Attributes:
         tensor: ``c *s``, float32, without a batch axis.
-        steps: what was done, in order, in words.
-        geometry: the way back to the original grid.
-        image: what was read.
-        doubt: why the values cannot be what the model expects; empty when they can.
+        steps: what was done, in order.
+        geometry: maps results back to the original grid.
+        image: the image that was read.
+        warning: why the values are implausible for the model; empty when they are plausible.
     """
 
     tensor: Tensor
     steps: tuple[str, ...]
     geometry: Geometry
     image: Image
-    doubt: str = ""
+    warning: str = ""
+
+    @property
+    def doubt(self) -> str:
+        """Deprecated alias of ``warning``."""
+        warnings.warn(
+            "Prepared.doubt is deprecated since 0.2 and will be removed in the next minor release; "
+            "use Prepared.warning",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.warning
 
 
 class ExcludedView(DataError):
-    """A view that the weights were not trained on; in a folder it is passed over."""
+    """A view that the weights were not trained on; in a folder it is skipped."""
 
 
 def transform(model: CheckedModel, train: bool = False) -> Transform:
-    """Return what turns a path, an image or a ``(c, …)`` array into a tensor for ``model``.
+    """Return the preprocessing of ``model``: a path, an image or an array ``(c, …)`` to a tensor.
 
     Raises:
-        ConfigError: ``train=True``, which is kept for augmentation; or the model does not say how to prepare.
+        ConfigError: ``train=True``, which is reserved for augmentation; or the model has no preprocessing.
     """
     if train:
         raise ConfigError(
-            f"{model.name}: transform(train=True) is kept for augmentation, which is not there yet. "
+            f"{model.name}: transform(train=True) is reserved for augmentation, which is not implemented yet. "
             "Use train=False, and augment the tensors."
         )
     if model.preprocessing is None:
         raise ConfigError(
-            f"{model.name}: expected a model that says how its input is prepared, got none. "
+            f"{model.name}: expected a model with preprocessing, got none. "
             "Make it with medzoo.create, or set model.preprocessing = medzoo.Preprocessing(...)."
         )
     return Transform(model.preprocessing, channels=model.input_spec.channels, who=model.name)
@@ -75,7 +95,7 @@ def transform(model: CheckedModel, train: bool = False) -> Transform:
 
 @dataclass(frozen=True)
 class Transform:
-    """A picklable, unbatched preparation.
+    """The preprocessing of one image; it can be pickled.
 
     Attributes:
         preprocessing: the steps.
@@ -87,18 +107,18 @@ class Transform:
     channels: int
     who: str
 
-    def __call__(self, source: Source) -> Tensor:
+    def __call__(self, source: ImageSource) -> Tensor:
         """Return the tensor ``c *s`` for a path, an image or an array ``(c, …)``."""
-        return self._told(self.examine(source), strict=False).tensor
+        return self._warn_or_raise(self.examine(source), strict=False).tensor
 
-    def prepare(self, source: Source, *, point: Sequence[float] | None = None, strict: bool = False) -> Prepared:
-        """Return the tensor, the steps taken and the way back.
+    def prepare(self, source: ImageSource, *, point: Sequence[float] | None = None, strict: bool = False) -> Prepared:
+        """Return the tensor, the steps taken and the geometry.
 
         Args:
-            source: a path, an :class:`~medzoo.io.image.Image`, or an array or tensor ``(c, …)``. An array has no
-                geometry: orientation and spacing are skipped. Its range is its integer type's; of floats, [0, 1].
+            source: a path, an :class:`~medzoo.Image`, or an array or tensor ``(c, …)``. An array has no geometry:
+                orientation and spacing are skipped. Its range is that of its integer type; of floats, [0, 1].
             point: for a patch model, the centre in mm, in RAS.
-            strict: raise instead of warn when the values cannot be what the model expects.
+            strict: raise instead of warn when the values are implausible.
 
         Raises:
             DataError: a file that cannot be read, NaN, infinity, the wrong number of axes or channels, a view the
@@ -106,59 +126,62 @@ class Transform:
             InputError: neither path, image nor array.
             ConfigError: a patch model without a point, or a point for another.
         """
-        return self._told(self.examine(source, point), strict)
+        return self._warn_or_raise(self.examine(source, point), strict)
 
-    def _told(self, prepared: Prepared, strict: bool) -> Prepared:
-        """Raise or warn of a doubt, at the line of the caller's caller."""
-        if prepared.doubt and strict:
-            raise DataError(prepared.doubt)
-        if prepared.doubt:
-            warnings.warn(prepared.doubt, stacklevel=3)
-        return prepared
-
-    def examine(self, source: Source, point: Sequence[float] | None = None) -> Prepared:
-        """Prepare without warning: implausible values are told in ``doubt``."""
-        wanted = self.preprocessing
+    def examine(self, source: ImageSource, point: Sequence[float] | None = None) -> Prepared:
+        """Return the same as :meth:`prepare`; implausible values only set ``warning``."""
+        how = self.preprocessing
         self.check_point(point)
         image = _as_image(source, self.who)
         label = image.identity.get("file", "the array")
-        dims = len(wanted.size)
-        if image.dims != dims:
-            raise DataError(f"{label}: {self.who} takes {_KIND[dims]}, got {_KIND[image.dims]}. {_MEND[dims]}")
-        view = image.identity.get("view", "")
-        if wanted.views and view and view not in wanted.views:
-            code = view if view in VIEWS else "another"  # what stands there may be anything, a name too
-            raise ExcludedView(
-                f"{label}: {self.who} was trained on the views {', '.join(wanted.views)}, got {code}. "
-                "Use another model."
-            )
+        self._check_kind(image, label)
         x = torch.from_numpy(np.require(image.array, np.float32, ["C", "W"]))
         if not torch.isfinite(x).all():
             raise DataError(f"{label}: expected finite values, got {int((~torch.isfinite(x)).sum())} NaN or infinite.")
-        fault = _implausible(x, image, wanted)
+        fault = _implausible(x, image, how)
         steps = list(image.notes)
         if point is not None:
-            x, to_source = cut_patch(x, image, wanted, point, label, steps)
-        elif dims == 3:
-            x, to_source = arrange_volume(x, image, wanted, label, steps)
+            x, to_source = crop_patch(x, image, how, point, label, steps)
+        elif image.dims == 3:
+            x, to_source = resample_volume(x, image, how, label, steps)
         else:
-            x, to_source = arrange_image(x, image, wanted, steps)
+            x, to_source = resample_image(x, image, how, steps)
         x = self._normalise(self._set_channels(x, label, steps), steps)
         geometry = Geometry(tuple(image.array.shape[1:]), tuple(x.shape[1:]), to_source)
-        return Prepared(x, tuple(steps), geometry, image, doubt=f"{label}: {fault}" if fault else "")
+        return Prepared(x, tuple(steps), geometry, image, warning=f"{label}: {fault}" if fault else "")
 
     def check_point(self, point: Sequence[float] | None) -> None:
         """Raise ConfigError unless a point is given exactly where the model takes one."""
         if self.preprocessing.patch is not None and point is None:
             raise ConfigError(
-                f"{self.who}: it was trained on patches of {numbers(self.preprocessing.patch)} mm around a point, and "
-                "takes no whole scan. Give points=."
+                f"{self.who}: it was trained on patches of {join_values(self.preprocessing.patch)} mm around a point, "
+                "and takes no whole scan. Give points=."
             )
         if self.preprocessing.patch is None and point is not None:
             raise ConfigError(f"{self.who}: it takes whole images, not points. Leave points out.")
 
+    def _check_kind(self, image: Image, label: str) -> None:
+        """Raise DataError unless the image has the model's number of axes and a view it was trained on."""
+        how, dims = self.preprocessing, len(self.preprocessing.size)
+        if image.dims != dims:
+            raise DataError(f"{label}: {self.who} takes {_KIND[dims]}, got {_KIND[image.dims]}. {_ADVICE[dims]}")
+        view = image.identity.get("view", "")
+        if how.views and view and view not in how.views:
+            code = view if view in VIEWS else "another"  # free text in a file may hold a patient's name
+            raise ExcludedView(
+                f"{label}: {self.who} was trained on the views {', '.join(how.views)}, got {code}. Use another model."
+            )
+
+    def _warn_or_raise(self, prepared: Prepared, strict: bool) -> Prepared:
+        """Warn of implausible values at the line of the caller's caller, or raise."""
+        if prepared.warning and strict:
+            raise DataError(prepared.warning)
+        if prepared.warning:
+            warnings.warn(prepared.warning, stacklevel=3)
+        return prepared
+
     def _set_channels(self, x: Tensor, label: str, steps: list[str]) -> Tensor:
-        """Repeat grey, or mix colour to grey; anything else is the user's to decide."""
+        """Repeat grey, or convert colour to grey; any other mismatch is an error."""
         have = x.shape[0]
         if have == self.channels:
             return x
@@ -166,33 +189,23 @@ class Transform:
             steps.append(f"grey repeated to {self.channels} channels")
             return x.expand(self.channels, *x.shape[1:]).contiguous()
         if have == 3 and self.channels == 1:
-            steps.append("colour mixed to grey (0.299 red, 0.587 green, 0.114 blue)")
+            steps.append("colour converted to grey (0.299 red, 0.587 green, 0.114 blue)")
             return torch.einsum("c,c...->...", torch.tensor([0.299, 0.587, 0.114]), x)[None]
         raise DataError(
             f"{label}: {self.who} takes {self.channels} channels, got {have}. "
-            f"Give the channels it wants, or create it with in_chans={have}."
+            f"Give the channels it takes, or create it with in_chans={have}."
         )
 
     def _normalise(self, x: Tensor, steps: list[str]) -> Tensor:
         mean, std = self.preprocessing.mean, self.preprocessing.std
         if mean == (0.0,) and std == (1.0,):
             return x
-        steps.append(f"normalised with mean {numbers(mean)} and std {numbers(std)}")
+        steps.append(f"normalised with mean {join_values(mean)} and std {join_values(std)}")
         shape = (-1, *[1] * (x.ndim - 1))
         return (x - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
 
 
-# The view positions that DICOM PS3.3 C.8.7.1.1.1 and C.8.3.1 define, and common longer forms.
-VIEWS = frozenset({"AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO", "LAT", "LATERAL", "LPO", "RPO", "LAO", "RAO"})
-
-_KIND = {2: "a 2D image", 3: "a 3D volume"}
-_MEND = {
-    2: "Choose a frame of it, such as medzoo.read(path, frame=0) of a DICOM or TIFF file, or use a model with dims=3.",
-    3: "Give the whole series or volume, or use a model with dims=2; see medzoo.list_models(dims=2).",
-}
-
-
-def _as_image(source: Source, who: str) -> Image:
+def _as_image(source: ImageSource, who: str) -> Image:
     if isinstance(source, Image):
         return source
     if isinstance(source, (str, os.PathLike, np.ndarray, Tensor)):
@@ -201,7 +214,7 @@ def _as_image(source: Source, who: str) -> Image:
 
 
 def as_array(tensor: Tensor) -> NDArray[Any]:
-    """Return a tensor's numbers; NumPy has no bfloat16."""
+    """Return a tensor's values as a NumPy array; NumPy has no bfloat16."""
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().cpu().numpy()
 
 
@@ -213,19 +226,19 @@ def not_an_image(source: object, who: str) -> InputError:
     )
 
 
-def _implausible(x: Tensor, image: Image, wanted: Preprocessing) -> str | None:
-    """Say why the values cannot be what the model expects, or ``None``."""
+def _implausible(x: Tensor, image: Image, how: Preprocessing) -> str | None:
+    """Return why the values cannot be what the model expects, or ``None``."""
     low, high = float(x.min()), float(x.max())
     got = f"got {low:g} to {high:g}"
-    if wanted.intensity in ("zscore", "zscore_nonzero"):
+    if how.intensity in ("zscore", "zscore_nonzero"):
         return f"expected an image, {got}: every value is the same." if low == high else None
-    if wanted.intensity == "window" and wanted.window and image.unit != "HU":
+    if how.intensity == "window" and how.window and image.unit != "HU":
         if image.modality == "CT":
             return f"expected Hounsfield units, {got} in an unknown unit: the CT has no rescale. Export it with one."
-        bottom, top = wanted.window
+        bottom, top = how.window
         if bottom < 0 and (low >= 0 or high - low < 0.1 * (top - bottom)):
-            return f"expected values around {numbers(wanted.window)} (HU for CT), {got}: already scaled?"
-    if wanted.intensity != "unit":
+            return f"expected values around {join_values(how.window)} (HU for CT), {got}: already scaled?"
+    if how.intensity != "unit":
         return None
     if image.unit == "HU":
         return f"expected the grey levels of a picture, {got} HU: this model was not made for CT."

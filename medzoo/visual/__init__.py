@@ -1,1 +1,1 @@
-"""Pictures of what was read."""
+"""Pictures: images and volumes drawn for a person to check, and phantoms."""

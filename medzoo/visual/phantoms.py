@@ -1,7 +1,7 @@
-"""A chest X-ray and a chest CT drawn from ellipses, for a first run without a patient's data.
+"""Phantoms: a chest X-ray and a chest CT drawn from ellipses, for examples and tests without patient data.
 
-They look enough like the real thing to see which way up they are: the heart is on the patient's left, the liver on the
-right. They are no use for anything else.
+They are realistic enough to check orientation: the heart is on the patient's left, the liver on the right. They are not
+meant for anything else.
 
 Axes: h w rows and columns of the X-ray; x y z of the CT, which grow to the right, front and head of the patient.
 """
@@ -20,7 +20,7 @@ Array = NDArray[np.float64]
 
 
 def draw_xray(height: int = 512, width: int = 448) -> NDArray[np.uint8]:
-    """Return a frontal chest X-ray as a reader sees it, ``h w``, 8-bit: the patient's left is on the right."""
+    """Return a frontal chest X-ray as a radiologist sees it, ``h w``, 8-bit: the patient's left is on the right."""
     v, u = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
 
     def blob(cu: float, cv: float, ru: float, rv: float, soft: float = 12.0) -> Array:
@@ -45,7 +45,7 @@ def draw_xray(height: int = 512, width: int = 448) -> NDArray[np.uint8]:
 
 
 def draw_ct(size: tuple[int, int, int] = (128, 112, 40)) -> tuple[NDArray[np.int16], Array]:
-    """Return a chest CT ``x y z`` in HU and its affine, from index to mm in RAS; 3 × 3 × 8 mm voxels."""
+    """Return a chest CT ``x y z`` in HU, with voxels of 3 × 3 × 8 mm, and its affine from index to mm in RAS."""
     x, y, z = np.mgrid[-1 : 1 : size[0] * 1j, -1 : 1 : size[1] * 1j, -1 : 1 : size[2] * 1j]
 
     def inside(cx: float, cy: float, cz: float, rx: float, ry: float, rz: float) -> NDArray[np.bool_]:
@@ -101,13 +101,13 @@ def write_ct(folder: Path) -> Path:
 
 
 def write_ct_series(folder: Path, drawn: tuple[NDArray[np.int16], Array] | None = None) -> Path:
-    """Write the CT as a DICOM series, one axial slice a file, and return its folder."""
+    """Write the CT as a DICOM series, one file per axial slice, and return its folder."""
     series = folder / "chest_ct_dicom"
     series.mkdir(parents=True, exist_ok=True)
     hu, affine = drawn or draw_ct()
     last_x, last_y = hu.shape[0] - 1, hu.shape[1] - 1
     for z in range(hu.shape[2]):
-        # Columns run to the patient's left and rows to the back: both against the axes of RAS.
+        # Columns run to the patient's left and rows to the back, both opposite to the axes of RAS.
         ds = _dicom("1.2.840.10008.5.1.4.1.1.2", "CT", np.ascontiguousarray(hu[::-1, ::-1, z].T + 1024), z)
         ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 15, 1
         ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 1, -1024, "HU"
@@ -121,7 +121,7 @@ def write_ct_series(folder: Path, drawn: tuple[NDArray[np.int16], Array] | None 
 
 
 def _dicom(sop_class: str, modality: str, pixels: NDArray[Any], number: int = 0) -> Any:
-    """Return a data set with what every image has; the UIDs are the same in every run."""
+    """Return a data set with the attributes that every image has; the UIDs are the same in every run."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 

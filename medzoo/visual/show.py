@@ -1,6 +1,4 @@
-"""Pictures of what was read: the way a person checks that an image is the right way up.
-
-Not named ``show.py``: importing it would put the module in the place of the function ``medzoo.show``.
+"""``medzoo.show``: pictures of images as they were read, to check orientation, spacing and intensity by eye.
 
 Axes: c channels, h w height width; x y z right, front and head of the patient. In a picture, rows run down and columns
 to the right.
@@ -19,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.errors import ConfigError, DataError
-from medzoo.io.image import Image
+from medzoo.io.files import join_sizes
+from medzoo.io.image import Image, to_closest_ras, voxel_sizes
 from medzoo.io.read import read
 
 if TYPE_CHECKING:
@@ -28,21 +27,21 @@ if TYPE_CHECKING:
 __all__ = ["contact_sheet", "show"]
 
 _SIDE = 360  # pixels along the longer side of a panel
-_MARGIN = 26  # for the letters
+_MARGIN = 26  # pixels, for the letters
 _LINE = 19
-_CT_WINDOW = (-1000.0, 400.0)  # lung to contrast-filled vessel: both lung and soft tissue can be told
+_CT_WINDOW = (-1000.0, 400.0)  # HU: shows lung, soft tissue and contrast-filled vessels
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
 _INK, _LETTERS, _PAPER = (222, 222, 222), (255, 214, 102), (0, 0, 0)
 
 
 @dataclass(frozen=True, eq=False)
 class _Panel:
-    """One plane as it is drawn.
+    """One plane of an image, ready to draw.
 
     Attributes:
         pixels: ``h w`` or ``h w 3``, 8-bit.
         mm: height and width in mm, or in pixels where the spacing is not known.
-        edges: letters at the left, top, right and bottom; empty where the file does not say.
+        edges: letters at the left, top, right and bottom; empty where the file gives no orientation.
         title: the name of the plane.
     """
 
@@ -55,11 +54,11 @@ class _Panel:
 def show(
     image: Image | str | os.PathLike[str] | NDArray[Any], out: str | os.PathLike[str] | None = None, **options: Any
 ) -> Picture:
-    """Draw an image: an X-ray as a reader sees it, or the three middle planes of a volume.
+    """Draw an image: an X-ray as a radiologist sees it, or the three middle planes of a volume.
 
     Planes are in the radiological convention: the patient's right is on the left of the axial and coronal planes, the
-    front is on the left of the sagittal plane, the head is up. Letters tell the sides (R L A P S I); they are left out
-    where the file does not say how the patient lies. Lengths are true to the spacing.
+    front is on the left of the sagittal plane, the head is up. Letters mark the sides (R L A P S I); they are omitted
+    where the file gives no orientation. Lengths are to scale.
 
     Args:
         image: an image, or what :func:`medzoo.read` takes.
@@ -83,7 +82,7 @@ def show(
 def contact_sheet(
     sources: Iterable[str | os.PathLike[str]], out: str | os.PathLike[str] | None = None, *, width: int = 1700
 ) -> Picture:
-    """Draw many files and series folders on one sheet; what cannot be read is shown by its reason.
+    """Draw several files and series folders on one sheet; a file that cannot be read is shown by its error.
 
     Args:
         sources: files, and folders with one DICOM series each.
@@ -117,7 +116,7 @@ def _tile(source: str | os.PathLike[str]) -> Picture:
     try:
         return show(source)
     except DataError as error:
-        return _compose([], ["refused:", *textwrap.wrap(str(error).replace(str(source), Path(source).name), 60)])
+        return _compose([], ["cannot be read:", *textwrap.wrap(str(error).replace(str(source), Path(source).name), 60)])
 
 
 def _save(picture: Picture, out: str | os.PathLike[str] | None) -> Picture:
@@ -145,29 +144,20 @@ def _planes(image: Image) -> tuple[list[_Panel], str]:
     pixels, window = _grey_levels(image)
     if image.affine is None:
         return _planes_as_stored(pixels, image.spacing or (1.0, 1.0, 1.0)), window
-    from medzoo.io.nifti import canonical
-
-    if pixels.ndim == 4:  # x y z 3: canonical turns the first three axes
-        turned = [canonical(pixels[..., c], image.affine, []) for c in range(3)]
-        volume, affine = np.stack([values for values, _ in turned], axis=-1), turned[0][1]
-    else:
-        volume, affine = canonical(pixels, image.affine, [])
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    x, y, z = (n // 2 for n in volume.shape[:3])
-    # Each plane is cut and its axes are then named rows, columns; all of x, y and z run backwards in the picture, so
-    # that its left and top edges are right, front and head.
-    back = volume[::-1, ::-1, ::-1]
-    x, y, z = (n - 1 - i for n, i in zip(volume.shape[:3], (x, y, z), strict=True))
-    sizes = spacing * volume.shape[:3]
+    volume, affine = to_closest_ras(pixels, image.affine, [])
+    # x, y and z run backwards in the picture, so that its left and top edges are right, front and head.
+    flipped = volume[::-1, ::-1, ::-1]
+    x, y, z = (n - 1 - n // 2 for n in volume.shape[:3])
+    sizes = np.multiply(voxel_sizes(affine), volume.shape[:3])
     return [
-        _Panel(np.swapaxes(back[:, :, z], 0, 1), (sizes[1], sizes[0]), ("R", "A", "L", "P"), "axial"),
-        _Panel(np.swapaxes(back[:, y], 0, 1), (sizes[2], sizes[0]), ("R", "S", "L", "I"), "coronal"),
-        _Panel(np.swapaxes(back[x], 0, 1), (sizes[2], sizes[1]), ("A", "S", "P", "I"), "sagittal"),
+        _Panel(np.swapaxes(flipped[:, :, z], 0, 1), (sizes[1], sizes[0]), ("R", "A", "L", "P"), "axial"),
+        _Panel(np.swapaxes(flipped[:, y], 0, 1), (sizes[2], sizes[0]), ("R", "S", "L", "I"), "coronal"),
+        _Panel(np.swapaxes(flipped[x], 0, 1), (sizes[2], sizes[1]), ("A", "S", "P", "I"), "sagittal"),
     ], window
 
 
 def _planes_as_stored(volume: NDArray[np.uint8], spacing: tuple[float, ...]) -> list[_Panel]:
-    """Return the middle planes of an array whose axes are just the first, second and third."""
+    """Return the middle planes of an array without orientation."""
     none = ("", "", "", "")
     d, h, w = (n // 2 for n in volume.shape[:3])
     sizes = [n * s for n, s in zip(volume.shape[:3], spacing, strict=True)]
@@ -179,7 +169,7 @@ def _planes_as_stored(volume: NDArray[np.uint8], spacing: tuple[float, ...]) -> 
 
 
 def _grey_levels(image: Image) -> tuple[NDArray[np.uint8], str]:
-    """Return the pixels in 8 bits, ``*s`` or ``*s 3``, and which values became black and white."""
+    """Return the pixels in 8 bits, ``*s`` or ``*s 3``, and a text of the values drawn as black and white."""
     values = image.array.astype(np.float32)
     if image.unit == "HU":
         low, high = _CT_WINDOW
@@ -190,11 +180,11 @@ def _grey_levels(image: Image) -> tuple[NDArray[np.uint8], str]:
     shown = np.clip((values - low) / ((high - low) or 1.0), 0, 1) * 255
     pixels = shown.round().astype(np.uint8)
     colour = pixels.shape[0] == 3
-    return (np.moveaxis(pixels, 0, -1) if colour else pixels[0]), f"{low:g} is black, {high:g} is white"
+    return (np.moveaxis(pixels, 0, -1) if colour else pixels[0]), f"drawn from {low:g} (black) to {high:g} (white)"
 
 
 def _edges(columns: NDArray[np.float64], rows: NDArray[np.float64]) -> tuple[str, str, str, str]:
-    """Return the letters at left, top, right and bottom, from the RAS directions in which columns and rows run."""
+    """Return the letters at left, top, right and bottom, from the RAS directions of columns and rows."""
 
     def towards(direction: NDArray[np.float64]) -> str:
         axis = int(np.argmax(np.abs(direction)))
@@ -205,15 +195,15 @@ def _edges(columns: NDArray[np.float64], rows: NDArray[np.float64]) -> tuple[str
 
 
 def _caption(image: Image, window: str) -> list[str]:
-    """Return what the picture says below itself."""
+    """Return the lines of text below the picture."""
     name = Path(image.identity.get("file", "array")).name
-    size = " × ".join(map(str, image.array.shape[1:]))
-    spacing = "spacing not known" if image.spacing is None else " × ".join(f"{s:.3g}" for s in image.spacing) + " mm"
-    kind = " ".join(part for part in (image.modality, image.identity.get("view", "")) if part) or "modality not known"
+    size = join_sizes(image.array.shape[1:])
+    spacing = "spacing unknown" if image.spacing is None else " × ".join(f"{s:.3g}" for s in image.spacing) + " mm"
+    kind = " ".join(part for part in (image.modality, image.identity.get("view", "")) if part) or "modality unknown"
     where = f", axes {image.orientation}" if image.orientation else ""
     span = f"{float(image.array.min()):g} to {float(image.array.max()):g}"
     unit = image.unit if image.unit != "raw" else "values as stored"
-    lines = [name, f"{kind}, {size}, {spacing}{where}", f"{unit}: {span}; {window}"]
+    lines = [name, f"{kind}, {size}, {spacing}{where}", f"{unit}, {span}; {window}"]
     return [line for text in (*lines, *image.notes) for line in textwrap.wrap(text, 110)]
 
 

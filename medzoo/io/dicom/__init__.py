@@ -1,1 +1,1 @@
-"""DICOM objects and series."""
+"""The readers of DICOM files and series."""

@@ -1,7 +1,7 @@
-"""The decoder of last resort in a process of its own: GDCM can crash on a damaged codestream, past any ``except``.
+"""Decode DICOM pixels with SimpleITK in a separate process: GDCM can crash on a damaged codestream.
 
-The process is started when it is first needed and kept: starting it takes a fifth of a second, decoding a slice about
-10 ms. It reads one path a line and answers with one word a line; the pixels are beside the file it was given.
+The process starts at the first call and stays: starting it takes a fifth of a second, decoding a slice about 10 ms. It
+reads one path per line and answers with one word per line; the pixels are written next to the file it was given.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["decode_apart"]
+__all__ = ["decode_in_subprocess"]
 
-_PATIENCE = 120.0  # seconds for one file, after which the process is taken to hang
+_TIMEOUT = 120.0  # seconds for one file, after which the process is killed
 _LOCK = threading.Lock()
-_SOUND, _FAULTY = "sound", "faulty"
+_SOUND, _DAMAGED = "sound", "damaged"
 
 
-class _Child:
+class _Decoder:
     """The running process; it belongs to the process that started it, and not to a fork of that."""
 
     def __init__(self) -> None:
-        root = str(Path(__file__).parents[2])
+        root = str(Path(__file__).parents[3])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         self.owner = os.getpid()
         self.process = subprocess.Popen(
@@ -41,12 +41,12 @@ class _Child:
         )
 
     def ask(self, path: Path) -> str:
-        """Return the answer, or an empty string if the process died or was stopped for taking too long."""
+        """Return the answer, or an empty string if the process died or was killed after the timeout."""
         pipe_in, pipe_out = self.process.stdin, self.process.stdout
         if pipe_in is None or pipe_out is None:
             return ""
-        watch = threading.Timer(_PATIENCE, self.process.kill)
-        watch.start()
+        timer = threading.Timer(_TIMEOUT, self.process.kill)
+        timer.start()
         try:
             pipe_in.write(f"{path}\n")
             pipe_in.flush()
@@ -54,7 +54,7 @@ class _Child:
         except OSError:  # it died between two files
             return ""
         finally:
-            watch.cancel()
+            timer.cancel()
 
     def stop(self) -> None:
         """End the process and close its pipes."""
@@ -63,48 +63,48 @@ class _Child:
             self.process.communicate()
 
 
-_children: dict[int, _Child] = {}
-"""By the process that owns it: after a fork each side has its own."""
+_decoders: dict[int, _Decoder] = {}
+"""By the process that owns it: after a fork each process has its own."""
 
 
-def decode_apart(path: Path) -> NDArray[Any] | None:
+def decode_in_subprocess(path: Path) -> NDArray[Any] | None:
     """Return the pixels of a DICOM file as SimpleITK decodes them, or ``None`` if it cannot, or finds damage.
 
     Args:
-        path: the file, in a folder that may be written to.
+        path: the file, in a folder that can be written to.
     """
     with _LOCK:
-        child = _children.get(os.getpid())
-        if child is None or child.process.poll() is not None:
-            child = _children[os.getpid()] = _Child()
-            atexit.register(child.stop)
-        answer = child.ask(path)
-        if answer not in (_SOUND, _FAULTY):  # it crashed or was stopped; the next file gets a new one
-            atexit.unregister(child.stop)
-            child.stop()
-            del _children[os.getpid()]
-    return np.load(_beside(path), allow_pickle=False) if answer == _SOUND else None
+        decoder = _decoders.get(os.getpid())
+        if decoder is None or decoder.process.poll() is not None:
+            decoder = _decoders[os.getpid()] = _Decoder()
+            atexit.register(decoder.stop)
+        answer = decoder.ask(path)
+        if answer not in (_SOUND, _DAMAGED):  # it crashed or was killed; the next file gets a new one
+            atexit.unregister(decoder.stop)
+            decoder.stop()
+            del _decoders[os.getpid()]
+    return np.load(_output(path), allow_pickle=False) if answer == _SOUND else None
 
 
-def _beside(path: Path) -> Path:
+def _output(path: Path) -> Path:
     return path.with_suffix(".npy")
 
 
 def _serve() -> None:
-    """Answer until the pipe is closed, which also happens when the parent dies."""
+    """Answer until the pipe is closed, which also happens when the parent process dies."""
     import SimpleITK as sitk  # noqa: N813
 
-    from medzoo.io.itk import read_with_itk
+    from medzoo.io.metaimage import read_with_itk
 
     for line in sys.stdin:
         path = Path(line.rstrip("\n"))
         try:
             image, sound = read_with_itk(path, "GDCMImageIO")
             if sound:
-                np.save(_beside(path), sitk.GetArrayFromImage(image))
+                np.save(_output(path), sitk.GetArrayFromImage(image))
         except (RuntimeError, MemoryError, OSError):  # SimpleITK's own, or no space for the pixels
             sound = False
-        sys.stdout.write(f"{_SOUND if sound else _FAULTY}\n")
+        sys.stdout.write(f"{_SOUND if sound else _DAMAGED}\n")
         sys.stdout.flush()
 
 

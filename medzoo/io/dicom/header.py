@@ -1,4 +1,4 @@
-"""What a DICOM header says, checked: kind of image, identity without names, and the plane of a slice.
+"""Checked values of a DICOM header: modality, identity without names, and the plane of a slice.
 
 Axes: h w rows and columns; the world is RAS+ (DICOM's own is LPS+).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,78 +16,82 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.errors import DataError
+from medzoo.io.files import wrap_read_errors
 
-__all__ = ["PICTURES", "Plane", "frame_item", "identity", "modality", "not_an_image", "numbers", "plane", "spacing_2d"]
+__all__ = [
+    "PROJECTION_MODALITIES", "Plane", "finite_values", "float_values", "frame_count", "functional_group", "identity_of",
+    "modality_of", "non_image_kind", "pixel_spacing", "plane_of", "sample_count", "wrap_dicom_errors",
+]  # fmt: skip
 
-PICTURES = frozenset({"CR", "DX", "IO", "MG", "PX", "RF", "RG", "XA"})
-"""Projection X-ray: each file is a picture of its own, never a slice of a volume."""
+PROJECTION_MODALITIES = frozenset({"CR", "DX", "IO", "MG", "PX", "RF", "RG", "XA"})
+"""Projection X-ray: each file is an image of its own, never a slice of a volume."""
 
-_SOP_MODALITY = {
-    "1.2.840.10008.5.1.4.1.1.1": "CR",
-    "1.2.840.10008.5.1.4.1.1.1.1": "DX",
-    "1.2.840.10008.5.1.4.1.1.1.1.1": "DX",
-    "1.2.840.10008.5.1.4.1.1.1.2": "MG",
-    "1.2.840.10008.5.1.4.1.1.1.2.1": "MG",
-    "1.2.840.10008.5.1.4.1.1.12.1": "XA",
-    "1.2.840.10008.5.1.4.1.1.12.2": "RF",
-    "1.2.840.10008.5.1.4.1.1.2": "CT",
-    "1.2.840.10008.5.1.4.1.1.2.1": "CT",
-    "1.2.840.10008.5.1.4.1.1.2.2": "CT",
-    "1.2.840.10008.5.1.4.1.1.4": "MR",
-    "1.2.840.10008.5.1.4.1.1.4.1": "MR",
-    "1.2.840.10008.5.1.4.1.1.4.4": "MR",
-    "1.2.840.10008.5.1.4.1.1.128": "PT",
-    "1.2.840.10008.5.1.4.1.1.20": "NM",
-}
-
-_NO_IMAGE = {
-    "SR": "a structured report (SR)",
-    "PR": "a presentation state (PR)",
-    "KO": "a key object selection (KO)",
-    "SEG": "a segmentation (SEG)",
-    "RTSTRUCT": "a structure set (RTSTRUCT)",
-    "RTPLAN": "a treatment plan (RTPLAN)",
-    "RTDOSE": "a dose map (RTDOSE)",
-    "REG": "a registration (REG)",
-    "DOC": "a document (DOC)",
-    "ECG": "a waveform (ECG)",
-}
+_MODALITY_OF_CLASS = {
+    f"1.2.840.10008.5.1.4.1.1.{suffix}": modality
+    for modality, suffixes in {
+        "CR": ["1"], "DX": ["1.1", "1.1.1"], "MG": ["1.2", "1.2.1"], "XA": ["12.1"], "RF": ["12.2"],
+        "CT": ["2", "2.1", "2.2"], "MR": ["4", "4.1", "4.4"], "PT": ["128"], "NM": ["20"],
+    }.items()
+    for suffix in suffixes
+}  # fmt: skip
+_NON_IMAGE_MODALITIES = {
+    "SR": "a structured report", "PR": "a presentation state", "KO": "a key object selection", "SEG": "a segmentation",
+    "RTSTRUCT": "a structure set", "RTPLAN": "a treatment plan", "RTDOSE": "a dose map", "REG": "a registration",
+    "DOC": "a document", "ECG": "a waveform",
+}  # fmt: skip
+_IDENTITY = {
+    "study": "StudyInstanceUID", "series": "SeriesInstanceUID", "sop": "SOPInstanceUID", "view": "ViewPosition",
+}  # fmt: skip
 
 _TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
-def modality(ds: Any) -> str:
-    """Return the modality, from the SOP class where the tag is missing; ``""`` where neither says."""
-    return str(ds.get("Modality") or "").strip() or _SOP_MODALITY.get(str(ds.get("SOPClassUID") or ""), "")
+def wrap_dicom_errors(path: Path, what: str) -> AbstractContextManager[list[str]]:
+    """Return :func:`~medzoo.io.files.wrap_read_errors` with pydicom's own exceptions."""
+    from pydicom.errors import BytesLengthException, InvalidDicomError
+
+    return wrap_read_errors(path, what, BytesLengthException, InvalidDicomError)
 
 
-def not_an_image(ds: Any) -> str | None:
-    """Say what a DICOM object is when it is no image a model could take, else return ``None``."""
+def modality_of(ds: Any) -> str:
+    """Return the modality, from the SOP class where the tag is missing; ``""`` where neither gives it."""
+    return str(ds.get("Modality") or "").strip() or _MODALITY_OF_CLASS.get(str(ds.get("SOPClassUID") or ""), "")
+
+
+def non_image_kind(ds: Any) -> str | None:
+    """Return what a DICOM object is if it is not an image that a model could take, else ``None``."""
     from pydicom.uid import UID
 
-    named = _NO_IMAGE.get(modality(ds))
-    if named or ("Rows" in ds and "Columns" in ds):
-        return named
+    modality = modality_of(ds)
+    if modality in _NON_IMAGE_MODALITIES:
+        return f"{_NON_IMAGE_MODALITIES[modality]} ({modality})"
+    if "Rows" in ds and "Columns" in ds:
+        return None
     sop_class = str(ds.get("SOPClassUID") or "")
-    broken = (
-        not sop_class or "Image Storage" in UID(sop_class).name
-    )  # meant to be an image: reading it says what is wrong
-    return None if broken else "a DICOM object without pixels"
+    if not sop_class or "Image Storage" in UID(sop_class).name:
+        return None  # an image that lacks its size: reading it reports what is wrong
+    return "a DICOM object without pixels"
 
 
-def identity(ds: Any, path: Path) -> dict[str, str]:
-    """Return file, UIDs, view and the patient as a hash: no name, no date, no id in the clear.
+def frame_count(ds: Any) -> int:
+    """Return the number of frames that the header declares."""
+    value = ds.get("NumberOfFrames")
+    return int(value) if value not in (None, "") else 1
 
-    The hash tells two patients apart and says when two files are of one; it is no protection for someone who can
-    guess the id, so treat it as you would the id.
+
+def sample_count(ds: Any) -> int:
+    """Return the number of samples of a pixel: 1 for grey, 3 for colour."""
+    return int(ds.get("SamplesPerPixel") or 1)
+
+
+def identity_of(ds: Any, path: Path) -> dict[str, str]:
+    """Return file, UIDs, view and the patient id as a hash; no name, no date, no id in plain text.
+
+    The hash shows whether two files belong to one patient. It does not protect against someone who can guess the id,
+    so treat it as you would the id.
     """
     found = {"file": str(path)}
-    for key, keyword in (
-        ("study", "StudyInstanceUID"),
-        ("series", "SeriesInstanceUID"),
-        ("sop", "SOPInstanceUID"),
-        ("view", "ViewPosition"),
-    ):
+    for key, keyword in _IDENTITY.items():
         if value := str(ds.get(keyword) or "").strip():
             found[key] = value
     if patient := str(ds.get("PatientID") or "").strip():
@@ -94,30 +99,35 @@ def identity(ds: Any, path: Path) -> dict[str, str]:
     return found
 
 
-def numbers(ds: Any, keyword: str, count: int, path: Path) -> tuple[float, ...] | None:
-    """Return ``count`` finite numbers of an element, or ``None`` where it is absent or empty.
+def float_values(ds: Any, keyword: str) -> tuple[float, ...]:
+    """Return the values of an element with one or several; ``()`` where it is absent or empty."""
+    value = ds.get(keyword)
+    if value is None or value == "":
+        return ()
+    return tuple(float(v) for v in (value if hasattr(value, "__len__") and not isinstance(value, str) else [value]))
+
+
+def finite_values(ds: Any, keyword: str, count: int, path: Path) -> tuple[float, ...] | None:
+    """Return ``count`` finite values of an element, or ``None`` where it is absent or empty.
 
     Raises:
         DataError: another count, or NaN or infinity.
     """
-    value = ds.get(keyword)
-    if value is None or value == "":
-        return None
-    values = tuple(float(v) for v in (value if hasattr(value, "__len__") and not isinstance(value, str) else [value]))
+    values = float_values(ds, keyword)
     if not values:
         return None
     if len(values) != count or not all(math.isfinite(v) for v in values):
         raise DataError(
             f"{path}: expected {count} finite number{'s' * (count > 1)} in {keyword}, "
-            f"found {', '.join(f'{v:g}' for v in values)}. Export the image anew."
+            f"found {', '.join(f'{v:g}' for v in values)}. Export the image again."
         )
     return values
 
 
-def frame_item(ds: Any, sequence: str, frame: int) -> Any:
-    """Return the item of a functional group that holds for a frame, or the data set itself.
+def functional_group(ds: Any, sequence: str, frame: int) -> Any:
+    """Return the functional group item of a frame, or the data set itself where there is none.
 
-    An enhanced image keeps what differs between frames in one sequence, and what they share in another.
+    An enhanced image stores what differs between frames in one sequence, and what they share in another.
     """
     for groups, index in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
         items = ds.get(groups) or ()
@@ -128,12 +138,12 @@ def frame_item(ds: Any, sequence: str, frame: int) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """Where a slice lies, in RAS mm.
+    """The position and orientation of a slice, in RAS mm.
 
     Attributes:
         origin: centre of the first pixel.
-        down: from one row to the next, length in mm.
-        right: from one column to the next, length in mm.
+        down: from one row to the next.
+        right: from one column to the next.
     """
 
     origin: NDArray[np.float64]
@@ -155,15 +165,16 @@ class Plane:
         return matrix
 
 
-def plane(ds: Any, path: Path, frame: int = 0) -> Plane | None:
+def plane_of(ds: Any, path: Path, frame: int = 0) -> Plane | None:
     """Return the plane of a frame, or ``None`` where the header does not give all of it.
 
     Raises:
         DataError: NaN or infinity, a wrong count, or directions that are not perpendicular unit vectors.
     """
-    position = numbers(frame_item(ds, "PlanePositionSequence", frame), "ImagePositionPatient", 3, path)
-    cosines = numbers(frame_item(ds, "PlaneOrientationSequence", frame), "ImageOrientationPatient", 6, path)
-    spacing = spacing_2d(ds, path, frame)
+    position = finite_values(functional_group(ds, "PlanePositionSequence", frame), "ImagePositionPatient", 3, path)
+    orientation = functional_group(ds, "PlaneOrientationSequence", frame)
+    cosines = finite_values(orientation, "ImageOrientationPatient", 6, path)
+    spacing = pixel_spacing(ds, path, frame)
     if position is None or cosines is None or spacing is None:
         return None
     right, down = np.array(cosines[:3]), np.array(cosines[3:])
@@ -171,7 +182,7 @@ def plane(ds: Any, path: Path, frame: int = 0) -> Plane | None:
     if np.abs(lengths - 1).max() > 0.01 or abs(right @ down) > 0.01:  # rounding in headers is below 0.001
         raise DataError(
             f"{path}: expected two perpendicular unit vectors in ImageOrientationPatient, "
-            f"found {', '.join(f'{v:g}' for v in cosines)}. Export the image anew."
+            f"found {', '.join(f'{v:g}' for v in cosines)}. Export the image again."
         )
     return Plane(
         _TO_RAS @ np.array(position),
@@ -180,11 +191,11 @@ def plane(ds: Any, path: Path, frame: int = 0) -> Plane | None:
     )
 
 
-def spacing_2d(ds: Any, path: Path, frame: int = 0) -> tuple[float, float] | None:
-    """Return mm between rows and between columns; ``None`` where it is absent or not positive."""
+def pixel_spacing(ds: Any, path: Path, frame: int = 0) -> tuple[float, float] | None:
+    """Return the mm between rows and between columns; ``None`` where they are absent or not positive."""
     for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-        source = frame_item(ds, "PixelMeasuresSequence", frame) if keyword == "PixelSpacing" else ds
-        found = numbers(source, keyword, 2, path)
+        source = functional_group(ds, "PixelMeasuresSequence", frame) if keyword == "PixelSpacing" else ds
+        found = finite_values(source, keyword, 2, path)
         if found is not None and min(found) > 0:
             return found[0], found[1]
     return None

@@ -1,10 +1,11 @@
-"""One DICOM file to an image: a picture, a slice with its place, or the frames of a multi-frame file.
+"""The reader of one DICOM file: a radiograph, a slice with its position, or the frames of a multi-frame file.
 
-Axes: h w rows and columns, f frames.
+Axes: c channels, f frames, h w rows and columns.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,124 +13,120 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.errors import DataError
-from medzoo.io.arrays import as_real, settle_nan
-from medzoo.io.dicom.header import frame_item, identity, modality, not_an_image, plane, spacing_2d
-from medzoo.io.dicom.pixels import frames_of, load, stored_pixels
-from medzoo.io.dicom.values import Values, picture, rescaled, turned_over
-from medzoo.io.files import refusing
-from medzoo.io.image import Image
-from medzoo.io.raster import collapse_grey
+from medzoo.io.dicom.header import (
+    frame_count,
+    functional_group,
+    identity_of,
+    modality_of,
+    non_image_kind,
+    pixel_spacing,
+    plane_of,
+    wrap_dicom_errors,
+)
+from medzoo.io.dicom.pixels import decode_pixels, load
+from medzoo.io.dicom.values import PixelValues, apply_modality, apply_voi, invert
+from medzoo.io.files import check_frame
+from medzoo.io.image import Image, as_native, handle_nan, merge_equal_channels
 
-__all__ = ["read_dicom", "to_image"]
+__all__ = ["read_dicom"]
 
-_MEASURED = frozenset({"CT", "PT", "NM"})
-"""Their values are measurements: a window or MONOCHROME1 says how to show them, not what they are."""
+_QUANTITATIVE = frozenset({"CT", "PT", "NM"})
+"""Modalities whose values are measurements: a window or MONOCHROME1 defines only how they are displayed."""
 
 
 def read_dicom(path: Path, *, frame: int | None, nan: str, max_voxels: int) -> Image:
-    """Read one DICOM file.
-
-    Args:
-        path: the file.
-        frame: the frame to take; ``None`` takes all, as a volume ``1 f h w`` where there are several.
-        nan: what to do with NaN in float pixels.
-        max_voxels: the most values.
+    """Read one DICOM file, ``c h w``, or ``c f h w`` of several frames; the arguments are as in :func:`medzoo.read`.
 
     Raises:
-        DataError: no image, damaged, or not decodable.
+        DataError: not an image, damaged, or not decodable.
     """
-    from pydicom.errors import BytesLengthException, InvalidDicomError
-
     ds = load(path, max_voxels=max_voxels)
-    with refusing(path, "a DICOM image", InvalidDicomError, BytesLengthException) as told:
-        image = to_image(ds, path, frame=frame, max_voxels=max_voxels)
-    values, mended = settle_nan(image.array, path, nan)
-    doubts = (f"pydicom had {len(told)} doubts about the header",) if told else ()
-    return Image(
-        as_real(values), image.affine, image.spacing, image.modality, image.unit, image.value_range, image.identity,
-        (*image.notes, *mended, *doubts),
-    )  # fmt: skip
+    with wrap_dicom_errors(path, "a DICOM image") as issued:
+        image = _to_image(ds, path, frame, max_voxels)
+    notes = list(image.notes)
+    values = handle_nan(image.array, path, nan, notes)
+    if issued:
+        notes.append(f"pydicom issued {len(issued)} warnings about the header")
+    return replace(image, array=as_native(values), notes=tuple(notes))
 
 
-def to_image(ds: Any, path: Path, *, frame: int | None, max_voxels: int) -> Image:
-    """Return the image of a data set; raises whatever pydicom does, which the caller turns into words."""
-    what = not_an_image(ds)
-    if what:
-        raise DataError(f"{path}: expected an image, found {what}. Give the images it refers to.")
-    frames = frames_of(ds)
-    if frame is not None and frame >= frames:
-        raise DataError(f"{path}: expected frame below {frames}, got frame={frame}. Count frames from 0.")
+def _to_image(ds: Any, path: Path, frame: int | None, max_voxels: int) -> Image:
+    """Return the image of a data set; may raise pydicom's exceptions."""
+    kind = non_image_kind(ds)
+    if kind:
+        raise DataError(f"{path}: expected an image, found {kind}. Give the images it refers to.")
+    frames = frame_count(ds)
+    check_frame(path, frame, frames)
     chosen = [frame] if frame is not None else list(range(frames))
-    stored = stored_pixels(ds, path, frame if frames > 1 else None, max_voxels)
-    kind = modality(ds)
+    stored = decode_pixels(ds, path, frame if frames > 1 else None, max_voxels)
+    modality = modality_of(ds)
     notes: list[str] = []
-    if not ds.get("Modality") and kind:
-        notes.append(f"modality {kind} told by the SOP class")
+    value_range: tuple[float, float] | None
+    if not ds.get("Modality") and modality:
+        notes.append(f"modality {modality} taken from the SOP class")
     if frames > 1 and frame is not None:
         notes.append(f"frame {frame} of {frames}")
-    span: tuple[float, float] | None
     if stored.ndim == 4 or str(ds.get("PhotometricInterpretation")) == "PALETTE COLOR":
-        array, unit, span = _colour(stored, ds, notes)
+        array, unit, value_range = _colour(stored, ds, notes)
     else:
-        array, unit, span = _grey(stored, ds, path, kind, chosen, notes)
+        array, unit, value_range = _grey(stored, ds, path, modality, chosen, notes)
     affine, spacing = _geometry(ds, path, chosen, notes)
     if len(chosen) == 1:
         array = array[:, 0]
-    return Image(array, affine, spacing, kind, unit, span, identity(ds, path), tuple(notes))
+    return Image(array, affine, spacing, modality, unit, value_range, identity_of(ds, path), tuple(notes))
 
 
 def _grey(
-    stored: NDArray[Any], ds: Any, path: Path, kind: str, chosen: list[int], notes: list[str]
+    stored: NDArray[Any], ds: Any, path: Path, modality: str, chosen: list[int], notes: list[str]
 ) -> tuple[NDArray[Any], str, tuple[float, float] | None]:
-    """Return ``1 f h w``, its unit and its range, by what the modality's values are."""
+    """Return ``1 f h w``, its unit and its range, by the meaning of the modality's values."""
     photometric = str(ds.get("PhotometricInterpretation"))
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise DataError(f"{path}: expected MONOCHROME1 or 2 for grey pixels, found {photometric}. Export it anew.")
+        raise DataError(f"{path}: expected MONOCHROME1 or 2 for grey pixels, found {photometric}. Export it again.")
     values = _rescale_frames(stored, ds, path, chosen)
-    whole = Values(values.array[None], values.low, values.high, values.notes, values.rescaled)
-    if kind in _MEASURED:
-        notes.extend(whole.notes)
+    unit, value_range = "raw", None
+    if modality in _QUANTITATIVE:
+        notes.extend(values.notes)
         if photometric == "MONOCHROME1":
-            notes.append("MONOCHROME1 left alone: the values are measurements")
-        if kind == "CT" and whole.rescaled and _hounsfield(ds, chosen[0]):
-            return whole.array, "HU", None
-        if kind == "CT":
-            notes.append("rescaled to something other than HU" if whole.rescaled else "no rescale: values as stored")
-        return whole.array, "raw", None
-    if kind == "MR":
-        if photometric == "MONOCHROME1":
-            whole = turned_over(whole, path)
-        notes.extend(whole.notes)
-        return whole.array, "raw", None
-    whole = picture(whole, ds, path)
-    notes.extend(whole.notes)
-    if not np.isfinite(whole.low + whole.high):
-        return whole.array, "raw", None
-    bits = np.log2(whole.high + 1) if whole.low == 0 else 0.0
-    return whole.array, f"{int(bits)}-bit" if bits and bits.is_integer() else "raw", (whole.low, whole.high)
+            notes.append("MONOCHROME1 ignored: the values are measurements")
+        if modality == "CT" and values.rescaled and _is_hounsfield(ds, chosen[0]):
+            unit = "HU"
+        elif modality == "CT":
+            notes.append("rescaled to a unit other than HU" if values.rescaled else "no rescale: values as stored")
+    elif modality == "MR":
+        values = invert(values, path) if photometric == "MONOCHROME1" else values
+        notes.extend(values.notes)
+    else:
+        values = apply_voi(values, ds, path)
+        notes.extend(values.notes)
+        if np.isfinite(values.low + values.high):
+            value_range = (values.low, values.high)
+            bits = np.log2(values.high + 1) if values.low == 0 else 0.0
+            unit = f"{int(bits)}-bit" if bits and bits.is_integer() else "raw"
+    return values.array[None], unit, value_range
 
 
-def _rescale_frames(stored: NDArray[Any], ds: Any, path: Path, chosen: list[int]) -> Values:
-    """Rescale all frames at once, or one by one where each has its own numbers."""
-    items = {id(frame_item(ds, "PixelValueTransformationSequence", frame)) for frame in chosen}
+def _rescale_frames(stored: NDArray[Any], ds: Any, path: Path, chosen: list[int]) -> PixelValues:
+    """Rescale all frames at once, or one by one where each has its own slope and intercept."""
+    items = {id(functional_group(ds, "PixelValueTransformationSequence", frame)) for frame in chosen}
     if len(items) == 1:
-        return rescaled(stored, ds, path, chosen[0])
-    parts = [rescaled(stored[i], ds, path, frame) for i, frame in enumerate(chosen)]
-    return Values(
+        return apply_modality(stored, ds, path, chosen[0])
+    parts = [apply_modality(stored[i], ds, path, frame) for i, frame in enumerate(chosen)]
+    return PixelValues(
         np.stack([part.array for part in parts]),
         min(part.low for part in parts),
         max(part.high for part in parts),
-        parts[0].notes if len({part.notes for part in parts}) == 1 else ("each frame rescaled by its own numbers",),
+        parts[0].notes if len({part.notes for part in parts}) == 1 else ("each frame rescaled by its own values",),
         all(part.rescaled for part in parts),
     )
 
 
-def _hounsfield(ds: Any, frame: int) -> bool:
-    """Say whether the rescaled values of a CT are HU: where nothing is said, the standard says they are."""
-    item = frame_item(ds, "PixelValueTransformationSequence", frame)
+def _is_hounsfield(ds: Any, frame: int) -> bool:
+    """Return whether the rescaled values of a CT are HU, which is the standard's default."""
+    item = functional_group(ds, "PixelValueTransformationSequence", frame)
     luts = ds.get("ModalityLUTSequence")
-    named = luts[0].get("ModalityLUTType") if luts else item.get("RescaleType")
-    return str(named or "HU").strip().upper() == "HU"
+    unit = luts[0].get("ModalityLUTType") if luts else item.get("RescaleType")
+    return str(unit or "HU").strip().upper() == "HU"
 
 
 def _colour(stored: NDArray[Any], ds: Any, notes: list[str]) -> tuple[NDArray[Any], str, tuple[float, float]]:
@@ -141,30 +138,29 @@ def _colour(stored: NDArray[Any], ds: Any, notes: list[str]) -> tuple[NDArray[An
         stored = apply_color_lut(stored, ds)[..., :3]
         bits = 8 * stored.dtype.itemsize
         notes.append("palette converted to RGB")
-    return collapse_grey(np.moveaxis(stored, -1, 0), notes), f"{bits}-bit", (0.0, 2.0**bits - 1)
+    return merge_equal_channels(np.moveaxis(stored, -1, 0), notes), f"{bits}-bit", (0.0, 2.0**bits - 1)
 
 
 def _geometry(
     ds: Any, path: Path, chosen: list[int], notes: list[str]
 ) -> tuple[NDArray[np.float64] | None, tuple[float, ...] | None]:
-    """Return affine and spacing of a slice, or of frames that lie evenly along a line."""
+    """Return affine and spacing of a slice, or of frames at even steps along a line."""
     if len(chosen) == 1:
-        here = plane(ds, path, chosen[0])
-        flat = spacing_2d(ds, path, chosen[0])
-        if flat is None:
+        plane = plane_of(ds, path, chosen[0])
+        spacing = pixel_spacing(ds, path, chosen[0])
+        if spacing is None:
             notes.append("no pixel spacing")
-        return (here.affine() if here else None), flat
-    planes = [plane(ds, path, frame) for frame in chosen]
-    placed = [p for p in planes if p is not None]
-    if len(placed) < len(planes):
-        notes.append("frames without a place in the patient")
+        return (plane.affine() if plane else None), spacing
+    planes = [plane for plane in (plane_of(ds, path, frame) for frame in chosen) if plane is not None]
+    if len(planes) < len(chosen):
+        notes.append("frames without a position in the patient")
         return None, None
-    steps = np.diff([p.origin for p in placed], axis=0)
+    first = planes[0]
+    steps = np.diff([p.origin for p in planes], axis=0)
     step = steps.mean(axis=0)
     length = float(np.linalg.norm(step))
-    turned = max(float(np.abs(p.down - placed[0].down).max() + np.abs(p.right - placed[0].right).max()) for p in placed)
+    turned = max(float(np.abs(p.down - first.down).max() + np.abs(p.right - first.right).max()) for p in planes)
     if not length or np.abs(steps - step).max() > 0.1 * length or turned > 1e-3:
-        notes.append("frames do not lie evenly along a line: no geometry")
+        notes.append("frames not at even steps along a line: no geometry")
         return None, None
-    first = placed[0]
     return first.affine(step), (length, float(np.linalg.norm(first.down)), float(np.linalg.norm(first.right)))

@@ -1,4 +1,4 @@
-"""A DICOM series, one file a slice, to a volume ``1 d h w`` sorted by where each slice lies in the patient."""
+"""The reader of a DICOM series, one file per slice: a volume ``1 d h w`` sorted by the position of the slices."""
 
 from __future__ import annotations
 
@@ -11,10 +11,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.errors import DataError
-from medzoo.io.dicom.header import PICTURES, Plane, modality, plane
-from medzoo.io.dicom.pixels import frames_of, load
+from medzoo.io.dicom.header import (
+    PROJECTION_MODALITIES,
+    Plane,
+    frame_count,
+    modality_of,
+    plane_of,
+    sample_count,
+    wrap_dicom_errors,
+)
+from medzoo.io.dicom.pixels import load
 from medzoo.io.dicom.read import read_dicom
-from medzoo.io.files import MAX_VOXELS, check_size, refusing
+from medzoo.io.files import MAX_VOXELS, check_frame, check_size, join_sizes
 from medzoo.io.image import Image
 
 __all__ = ["read_series"]
@@ -25,8 +33,8 @@ _TAGS = [
     "NominalScannedPixelSpacing",
 ]  # fmt: skip
 
-_EVEN = 0.1  # of the step: scanners round positions; a missing slice doubles the step
-_PARALLEL = 1e-3
+_STEP_TOLERANCE = 0.1  # as a share of the step: scanners round positions; a missing slice doubles the step
+_PARALLEL_TOLERANCE = 1e-3  # mm
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,34 +49,28 @@ class _Slice:
 def read_series(
     paths: Sequence[Path], *, frame: int | None = None, nan: str = "raise", max_voxels: int = MAX_VOXELS
 ) -> Image:
-    """Read the files of one series.
-
-    Args:
-        paths: the files, in any order. A single file is read as itself.
-        frame: take one slice only, counted from 0 along the normal of the slices.
-        nan: ``"raise"`` or ``"zero"``.
-        max_voxels: the most values of the whole volume.
+    """Read the files of one series, in any order, or a single file; the other arguments are as in ``medzoo.read``.
 
     Returns:
-        ``1 d h w``, slices in the order of their position along right × down of the first; the affine is in RAS mm.
+        ``1 d h w``, slices sorted by position along right × down of the first; the affine is in RAS mm. With
+        ``frame``, that slice alone.
 
     Raises:
-        DataError: files of several series, slices that differ in size or direction, lie twice in one place, leave a
-            gap, or have no place.
+        DataError: files of several series; slices that differ in size or direction, share a position, leave a gap, or
+            have no position.
     """
     if len(paths) == 1:
         return read_dicom(paths[0], frame=frame, nan=nan, max_voxels=max_voxels)
-    slices = [_header(path, max_voxels) for path in paths]
-    _check_alike(slices)
+    slices = [_read_header(path, max_voxels) for path in paths]
+    _check_uniform(slices)
     normal = slices[0].plane.normal
     slices.sort(key=lambda s: float(s.plane.origin @ normal))
-    step = _check_even(slices)
+    step = _slice_step(slices)
     if frame is not None:
-        if frame >= len(slices):
-            raise DataError(f"{_folder(slices)}: expected frame below {len(slices)}, got frame={frame}.")
+        check_frame(_folder(slices), frame, len(slices))
         return read_dicom(slices[frame].path, frame=None, nan=nan, max_voxels=max_voxels)
-    rows, columns = slices[0].size
-    check_size(paths[0].parent, len(slices) * rows * columns, max_voxels, f"{len(slices)} × {rows} × {columns}")
+    size = (len(slices), *slices[0].size)
+    check_size(paths[0].parent, math.prod(size), max_voxels, join_sizes(size))
     return _stack(slices, step, nan, max_voxels)
 
 
@@ -84,81 +86,79 @@ def _stack(slices: list[_Slice], step: NDArray[np.float64], nan: str, max_voxels
                 f"{one.path}: expected {first.array.shape} in {first.unit} as in {slices[0].path.name}, "
                 f"found {image.array.shape} in {image.unit}. Split the folder."
             )
-        if image.array.dtype != volume.dtype:  # a slice with a rescale of its own kind
+        if image.array.dtype != volume.dtype:  # a slice with another rescale
             volume = volume.astype(np.float32)
         volume[:, i] = image.array
         notes.extend(note for note in image.notes if note not in notes)
-    here = slices[0].plane
-    spacing = tuple(float(np.linalg.norm(v)) for v in (step, here.down, here.right))
-    whose = {k: v for k, v in first.identity.items() if k != "sop"} | {"file": str(_folder(slices))}
-    lean = float(np.linalg.norm(np.cross(step, here.normal)) / np.linalg.norm(step))
-    if lean > 0.01:
-        notes.append(f"slices lean by {math.degrees(math.asin(min(1.0, lean))):.1f} degrees (gantry tilt)")
-    return Image(volume, here.affine(step), spacing, first.modality, first.unit, None, whose, tuple(notes))
+    plane = slices[0].plane
+    spacing = tuple(float(np.linalg.norm(v)) for v in (step, plane.down, plane.right))
+    identity = {k: v for k, v in first.identity.items() if k != "sop"} | {"file": str(_folder(slices))}
+    shear = float(np.linalg.norm(np.cross(step, plane.normal)) / np.linalg.norm(step))
+    if shear > 0.01:
+        notes.append(f"gantry tilt of {math.degrees(math.asin(min(1.0, shear))):.1f} degrees kept in the affine")
+    return Image(volume, plane.affine(step), spacing, first.modality, first.unit, None, identity, tuple(notes))
 
 
-def _header(path: Path, max_voxels: int) -> _Slice:
-    from pydicom.errors import BytesLengthException, InvalidDicomError
-
+def _read_header(path: Path, max_voxels: int) -> _Slice:
     ds = load(path, max_voxels=max_voxels, tags=_TAGS)
-    with refusing(path, "a slice of a DICOM series", InvalidDicomError, BytesLengthException):
-        if frames_of(ds) != 1 or int(ds.get("SamplesPerPixel") or 1) != 1:
-            raise DataError(f"{path}: expected a grey single-frame slice, found frames or colour. Read it alone.")
-        kind = modality(ds)
-        if kind in PICTURES:
-            raise DataError(f"{path}: expected slices of a volume, found {kind} pictures. Read each file by itself.")
-        here = plane(ds, path)
-        if here is None:
+    with wrap_dicom_errors(path, "a slice of a DICOM series"):
+        if frame_count(ds) != 1 or sample_count(ds) != 1:
+            raise DataError(f"{path}: expected a grey single-frame slice, found frames or colour. Read it by itself.")
+        modality = modality_of(ds)
+        if modality in PROJECTION_MODALITIES:
             raise DataError(
-                f"{path}: expected ImagePositionPatient, ImageOrientationPatient and PixelSpacing to place the slice, "
-                "found not all of them. Read the files one by one, or export the series anew."
+                f"{path}: expected slices of a volume, found {modality} pictures. Read each file by itself."
             )
-        return _Slice(path, here, str(ds.get("SeriesInstanceUID") or ""), kind, (int(ds.Rows), int(ds.Columns)))
+        plane = plane_of(ds, path)
+        if plane is None:
+            raise DataError(
+                f"{path}: expected ImagePositionPatient, ImageOrientationPatient and PixelSpacing of the slice, "
+                "found not all of them. Read the files one by one, or export the series again."
+            )
+        series = str(ds.get("SeriesInstanceUID") or "")
+        return _Slice(path, plane, series, modality, (int(ds.Rows), int(ds.Columns)))
 
 
-def _check_alike(slices: list[_Slice]) -> None:
+def _check_uniform(slices: list[_Slice]) -> None:
+    """Raise DataError unless all slices share series, modality, size, direction and pixel spacing."""
     first = slices[0]
     for other in slices[1:]:
-        for what, a, b in (
-            ("series", first.series, other.series),
-            ("modality", first.modality, other.modality),
-            ("size", first.size, other.size),
-        ):
+        for what in ("series", "modality", "size"):
+            a, b = getattr(first, what), getattr(other, what)
             if a != b:
                 raise DataError(
                     f"{_folder(slices)}: expected slices of one {what}, found {a} in {first.path.name} and {b} in "
                     f"{other.path.name}. Put each series in a folder of its own."
                 )
-        turned = np.abs(np.stack([first.plane.down - other.plane.down, first.plane.right - other.plane.right])).max()
-        if turned > _PARALLEL:
+        differences = [first.plane.down - other.plane.down, first.plane.right - other.plane.right]
+        if np.abs(np.stack(differences)).max() > _PARALLEL_TOLERANCE:
             raise DataError(
                 f"{_folder(slices)}: expected parallel slices of one spacing, {other.path.name} differs from "
                 f"{first.path.name}. Put a scout or another series in a folder of its own."
             )
 
 
-def _check_even(slices: list[_Slice]) -> NDArray[np.float64]:
-    """Return the step from slice to slice; refuse doubles, gaps and slices beside the line."""
+def _slice_step(slices: list[_Slice]) -> NDArray[np.float64]:
+    """Return the vector from slice to slice in RAS mm; raise DataError for duplicates, gaps and shifted slices."""
     origins = np.stack([s.plane.origin for s in slices])
-    normal = slices[0].plane.normal
-    along = np.diff(origins @ normal)
-    usual = float(np.median(along))
-    for i, gap in enumerate(along):
+    gaps = np.diff(origins @ slices[0].plane.normal)
+    usual = float(np.median(gaps))
+    for i, gap in enumerate(gaps):
         pair = f"{slices[i].path.name} and {slices[i + 1].path.name}"
-        if gap <= max(1e-3, _EVEN * usual):
+        if gap <= max(1e-3, _STEP_TOLERANCE * usual):
             raise DataError(
-                f"{_folder(slices)}: expected one slice at each place, found {pair} {gap:.3g} mm apart. "
+                f"{_folder(slices)}: expected one slice at each position, found {pair} {gap:.3g} mm apart. "
                 "Remove copies; put each phase or echo in a folder of its own."
             )
-        if abs(gap - usual) > _EVEN * usual:
+        if abs(gap - usual) > _STEP_TOLERANCE * usual:
             raise DataError(
                 f"{_folder(slices)}: expected slices {usual:.4g} mm apart, found {gap:.4g} mm between {pair}. "
-                "A slice is missing, or two series are mixed: export the series anew."
+                "A slice is missing, or two series are mixed: export the series again."
             )
     step = np.asarray((origins[-1] - origins[0]) / (len(slices) - 1))
     ideal = origins[0] + np.arange(len(slices))[:, None] * step
     if np.linalg.norm(origins - ideal, axis=1).max() > 0.5 * float(np.linalg.norm(step)):
-        raise DataError(f"{_folder(slices)}: expected slices along one line, found them shifted. Export it anew.")
+        raise DataError(f"{_folder(slices)}: expected slices along one line, found them shifted. Export it again.")
     return step
 
 
