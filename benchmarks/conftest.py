@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
 
-from medzoo.bench.cases import select, tiny
-from medzoo.bench.ceilings import measure_ceilings
-from medzoo.bench.environment import describe_environment
-from medzoo.bench.suite import write_result
+from benchmarks.cases import select, tiny
+from benchmarks.environment import describe_environment, measure_ceilings
+from benchmarks.results import write_result
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 RESULT = pytest.StashKey[dict]()
@@ -33,16 +31,17 @@ def pytest_generate_tests(metafunc):
         config = metafunc.config
         cases = select(level=config.getoption("level"), device=DEVICE.type)
         if config.getoption("benchmark_disable"):
-            # Only equality is checked then.
+            # Only agreement is checked then.
             cases = tiny(case for case in cases if case.peers)
         metafunc.parametrize("case", cases, ids=lambda case: case.id)
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.getoption("level") == "quick":
-        for item in items:
-            if item.path.name == "test_throughput.py":
-                item.add_marker(pytest.mark.skip(reason="--quick leaves out reading, which has no peer"))
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.filterwarnings("ignore"))  # the peers' own; the suite's tests are strict
+        if config.getoption("level") == "quick" and item.path.name == "test_throughput.py":
+            item.add_marker(pytest.mark.skip(reason="--quick leaves out reading, which has no peer"))
 
 
 def pytest_sessionfinish(session):
@@ -52,10 +51,8 @@ def pytest_sessionfinish(session):
 
 
 @pytest.fixture(autouse=True)
-def _quiet():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the peers' own
-        yield
+def _seeded():
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")
@@ -70,7 +67,7 @@ def level(request):
 
 @pytest.fixture(scope="session")
 def result(request, device, level):
-    """The result that rows are added to; it opens with the machine and its ceilings, measured now."""
+    """Return the result that rows are added to; the machine and its ceilings are measured first."""
     result = request.config.stash[RESULT]
     if not request.config.getoption("benchmark_disable"):
         result["environment"] = describe_environment(device) | {"level": level}

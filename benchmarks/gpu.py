@@ -1,9 +1,9 @@
 """GPU tests and benchmarks on a bare machine in minutes: ``python benchmarks/gpu.py OUT``.
 
 Run it in the repository. It needs torch, timm, einops, safetensors, huggingface-hub, lazy-loader, numpy and pytest;
-``--wheels FOLDER`` adds what is not installed, such as MONAI. Each step has a time limit of its own, so that one which
-hangs does not cost the others. OUT gets the result file and one log; ``python -m medzoo.bench.page`` draws the pictures
-from the result file anywhere. ``--dry-run`` runs every step at toy sizes on a CPU.
+``--wheels FOLDER`` adds what is not installed, such as MONAI. Each step has a time limit of its own, so that one that
+hangs does not cost the others. OUT gets the result file and one log; ``python -m benchmarks page`` renders the result
+file on any machine. ``--dry-run`` runs every step at toy sizes on a CPU.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-# Seconds that the suite gets on top of its limit: for its start, and for the case that runs when the limit is reached.
+# Seconds that the suite gets on top of its limit: to start, and to finish the case that runs at the limit.
 GRACE = 60
 DEVICE = """
 import json, torch
-from medzoo.bench.environment import describe_environment
+from benchmarks.environment import describe_environment
 print(json.dumps(describe_environment(torch.device({device!r})), indent=1))
 """
 
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the options."""
     made = argparse.ArgumentParser("benchmarks/gpu.py", description="Test and measure on a GPU.")
     made.add_argument("out", type=Path, help="folder for the result file and gpu.log")
-    made.add_argument("--wheels", type=Path, metavar="FOLDER", help="use every wheel in it without installing it")
+    made.add_argument("--wheels", type=Path, metavar="FOLDER", help="use the wheels in it without installing")
     made.add_argument("--steps", default="device,tests,suite", help="which steps to run (default: %(default)s)")
     made.add_argument("--limit", type=float, default=200, help="seconds for the suite (default: %(default)s)")
     made.add_argument("--tests-limit", type=float, default=150, help="seconds for the tests (default: %(default)s)")
@@ -44,15 +44,15 @@ def parser() -> argparse.ArgumentParser:
 
 def steps(options: argparse.Namespace) -> dict[str, tuple[float, list[str]]]:
     """Return the time limit and the arguments of Python of each step."""
-    # Only the files that have GPU tests: the others need packages that a bare machine lacks.
+    # Only the files with GPU tests: the others need packages that a bare machine lacks.
     tests = sorted(str(file) for file in (ROOT / "tests").glob("test_*.py") if "mark.gpu" in file.read_text("utf-8"))
     level = [] if options.level == "usual" else [f"--{options.level}"]
     kind = ["--dry-run"] if options.dry_run else ["--device", "cuda", *level]
     models = [name for name in options.models.split(",") if name]
-    suite = ["-m", "medzoo.bench", *models, *kind, "--limit", str(options.limit), "--results", str(options.out)]
+    suite = ["-m", "benchmarks", "run", *models, *kind, "--limit", str(options.limit), "--results", str(options.out)]
     collect = ["--collect-only"] if options.dry_run else ["--durations=5"]
     if not options.dry_run and importlib.util.find_spec("xdist"):
-        # Most of their time is compiling. The plugins of benchmarks and of processes exclude each other.
+        # Most of their time is compiling. pytest-benchmark and xdist exclude each other.
         collect += ["-n", "8", "-p", "no:benchmark"]
     return {
         "device": (90, ["-c", DEVICE.format(device="cpu" if options.dry_run else "cuda")]),
@@ -62,9 +62,9 @@ def steps(options: argparse.Namespace) -> dict[str, tuple[float, list[str]]]:
 
 
 def environment(wheels: Path | None, folder: Path) -> dict[str, str]:
-    """Return this process's variables with the repository and the wheels, unpacked to a folder, on Python's path.
+    """Return this process's variables with the repository and the unpacked wheels on Python's path.
 
-    Unpacked, since some packages read files that lie beside their modules.
+    Unpacked, because some packages read files beside their modules.
     """
     for wheel in sorted(wheels.glob("*.whl")) if wheels else []:
         zipfile.ZipFile(wheel).extractall(folder)
@@ -74,7 +74,7 @@ def environment(wheels: Path | None, folder: Path) -> dict[str, str]:
 
 
 def run(name: str, limit: float, command: list[str], variables: dict[str, str], log: Path) -> int:
-    """Run one step, append what it prints to the log, and return its exit code; 124 where it reached its limit."""
+    """Run one step, append its output to the log, and return its exit code; 124 if it reached its limit."""
     start = time.perf_counter()
     with log.open("a", encoding="utf-8") as stream:
         stream.write(f"== {name}: {' '.join(command[1:])}\n")
@@ -112,7 +112,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         variables = environment(options.wheels, Path(folder))
         if options.dry_run:
-            variables |= {"OMP_NUM_THREADS": "1"}  # toy sizes gain nothing by threads, which a busy machine slows down
+            variables |= {"OMP_NUM_THREADS": "1"}  # threads do not help toy sizes
         for name in options.steps.split(","):
             limit, arguments = chosen[name]
             codes.append(run(name, limit, [sys.executable, *arguments], variables, log))

@@ -8,11 +8,10 @@ graph; then the kernels that take most of the forward pass. To profile one of th
 from __future__ import annotations
 
 import statistics
+import sys
+from pathlib import Path
 
 import torch
-
-import medzoo
-from medzoo.kernels import dispatch
 
 SIDE, BATCH, DTYPE = 96, 8, torch.bfloat16
 
@@ -39,6 +38,10 @@ def kernels(call):
 
 
 def main():
+    sys.path.insert(0, str(Path(__file__).parents[1]))  # a clone need not be installed
+    import medzoo
+    from medzoo.kernels import dispatch
+
     model = medzoo.create("swin_encoder_mlp", num_classes=0).eval().cuda().to(DTYPE)
     graphed = medzoo.optimize(model, cuda_graph=True)
     x = torch.randn(BATCH, 1, SIDE, SIDE, SIDE, device="cuda").to(DTYPE)

@@ -1,8 +1,8 @@
-"""From file to answer: how long reading, preparing and the forward pass take apart, and all of it with workers.
+"""From file to prediction: reading, the transform and the forward pass by themselves, then all with worker processes.
 
-A 1024² DICOM X-ray through ``densenet121_xray`` and a 512 × 512 × 30 CT series through ``cnn3d_base``, drawn for the
-purpose. ``test_folder`` predicts 8 copies with 0, 1 and 2 processes that read ahead: where reading is the slower part,
-workers bring the time down to it; where the forward pass is, they hide the reading.
+A 1024² DICOM X-ray through ``densenet121_xray`` and a 512 × 512 × 30 CT series through ``cnn3d_base``, both phantoms.
+``test_folder`` predicts 8 copies with 0, 1 and 2 processes that read ahead: if reading is the bottleneck, workers
+shorten it; if the forward pass is, they hide the reading.
 
 Run it with ``pytest benchmarks/test_throughput.py``.
 """
@@ -43,8 +43,8 @@ def test_read(benchmark, case, sources):
 
 @pytest.mark.parametrize("case", CASES)
 def test_transform(benchmark, case, sources, models):
-    image, prepare = medzoo.read(sources[case]), medzoo.transform(models[case])
-    benchmark.pedantic(prepare, (image,), rounds=5, warmup_rounds=1)
+    image, transform = medzoo.read(sources[case]), medzoo.transform(models[case])
+    benchmark.pedantic(transform, (image,), rounds=5, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,7 +1,7 @@
-"""What is measured: a table of cases, each a model or a part of one at one size.
+"""What is measured: a table of cases, each a model or a part of one at one input size.
 
-Three levels: ``quick`` answers whether something broke, ``usual`` is the whole comparison, and ``full`` adds
-``torch.compile`` with freezing, which compiles for minutes.
+Three levels: ``quick`` is a smoke test, ``usual`` is the full comparison, and ``full`` adds ``torch.compile`` with
+freezing, which takes minutes to compile.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from typing import Literal
 import medzoo
 from medzoo.errors import UnknownModelError, did_you_mean
 
-__all__ = ["LEVELS", "OWN", "Case", "dry_run", "select", "tiny"]
-
 Level = Literal["quick", "usual", "full"]
 LEVELS: tuple[Level, ...] = ("quick", "usual", "full")
 
@@ -26,25 +24,25 @@ CHANNELS_LAST = "eager, channels last"
 TIMM = "timm"
 COMPILED = "compile + freezing"
 GRAPHLESS = "without a CUDA graph"
-# Peers that are our own code: they are slow along with us, and wrong along with us.
+# Peers that are medzoo's own code. They share its bugs and its slowdowns, so they cannot vouch for it.
 OWN = frozenset({CREATED, GRAPHLESS})
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row: what runs, on what, against whom.
+    """One row of a result: what runs, on which input, beside which peers.
 
     Attributes:
         subject: a registered model, or ``model/part``.
-        size: spatial size of the input; for a part of the Swin encoder, of the volume that the whole encoder is given.
+        size: spatial size of the input. For a part of the Swin encoder, the size of the full encoder's input.
         batch: samples in one call.
         dtype: ``"float32"`` or ``"bfloat16"``.
-        mode: ``"forward"`` runs ``medzoo.optimize``'s model, a part as it is; ``"train"`` a forward and a backward
-            pass of the model as created.
-        peers: who is timed between our rounds.
+        mode: ``"forward"`` runs ``medzoo.optimize``'s model, or a part as it is. ``"train"`` runs a forward and a
+            backward pass of the model as created.
+        peers: what is timed beside medzoo.
         level: the first level this case belongs to.
-        tiny: whether the model is built with its registered ``tiny`` options, to check and not to time.
-        graph: whether the optimized model replays a CUDA graph; on a CPU it runs without one.
+        tiny: build the model with its registered ``tiny`` options, to check outputs and not to time.
+        graph: replay a CUDA graph of the optimized model. On a CPU it runs without one.
     """
 
     subject: str
@@ -64,7 +62,7 @@ class Case:
 
     @property
     def part(self) -> str:
-        """The part of the model, or an empty string for the whole."""
+        """The part of the model, or an empty string for the full model."""
         return self.subject.partition("/")[2]
 
     @property
@@ -84,9 +82,10 @@ class Case:
         return self.batch * math.prod(self.size)
 
     def shrunk(self) -> Case:
-        """Return the smallest case of the same kind, to check equality only.
+        """Return the smallest case of the same kind, to check outputs only.
 
-        The Swin encoder keeps a side of two windows and a part, and is no cube: there its windows meet every border.
+        The Swin encoder's input is no cube, and one side is longer than two windows: its windows then meet every kind
+        of border.
         """
         size = (32, 64, 32) if self.model == "swin_encoder_mlp" else medzoo.describe(self.model).tiny_size
         return replace(self, size=size, batch=2, tiny=True)
@@ -100,8 +99,8 @@ BASE_SIZE = (64, 128, 128)
 XRAY_SIZE = (320, 320)
 
 
-def _whole() -> list[Case]:
-    """Return the models whole, against every peer."""
+def _models() -> list[Case]:
+    """Return full models on a CPU, beside every peer."""
     swin, conv = (*MONAI, CREATED), (EAGER, CREATED)
     return [
         Case("swin_encoder_mlp", _cube(64), peers=swin, level="quick"),
@@ -134,7 +133,7 @@ def _whole() -> list[Case]:
 
 
 def _parts() -> list[Case]:
-    """Return the hot paths apart."""
+    """Return the hot paths of the models, each measured by itself."""
     rows = [
         Case(f"swin_encoder_mlp/{part}", _cube(side), peers=MONAI if part != "merging" else ("MONAI",))
         for part in ("attention", "attention shifted", "block", "block shifted", "merging")
@@ -148,17 +147,17 @@ def _parts() -> list[Case]:
 
 
 def _grid() -> list[Case]:
-    """Return medzoo alone over batch and volume, to see whether the cost grows as the work does."""
+    """Return the Swin encoder without peers over batch and volume, to see how cost scales."""
     return [
         Case("swin_encoder_mlp", _cube(side), batch=batch)
         for side in (64, 96, 128)
         for batch in (1, 2, 4, 8)
-        if (side, batch) not in ((64, 1), (64, 4), (96, 1))  # measured against the peers above
+        if (side, batch) not in ((64, 1), (64, 4), (96, 1))  # measured beside the peers above
     ]
 
 
 def _gpu() -> list[Case]:
-    """Return what a GPU is measured with: bfloat16 and large batches, the rows with a target first."""
+    """Return what is measured on a GPU: bfloat16 and large batches, the rows with a target first."""
     swin, conv, flat = (*MONAI, CREATED), (EAGER, CHANNELS_LAST, CREATED), (TIMM, CREATED)
     half = "bfloat16"
     rows = [
@@ -186,21 +185,16 @@ def _gpu() -> list[Case]:
             Case("resnet18_multilabel", XRAY_SIZE, batch=batch, dtype=half, peers=flat),
             Case("densenet121_xray", (224, 224), batch=batch, dtype=half, peers=flat),
         ]
-    # medzoo alone, until the memory is full.
+    # Without peers, until the memory is full.
     known = {case.id for case in rows}
     for model, size, most in (("swin_encoder_mlp", _cube(96), 128), ("cnn3d_base", BASE_SIZE, 512)):
-        alone = [Case(model, size, batch=2**power, dtype=half) for power in range(most.bit_length())]
-        rows += [case for case in alone if case.id not in known]
+        batches = [Case(model, size, batch=2**power, dtype=half) for power in range(most.bit_length())]
+        rows += [case for case in batches if case.id not in known]
     return rows
 
 
-def _compiled(case: Case) -> Case:
-    """Return a case with the compiled peer too; its compile time is not part of a round."""
-    return replace(case, peers=(*case.peers, COMPILED))
-
-
 def tiny(cases: Iterable[Case]) -> list[Case]:
-    """Return each kind of case once, as small as it goes; of those alike, the first that has peers."""
+    """Return each kind of case once, at its smallest size; among equals, the first that has peers."""
     found: dict[str, Case] = {}
     for case in cases:
         small = case.shrunk()
@@ -210,10 +204,10 @@ def tiny(cases: Iterable[Case]) -> list[Case]:
 
 
 def dry_run(cases: Iterable[Case]) -> list[Case]:
-    """Return each kind of case once, as quick as it goes, to run all code of a suite and to time nothing.
+    """Return each kind of case once, at its fastest, to run all code of a suite and to time nothing.
 
-    In float32, since a CPU without bfloat16 takes a hundred times as long for that. A model meets each peer once; in a
-    further case it keeps the last one alone.
+    In float32, because bfloat16 is a hundred times as slow on a CPU without it. Each peer runs once per model; a case
+    whose peers have all run before keeps its last one.
     """
     found, seen = [], set()
     for case in tiny(replace(case, dtype="float32") for case in cases):
@@ -235,7 +229,7 @@ def select(models: Collection[str] = (), level: Level = "usual", *, device: str 
     Raises:
         UnknownModelError: a model that has no case.
     """
-    every = _gpu() if device == "cuda" else _whole() + _parts() + _grid()
+    every = _gpu() if device == "cuda" else _models() + _parts() + _grid()
     known = list(dict.fromkeys(case.model for case in every))
     for name in models:
         if name not in known:
@@ -243,12 +237,12 @@ def select(models: Collection[str] = (), level: Level = "usual", *, device: str 
                 f"no benchmark of {name!r}.{did_you_mean(name, known)} There are {', '.join(known)}."
             )
     chosen = [case for case in every if not models or case.model in models]
-    if level == "full":
-        whole = [case for case in chosen if case.peers and not case.part and case.mode == "forward" and not case.graph]
-        # Compiling takes minutes: one case of each model, its first quick one where it has one.
-        first: dict[str, Case] = {}
-        for case in sorted(whole, key=lambda case: LEVELS.index(case.level)):
-            first.setdefault(case.model, case)
-        compiled = {case.id for case in first.values()}
-        return [_compiled(case) if case.id in compiled else case for case in chosen]
-    return [case for case in chosen if LEVELS.index(case.level) <= LEVELS.index(level)]
+    if level != "full":
+        return [case for case in chosen if LEVELS.index(case.level) <= LEVELS.index(level)]
+    full = [case for case in chosen if case.peers and not case.part and case.mode == "forward" and not case.graph]
+    # Compiling takes minutes: one case of each model, its first quick one if it has one.
+    first: dict[str, Case] = {}
+    for case in sorted(full, key=lambda case: LEVELS.index(case.level)):
+        first.setdefault(case.model, case)
+    compiled = {case.id for case in first.values()}
+    return [replace(case, peers=(*case.peers, COMPILED)) if case.id in compiled else case for case in chosen]

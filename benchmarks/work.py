@@ -1,22 +1,22 @@
-"""The work a case must do: floating point operations and bytes, by formula.
+"""The work a case needs, by formula: floating-point operations, bytes moved, and peak memory.
 
 A multiplication and an addition are two operations. Only matrix products and convolutions count; norms, activations and
-softmax are some percent of them.
+softmax are a few percent of them.
 
-*Convolutional models*: each convolution does ``2 · outputs · (inputs of one output)``, each linear layer
+*Convolutional models*: each convolution takes ``2 · outputs · (inputs of one output)``, each linear layer
 ``2 · in · out`` for a sample.
 
-*Swin encoder*, for a stage of T tokens and C channels: a block does ``8 T C²`` for its queries, keys, values and
-output, ``4 P C`` for the attention itself and ``16 T C²`` for its MLP; patch merging does ``4 T C²``. P counts the
-pairs of tokens that may see each other: windows are cut at the map's border and at the seam that a shift makes, so P is
-a product of sums of squares along the axes. What is computed on padding, or masked away afterwards, is not needed;
-``padded=True`` counts it, as MONAI does it.
+*Swin encoder*, for a stage of T tokens and C channels: a block takes ``8 T C²`` for its queries, keys, values and
+output, ``4 P C`` for the attention itself and ``16 T C²`` for its MLP; patch merging takes ``4 T C²``. P is the number
+of token pairs that attend to each other: windows are cut at the map's border and at the seam of a shift, so P is a
+product of sums of squares along the axes. What is computed on padding, or masked afterwards, is not needed;
+``padded=True`` counts it, as MONAI computes it.
 
 *Bytes*: every parameter is read once, and every map between two layers is written and read once, as if all else stayed
-in cache: for the Swin encoder what goes into the two halves of each block, for the others what goes into each
-convolution and linear layer, after pooling.
+in cache: for the Swin encoder the inputs of the two halves of each block, for the others the input of each convolution
+and linear layer, after pooling.
 
-*Training* is three times the forward pass: the gradients of the inputs and of the parameters cost as much as it each.
+*Training* is three times the forward pass: the gradients of inputs and of parameters each cost as much as it.
 """
 
 from __future__ import annotations
@@ -31,14 +31,10 @@ import torch
 from torch import Tensor, nn
 
 import medzoo
-from medzoo.bench.cases import Case
-from medzoo.bench.peers import WINDOW, Chain
+from benchmarks.cases import COMPILED, MONAI, Case
+from benchmarks.peers import WIDTH, WINDOW, Chain
 from medzoo.models.swin import DEPTHS, HEADS, PATCH
 from medzoo.nn.conv import ConvEncoder
-
-__all__ = ["Work", "segments", "swin_flops", "work"]
-
-WIDTH = 48
 
 
 @dataclass(frozen=True)
@@ -49,12 +45,12 @@ class Work:
     bytes: int
 
     def __mul__(self, factor: int) -> Work:
-        """Return this work done several times."""
+        """Return this work repeated ``factor`` times."""
         return Work(self.flops * factor, self.bytes * factor)
 
 
 def work(case: Case) -> Work:
-    """Return what one call of a case must do."""
+    """Return the work that one call of a case needs."""
     item = 2 if case.dtype == "bfloat16" else 4
     if case.model == "swin_encoder_mlp":
         found = _swin_part(case, item) if case.part else _swin(case, item)
@@ -64,7 +60,7 @@ def work(case: Case) -> Work:
 
 
 def segments(side: int, window: int, shifted: bool) -> list[int]:
-    """Return the lengths into which windows, their seam and the border cut an axis.
+    """Return the lengths into which windows, the seam of a shift and the border cut an axis.
 
     >>> segments(16, 7, shifted=False), segments(16, 7, shifted=True)
     ([7, 7, 2], [3, 7, 6])
@@ -72,7 +68,7 @@ def segments(side: int, window: int, shifted: bool) -> list[int]:
     if side <= window:
         return [side]
     first = window // 2 if shifted else 0
-    # A shifted axis ends, padded, in the part of a window that the seam leaves: no more than window - window // 2.
+    # A shifted axis ends, padded, in the part of a window behind the seam: at most window - window // 2 tokens.
     padded = -(-side // window) * window
     edges = [0, *range(first, padded, window), padded] if first else [*range(0, padded, window), padded]
     return [min(b, side) - a for a, b in itertools.pairwise(edges) if a < side and b > a]
@@ -100,7 +96,7 @@ def swin_flops(size: Sequence[int], batch: int = 1, *, padded: bool = False) -> 
 
 
 def attention_flops(size: Sequence[int], channels: int, shifted: bool, *, padded: bool = False) -> int:
-    """Return the operations of a block's attention half on a map."""
+    """Return the operations of a block's attention branch on a map."""
     if not padded:
         return 8 * math.prod(size) * channels**2 + 4 * pairs(size, shifted) * channels
     window = [min(side, w) for side, w in zip(size, WINDOW, strict=True)]
@@ -115,7 +111,7 @@ def _swin(case: Case, item: int) -> Work:
     parameters = 8 * WIDTH
     for stage, depth in enumerate(DEPTHS):
         channels = WIDTH * 2**stage
-        # Each half of a block reads and writes the tokens; so do the step into a stage and the merging out of it.
+        # Each half of a block reads and writes the tokens; so do the step into a stage and the merging after it.
         moved += case.batch * tokens * channels * (4 * depth + 2)
         parameters += depth * (12 * channels**2 + math.prod(2 * w - 1 for w in WINDOW) * HEADS[stage])
         parameters += 16 * channels**2
@@ -124,7 +120,7 @@ def _swin(case: Case, item: int) -> Work:
 
 
 def _swin_part(case: Case, item: int) -> Work:
-    """Return the work of a piece of the first stage."""
+    """Return the work of a part of the first stage."""
     size = [side // PATCH for side in case.size]
     tokens = math.prod(size)
     kind, _, shifted = case.part.partition(" ")
@@ -139,7 +135,7 @@ def _swin_part(case: Case, item: int) -> Work:
 
 
 def _layers(case: Case, item: int) -> Work:
-    """Return the work of a convolutional model, from the shapes that meet its layers; nothing is computed."""
+    """Return the work of a convolutional model, from the shapes at its layers; nothing is computed."""
     options: dict[str, Any] = {"size": case.size} if case.model in ("cnn3d_small", "xray_cnn") else {}
     if case.part and options:
         options = {"pool": "avg", "num_classes": 0}
@@ -155,7 +151,7 @@ def _layers(case: Case, item: int) -> Work:
             net(x)
     if case.part:
         number = int(case.part.split()[-1])
-        # What the next layer is given is what this stage gives; the last one's map goes into the average.
+        # The next layer's input is this stage's output; the last stage's map goes into the average.
         seen = seen[number - 1 : number]
     flops = moved = parameters = 0
     for i, (module, given, out) in enumerate(seen):
@@ -164,3 +160,25 @@ def _layers(case: Case, item: int) -> Work:
         parameters += sum(p.numel() for p in module.parameters())
         moved += given.numel() * (2 if i else 1)
     return Work(flops, item * (moved + parameters))
+
+
+def estimate_memory(case: Case, who: str) -> int:
+    """Return about how many bytes a call of ``who`` needs at its peak; an upper estimate.
+
+    A map of the first stage dominates. For MONAI's Swin encoder it is the attention scores of the padded windows,
+    ``heads × tokens × window`` values: written three times by the default path (product, with bias, softmax), once and
+    a bias as large by the flash path, and kept by every block of the first stage for a backward pass. For everything
+    else it is activations: about 12 maps of the widest stage, kept for each layer in training.
+    """
+    size = 2 if case.dtype == "bfloat16" else 4
+    train = case.mode == "train"
+    if case.model != "swin_encoder_mlp":
+        widest = {"cnn3d_small": 32, "cnn3d_base": 64, "xray_cnn": 16, "resnet18_multilabel": 16}.get(case.model, 64)
+        return case.voxels * widest * size * (8 if train else 4)
+    tokens = [side // PATCH for side in case.size]
+    maps = case.batch * math.prod(tokens) * WIDTH * size * (12 * DEPTHS[0] * 2 if train else 12)
+    if who not in (*MONAI, COMPILED):
+        return maps
+    padded = case.batch * math.prod(-(-side // w) * w for side, w in zip(tokens, WINDOW, strict=True))
+    scores = padded * math.prod(WINDOW) * HEADS[0] * size
+    return maps + scores * (2 * DEPTHS[0] + 2 if train else 3)

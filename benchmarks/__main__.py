@@ -1,0 +1,160 @@
+"""``python -m benchmarks run|compare|page``; without a command, ``run``. Runs without click, rich and matplotlib."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from medzoo.errors import MedzooError
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the commands and their options."""
+    made = argparse.ArgumentParser("python -m benchmarks", description="Time models beside their peers.")
+    commands = made.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="time models beside their peers, and print a table (the default)")
+    run.add_argument("models", nargs="*", metavar="MODEL", help="registered names (default: all)")
+    levels = run.add_mutually_exclusive_group()
+    levels.add_argument("--quick", action="store_const", dest="level", const="quick", help="a smoke test: few rounds")
+    levels.add_argument("--full", action="store_const", dest="level", const="full", help="torch.compile too: an hour")
+    run.add_argument("--device", help="such as cpu or cuda (default: a GPU if there is one)")
+    run.add_argument("--results", type=Path, metavar="FOLDER", help="write the result file there")
+    run.add_argument("--draw", type=Path, metavar="FOLDER", help="write the plots there, as SVG; needs matplotlib")
+    run.add_argument("--limit", type=float, default=float("inf"), metavar="SECONDS", help="time limit for all rows")
+    run.add_argument(
+        "--dry-run", action="store_true", help="the rows of a GPU, each kind once, at toy sizes; on a CPU by default"
+    )
+    run.add_argument("--allocators", action="store_true", help="run once per allocator setting, each in a new process")
+    run.add_argument("--targets", action="store_true", help="only the rows with a target, each in a new process")
+    run.add_argument("--row", metavar="ID", help="only this row")
+    run.set_defaults(level="usual")
+    compare = commands.add_parser("compare", help="compare two result files; exits with 1 if anything got worse")
+    compare.add_argument("old", type=Path, metavar="OLD.json")
+    compare.add_argument("new", type=Path, metavar="NEW.json")
+    page = commands.add_parser("page", help="render result files into a page; needs matplotlib")
+    page.add_argument("folder", type=Path, metavar="RESULTS", help="folder of result files, and notes.md")
+    page.add_argument("page", type=Path, metavar="PAGE.md")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit code: 7 if a model and its peer disagree, 1 for a regression.
+
+    Raises:
+        UnknownModelError: a model without benchmarks.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] not in ("run", "compare", "page", "-h", "--help"):
+        given = ["run", *given]
+    options = parser().parse_args(given)
+    if options.command == "compare":
+        from benchmarks.results import compare_files
+
+        changes, code = compare_files(options.old, options.new)
+        sys.stdout.write(changes + "\n")
+        return code
+    if options.command == "page":
+        from benchmarks.page import render_folder
+
+        render_folder(options.folder, options.page)
+        return 0
+    if options.allocators:
+        return _run_for_each_allocator([argument for argument in given if argument != "--allocators"])
+    return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Time the chosen cases, print the table, and write what the options ask for."""
+    import torch
+
+    from benchmarks.cases import dry_run, select
+    from benchmarks.results import result_name, text, write_result
+    from benchmarks.suite import BenchmarkError, measure_startup, run_isolated, run_suite
+    from benchmarks.targets import target_rows
+
+    fastest = "cuda" if torch.cuda.is_available() and not options.dry_run else "cpu"
+    device = torch.device(options.device or fastest)
+    cases = select(options.models, options.level, device="cuda" if options.dry_run else device.type)
+    if options.dry_run:
+        cases = dry_run(cases)
+        options.level = "quick"
+    if options.row:
+        cases = [case for case in cases if case.id == options.row]
+    isolated = target_rows(options.models) if options.targets else []
+    with warnings.catch_warnings(action="ignore"), progress(len(isolated or cases)) as report:  # the peers' warnings
+        if isolated:
+            result = run_isolated(isolated, report)
+        else:
+            result = run_suite(cases, device, options.level, report=report, limit=options.limit, folder=options.results)
+        # A minute of fresh processes, which would say nothing about a GPU.
+        if device.type == "cpu" and not options.models and not options.row and options.level != "quick":
+            report("import and create", None)
+            result["startup"] = measure_startup()
+    lines = [text(result["rows"])] if result["rows"] else []
+    lines += [f"skipped {name}: {reason}" for name, reason in result["skipped"].items()]
+    lines += [f"failed {name}: {reason}" for name, reason in result["failed"].items()]
+    if options.results:
+        lines.append(str(write_result(result, options.results)))
+    if options.draw:
+        from benchmarks.plots import draw
+
+        name = Path(result_name(result["environment"])).stem
+        lines += [str(file) for file in draw(result, options.draw, name).values()]
+    sys.stdout.write("\n".join(lines) + "\n")
+    return BenchmarkError.exit_code if result["failed"] else 0
+
+
+def _run_for_each_allocator(given: list[str]) -> int:
+    """Run the command in a process for each allocator setting, because torch reads it once."""
+    from benchmarks.environment import ALLOCATORS
+
+    clean = {name: value for name, value in os.environ.items() if name not in ALLOCATORS["thp"]}
+    codes = [
+        subprocess.run([sys.executable, "-m", "benchmarks", *given], env=clean | setting, check=False).returncode
+        for setting in ALLOCATORS.values()
+    ]
+    return max(codes)
+
+
+@contextlib.contextmanager
+def progress(count: int) -> Iterator[Any]:
+    """Show which case runs, as a bar, or as lines if rich is not installed; yields a function of name and row."""
+    try:
+        from rich.console import Console
+        from rich.progress import MofNCompleteColumn, Progress
+    except ImportError:
+        yield _log_start
+        return
+    console = Console(stderr=True)
+    bars = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console)
+    with bars as bar:
+        task = bar.add_task("", total=count)
+
+        def report(name: str, row: dict[str, Any] | None) -> None:
+            bar.update(task, description=name, advance=0 if row is None else 1)
+            if not console.is_terminal:
+                _log_start(name, row)
+
+        yield report
+
+
+def _log_start(name: str, row: dict[str, Any] | None) -> None:
+    """Write a line when a case begins."""
+    if row is None:
+        sys.stderr.write(f"{name}\n")
+        sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except MedzooError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.exit(error.exit_code)

@@ -1,0 +1,239 @@
+"""Result files: their names, their rows as a table, and the comparison of two.
+
+Times of two runs differ by the state of the machine as well. A row counts as slower only if its ratios to the peers
+fell too: a peer timed in the same rounds ran on the same machine. A row without peers is compared by its own time, and
+only between runs on the same device with the same versions and settings.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cases import OWN
+
+HEADERS = ("case", "median", "quartiles", "samples/s", "of matmul", "of copy", "peak", "ratio", "difference")
+# Characters of the bar for a ratio of 1, and of the longest bar.
+BAR, LONGEST = 2, 40
+# A change this small is noise, however small the spread.
+LEAST = 0.05
+# Bytes by which a peak may rise before it counts: the granularity of resident memory.
+GRANULARITY = 4_000_000
+
+
+# Files
+
+
+def result_name(environment: dict[str, Any]) -> str:
+    """Return the file name ``<date>_<device>_<torch>.json``, with a suffix for isolated rows and another allocator.
+
+    >>> result_name({"date": "2026-01-31 10:00 UTC", "device": "AMD EPYC 9", "versions": {"torch": "2.15.0+cu132"},
+    ...              "allocator": "thp"})
+    '2026-01-31_amd-epyc-9_torch2.15.0_thp.json'
+    """
+    device = re.sub(r"[^a-z0-9]+", "-", environment["device"].lower()).strip("-")
+    torch_version = environment["versions"]["torch"].partition("+")[0]
+    setting = "_alone" if environment.get("alone") else ""
+    setting += "" if environment["allocator"] == "default" else f"_{environment['allocator']}"
+    return f"{environment['date'][:10]}_{device}_torch{torch_version}{setting}.json"
+
+
+def write_result(result: dict[str, Any], folder: Path) -> Path:
+    """Write a result under its name; an older file is replaced only when the new one is complete."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / result_name(result["environment"])
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    partial.replace(file)
+    return file
+
+
+def newest(folder: Path) -> list[Path]:
+    """Return the newest result file of each device and setting; a name starts with the date."""
+    latest: dict[tuple[Any, ...], Path] = {}
+    for file in sorted(folder.glob("*.json")):
+        environment = json.loads(file.read_text(encoding="utf-8"))["environment"]
+        latest[environment["device"], environment["allocator"], environment.get("alone", False)] = file
+    return list(latest.values())
+
+
+# Rows as text
+
+
+def seconds(value: float) -> str:
+    """Return a time with its unit, to three digits.
+
+    >>> seconds(1.2345), seconds(0.0123456), seconds(0.0000012)
+    ('1.23 s', '12.3 ms', '1.2 µs')
+    """
+    factor, unit = next(((f, u) for f, u in ((1.0, "s"), (1e3, "ms")) if value * f >= 1), (1e6, "µs"))
+    return f"{value * factor:.3g} {unit}"
+
+
+def figure(value: float) -> str:
+    """Return a number to three digits, without an exponent if it is large.
+
+    >>> figure(4512.3), figure(0.00351), figure(2e-5)
+    ('4510', '0.00351', '2e-05')
+    """
+    short = f"{value:.3g}"
+    return short if value < 1000 else f"{float(short):.0f}"
+
+
+def size(value: int | None) -> str:
+    """Return bytes in MB; a dash if they were not measured."""
+    return "–" if value is None else f"{value / 1e6:.0f} MB"
+
+
+def cells(row: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return medzoo's line and one for each peer."""
+    share = [f"{row[key]:.0%}" if key in row else "–" for key in ("share_of_matmul", "share_of_copy")]
+    rate = figure(row["samples_per_second"])
+    lines = [(row["id"], *_time(row["seconds"]), rate, *share, size(row["peak"]), "", "")]
+    for name, peer in row["peers"].items():
+        ratio = peer["ratio"]
+        difference = f"{peer['difference']:.1e}"
+        if peer["gradient_difference"] is not None:
+            difference += f", gradient {peer['gradient_difference']:.1e}"
+        rate = figure(row["case"]["batch"] / peer["seconds"]["median"])
+        times = f"{ratio['median']:.2f} ({ratio['low']:.2f}–{ratio['high']:.2f})"
+        lines.append((f"· {name}", *_time(peer["seconds"]), rate, "", "", size(peer["peak"]), times, difference))
+    lines += [(f"· {name}: {reason}", *[""] * (len(HEADERS) - 1)) for name, reason in row["absent"].items()]
+    return lines
+
+
+def _time(spread: dict[str, float]) -> tuple[str, str]:
+    return seconds(spread["median"]), f"{seconds(spread['low'])}–{seconds(spread['high'])}"
+
+
+def markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table for a page.
+
+    >>> print(markdown(["a", "b"], [("1", "2")]))
+    | a | b |
+    |---|---|
+    | 1 | 2 |
+    """
+    lines = [headers, *rows]
+    drawn = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return "\n".join([drawn[0], "|---" * len(headers) + "|", *drawn[1:]])
+
+
+def text(rows: Sequence[dict[str, Any]]) -> str:
+    """Return a table for the terminal; the length of a bar is a peer's time over medzoo's."""
+    lines, bars = [tuple(HEADERS)], [""]
+    for row in rows:
+        lines += cells(row)
+        bars += ["█" * BAR]
+        for peer in row["peers"].values():
+            length = max(1, round(BAR * peer["ratio"]["median"]))
+            bars.append("█" * min(length, LONGEST) + ("…" if length > LONGEST else ""))
+        bars += [""] * len(row["absent"])
+    filled = [line for line in lines if any(line[1:])]
+    widths = [max(len(line[i]) for line in filled) for i in range(len(HEADERS))]
+    drawn = []
+    for line, bar in zip(lines, bars, strict=True):
+        padded = [
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        drawn.append("  ".join([*padded, bar]).rstrip())
+    return "\n".join(drawn)
+
+
+# Comparison
+
+
+@dataclass(frozen=True)
+class Change:
+    """A row that is in both files.
+
+    Attributes:
+        row: its id.
+        before: time or memory in the old file, with its unit.
+        after: the same in the new file.
+        factor: how many times as much it takes now.
+        verdict: ``"slower"``, ``"faster"``, ``"more memory"``, or an empty string within the noise.
+        reference: what the factor is measured against: a peer, the row's own time, or its peak.
+    """
+
+    row: str
+    before: str
+    after: str
+    factor: float
+    verdict: str
+    reference: str
+
+    @property
+    def regression(self) -> bool:
+        """Whether it got worse."""
+        return self.verdict in ("slower", "more memory")
+
+
+def compare(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
+    """Return a change for each row that both results have, and one more if its peak memory rose."""
+    before = {row["id"]: row for row in old["rows"]}
+    same_settings = _settings(old) == _settings(new)
+    changes = []
+    for row in new["rows"]:
+        if row["id"] not in before:
+            continue
+        change = _compare_time(before[row["id"]], row, same_settings)
+        if change:
+            changes.append(change)
+        was, now = before[row["id"]]["peak"], row["peak"]
+        if was is not None and now is not None and now > was * (1 + LEAST) + GRANULARITY:
+            factor = now / max(was, 1)
+            changes.append(Change(row["id"], size(was), size(now), factor, "more memory", "peak"))
+    return changes
+
+
+def _compare_time(old: dict[str, Any], new: dict[str, Any], same_settings: bool) -> Change | None:
+    """Compare a row by the peer whose ratio changed least, or by its own time if it has none."""
+    shown = seconds(old["seconds"]["median"]), seconds(new["seconds"]["median"])
+    references = []
+    for name in old["peers"].keys() & new["peers"].keys() - OWN:
+        was, now = old["peers"][name]["ratio"], new["peers"][name]["ratio"]
+        # A lower ratio to the peer means that medzoo is slower.
+        references.append((was["median"] / now["median"], _apart(now, was), name))
+    if not references:
+        if not same_settings:
+            return None
+        was, now = old["seconds"], new["seconds"]
+        references = [(now["median"] / was["median"], _apart(now, was), "own time")]
+    factor, apart, reference = min(references, key=lambda r: abs(r[0] - 1))
+    verdict = ""
+    if apart and abs(factor - 1) > LEAST:
+        verdict = "slower" if factor > 1 else "faster"
+    return Change(old["id"], *shown, factor, verdict, reference)
+
+
+def _apart(a: dict[str, float], b: dict[str, float]) -> bool:
+    """Whether two interquartile ranges do not overlap."""
+    return a["low"] > b["high"] or b["low"] > a["high"]
+
+
+def _settings(result: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what must be equal for times to be compared directly."""
+    environment = result["environment"]
+    return (*(environment[key] for key in ("device", "threads", "allocator", "variables")), environment["versions"])
+
+
+def compare_files(old_file: Path, new_file: Path) -> tuple[str, int]:
+    """Return what changed between two result files as text, and 1 if anything got worse, else 0."""
+    old, new = (json.loads(file.read_text(encoding="utf-8")) for file in (old_file, new_file))
+    changes = compare(old, new)
+    lines = [(c.row, c.before, c.after, f"{c.factor:.2f}", c.reference, c.verdict) for c in changes]
+    out = [markdown(("row", "before", "now", "times as much", "compared by", ""), lines)]
+    if _settings(old) != _settings(new):
+        out.append("Device, versions or settings differ: rows without a peer were left out.")
+    gone = sorted({row["id"] for row in old["rows"]} - {row["id"] for row in new["rows"]})
+    out += [f"not in the new file: {name}" for name in gone]
+    out += [f"failed in the new file: {name}: {reason}" for name, reason in new["failed"].items()]
+    worse = [change.row for change in changes if change.regression] + sorted(new["failed"])
+    out.append(f"{len(worse)} regressions beyond noise: {', '.join(worse)}" if worse else "no regression")
+    return "\n".join(out), 1 if worse else 0

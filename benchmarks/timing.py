@@ -1,0 +1,267 @@
+"""Times a built case: agreement of the outputs first, then memory, then all models in turn, round after round.
+
+A machine drifts: its clocks, its neighbours, its caches. A peer timed between medzoo's rounds drifts along, so the
+ratio of a round is meaningful where two separate medians are not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.build import OURS, BuiltCase, build_case, full_float32
+from benchmarks.cases import CREATED, Case
+from benchmarks.peers import matched_parameters
+
+# Seconds that one measurement lasts at least: a shorter call is repeated.
+MIN_SECONDS = 0.01
+# Tolerance of outputs: absolute, and relative to the largest value of the peer.
+ABSOLUTE, RELATIVE = 2e-5, 1e-5
+# In bfloat16 two right answers differ more than a wrong one may. There, medzoo's distance from the float32 outputs may
+# be at most this many times the peer's, in root mean square. A kernel with BatchNorm folded in is rounded once more
+# than one without, which alone makes √2.
+BFLOAT16_FACTOR = 1.5
+# Atomic additions on a GPU come in another order each time.
+GRADIENT_TOLERANCE = {"cpu": 2e-5, "cuda": 1e-4}
+# Batch statistics over a few voxels amplify the rounding errors of a tiny model.
+TINY_TOLERANCE = 2e-4
+# Samples at once in the float32 forward pass that bfloat16 is compared with: it needs twice the memory.
+EXACT_BATCH = 4
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far medzoo is from a peer.
+
+    Attributes:
+        output: largest absolute difference of the outputs.
+        gradient: largest difference of a parameter's gradient, relative to the largest gradient of the same layer;
+            ``None`` without a backward pass.
+        ok: whether both are within the tolerance.
+    """
+
+    output: float
+    gradient: float | None
+    ok: bool
+
+
+def differences(built: BuiltCase) -> dict[str, Difference]:
+    """Run all models on the same input and compare the peers with medzoo; a peer that fails is dropped.
+
+    Raises:
+        ValueError: medzoo's outputs are not finite, or a peer's have another shape.
+    """
+    x, train = built.inputs[0], built.case.mode == "train"
+    outputs = {}
+    with full_float32():
+        for name, call in list(built.calls.items()):
+            out = built.attempt(name, lambda call=call: call(x).double())  # type: ignore[misc]
+            if out is not None:
+                outputs[name] = out
+        ours = outputs.pop(OURS)
+        if not ours.isfinite().all():
+            raise ValueError("medzoo: expected finite outputs, got some that are not.")
+        exact = _exact(built.case, x) if outputs and built.case.dtype == "bfloat16" else None
+    found = {}
+    for name, theirs in outputs.items():
+        if theirs.shape != ours.shape:
+            raise ValueError(f"{name}: expected {tuple(ours.shape)}, got {tuple(theirs.shape)}.")
+        output = float((ours - theirs).abs().max())
+        if exact is None:
+            ok = output <= ABSOLUTE + RELATIVE * float(theirs.abs().max())
+        else:
+            ok = _rms(ours, exact[0]) <= BFLOAT16_FACTOR * _rms(theirs, exact[0])
+        gradient = None
+        if train:
+            relative = _gradient_differences(built.modules[OURS], built.modules[name])
+            gradient = float(torch.tensor(relative).max())  # unlike Python's max, it returns NaN if there is one
+            if exact is None:
+                ok = ok and gradient <= (TINY_TOLERANCE if built.case.tiny else GRADIENT_TOLERANCE[x.device.type])
+            else:
+                mine, other = (_gradient_differences(built.modules[who], exact[1]) for who in (OURS, name))
+                ok = ok and sum(mine) <= BFLOAT16_FACTOR * sum(other)
+        found[name] = Difference(output, gradient, ok)
+    return found
+
+
+def _exact(case: Case, x: Tensor) -> tuple[Tensor, nn.Module]:
+    """Return the outputs of the model as created in float32, and that model with its gradients in training."""
+    train = case.mode == "train"
+    name = OURS if train or case.part else CREATED
+    precise = build_case(replace(case, dtype="float32", graph=False, peers=() if name == OURS else (name,)), x.device)
+    # In training, BatchNorm takes its statistics over the full batch.
+    pieces = torch.split(x.float(), len(x) if train or case.part else EXACT_BATCH)
+    return torch.cat([precise.calls[name](piece).double() for piece in pieces]), precise.modules[name]
+
+
+def _rms(a: Tensor, b: Tensor) -> float:
+    """Return the root mean square of the difference."""
+    return float((a - b).square().mean().sqrt())
+
+
+def _gradient_differences(ours: nn.Module, peer: nn.Module) -> list[float]:
+    """Return each gradient's largest difference over the largest gradient of its layer.
+
+    The layer's, because the gradient of a bias before a normalization cancels to rounding errors. A gradient that only
+    one side has is infinitely far.
+    """
+    layers = [name.rpartition(".")[0] for name, _ in ours.named_parameters()]
+    found, scales = [], dict.fromkeys(layers, 1e-30)
+    for layer, (mine, theirs) in zip(layers, matched_parameters(ours, peer), strict=True):
+        if mine.grad is None or theirs.grad is None:
+            found.append(0.0 if mine.grad is theirs.grad else float("inf"))
+            continue
+        scales[layer] = max(scales[layer], float(theirs.grad.abs().max()))
+        found.append(float((mine.grad.double() - theirs.grad.double()).abs().max()))
+    return [value / scales[layer] for value, layer in zip(found, layers, strict=True)]
+
+
+class InterleavedTimer:
+    """Times all models of a built case in turn.
+
+    pytest-benchmark calls :meth:`time_peers` between its rounds and :meth:`time_ours` as the round; :meth:`run` does
+    both.
+    """
+
+    def __init__(self, built: BuiltCase) -> None:
+        self.built = built
+        self.times: dict[str, list[float]] = {name: [] for name in built.calls}
+        self.cuda = built.inputs[0].is_cuda
+        self.next_input = 0
+        self.once: dict[str, float] = {}
+        for name in list(built.calls):
+            once = built.attempt(name, lambda name=name: self._warm_up(name))  # type: ignore[misc]
+            if once is not None:
+                self.once[name] = once
+        self.repeats = {name: max(1, min(1000, round(MIN_SECONDS / once))) for name, once in self.once.items()}
+
+    def _warm_up(self, name: str) -> float:
+        """Return about how many seconds a warm call takes; the first calls of a short one are not warm."""
+        first = self._time(name, 1)
+        enough = 0.3 if self.built.case.tiny else 1.0
+        again = 5 if self.cuda else 2  # a GPU raises its clocks first
+        return max(1e-7, first if first > enough else min(self._time(name, 1) for _ in range(again)))
+
+    def _time(self, name: str, repeats: int) -> float:
+        """Return the seconds of one call, averaged over ``repeats``."""
+        call, inputs = self.built.calls[name], self.built.inputs
+        turn = [inputs[(self.next_input + i) % len(inputs)] for i in range(repeats)]
+        self.next_input += repeats
+        if not self.cuda:
+            start = time.perf_counter()
+            for x in turn:
+                call(x)
+            return (time.perf_counter() - start) / repeats
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        torch.cuda.synchronize()
+        begin.record()
+        for x in turn:
+            call(x)
+        end.record()
+        torch.cuda.synchronize()
+        return begin.elapsed_time(end) / 1000 / repeats
+
+    def time_peers(self) -> None:
+        """Time each peer once."""
+        for name in list(self.built.calls):
+            if name == OURS:
+                continue
+            took = self.built.attempt(name, lambda name=name: self._time(name, self.repeats[name]))  # type: ignore[misc]
+            if took is not None:
+                self.times[name].append(took)
+
+    def time_ours(self) -> None:
+        """Time medzoo once."""
+        self.times[OURS].append(self._time(OURS, self.repeats[OURS]))
+
+    def rounds(self, budget: float, least: int, most: int = 25) -> int:
+        """Return how many rounds fit into about ``budget`` seconds."""
+        each = sum(self.once[name] * self.repeats[name] for name in self.built.calls)
+        return max(least, min(most, int(budget / each)))
+
+    def run(self, rounds: int) -> None:
+        """Time all models in turn, ``rounds`` times."""
+        for _ in range(rounds):
+            self.time_peers()
+            self.time_ours()
+
+    def peaks(self) -> dict[str, int | None]:
+        """Return the bytes each model needs on top of its tensors and its input; ``None`` if that is not measurable.
+
+        A CUDA graph keeps its memory in a pool of its own from its capture on: a replay allocates only its output.
+        """
+        x = self.built.inputs[0]
+        found: dict[str, int | None] = {}
+        for name, call in list(self.built.calls.items()):
+            if name == OURS and self.built.case.graph:
+                found[name] = None
+                continue
+            # Gradients of an earlier step would be there already, and not count.
+            module = self.built.modules[name]
+            module.zero_grad(set_to_none=True)
+            found[name] = self.built.attempt(
+                name,
+                lambda call=call: measure_peak(lambda: call(x), x.device),  # type: ignore[misc]
+            )
+            module.zero_grad(set_to_none=True)
+        return found
+
+    def ratios(self, name: str) -> dict[str, float]:
+        """Return how many times as long as medzoo a peer took, round by round."""
+        pairs = zip(self.times[name], self.times[OURS], strict=True)
+        return spread([theirs / ours for theirs, ours in pairs])
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Return the median and the quartiles.
+
+    >>> spread([1.0, 2.0, 3.0, 4.0, 100.0])
+    {'median': 3.0, 'low': 2.0, 'high': 4.0}
+    """
+    if len(values) < 2:
+        return {"median": values[0], "low": values[0], "high": values[0]}
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    return {"median": median, "low": low, "high": high}
+
+
+def measure_peak(call: Callable[[], Any], device: torch.device) -> int | None:
+    """Return the bytes a call needed on top of what was there before, or ``None`` if that is not measurable.
+
+    On Linux the kernel's high-water mark of resident memory is reset before the call. Freed heap is returned first:
+    what an earlier call left behind would be reused without counting.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        call()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+        before = _process_bytes("VmRSS")
+        call()
+        return max(0, _process_bytes("VmHWM") - before)
+    except OSError:  # not Linux, or a container that forbids it
+        return None
+
+
+def _process_bytes(key: str) -> int:
+    """Return a memory figure of this process in bytes."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {key}")
