@@ -20,7 +20,7 @@ nitpicky = False
 
 
 def write_models(app):
-    """Write what the registry says of each model, so that the page cannot be out of date."""
+    """Write the models page from the registry, so that it is always up to date."""
     folder = Path(app.srcdir) / "_generated"
     folder.mkdir(exist_ok=True)
     parts = []
@@ -41,7 +41,7 @@ def write_models(app):
 
 
 def write_weights(app):
-    """Write what the records say of each set of weights."""
+    """Write the table of weights from their records."""
     rows = ["| weights | fills | licence | size | digest | trained on |", "|---|---|---|---|---|---|"]
     for name in medzoo.list_models(pretrained=True):
         for record in medzoo.describe(name).weights.values():

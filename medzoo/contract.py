@@ -1,4 +1,4 @@
-"""What a model takes and what it gives, as data: :class:`InputSpec`, :class:`Preprocessing`, :class:`Outputs`.
+"""The input and output contract of a model, as data: :class:`InputSpec`, :class:`Preprocessing`, :class:`Outputs`.
 
 Axes: b batch, c channels, d h w depth height width.
 """
@@ -6,7 +6,7 @@ Axes: b batch, c channels, d h w depth height width.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -24,7 +24,7 @@ FITS = ("resize", "crop", "square")
 
 
 def check_task(who: str, task: str) -> None:
-    """Raise ConfigError, with the nearest name, unless the task is one there is."""
+    """Raise ConfigError, naming the closest match, unless ``task`` is a known task."""
     if task not in TASKS:
         raise ConfigError(
             f"{who}: expected task 'binary', 'multilabel' or 'multiclass', got {task!r}."
@@ -34,17 +34,17 @@ def check_task(who: str, task: str) -> None:
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The tensor a model takes, in einops notation, and the check that holds it to that.
+    """The shape of a model's input in einops notation, and the check that enforces it.
 
     Attributes:
         axes: ``"b c h w"`` or ``"b c d h w"``.
-        channels: what ``c`` must be.
-        size: the size the model was designed for, in pixels or voxels, one number for each spatial axis.
+        channels: the required number of channels.
+        size: the size the model was designed for, in pixels or voxels, one int per spatial axis.
         multiple: every spatial size must be a multiple of this.
-        minimum: the smallest spatial size, so that the last map is not empty.
-        exact: only ``size`` is taken, as by a head that flattens the last map.
-        lone_minimum: a training batch of one needs a side of at least this, because BatchNorm needs two values of a
-            channel. 0 where there is no such limit.
+        minimum: the smallest spatial size, so that the last feature map is not empty.
+        exact: only ``size`` is accepted, as with a head that flattens the last feature map.
+        lone_minimum: the smallest side in training with a batch of one, because BatchNorm needs at least two values
+            per channel. 0 if there is no such limit.
     """
 
     axes: str
@@ -66,7 +66,7 @@ class InputSpec:
         return len(self.spatial)
 
     def __str__(self) -> str:
-        """Return the shape in words.
+        """Return the expected shape as text.
 
         >>> print(InputSpec("b c d h w", channels=1, size=(96, 96, 96), multiple=32, minimum=32))
         'b 1 d h w' with d, h, w multiples of 32
@@ -81,16 +81,19 @@ class InputSpec:
         return f"'{shape}' with {letters} of at least {self.minimum}"
 
     def with_channels(self, channels: int) -> InputSpec:
-        """Return this spec for another number of channels."""
+        """Return this spec with another number of channels."""
         return replace(self, channels=channels)
 
     def built_for(self, size: int | tuple[int, ...], pool: str, who: str) -> InputSpec:
-        """Return this spec for a model whose head flattens maps of inputs of ``size``, or averages them.
+        """Return this spec for a model built for inputs of ``size``, whose head flattens or averages the last map.
 
         Args:
-            size: one number for every axis, or one for each.
-            pool: ``"flatten"``, which takes exactly ``size``, or ``"avg"``, which takes any from ``minimum``.
+            size: one int for all spatial axes, or one per axis.
+            pool: ``"flatten"`` accepts exactly ``size``; ``"avg"`` accepts any size >= ``minimum``.
             who: the model's name, for the message.
+
+        Raises:
+            ConfigError: an unknown ``pool``, or a ``size`` below ``minimum`` or with the wrong number of axes.
         """
         sizes = (size,) * self.dims if isinstance(size, int) else size
         letters = ", ".join(self.spatial)
@@ -104,7 +107,7 @@ class InputSpec:
         return replace(self, size=tuple(sizes), exact=pool == "flatten")
 
     def fits(self, size: Sequence[int]) -> bool:
-        """Whether the spatial ``size`` is one the model takes."""
+        """Return whether the model accepts the spatial ``size``."""
         if self.exact:
             return tuple(size) == self.size
         # A loop, not all(...): torch.compile traces it without a closure.
@@ -114,15 +117,15 @@ class InputSpec:
         return True
 
     def check(self, x: Tensor, *, who: str, like: Tensor | None) -> None:
-        """Raise unless ``x`` is what the model takes. Nothing is resized, cast or added.
+        """Raise an error unless the model accepts ``x``. Nothing is resized, cast or added.
 
-        NaN and infinity are not looked for here: that would read every voxel; :func:`medzoo.predict` does.
+        NaN and infinity are not checked here, because that would read every voxel; :func:`medzoo.predict` checks them.
 
         Args:
             x: the input.
             who: the model's name, for the message.
-            like: a parameter of the model; ``x`` must share its dtype and device. ``None`` skips both, for a replica
-                without parameters of its own.
+            like: a parameter of the model; ``x`` must have its dtype and device. ``None`` skips both checks, for a
+                replica without parameters.
 
         Raises:
             ShapeError: wrong axes, channels or sizes.
@@ -155,10 +158,10 @@ class InputSpec:
             )
 
     def check_lone(self, x: Tensor, *, who: str) -> None:
-        """Raise if ``x`` is a batch of one that BatchNorm cannot train on.
+        """Raise an error if ``x`` is a batch of one that BatchNorm cannot train on.
 
         Raises:
-            InputError: the last map would have a single value of each channel.
+            InputError: the last feature map would have a single value per channel.
         """
         if self.lone_minimum and x.shape[0] == 1 and max(x.shape[2:]) < self.lone_minimum:
             raise InputError(
@@ -168,7 +171,7 @@ class InputSpec:
             )
 
     def _shape_fault(self, shape: tuple[int, ...]) -> str:
-        """Say which axis of ``shape`` is wrong, and the nearest size that is right."""
+        """Describe which axis of ``shape`` is wrong, and the nearest valid size."""
         if len(shape) != 2 + self.dims:
             return f"that is {len(shape)} axes, not {2 + self.dims}" + self._missing_axes(shape)
         if shape[1] != self.channels and shape[-1] == self.channels:
@@ -188,7 +191,7 @@ class InputSpec:
         return ", ".join(faults)
 
     def _missing_axes(self, shape: tuple[int, ...]) -> str:
-        """Guess which axes were forgotten."""
+        """Suggest how to add the axes that are probably missing."""
         if len(shape) == 1 + self.dims and shape[0] == self.channels:
             return "; add the batch axis with x[None]"
         if len(shape) == 1 + self.dims and self.channels == 1:
@@ -211,27 +214,28 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a file becomes the tensor a set of weights was trained on. Every step is optional and is reported.
+    """The preprocessing that a set of weights was trained with. Every step is optional and is reported.
 
     The steps run in the order of the attributes.
 
     Attributes:
         size: spatial size of the tensor, in the model's axis order.
-        orientation: where the spatial axes of a volume point, such as ``"RAS"`` (x, y, z) or ``"SPL"`` (slices from
-            the feet up, rows to the back, columns to the left, as a reader of axial slices sees them). ``None`` in 2D.
+        orientation: anatomical direction of each spatial axis of a volume, such as ``"RAS"`` (x, y, z) or ``"SPL"``
+            (slices from feet to head, rows from front to back, columns from right to left, the usual view of axial
+            slices). ``None`` in 2D.
         spacing: mm between voxel centres after resampling, in the order of ``orientation``; ``None`` keeps the file's.
         intensity: ``"unit"`` maps the stored range to [0, 1]; ``"window"`` maps ``window`` to [0, 1] and clips;
             ``"zscore"`` subtracts the mean of the image and divides by its standard deviation; ``"zscore_nonzero"``
-            does so for each channel by itself, over what is not 0, and leaves the zeros.
+            does so per channel over the nonzero values, and keeps the zeros.
         window: lowest and highest value of ``intensity="window"``, in HU for CT.
-        foreground: crop a volume to the box around what is above 0 after ``intensity``.
-        fit: how the image comes to ``size``: ``"resize"`` scales each axis; ``"crop"`` cuts or pads around the centre;
-            ``"square"`` cuts an image to the square at its centre and scales that.
-        mean: subtracted last, one number for all channels or one for each.
+        foreground: crop a volume to the bounding box of the values above 0 after ``intensity``.
+        fit: how the image is brought to ``size``: ``"resize"`` scales each axis; ``"crop"`` crops or pads around the
+            centre; ``"square"`` crops a 2D image to its central square and scales it.
+        mean: subtracted last, one value for all channels or one per channel.
         std: divided by after ``mean``, likewise.
         patch: sides in mm of the box around a point that the model was trained on, in the order of ``orientation``;
-            it takes the place of ``spacing``, ``foreground`` and ``fit``. ``None`` for a model of whole images.
-        views: DICOM view positions the weights were trained on, such as ``("AP", "PA")``; empty for any.
+            replaces ``spacing``, ``foreground`` and ``fit``. ``None`` for a model of complete images.
+        views: DICOM view positions the weights were trained on, such as ``("AP", "PA")``; empty accepts any.
     """
 
     size: tuple[int, ...]
@@ -247,65 +251,59 @@ class Preprocessing:
     views: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for fault in self._faults():
+            raise ConfigError(f"Preprocessing: {fault}")
+
+    def _faults(self) -> Iterator[str]:
+        """Yield what is wrong; a later check may rely on the earlier ones."""
         if len(self.size) not in (2, 3):
-            raise ConfigError(f"Preprocessing: expected size of 2 or 3 numbers, got {self.size}.")
+            yield f"expected size of 2 or 3 numbers, got {self.size}."
         if (self.window is None) == (self.intensity == "window"):
-            raise ConfigError(
-                f"Preprocessing: intensity='window' and window=(low, high) go together, got "
-                f"intensity={self.intensity!r} and window={self.window}."
-            )
+            got = f"intensity={self.intensity!r} and window={self.window}"
+            yield f"intensity='window' and window=(low, high) go together, got {got}."
         if self.window is not None and not self.window[0] < self.window[1]:
-            raise ConfigError(f"Preprocessing: expected window=(low, high) with low < high, got {self.window}.")
+            yield f"expected window=(low, high) with low < high, got {self.window}."
         for name, sides in (("spacing", self.spacing), ("patch", self.patch)):
             if sides is not None and (len(sides) != len(self.size) or min(sides) <= 0):
-                raise ConfigError(
-                    f"Preprocessing: expected {name} to be {len(self.size)} numbers of mm above 0, got {sides}."
-                )
+                yield f"expected {name} to be {len(self.size)} numbers of mm above 0, got {sides}."
         if self.patch is not None and (self.orientation is None or self.spacing or self.foreground):
-            raise ConfigError(
-                "Preprocessing: a patch needs an orientation, and has no spacing or foreground of its own, got "
-                f"orientation={self.orientation!r}, spacing={self.spacing}, foreground={self.foreground}."
-            )
+            got = f"orientation={self.orientation!r}, spacing={self.spacing}, foreground={self.foreground}"
+            yield f"a patch needs an orientation, and excludes spacing and foreground, got {got}."
         if self.intensity not in INTENSITIES or self.fit not in FITS:
-            raise ConfigError(
-                f"Preprocessing: expected intensity to be one of {', '.join(map(repr, INTENSITIES))} and fit one of "
-                f"{', '.join(map(repr, FITS))}, got {self.intensity!r} and {self.fit!r}."
+            intensities, fits = (", ".join(map(repr, known)) for known in (INTENSITIES, FITS))
+            yield (
+                f"expected intensity to be one of {intensities} and fit one of {fits}, "
+                f"got {self.intensity!r} and {self.fit!r}."
             )
         if self.fit == "square" and (len(self.size) != 2 or self.size[0] != self.size[1]):
-            raise ConfigError(
-                f"Preprocessing: fit='square' is for an image of two equal sides, got size {self.size}. "
-                "Use 'resize' or 'crop'."
-            )
+            yield f"fit='square' is for an image of two equal sides, got size {self.size}. Use 'resize' or 'crop'."
         if not all(map(math.isfinite, (*self.mean, *self.std))) or any(s <= 0 for s in self.std):
-            raise ConfigError(f"Preprocessing: expected finite mean and std above 0, got {self.mean} and {self.std}.")
+            yield f"expected finite mean and std above 0, got {self.mean} and {self.std}."
         if len(self.size) == 2 and (self.orientation or self.spacing or self.patch or self.foreground):
-            raise ConfigError(
-                "Preprocessing: orientation, spacing, foreground and patch are for volumes, got a size of 2 numbers."
-            )
+            yield "orientation, spacing, foreground and patch are for volumes, got a size of 2 numbers."
         if self.orientation is not None and sorted(map(_axis_of, self.orientation)) != [0, 1, 2]:
-            raise ConfigError(
-                f"Preprocessing: expected an orientation of one of RL, one of AP and one of SI, such as 'RAS', "
-                f"got {self.orientation!r}."
-            )
+            got = repr(self.orientation)
+            yield f"expected an orientation of one of RL, one of AP and one of SI, such as 'RAS', got {got}."
 
 
 def _axis_of(letter: str) -> int:
-    """Return the world axis a letter of an orientation names: 0 for R and L, 1 for A and P, 2 for S and I."""
+    """Return the world axis of a letter of an orientation: 0 for R and L, 1 for A and P, 2 for S and I."""
     return "RLAPSI".find(letter) // 2
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the logits mean.
+    """The meaning of the logits.
 
     Attributes:
-        labels: one name for each output.
-        task: ``"binary"`` (one output, sigmoid), ``"multilabel"`` (a sigmoid each) or ``"multiclass"`` (softmax).
-        thresholds: probability at and above which an output is positive, one for each label; 0.5 by default.
-            ``"multiclass"`` takes the largest instead and has none.
-        trained: which outputs mean something. A new head is untrained until :meth:`Classifier.set_outputs` says so.
-        normalised: whether probabilities are bent, each side of its threshold by itself, so that 0.5 means the
-            threshold for every label, as TorchXRayVision gives them. Thresholds stay on the plain sigmoid.
+        labels: one name per output.
+        task: ``"binary"`` (one output, sigmoid), ``"multilabel"`` (one sigmoid per output) or ``"multiclass"``
+            (softmax).
+        thresholds: probability at and above which an output is positive, one per label; 0.5 by default.
+            ``"multiclass"`` predicts the most probable label and has none.
+        trained: which outputs were trained. A new head is untrained until :meth:`Classifier.set_outputs` is called.
+        normalised: whether probabilities get the piecewise-linear rescaling that maps each operating point to 0.5, as
+            in TorchXRayVision. ``thresholds`` still refer to the plain sigmoid.
     """
 
     labels: tuple[str, ...]
@@ -317,41 +315,46 @@ class Outputs:
     def __post_init__(self) -> None:
         if isinstance(self.labels, str):
             raise ConfigError(f"Outputs: expected labels to be a list of names, got the text {self.labels!r}.")
-        # Lists, arrays and tensors are as good as tuples.
+        # Lists, arrays and tensors are accepted too.
         for name, kind in (("labels", str), ("thresholds", float), ("trained", bool)):
             object.__setattr__(self, name, tuple(kind(value) for value in getattr(self, name)))
-        n = len(self.labels)
         check_task("Outputs", self.task)
+        n = len(self.labels)
         if n == 0:
-            return  # a backbone; the task is what a new head would be for
-        if self.task == "binary" and n != 1:
-            raise ConfigError(
-                f"Outputs: a binary task has 1 output, got {n} labels. "
-                "Use task='multiclass' where exactly one of them is true, task='multilabel' where several can be."
-            )
-        if self.task == "multiclass" and n == 1:
-            raise ConfigError("Outputs: a multiclass task needs 2 outputs or more, got 1. Use task='binary'.")
-        if len(set(self.labels)) != n:
-            twice = sorted({name for name in self.labels if self.labels.count(name) > 1})
-            raise ConfigError(f"Outputs: expected different labels, got {', '.join(map(repr, twice))} more than once.")
+            return  # a backbone; the task is the one of a new head
         if not self.trained:
             object.__setattr__(self, "trained", (False,) * n)
         if not self.thresholds and self.task != "multiclass":
             object.__setattr__(self, "thresholds", (0.5,) * n)
+        for fault in self._faults(n):
+            raise ConfigError(f"Outputs: {fault}")
+
+    def _faults(self, n: int) -> Iterator[str]:
+        """Yield what is wrong with ``n`` outputs."""
+        if self.task == "binary" and n != 1:
+            yield (
+                f"a binary task has 1 output, got {n} labels. Use task='multiclass' if exactly one of them is true, "
+                "task='multilabel' if several can be."
+            )
+        if self.task == "multiclass" and n == 1:
+            yield "a multiclass task needs 2 outputs or more, got 1. Use task='binary'."
+        if len(set(self.labels)) != n:
+            twice = sorted({name for name in self.labels if self.labels.count(name) > 1})
+            yield f"expected different labels, got {', '.join(map(repr, twice))} more than once."
         if len(self.trained) != n:
-            raise ConfigError(f"Outputs: expected {n} values in trained, one for each label, got {len(self.trained)}.")
+            yield f"expected {n} values in trained, one for each label, got {len(self.trained)}."
         if self.task == "multiclass" and self.normalised:
-            raise ConfigError("Outputs: a multiclass task has no thresholds to normalise by. Leave normalised out.")
+            yield "a multiclass task has no thresholds to normalise by. Leave normalised out."
         if self.task == "multiclass" and self.thresholds:
-            raise ConfigError("Outputs: a multiclass task takes the most probable label and has no thresholds.")
+            yield "a multiclass task takes the most probable label and has no thresholds."
         if self.task != "multiclass" and len(self.thresholds) != n:
-            raise ConfigError(f"Outputs: expected {n} thresholds, one for each label, got {len(self.thresholds)}.")
+            yield f"expected {n} thresholds, one for each label, got {len(self.thresholds)}."
         if any(not 0.0 < t < 1.0 for t in self.thresholds):
-            raise ConfigError(f"Outputs: expected thresholds between 0 and 1, got {self.thresholds}.")
+            yield f"expected thresholds between 0 and 1, got {self.thresholds}."
 
     @classmethod
     def unnamed(cls, num_classes: int, task: Task) -> Outputs:
-        """Return untrained outputs whose labels are numbers, for the task or the nearest that can have so many.
+        """Return untrained outputs with numbered labels; binary and multiclass are exchanged where ``n`` requires it.
 
         >>> Outputs.unnamed(3, "multiclass").labels
         ('class_0', 'class_1', 'class_2')
@@ -365,8 +368,8 @@ class Outputs:
     def probabilities(self, logits: Tensor) -> Tensor:
         """Map logits to probabilities in [0, 1], ``b n -> b n``: softmax for multiclass, else sigmoid.
 
-        With ``normalised``, p below its threshold t becomes p / 2t, and above it 1 - (1 - p) / 2(1 - t); an output
-        that was not trained says nothing, and is 0.5.
+        With ``normalised``, p below its threshold t becomes p / 2t, and above it 1 - (1 - p) / 2(1 - t): a
+        piecewise-linear rescaling that maps each operating point to 0.5. An untrained output is then 0.5.
 
         >>> outputs = Outputs(("a", "b"), "multilabel", (0.1, 0.9), (True, True), normalised=True)
         >>> outputs.probabilities(torch.zeros(1, 2))
@@ -378,14 +381,14 @@ class Outputs:
         if not self.normalised:
             return p
         t = torch.tensor(self.thresholds, dtype=p.dtype, device=p.device)
-        bent = torch.where(p < t, p / (2 * t), 1 - (1 - p) / (2 * (1 - t)))
-        return bent.where(torch.tensor(self.trained, device=p.device), 0.5)
+        rescaled = torch.where(p < t, p / (2 * t), 1 - (1 - p) / (2 * (1 - t)))
+        return rescaled.where(torch.tensor(self.trained, device=p.device), 0.5)
 
     def positive(self, probabilities: Tensor) -> Tensor:
-        """Say which outputs are positive, ``b n -> b n`` of bool.
+        """Return which outputs are positive, ``b n -> b n`` of bool.
 
-        The largest for multiclass; else those at or above the threshold, which is 0.5 once they are normalised by it,
-        where an untrained output is never positive.
+        Multiclass: the most probable label. Otherwise: probabilities at or above the threshold. The threshold is 0.5
+        with ``normalised``, and an untrained output is then never positive.
         """
         if self.task == "multiclass":
             return torch.nn.functional.one_hot(probabilities.argmax(-1), len(self.labels)).bool()

@@ -11,15 +11,17 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
-from medzoo.classifier import Classifier, FeatureExtractor
+from medzoo.classifier import Classifier
 from medzoo.contract import Outputs, Preprocessing, Task, check_task
 from medzoo.errors import ConfigError, WeightsMismatch, check_int, did_you_mean
+from medzoo.features import FeatureExtractor
 from medzoo.registry import ModelSpec, describe
-from medzoo.weights.download import obtain
-from medzoo.weights.load import CLASSIFIER, FOREIGN_SUFFIXES, input_kernel, load_tensors, read_tensors, stored_channels
+from medzoo.weights.download import fetch_tensors
+from medzoo.weights.hub import read_repo
+from medzoo.weights.load import CLASSIFIER, input_kernel, load_tensors, stored_channels
 from medzoo.weights.record import Weights
-from medzoo.weights.save import Saved, read_folder
-from medzoo.weights.upload import pull
+from medzoo.weights.safetensors import FOREIGN_SUFFIXES, read_tensors
+from medzoo.weights.save import SavedModel, read_folder
 
 __all__ = ["create"]
 
@@ -67,11 +69,11 @@ def create(
     """Build a model, in eval mode when it has weights and in training mode when it starts from random numbers.
 
     Args:
-        model: a registered name; :func:`medzoo.list_models` gives them all. Or ``"local-dir:FOLDER"``, a folder of
+        model: a registered name; :func:`medzoo.list_models` lists them. Or ``"local-dir:FOLDER"``, a folder of
             :meth:`Classifier.save_pretrained`, or ``"hf-hub:OWNER/REPO@REVISION"``, such a folder on the Hub; these two
             always load their weights.
         pretrained: ``True`` for the default weights, a tag, or the path of a safetensors file of this model.
-        num_classes: number of logits; 0 drops the head and gives averaged features. ``None`` takes the weights', else
+        num_classes: number of logits; 0 drops the head and returns averaged features. ``None`` takes the weights', else
             the builder's.
         in_chans: channels of the input; ``None`` takes the weights', else the builder's. Another number than the
             weights' changes the first kernel: summed for one channel, else repeated and scaled.
@@ -89,7 +91,7 @@ def create(
     Raises:
         UnknownModelError: no model of that name.
         ConfigError: an unknown tag or option, or arguments that contradict each other or the weights.
-        WeightsUnavailable, WeightsCorrupt, UnsafeWeights: the weight file cannot be had or must not be used.
+        WeightsUnavailable, WeightsCorrupt, UnsafeWeights: the weight file is not available or must not be used.
         WeightsMismatch: the weights do not fit the model.
 
     >>> import medzoo, torch
@@ -112,7 +114,7 @@ def create(
     if out_indices is not None and not features_only:
         raise ConfigError(f"{spec.name}: out_indices chooses among the maps that features_only=True returns.")
     if features_only and (num_classes is not None or task is not None):
-        raise ConfigError(f"{spec.name}: features_only=True returns maps; num_classes, labels and task have no place.")
+        raise ConfigError(f"{spec.name}: features_only=True returns maps; num_classes, labels and task do not apply.")
     if features_only:
         num_classes = 0
 
@@ -134,18 +136,18 @@ def create(
     return FeatureExtractor(built, out_indices).train(built.training) if features_only else built
 
 
-def _saved(model: str, pretrained: bool | str | os.PathLike[str]) -> Saved | None:
+def _saved(model: str, pretrained: bool | str | os.PathLike[str]) -> SavedModel | None:
     """Read what ``local-dir:`` or ``hf-hub:`` names, or return None for a registered name."""
     if not isinstance(model, str) or not model.startswith(("hf-hub:", "local-dir:")):
         return None
     scheme, _, place = model.partition(":")
     if pretrained is not False:
         raise ConfigError(f"{model}: a folder always loads its own weights. Leave pretrained out.")
-    return pull(place) if scheme == "hf-hub" else read_folder(place)
+    return read_repo(place) if scheme == "hf-hub" else read_folder(place)
 
 
-def _check_saved(built: Classifier, saved: Saved, num_classes: int | None, in_chans: int | None) -> None:
-    """Hold the builder to the input it had when the folder was written, unless the user changed it."""
+def _check_saved(built: Classifier, saved: SavedModel, num_classes: int | None, in_chans: int | None) -> None:
+    """Check that the builder takes the input it took when the folder was written, unless the user changed it."""
     changed = num_classes != saved.num_classes or in_chans not in (None, saved.record.in_chans)
     if not changed and built.input_spec != saved.input_spec:
         raise ConfigError(
@@ -220,7 +222,7 @@ def _merge_options(spec: ModelSpec, record: Weights | None, options: Mapping[str
 
 
 def _build(spec: ModelSpec, options: Mapping[str, Any], num_classes: int | None, in_chans: int | None) -> Classifier:
-    """Call the builder, and let the model know its own name and options."""
+    """Call the builder, and set the name and options of the model."""
     explicit = {"num_classes": num_classes, "in_chans": in_chans}
     chosen = spec.options | dict(options) | {k: v for k, v in explicit.items() if v is not None}
     for name, least in (("num_classes", 0), ("in_chans", 1)):
@@ -244,7 +246,7 @@ def _build_with(
     tensors: Mapping[str, Tensor]
     if isinstance(chosen, Weights):
         source, digest = f"{spec.name}:{chosen.tag}", chosen.digest
-        obtained = obtain(chosen, source)
+        obtained = fetch_tensors(chosen, source)
         tensors, dropped = obtained.tensors, obtained.dropped
     else:
         source = str(chosen)
@@ -267,7 +269,7 @@ def _build_with(
         built.to(dtype)
     part = record.part if record else "model"
     report = load_tensors(built, tensors, source=source, digest=digest, kernel=kernel, part=part, device=device)
-    built.load_report = report.leaving(dropped)
+    built.load_report = report.with_dropped(dropped)
     if record is not None:
         same = built.input_spec.channels == record.in_chans
         built.load_report = replace(
@@ -279,7 +281,7 @@ def _build_with(
     left = [name for name, tensor in (*built.named_parameters(), *built.named_buffers()) if tensor.is_meta]
     if left:
         raise ConfigError(
-            f"{spec.name}: {', '.join(left)} are not stored with the weights and were not derived again. "
+            f"{spec.name}: {', '.join(left)} are not stored with the weights and were not computed again. "
             "Give their module a method rebuild_buffers(device)."
         )
     return built
@@ -288,7 +290,7 @@ def _build_with(
 def _describe_outputs(
     built: Classifier, spec: ModelSpec, record: Weights | None, labels: Sequence[str] | None, task: Task | None
 ) -> None:
-    """Name the outputs: as asked, else as the weights say, else as the builder does, else by number."""
+    """Name the outputs: as asked, else as the weights do, else as the builder does, else by number."""
     count = built.num_classes
     if count and record and record.task and built.load_report and CLASSIFIER[0] not in built.load_report.new:
         known = record.trained or (True,) * count
@@ -311,12 +313,12 @@ def _describe_outputs(
 def _fit_preprocessing(
     built: Classifier, asked: Preprocessing | None, record: Weights | None, spec: ModelSpec
 ) -> Preprocessing:
-    """Take the preparation asked for, or the weights', or the builder's, fitted to another number of channels."""
+    """Return the preprocessing asked for, or the weights', or the builder's, fitted to the number of channels."""
     takes = built.input_spec
     stated = record.preprocessing if record else None
     chosen = asked or stated or replace(spec.preprocessing, size=takes.size)
     if record is not None and stated is None and asked is None:
-        _note(built, "how the input of these weights was prepared is not known: prepared as the builder does")
+        _note(built, "the preprocessing of these weights is not known: the builder's is used")
     if stated is not None and asked is not None:
         for name, value in asdict(stated).items():
             if getattr(asked, name) != value:

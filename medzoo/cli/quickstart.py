@@ -1,17 +1,16 @@
-"""``medzoo quickstart``: the whole main job, on a file or on drawings, for every model that takes it."""
+"""``medzoo quickstart``: every model on one file or on synthetic images, from reading to named outputs."""
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
 import torch
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 import medzoo
+from medzoo.cli.tables import console
 from medzoo.errors import ShapeError
 from medzoo.visual.phantoms import write_ct, write_ct_series, write_xray
 
@@ -21,46 +20,38 @@ WRONG_SHAPE = (1, 1, 60, 96, 96)
 
 
 def run(file: Path | None, folder: Path) -> None:
-    """Read, prepare, run and name, and print one table and one error on purpose.
+    """Run every model that fits the image, print a table of the results, and print one deliberate shape error.
 
     Args:
         file: an image or a volume; ``None`` draws one of each.
-        folder: where the drawings are written.
+        folder: where the synthetic images are written.
     """
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    out = console()
     if file is None:
         paths = {2: write_xray(folder), 3: write_ct(folder)}
         series = write_ct_series(folder)
-        console.print(f"Drew {paths[2]}, {paths[3]} and the same CT as the DICOM series {series}: no patient's data.")
+        out.print(f"Drew {paths[2]}, {paths[3]} and the same CT as the DICOM series {series}: no patient's data.")
     else:
         paths = {medzoo.read(file).dims: file}
 
-    rows, told = [], {}
-    names = [name for dims in paths for name in medzoo.list_models(dims=dims)]
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("models", total=len(names))
-        for dims, path in paths.items():
-            for name in medzoo.list_models(dims=dims):
-                progress.update(task, description=name)
-                row, steps = one_model(name, path)
-                rows.append(row)
-                told[name] = steps
-                progress.advance(task)
-
-    table = Table("model", "input", "output", "parameters", "read and prepare", "forward", title_justify="left")
+    table = Table("model", "input", "output", "parameters", "read and preprocess", "forward", title_justify="left")
     table.title = "[bold red]No weights were loaded: every output is untrained, and its probability means nothing.[/]"
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-    for name, steps in told.items():
-        console.print(f"[bold]{name}[/]: {' → '.join(steps)}")
-    console.print("\nAnd a wrong input, on purpose:")
-    console.print(wrong_input(), style="red", markup=False)
-    console.print("\nNext: medzoo list, medzoo info swin_encoder_mlp, medzoo predict --help", markup=False)
+    steps = {}
+    inputs = {name: path for dims, path in paths.items() for name in medzoo.list_models(dims=dims)}
+    with Progress(console=out, transient=True) as progress:
+        for name, path in progress.track(inputs.items(), description="models"):
+            row, steps[name] = one_model(name, path)
+            table.add_row(*row)
+    out.print(table)
+    for name, taken in steps.items():
+        out.print(f"[bold]{name}[/]: {' → '.join(taken)}")
+    out.print("\nA wrong input, on purpose:")
+    out.print(wrong_input(), style="red", markup=False)
+    out.print("\nNext: medzoo list, medzoo info swin_encoder_mlp, medzoo predict --help", markup=False)
 
 
 def one_model(name: str, path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Take one model from file to outputs; return its row of the table and the steps of the preparation."""
+    """Run one model on a file; return its row of the table and the preprocessing steps."""
     model = medzoo.create(name).eval()
     start = time.perf_counter()
     prepared = medzoo.transform(model).prepare(path)
@@ -84,10 +75,10 @@ def one_model(name: str, path: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def wrong_input() -> str:
-    """Give a 3D model a side it cannot take, and return what it says."""
+    """Return the error of a 3D model for a size it does not accept."""
     model = medzoo.create("swin_encoder_mlp", feature_size=12).eval()
     try:
         model(torch.zeros(WRONG_SHAPE))
     except ShapeError as error:
         return f"{type(error).__name__}: {error}"
-    raise RuntimeError("the check let a wrong shape through")
+    raise RuntimeError("the input check accepted a wrong shape")

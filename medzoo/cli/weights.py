@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
-import medzoo
-from medzoo.cli.console import console
+from medzoo.cli.tables import cli_message, console, megabytes
 from medzoo.errors import MedzooError
 
-__all__ = ["cache", "convert", "fetch", "verify", "weights_table"]
+__all__ = ["cache", "convert", "fetch", "verify"]
 
 
 @click.command()
 @click.argument("names", nargs=-1, metavar="[NAME[:TAG]]...")
-@click.option("--all", "everything", is_flag=True, help="All weights there are.")
-@click.option("--to", type=click.Path(), help="Folder to fill too; MEDZOO_HOME=FOLDER reads it on another machine.")
+@click.option("--all", "everything", is_flag=True, help="Fetch all weights.")
+@click.option(
+    "--to", type=click.Path(), help="Also copy them to this folder, for another machine with MEDZOO_HOME=FOLDER."
+)
 def fetch(names: tuple[str, ...], everything: bool, to: str | None) -> None:
-    """Have weights ready on this machine, checked and converted.
+    """Download weights, verify their digests and convert them.
 
-    NAME is a model, for its default weights, or MODEL:TAG. Ever after they load without a network.
+    NAME is a model, for its default weights, or MODEL:TAG. Afterwards they load without a network.
     """
-    from medzoo.weights.stock import fetch as fetch_one
-    from medzoo.weights.stock import listed
+    from medzoo.weights.verify import fetch_weights, find_records
 
     if bool(names) == everything:
-        raise click.UsageError("expected names of weights or --all; medzoo list --pretrained has the names")
+        raise click.UsageError("expected names of weights or --all; medzoo list --pretrained lists the names")
     failed: list[MedzooError] = []
-    for spec, record in listed(names):
+    for spec, record in find_records(names):
         try:
-            click.echo(f"{spec.name}:{record.tag} {fetch_one(spec, record, Path(to) if to else None)}")
+            click.echo(f"{spec.name}:{record.tag} {fetch_weights(spec, record, Path(to) if to else None)}")
         except MedzooError as error:
-            # One that cannot be had does not keep the others.
-            click.echo(f"{type(error).__name__}: {error}", err=True)
+            # The other weights are still fetched.
+            click.echo(f"{type(error).__name__}: {cli_message(error)}", err=True)
             failed.append(error)
     if failed:
         sys.exit(failed[0].exit_code)
@@ -44,46 +43,46 @@ def fetch(names: tuple[str, ...], everything: bool, to: str | None) -> None:
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME[:TAG]...")
 def verify(names: tuple[str, ...]) -> None:
-    """Hold weights to their record: digest, strict load, golden outputs."""
-    from medzoo.weights.stock import listed
-    from medzoo.weights.stock import verify as verify_one
+    """Verify weights: digest, strict load, golden outputs."""
+    from medzoo.weights.verify import find_records, verify_weights
 
-    for spec, record in listed(names):
-        path, report, golden = verify_one(spec, record)
-        strength = "weak: it finds damage, but no forgery" if record.weak else "right"
+    for spec, record in find_records(names):
+        path, report, golden = verify_weights(spec, record)
+        strength = "weak: detects damage, not forgery" if record.weak else "verified"
         click.echo(f"{spec.name}:{record.tag}\n{path}\ndigest {record.digest} ({strength})\n{report}\n{golden}\n")
 
 
 @click.command()
 def cache() -> None:
-    """Tell which weight files are on this machine, and which are stale."""
+    """List the weight files on this machine, and which are stale."""
     from rich.table import Table
 
     from medzoo.weights.cache import home
-    from medzoo.weights.stock import holdings
+    from medzoo.weights.verify import list_cache
 
     table = Table("weights", "state", "size", "file")
-    found = holdings()
-    for held in found:
-        table.add_row(held.what or "–", held.state, _megabytes(held.size), str(held.path))
-    if found:
+    entries = list_cache()
+    for entry in entries:
+        table.add_row(entry.what or "–", entry.state, megabytes(entry.size), str(entry.path))
+    if entries:
         console().print(table)
-    click.echo(f"{len(found)} files, {_megabytes(sum(held.size for held in found))}; MEDZOO_HOME is {home()}")
-    loose = [str(held.path) for held in found if held.state in ("stale", "left over")]
-    if loose:
-        click.echo("stale or left over, safe to delete:\n" + "\n".join(loose))
+    click.echo(f"{len(entries)} files, {megabytes(sum(entry.size for entry in entries))}; MEDZOO_HOME is {home()}")
+    unused = [str(entry.path) for entry in entries if entry.state in ("stale", "left over")]
+    if unused:
+        click.echo("stale or left over, safe to delete:\n" + "\n".join(unused))
 
 
 @click.command()
 @click.argument("file", type=click.Path())
-@click.option("--model", "name", required=True, help="The registered model whose weights these are.")
-@click.option("--strip", default="", help="Prefix that the trainer put before every name, such as 'model.'.")
+@click.option("--model", "name", required=True, help="The registered model that the weights belong to.")
+@click.option("--strip", default="", help="Prefix to remove from every tensor name, such as 'model.'.")
 @click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Builder option that the weights need.")
 @click.option("--to", required=True, type=click.Path(), help="Folder to write.")
 def convert(file: str, name: str, strip: str, options: tuple[str, ...], to: str) -> None:
-    """Turn your own checkpoint FILE into a folder.
+    """Convert your own checkpoint FILE to a folder.
 
-    medzoo.create("local-dir:FOLDER") takes it. No more of FILE is read than tensors.
+    medzoo.create("local-dir:FOLDER") and medzoo predict local-dir:FOLDER load it. Only tensors are read from FILE; no
+    code in it runs.
     """
     import json
 
@@ -99,29 +98,3 @@ def convert(file: str, name: str, strip: str, options: tuple[str, ...], to: str)
         except json.JSONDecodeError:
             chosen[key] = value
     click.echo(convert_checkpoint(Path(file), name, Path(to), strip=strip, options=chosen))
-
-
-def weights_table(names: list[str], license_: str | None = None, trained: bool = False) -> Any:
-    """Return the table of the weights of some models."""
-    from rich.table import Table
-
-    from medzoo.registry import is_wanted
-
-    table = Table("weights", "fills", "licence", "size", "digest", "trained on")
-    for name in names:
-        for record in medzoo.describe(name).weights.values():
-            if is_wanted(record, license_, trained):
-                licence = record.license + (" (non-commercial)" if record.non_commercial else "")
-                table.add_row(
-                    f"{name}:{record.tag}" + (" (default)" if record.default else ""),
-                    "model" if record.part == "model" else "encoder only",
-                    licence,
-                    _megabytes(record.size) if record.size is not None else "not known",
-                    "md5 (weak)" if record.weak else "sha256",
-                    record.trained_on,
-                )
-    return table
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"

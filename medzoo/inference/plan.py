@@ -1,7 +1,8 @@
-"""What there is to predict: from files, folders, arrays and points to one task for each prediction."""
+"""The plan of a prediction: one planned image per file, series, array or point."""
 
 from __future__ import annotations
 
+import csv
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -15,30 +16,32 @@ from torch import Tensor
 
 from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError, DataError, InputError
-from medzoo.inference.points import Point, read_points
-from medzoo.io.arrays import from_array
+from medzoo.io.dicom.pixels import load
 from medzoo.io.files import MAX_VOXELS, existing, identify
-from medzoo.io.folder import Source as Found
-from medzoo.io.folder import group, scan
-from medzoo.io.image import Image
-from medzoo.transforms.transform import Source, as_array, not_an_image, transform
+from medzoo.io.folder import ScanItem, group, scan
+from medzoo.io.image import Image, from_array
+from medzoo.transforms.transform import ImageSource, as_array, not_an_image, transform
 
-__all__ = ["Plan", "Points", "Task", "plan"]
+__all__ = ["Plan", "PlannedImage", "Points", "plan", "read_points"]
 
-NOWHERE: Point = (math.nan, math.nan, math.nan)
+Point = tuple[float, float, float]
 Points = str | os.PathLike[str] | Sequence[Sequence[float]]
+
+UNKNOWN_POINT: Point = (math.nan, math.nan, math.nan)
+COLUMNS = ("coordX", "coordY", "coordZ")
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
-    """One image to prepare: a file, the files of a series, or an image in memory.
+class PlannedImage:
+    """One image to predict.
 
     Attributes:
-        label: what to call it.
+        label: the name of the image in results and messages.
         image: a file, the files of a series, or an image in memory.
-        in_memory: whether a fault in it is the caller's, and is raised, or the file's, and is kept.
+        in_memory: whether the caller gave it as an array or image. An error in it is then raised; an error in a file
+            is recorded in the result.
         point: centre of a patch in mm, RAS.
-        given_point: the same as the caller gave it.
+        given_point: the same point in the caller's frame.
     """
 
     label: str
@@ -50,67 +53,122 @@ class Task:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to predict.
+    """The images to predict.
 
     Attributes:
-        tasks: one for each prediction.
-        skipped: what is passed over, and why.
-        single: whether the caller asked for one image and gets one prediction.
+        images: one per prediction.
+        skipped: path to the reason why it is skipped.
+        single: whether the caller asked for one image, and gets one prediction instead of a list.
     """
 
-    tasks: tuple[Task, ...]
+    images: tuple[PlannedImage, ...]
     skipped: Mapping[str, str]
     single: bool
 
 
 def plan(
-    model: Classifier, source: Source | Sequence[Source], points: Points | None = None, points_frame: str = "LPS"
+    model: Classifier,
+    source: ImageSource | Sequence[ImageSource],
+    points: Points | None = None,
+    points_frame: str = "LPS",
 ) -> Plan:
-    """List what there is to predict; headers are read, pixels are not."""
+    """List the images to predict. Headers are read, pixels are not.
+
+    Raises:
+        ConfigError: points for a model of complete images, or none for a patch model; an unknown ``points_frame``.
+        DataError: a path cannot be opened, or no point belongs to an image.
+        InputError: something that is not an image.
+    """
     is_list = isinstance(source, (list, tuple))
     sources: Sequence[Any] = source if isinstance(source, (list, tuple)) else [source]
     files = [Path(item) for item in sources if isinstance(item, (str, os.PathLike)) and not _is_folder(item)]
-    # Slices of a series that were named one by one belong together, as they do in a folder.
-    together = len(files) > 1
-    tasks: list[Task] = []
+    # Files of a list are grouped by series, as the files of a folder are.
+    group_files = len(files) > 1
+    images: list[PlannedImage] = []
     skipped: dict[str, str] = {}
     one_image = True
-    for place, item in enumerate(sources):
+    for index, item in enumerate(sources):
         if isinstance(item, (Image, np.ndarray, Tensor)):
-            image = _labelled(item, f"array {place}" if is_list else "the array")
-            tasks.append(Task(image.identity["file"], image, in_memory=True))
+            image = _labelled(item, f"array {index}" if is_list else "the array")
+            images.append(PlannedImage(image.identity["file"], image, in_memory=True))
         elif not isinstance(item, (str, os.PathLike)):
             raise not_an_image(item, model.name)
         elif not str(item).strip():
             raise InputError(f"{model.name}: expected a path, got an empty one. Check the variable it came from.")
         elif _is_folder(item):
-            found = _tasks(model, scan(item), skipped)
+            found = _from_scan(model, scan(item), skipped)
             one_image &= len(found) == 1 and isinstance(found[0].image, tuple)
-            tasks += found
-        elif not together:
-            tasks.append(Task(str(item), Path(item), in_memory=False))
+            images += found
+        elif not group_files:
+            images.append(PlannedImage(str(item), Path(item), in_memory=False))
         elif files:
-            tasks += _tasks(model, group(files, Path()), skipped)
+            images += _from_scan(model, group(files, Path()), skipped)
             files = []
     single = not is_list and one_image and points is None
-    patch = model.preprocessing.patch if model.preprocessing else None
-    if (points is None) != (patch is None):
-        # The transform says which of the two is missing.
+    # Raises the transform's own error if points are missing, or given to a model that takes none.
+    needs_points = model.preprocessing is not None and model.preprocessing.patch is not None
+    if (points is not None) != needs_points:
         transform(model).check_point(None if points is None else (0.0, 0.0, 0.0))
     if points is not None:
-        tasks = _with_points(tasks, read_points(points), points_frame, model.name, skipped)
-    return Plan(tuple(tasks), skipped, single)
+        images = _with_points(images, read_points(points), points_frame, model.name, skipped)
+    return Plan(tuple(images), skipped, single)
+
+
+def read_points(points: Points) -> dict[str, list[Point]]:
+    """Return the points by series UID; the key is ``""`` if no series is given.
+
+    Args:
+        points: a list of (x, y, z) in mm; or a CSV file with the columns ``coordX``, ``coordY``, ``coordZ``, and
+            ``seriesuid`` if it covers several scans, like LUNA16's ``annotations.csv``.
+
+    Raises:
+        DataError: the file cannot be read or lacks a column, or a row is not three numbers.
+    """
+    if not isinstance(points, (str, os.PathLike)):
+        points = np.asarray(points).tolist() if hasattr(points, "shape") else points
+        return {"": [_parse_point(point, f"point {i}") for i, point in enumerate(points)]}
+    path = Path(points)
+    try:
+        reader = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
+        rows = [(reader.line_num, row) for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = str(error) if isinstance(error, csv.Error) else type(error).__name__
+        raise DataError(f"{path}: expected a CSV file of points, but it cannot be read ({reason}).") from error
+    missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise DataError(
+            f"{path}: expected the columns {', '.join(COLUMNS)}, and seriesuid for several scans; "
+            f"missing: {', '.join(missing)}. Rename the columns."
+        )
+    found: dict[str, list[Point]] = {}
+    for line, row in rows:
+        point = _parse_point([row[name] for name in COLUMNS], f"{path}, row {line}")
+        found.setdefault((row.get("seriesuid") or "").strip(), []).append(point)
+    if "" in found and len(found) > 1:
+        raise DataError(
+            f"{path}: expected a seriesuid in every row or in none, got {len(found[''])} rows without one. Add them."
+        )
+    return found
+
+
+def _parse_point(values: Sequence[object], where: str) -> Point:
+    try:
+        x, y, z = (float(str(v)) for v in values)
+    except (TypeError, ValueError):
+        raise DataError(f"{where}: expected three numbers in mm, got {values!r}.") from None
+    # NaN is kept: it fails later as a point outside of its scan, and the other points are still predicted.
+    return x, y, z
 
 
 def _is_folder(item: str | os.PathLike[str]) -> bool:
     try:
         return Path(item).is_dir()
-    except (OSError, ValueError):  # a name that no file can have; its reading says so
+    except (OSError, ValueError):  # not a valid path; reading it raises the error
         return False
 
 
 def _labelled(item: Image | NDArray[Any] | Tensor, label: str) -> Image:
-    """Give something in memory a name for messages."""
+    """Return an image whose identity has a name for messages."""
     if not isinstance(item, Image):
         array = as_array(item) if isinstance(item, Tensor) else item
         return from_array(array, label, nan="raise", max_voxels=MAX_VOXELS)
@@ -119,61 +177,60 @@ def _labelled(item: Image | NDArray[Any] | Tensor, label: str) -> Image:
     return replace(item, identity={**item.identity, "file": label})
 
 
-def _tasks(model: Classifier, found: Sequence[Found], skipped: dict[str, str]) -> list[Task]:
-    """Return the tasks of what was found; what is no image is added to ``skipped``."""
-    tasks = []
-    for source in found:
-        if source.kind == "skip":
-            skipped[str(source.paths[0])] = source.reason
-        elif source.kind == "series" and model.input_spec.dims == 3:
-            tasks.append(Task(str(source.paths[0]), source.paths, in_memory=False))
+def _from_scan(model: Classifier, items: Sequence[ScanItem], skipped: dict[str, str]) -> list[PlannedImage]:
+    """Return the images among the items, and add the others to ``skipped``; a 2D model takes the slices of a series."""
+    images = []
+    for item in items:
+        if item.kind == "skip":
+            skipped[str(item.paths[0])] = item.reason
+        elif item.kind == "series" and model.input_spec.dims == 3:
+            images.append(PlannedImage(str(item.paths[0]), item.paths, in_memory=False))
         else:
-            tasks += [Task(str(file), file, in_memory=False) for file in source.paths]
-    return tasks
+            images += [PlannedImage(str(file), file, in_memory=False) for file in item.paths]
+    return images
 
 
 def _with_points(
-    tasks: list[Task], points: Mapping[str, list[Point]], frame: str, who: str, skipped: dict[str, str]
-) -> list[Task]:
-    """Make one task of each point of each image; points without a series belong to the only image.
+    images: list[PlannedImage], points: Mapping[str, list[Point]], frame: str, who: str, skipped: dict[str, str]
+) -> list[PlannedImage]:
+    """Return one planned image per point. Points without a series belong to the only image.
 
-    An image without a point, and points of no image, are added to ``skipped``.
+    Images without a point and points without an image are added to ``skipped``.
     """
     if frame not in ("LPS", "RAS"):
         raise ConfigError(f"{who}: expected points_frame 'LPS' or 'RAS', got {frame!r}.")
-    if "" in points and len(tasks) != 1:
+    if "" in points and len(images) != 1:
         raise ConfigError(
-            f"{who}: expected a column seriesuid that says which of {len(tasks)} images each point belongs to, got "
-            "none. Add it, or give one image."
+            f"{who}: expected a column seriesuid that assigns each point to one of {len(images)} images, got none. "
+            "Add it, or give one image."
         )
     sign = -1.0 if frame == "LPS" else 1.0
-    out: list[Task] = []
-    left = {name: len(mine) for name, mine in points.items() if name}
-    for task in tasks:
+    planned: list[PlannedImage] = []
+    unused = {name: len(own) for name, own in points.items() if name}
+    for image in images:
         try:
-            name = _series_name(task)
+            name = _series_name(image)
         except DataError:
-            out.append(replace(task, point=NOWHERE))  # its reading fails again, and is then kept with the reason
+            # Reading it fails again, and that error is recorded in its result.
+            planned.append(replace(image, point=UNKNOWN_POINT))
             continue
-        mine = points.get("") or points.get(name, [])
-        left.pop(name, None)
-        if not mine:
-            skipped[task.label] = f"no point is given for {name!r}"
-        out += [replace(task, point=(sign * x, sign * y, z), given_point=(x, y, z)) for x, y, z in mine]
-    if not out and tasks:
+        own = points.get("") or points.get(name, [])
+        unused.pop(name, None)
+        if not own:
+            skipped[image.label] = f"no point is given for {name!r}"
+        planned += [replace(image, point=(sign * x, sign * y, z), given_point=(x, y, z)) for x, y, z in own]
+    if not planned and images:
         raise DataError(
-            f"{who}: no point belongs to an image: the points name {', '.join(list(left)[:3]) or 'none'}, the images "
-            f"are {', '.join(_series_name(task) for task in tasks[:3])}. Check the column seriesuid."
+            f"{who}: no point belongs to an image: the points name {', '.join(list(unused)[:3]) or 'none'}, the images "
+            f"are {', '.join(_series_name(image) for image in images[:3])}. Check the column seriesuid."
         )
-    skipped |= {f"points of {name}": f"{count} points of a scan that was not given" for name, count in left.items()}
-    return out
+    skipped |= {f"points of {name}": f"{count} points of a scan that was not given" for name, count in unused.items()}
+    return planned
 
 
-def _series_name(task: Task) -> str:
-    """Return what a table of points calls a scan: the UID of a DICOM series, else the name of the file."""
-    from medzoo.io.dicom.pixels import load
-
-    image = task.image[0] if isinstance(task.image, tuple) else task.image
+def _series_name(planned: PlannedImage) -> str:
+    """Return the name of a scan in a table of points: the UID of a DICOM series, else the file name."""
+    image = planned.image[0] if isinstance(planned.image, tuple) else planned.image
     if isinstance(image, Image) and image.identity.get("series"):
         return image.identity["series"]
     path = Path(image.identity["file"] if isinstance(image, Image) else str(image))

@@ -1,4 +1,4 @@
-"""What :func:`medzoo.predict` gives: one prediction an image, and a list of them that can be saved."""
+"""The results of :func:`medzoo.predict`: one prediction per image, and a list of predictions that can be saved."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,20 +21,21 @@ __all__ = ["Prediction", "Predictions"]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one image, or why it says nothing.
+    """The prediction of a model for one image, or the error that prevented it.
 
     Attributes:
-        source: the file, the first file of a series, or the place of an array in the list.
+        source: the file, the first file of a series, or the index of an array in the list.
         probabilities: label to probability, in [0, 1].
-        positive: label to whether its probability reaches the threshold; for a multiclass model, the largest.
+        positive: label to whether its probability reaches the threshold; for a multiclass model, whether it is the
+            largest.
         logits: label to logit.
-        untrained: labels whose outputs were never trained: their numbers mean nothing.
-        steps: how the image was prepared, in words.
-        identity: what the file says of itself; UIDs, and a patient only hashed.
+        untrained: labels whose outputs were never trained; their values are meaningless.
+        steps: the preprocessing steps, as text.
+        identity: what the file says about itself: UIDs, view, and the patient id as a hash only.
         provenance: model, weights, digest and the version of medzoo.
-        point: centre of the patch in mm, as it was given, for a patch model.
-        doubt: why its values cannot be what the model expects; empty when they can.
-        error: what is wrong with the file; the numbers are then empty.
+        point: centre of the patch in mm, in the caller's frame, for a patch model.
+        warning: why the values of the image are implausible for the model; empty if they are plausible.
+        error: why there is no prediction; the mappings above are then empty.
     """
 
     source: str
@@ -45,8 +47,19 @@ class Prediction:
     identity: Mapping[str, str] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
     point: tuple[float, float, float] | None = None
-    doubt: str = ""
+    warning: str = ""
     error: str = ""
+
+    @property
+    def doubt(self) -> str:
+        """Deprecated alias of ``warning``."""
+        warnings.warn(
+            "Prediction.doubt is deprecated since 0.2 and will be removed in the next minor release; "
+            "use Prediction.warning",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.warning
 
     @property
     def trained(self) -> bool:
@@ -54,11 +67,15 @@ class Prediction:
         return not self.untrained and not self.error
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain dicts, lists and numbers."""
+        """Return everything as plain dicts, lists and numbers.
+
+        The key ``doubt`` is deprecated: it repeats ``warning``, and will be removed in the next minor release.
+        """
         return {
             "source": self.source,
             "error": self.error,
-            "doubt": self.doubt,
+            "warning": self.warning,
+            "doubt": self.warning,
             "point": list(self.point) if self.point else None,
             "probabilities": dict(self.probabilities),
             "positive": dict(self.positive),
@@ -70,23 +87,23 @@ class Prediction:
         }
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Return the prediction as JSON, and write it to ``path`` if there is one."""
-        return _written(_json(self.to_dict()), path)
+        """Return the prediction as JSON, and write it to ``path`` if given."""
+        return _write(_to_json(self.to_dict()), path)
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Return the prediction as CSV of one row, and write it to ``path`` if there is one."""
+        """Return the prediction as CSV with one row, and write it to ``path`` if given."""
         return Predictions([self], {}).to_csv(path)
 
     def to_frame(self) -> Any:
-        """Return the prediction as a pandas DataFrame of one row."""
+        """Return the prediction as a pandas DataFrame with one row."""
         return Predictions([self], {}).to_frame()
 
 
 class Predictions(list[Prediction]):
-    """Predictions in the order of their sources, failures among them.
+    """Predictions in the order of their sources, including those that failed.
 
     Attributes:
-        skipped: what was passed over, and why, by path: objects that are no image, views that the weights exclude.
+        skipped: path to the reason why it was skipped: objects that are not images, views that the weights exclude.
     """
 
     def __init__(self, predictions: list[Prediction], skipped: Mapping[str, str]) -> None:
@@ -103,25 +120,25 @@ class Predictions(list[Prediction]):
 
     @property
     def failed(self) -> list[Prediction]:
-        """The predictions that have an error instead of numbers."""
+        """The predictions that have an error instead of probabilities."""
         return [p for p in self if p.error]
 
     @property
     def errors(self) -> dict[str, str]:
-        """What is wrong with each source that failed; a patch is named by its point too."""
+        """The error of each source that failed; the key of a patch includes its point."""
         return {p.source + (f" at {p.point}" if p.point else ""): p.error for p in self.failed}
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return one flat row a prediction.
+        """Return one flat row per prediction.
 
-        Columns: source, error, doubt, x y z of the point, UIDs, ``probability:LABEL`` and ``positive:LABEL`` for each
-        label, untrained labels, steps, and provenance.
+        Columns: source, error, warning, x y z of the point, UIDs, ``probability:LABEL`` and ``positive:LABEL`` for each
+        label, untrained labels, steps, and provenance. The column ``doubt`` is deprecated: it repeats ``warning``.
         """
         labels = list(dict.fromkeys(label for p in self for label in p.probabilities))
         rows = []
         for p in self:
-            x, y, z = p.point or ("", "", "")
-            row: dict[str, Any] = {"source": p.source, "error": p.error, "doubt": p.doubt, "x": x, "y": y, "z": z}
+            row: dict[str, Any] = {"source": p.source, "error": p.error, "warning": p.warning, "doubt": p.warning}
+            row |= zip("xyz", p.point or ("", "", ""), strict=True)
             row |= {key: p.identity.get(key, "") for key in ("study", "series", "sop", "patient")}
             for label in labels:
                 row[f"probability:{label}"] = p.probabilities.get(label, "")
@@ -142,27 +159,27 @@ class Predictions(list[Prediction]):
             import pandas as pd
         except ImportError as error:
             raise ConfigError(
-                "Predictions.to_frame: expected pandas, which is not installed. Get it with "
+                "Predictions.to_frame: expected pandas, which is not installed. Install it with "
                 "pip install 'medzoo[train]', or use to_csv."
             ) from error
         return pd.DataFrame(self.rows())
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Return the rows as CSV, and write them to ``path`` if there is one."""
+        """Return the rows as CSV, and write them to ``path`` if given."""
         text = io.StringIO()
         rows = self.rows()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["source", "error"], lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        return _written(text.getvalue(), path)
+        return _write(text.getvalue(), path)
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Return predictions and what was skipped as JSON, and write it to ``path`` if there is one."""
-        return _written(_json({"predictions": [p.to_dict() for p in self], "skipped": self.skipped}), path)
+        """Return the predictions and what was skipped as JSON, and write it to ``path`` if given."""
+        return _write(_to_json({"predictions": [p.to_dict() for p in self], "skipped": self.skipped}), path)
 
 
-def _json(value: Any) -> str:
-    """Write JSON that strict readers take: a point that is not finite is null."""
+def _to_json(value: Any) -> str:
+    """Return standard JSON: values that are not finite become null."""
     return json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -174,14 +191,13 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _written(text: str, path: str | os.PathLike[str] | None) -> str:
-    """Write a file whole or not at all; names of files that are no UTF-8 keep their bytes."""
+def _write(text: str, path: str | os.PathLike[str] | None) -> str:
+    """Return ``text`` after writing it atomically; file names that are not UTF-8 keep their bytes."""
     if path is not None:
         try:
             write_atomically(Path(path), text.encode("utf-8", errors="surrogateescape"))
         except OSError as error:
             raise ConfigError(
-                f"{path}: the results cannot be written ({error.strerror or error}). Give a file in a folder that is "
-                "there."
+                f"{path}: the results cannot be written ({error.strerror or error}). Give a file in an existing folder."
             ) from error
     return text

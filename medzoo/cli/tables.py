@@ -1,0 +1,144 @@
+"""Output shared by the commands: the console, tables, and errors in the terms of the command line.
+
+rich is imported inside the functions, so that ``medzoo --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import medzoo
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["cli_message", "console", "info_table", "megabytes", "models_table", "prediction_table", "weights_table"]
+
+# Advice in the errors of the Python API, and its equivalent on the command line.
+ADVICE = {
+    "call model.set_outputs(labels=...) after training or loading a bare file": "use a saved model (local-dir:FOLDER)",
+    "pretrained=...": "NAME:TAG",
+    "allow_untrained=True": "--allow-untrained",
+    "num_workers=0": "--workers 0",
+    "device='cpu'": "--device cpu",
+    "points_frame": "--points-frame",
+    "Give points=.": "Give --points FILE.",
+    "Leave points out.": "Leave --points out.",
+    "Choose one: frame=0.": "Split the file.",
+    "Choose one with frame=0, or split the file.": "Split the file.",
+    "Choose a frame of it, such as medzoo.read(path, frame=0) of a DICOM or TIFF file, or use a model with dims=3.": (
+        "Use a 3D model (medzoo list --dims 3)."
+    ),
+    "use a model with dims=2; see medzoo.list_models(dims=2)": "use a 2D model (medzoo list --dims 2)",
+    "allow it with max_voxels=": "read it in Python with max_voxels=",
+    "read it with nan='zero'": "read it in Python with nan='zero'",
+    "create it with in_chans=": "create it in Python with in_chans=",
+    "medzoo.show(path)": "medzoo show PATH --out check.png",
+    "medzoo.list_models()": "medzoo list",
+}
+
+
+def console(stderr: bool = False) -> Console:
+    """Return a console; output to a pipe or file is 160 columns wide instead of 80."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, width=None if stream.isatty() else 160)
+
+
+def cli_message(error: object, command: str | None = None) -> str:
+    """Return the text of an error with its advice in the terms of the command line.
+
+    >>> cli_message("a.png: Use fewer workers (num_workers=0).")
+    'a.png: Use fewer workers (--workers 0).'
+    """
+    text = str(error)
+    if command == "show":
+        text = text.replace("frame=", "--frame ")
+    for python, cli in ADVICE.items():
+        text = text.replace(python, cli)
+    return text
+
+
+def models_table(names: list[str]) -> Table:
+    """Return a table with one row per model."""
+    from rich.table import Table
+
+    table = Table("model", "input", "outputs", "parameters", "weights", "description")
+    for name in names:
+        spec = medzoo.describe(name)
+        outputs = f"{len(spec.outputs.labels)} {spec.outputs.task}"
+        tags = ", ".join(spec.weights) or "–"
+        table.add_row(name, _shape(spec.input_spec), outputs, f"{spec.parameters:,}", tags, spec.summary)
+    return table
+
+
+def info_table(name: str) -> Table:
+    """Return a table with the registry's facts about one model."""
+    from rich.table import Table
+
+    spec = medzoo.describe(name)
+    how = spec.preprocessing
+    table = Table(title=name, show_header=False, title_justify="left")
+    table.add_row("description", spec.summary)
+    table.add_row("input", f"{spec.input_spec}; default {_shape(spec.input_spec)}")
+    table.add_row("outputs", f"{spec.outputs.task}: {', '.join(spec.outputs.labels)}")
+    orientation = f", orientation {how.orientation}" if how.orientation else ""
+    table.add_row("preprocessing", f"{how.fit} to {' × '.join(map(str, how.size))}, {how.intensity}{orientation}")
+    table.add_row("parameters", f"{spec.parameters:,}")
+    table.add_row("options", ", ".join(f"{key}={value!r}" for key, value in spec.options.items()))
+    table.add_row("weights", ", ".join(spec.weights) or "none yet")
+    table.add_row("activation maps", spec.cam_layer)
+    table.add_row("source", spec.source)
+    table.add_row("citation", spec.citation)
+    return table
+
+
+def weights_table(names: list[str], license_: str | None = None, trained: bool = False) -> Table:
+    """Return a table with one row per set of weights of some models."""
+    from rich.table import Table
+
+    from medzoo.registry import is_wanted
+
+    table = Table("weights", "fills", "licence", "size", "digest", "trained on")
+    for name in names:
+        for record in medzoo.describe(name).weights.values():
+            if is_wanted(record, license_, trained):
+                licence = record.license + (" (non-commercial)" if record.non_commercial else "")
+                table.add_row(
+                    f"{name}:{record.tag}" + (" (default)" if record.default else ""),
+                    "model" if record.part == "model" else "encoder only",
+                    licence,
+                    megabytes(record.size) if record.size is not None else "not known",
+                    "md5 (weak)" if record.weak else "sha256",
+                    record.trained_on,
+                )
+    return table
+
+
+def prediction_table(result: medzoo.Prediction) -> Table:
+    """Return a table with the outputs of one image, the most probable first, with untrained outputs marked."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("output", "probability", "positive")
+    for label in sorted(result.probabilities, key=result.probabilities.__getitem__, reverse=True):
+        mark = " (untrained)" if label in result.untrained else ""
+        probability = f"{result.probabilities[label]:.3f}"
+        table.add_row(escape(label) + mark, probability, "yes" if result.positive[label] else "no")
+    return table
+
+
+def megabytes(size: int) -> str:
+    """Return a number of bytes in MB.
+
+    >>> megabytes(33_040_000)
+    '33.0 MB'
+    """
+    return f"{size / 1e6:,.1f} MB"
+
+
+def _shape(spec: medzoo.InputSpec) -> str:
+    return " × ".join(map(str, (spec.channels, *spec.size)))
