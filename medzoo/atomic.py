@@ -1,4 +1,4 @@
-"""Write a file whole or not at all."""
+"""Write a file completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ __all__ = ["new_file_mode", "write_atomically"]
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write beside the file and then take its place, with the mode that the umask gives.
+    """Write beside the file and then replace it, with the mode that the umask gives.
 
     Raises:
         OSError: it cannot be written; what was there is still there, and nothing is left beside it.
     """
-    # A name of its own, so that a file name of the longest length still has room.
-    partial = path.with_name(f".{os.getpid()}.{threading.get_ident()}.partial")
+    partial = _partial(path.parent)
     try:
         partial.write_bytes(data)
         partial.replace(path)
@@ -25,9 +24,14 @@ def write_atomically(path: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def _partial(folder: Path) -> Path:
+    """Return the partial file of this thread; its short name fits where that of the file has the longest length."""
+    return folder / f".{os.getpid()}.{threading.get_ident()}.partial"
+
+
 def new_file_mode(folder: Path) -> int:
-    """Return the mode that a new file in a folder gets, which is the umask's to say."""
-    probe = folder / f".{os.getpid()}.{threading.get_ident()}.partial"
+    """Return the mode that the umask gives to a new file in a folder."""
+    probe = _partial(folder)
     try:
         probe.touch()
         return stat.S_IMODE(probe.stat().st_mode)

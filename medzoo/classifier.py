@@ -17,8 +17,8 @@ from medzoo.contract import InputSpec, Outputs, Preprocessing, Task
 from medzoo.errors import ConfigError, check_int
 from medzoo.features import CheckedModel, FeatureInfo, annotate_oom, take_maps
 from medzoo.nn.head import Head
+from medzoo.weights.hub import push_to_hub
 from medzoo.weights.save import ModelConfig, save_pretrained
-from medzoo.weights.upload import push_to_hub
 
 __all__ = ["Classifier", "FeatureInfo"]
 
@@ -221,7 +221,7 @@ class Classifier(CheckedModel):
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Write such a folder to a repository of the Hub; returns the ``"hf-hub:..."`` that gives it back.
 
-        See :func:`medzoo.weights.upload.push_to_hub` for the options: private, revision, token, license, trained_on,
+        See :func:`medzoo.weights.hub.push_to_hub` for the options: private, revision, token, license, trained_on,
         metrics.
         """
         return push_to_hub(self.state_dict(), self._saved_config(), repo_id, **options)

@@ -13,7 +13,7 @@ from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError
 from medzoo.factory import create
 from medzoo.weights.checkpoint import read_checkpoint
-from medzoo.weights.layouts import LAYOUTS, MONAI_LAYOUTS, detect_layout, to_monai_swinunetr
+from medzoo.weights.layouts import MONAI_LAYOUTS, convert, detect_layout, to_monai_swinunetr
 from medzoo.weights.load import CLASSIFIER, LoadReport, input_kernel, load_tensors, stored_channels
 
 __all__ = ["convert_checkpoint", "load_state", "to_monai"]
@@ -35,7 +35,7 @@ def load_state(model: Classifier, tensors: Mapping[str, Tensor], *, source: str 
         WeightsMismatch: an unknown layout, a missing or unexpected tensor, or one of another shape.
     """
     layout, flat = detect_layout(tensors, source)
-    converted = LAYOUTS[layout](flat)
+    converted = convert(flat, layout)
     has_head = any(name.startswith("head.") for name in converted.tensors)
     report = load_tensors(
         model,
@@ -77,7 +77,7 @@ def convert_checkpoint(
             "arithmetic without changing a key: state the MONAI version of the training (SwinUNETR weights from before "
             "2025 need monai1.4), with medzoo convert as --option patch_merging=monai1.4."
         )
-    converted = LAYOUTS[layout](flat)
+    converted = convert(flat, layout)
     head = converted.tensors.get(CLASSIFIER[0])
     if {"num_classes", "in_chans"} & chosen.keys():
         raise ConfigError(f"{file}: num_classes and in_chans are read from the checkpoint. Leave them out.")

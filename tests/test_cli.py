@@ -56,10 +56,12 @@ def test_info_shows_what_describe_returns(name):
         (["predict", "xray_cnn", "a.png", "--allow-untrained"], 5, "DataError: a.png: "),
         (["predict", "xray_cnn", "a.png", "--batch-size", "0"], 2, "Invalid value for '--batch-size'"),
         (["quickstart", "a.png"], 5, "DataError: a.png: "),
+        (["quickstart", "--to", "file/out"], 2, "ConfigError: file/out: the images cannot be written (Not a directory"),
     ],
 )
 def test_errors_are_one_line_and_a_code(arguments, code, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
     result = run(*arguments)
     assert result.exit_code == code
     assert message in result.output
@@ -72,10 +74,12 @@ def test_errors_are_one_line_and_a_code(arguments, code, message, monkeypatch, t
         (["info", "nothing"], "medzoo list "),
         (
             ["predict", "xray_cnn", "a.png"],
-            "(NAME:TAG), use a saved model (local-dir:FOLDER), or pass --allow-untrained.",
+            "(NAME:TAG), use a model saved in Python after model.set_outputs(labels=...) (local-dir:FOLDER), or pass "
+            "--allow-untrained.",
         ),
         (["predict", "xray_cnn", "a.png", "--allow-untrained", "--device", "gpu"], "Use --device cpu."),
         (["predict", "xray_cnn", "a.png", "--allow-untrained", "--points", "p.csv"], "Leave --points out."),
+        (["quickstart", Path(__file__).parent], "use medzoo predict for a folder tree."),
     ],
 )
 def test_errors_give_advice_for_the_command_line(arguments, advice):

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 import medzoo
 from medzoo.cli import bench as bench_module
 from medzoo.cli.bench import bench
-from medzoo.errors import ConfigError, ShapeError, UnknownModelError
+from medzoo.errors import ConfigError, InputError, ShapeError, UnknownModelError
 
 
 def run(*arguments):
@@ -56,12 +56,20 @@ def test_without_a_model_all_are_measured(monkeypatch):
     assert all(name in text for name in medzoo.list_models())
 
 
-def test_a_model_that_needs_too_much_memory_costs_its_own_row_only(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        InputError("cnn3d_small: (1, 1, 64, 64, 64) needs more memory than cpu has"),
+    ],
+)
+def test_a_model_that_needs_too_much_memory_costs_its_own_row_only(monkeypatch, error):
     real = bench_module._measure
 
     def measure(spec, *args):
         if spec.name == "cnn3d_small":
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         return real(spec, *args)
 
     monkeypatch.setattr(bench_module, "_measure", measure)

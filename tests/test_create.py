@@ -160,7 +160,7 @@ def test_packaged_weights_bring_options_outputs_and_preprocessing(packaged, pret
     assert "cnn3d_small" in medzoo.list_models(pretrained=True)
 
 
-def test_packaged_weights_are_held_to_their_digest(packaged):
+def test_packaged_weights_are_verified_against_their_digest(packaged):
     _, path = packaged
     changed(path, head__fc__bias=torch.ones(8))
     with pytest.raises(

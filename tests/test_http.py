@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import sys
+import threading
 import zipfile
 from dataclasses import replace
 
@@ -14,6 +16,7 @@ import pytest
 from huggingface_hub import constants
 from loopback import CERTIFICATE
 from loopback_faults import (
+    cut,
     hang,
     redirect,
     stall,
@@ -136,6 +139,25 @@ def test_29_a_url_that_is_busy_once_gives_the_file(hub, waits, number):
     record = at_url(hub, DATA)
     hub.fail("/files/*", status(number), times=1)
     assert fetch_file(record, who=WHO)[1] == DATA
+
+
+def test_35_a_large_body_that_is_cut_once_is_requested_once_more(hub, waits):
+    data = bytes(4 * http.CHUNK_BYTES)
+    record = at_url(hub, data)
+    hub.fail("/files/*", cut(len(data) - 1), times=1)
+    assert fetch_file(record, who=WHO)[1] == data
+    assert len(hub.asked("GET")) == 2
+
+
+def test_the_progress_bar_of_a_failed_download_ends(hub, waits, monkeypatch, capsys):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    data = bytes(4 * http.CHUNK_BYTES)
+    record = at_url(hub, data)
+    hub.fail("/files/*", cut(len(data) - 1))
+    refusal(record)
+    assert WHO in capsys.readouterr().err
+    assert "_RefreshThread" not in {type(thread).__name__ for thread in threading.enumerate()}
 
 
 def test_27_a_url_that_refuses_is_an_error_with_advice(hub, home, waits):

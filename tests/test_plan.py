@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from make_images import write_metaimage
+from tensors import TINY
 
 import medzoo
 from medzoo.errors import ConfigError, DataError
@@ -15,7 +16,7 @@ from medzoo.errors import ConfigError, DataError
 
 @pytest.fixture(scope="module")
 def cnn():
-    return medzoo.create("cnn3d_small", size=16, widths=(4, 8, 8), hidden=8).eval()
+    return medzoo.create("cnn3d_small", **TINY).eval()
 
 
 PATCH = medzoo.Preprocessing(
@@ -25,7 +26,7 @@ PATCH = medzoo.Preprocessing(
 
 @pytest.fixture(scope="module")
 def patch_model():
-    return medzoo.create("cnn3d_small", size=16, widths=(4, 8, 8), hidden=8, preprocessing=PATCH).eval()
+    return medzoo.create("cnn3d_small", preprocessing=PATCH, **TINY).eval()
 
 
 @pytest.fixture(scope="module", params=["plain", "flipped"])

@@ -12,16 +12,9 @@ import medzoo
 from medzoo.errors import ConfigError, DataError
 from medzoo.visual.phantoms import write_ct, write_xray
 
-SMALL = {
-    "cnn3d_small": {"size": 32, "widths": (4, 8, 8), "hidden": 8},
-    "cnn3d_base": {"widths": (4, 4, 8, 8)},
-    "swin_encoder_mlp": {"feature_size": 12},
-    "xray_cnn": {"size": 64, "widths": (4, 4, 8, 8), "hidden": 8},
-}
-
 
 def small(name, **options):
-    return medzoo.create(name, **SMALL.get(name, {}) | options).eval()
+    return medzoo.create(name, **medzoo.describe(name).tiny, **options).eval()
 
 
 @pytest.fixture(scope="module")

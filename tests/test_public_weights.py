@@ -98,7 +98,7 @@ def served(hub, who, data, monkeypatch, **options):
         url = hub.put("/files/archive.zip", archived)
         source = replace(source, url=url, digest=digest_of(archived), size=len(archived))
     else:
-        source = UrlFile(hub.put(f"/files/{source.name}", data))
+        source = UrlFile(hub.put(f"/files/{source.url.rpartition('/')[2]}", data))
     record = replace(
         record,
         source=source,

@@ -88,6 +88,7 @@ def test_xray_cnn_matches_its_source(size):
     ("densenet121_xray", "densenet121", "classifier"),
 ])  # fmt: skip
 @pytest.mark.parametrize("size", TIMM_SIZES, ids=str)
+@torch.no_grad()
 def test_timm_models_match_timm(name, peer, last, size):
     model = trained_looking(medzoo.create(name))
     theirs = timm.create_model(peer, num_classes=model.num_classes, in_chans=model.input_spec.channels).eval()

@@ -20,6 +20,7 @@ from make_images import (
     write_png,
     write_series,
 )
+from tensors import TINY
 
 import medzoo
 from medzoo.cli.main import main
@@ -33,7 +34,7 @@ SR = "1.2.840.10008.5.1.4.1.1.88.11"
 
 @pytest.fixture(scope="module")
 def cnn():
-    return medzoo.create("cnn3d_small", size=16, widths=(4, 8, 8), hidden=8).eval()
+    return medzoo.create("cnn3d_small", **TINY).eval()
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +113,7 @@ def test_a_folder_with_one_series_is_one_prediction(cnn, study):
     assert listed[0].logits == one.logits
 
 
-def test_no_patient_data_appears_in_results(cnn, study):
+def test_92_no_patient_data_appears_in_results(cnn, study):
     found = medzoo.predict(cnn, study, allow_untrained=True)
     everything = found.to_json() + found.to_csv()
     assert PATIENT_ID not in everything
@@ -201,7 +202,7 @@ def test_a_folder_with_one_series_and_other_files_is_one_prediction(cnn, study, 
 
 
 def test_nan_logits_are_an_error_not_a_negative(cnn, study):
-    broken = medzoo.create("cnn3d_small", size=16, widths=(4, 8, 8), hidden=8).eval()
+    broken = medzoo.create("cnn3d_small", **TINY).eval()
     broken.head.classifier.bias.data.fill_(float("nan"))
     (found,) = medzoo.predict(broken, [study / "a" / "ct"], allow_untrained=True)
     assert "the model returned NaN or infinity" in found.error

@@ -19,7 +19,6 @@ from medzoo.nn.swin_block import WindowAttention, WindowGrid, relative_position_
 SHAPES = [
     (1, 32, 32, 32),
     (2, 32, 32, 32),
-    (1, 64, 64, 64),
     (1, 32, 64, 96),  # one axis below the window at 1/8, non-cubic
     (1, 64, 32, 32),  # two axes below it
 ]
@@ -85,6 +84,7 @@ def test_full_width_at_other_shapes_is_monais(shape):
 @pytest.mark.parametrize(
     "shape",
     [
+        (1, 64, 64, 64),
         (3, 32, 32, 32),
         (1, 32, 32, 64),
         (2, 32, 64, 64),

@@ -16,9 +16,10 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from medzoo.errors import MedzooError, WeightsUnavailable
@@ -34,6 +35,7 @@ __all__ = [
     "disk_error",
     "home",
     "hub_files",
+    "hub_folder",
     "stored_file",
     "wrap_disk_errors",
 ]
@@ -41,11 +43,6 @@ __all__ = [
 ASSETS = Path(__file__).parents[1] / "assets"
 # Part of the folder name of a conversion: raise it when a conversion changes.
 CONVERSION = 1
-ALGORITHMS: dict[str, Callable[[bytes], str]] = {
-    "sha256": lambda data: hashlib.sha256(data).hexdigest(),
-    # MD5 is the only digest that some publishers provide; it is not used as a guard against forgery.
-    "md5": lambda data: hashlib.md5(data, usedforsecurity=False).hexdigest(),
-}
 # Seconds without a write after which a partial file counts as left over.
 STALE_AFTER = 3600
 DISK_FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
@@ -66,14 +63,12 @@ def stored_file(digest: str, root: Path | None = None) -> Path:
     >>> stored_file("md5:900150983cd24fb0d6963f7d28e17f72", Path("/weights")).as_posix()
     '/weights/files/md5/900150983cd24fb0d6963f7d28e17f72'
     """
-    algorithm, _, digits = digest.partition(":")
-    return (root or home()) / "files" / algorithm / digits
+    return (root or home()).joinpath("files", *digest.split(":"))
 
 
 def converted_folder(digest: str, layout: str, root: Path | None = None) -> Path:
     """Return the folder with the conversion of a file."""
-    algorithm, _, digits = digest.partition(":")
-    return (root or home()) / "converted" / f"{algorithm}-{digits}-{layout}-{CONVERSION}"
+    return (root or home()) / "converted" / f"{digest.replace(':', '-')}-{layout}-{CONVERSION}"
 
 
 def digest_of(data: bytes, algorithm: str = "sha256") -> str:
@@ -82,7 +77,8 @@ def digest_of(data: bytes, algorithm: str = "sha256") -> str:
     >>> digest_of(b"abc", "md5")
     'md5:900150983cd24fb0d6963f7d28e17f72'
     """
-    return f"{algorithm}:{ALGORITHMS[algorithm](data)}"
+    # MD5 is the only digest that some publishers provide; it is not used as a guard against forgery.
+    return f"{algorithm}:{hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()}"
 
 
 def cached_files(record: Weights) -> list[Path]:
@@ -99,12 +95,17 @@ def cached_files(record: Weights) -> list[Path]:
 
 def hub_files(source: HubFile) -> list[Path]:
     """Return the copies of a file in the Hub client's cache: at the pinned commit, or at any commit without one."""
+    snapshots = hub_folder(source) / "snapshots"
+    found = [snapshots / source.revision] if source.revision else sorted(snapshots.glob("*"))
+    return [path for folder in found if (path := folder / source.file).exists()]
+
+
+def hub_folder(source: HubFile) -> Path:
+    """Return the folder of a file's repository in the Hub client's cache."""
     from huggingface_hub import constants
 
     # The layout of the cache is documented: models--owner--name/snapshots/<commit>/<file>.
-    snapshots = Path(constants.HF_HUB_CACHE) / f"models--{source.repo.replace('/', '--')}" / "snapshots"
-    found = [snapshots / source.revision] if source.revision else sorted(snapshots.glob("*"))
-    return [path for folder in found if (path := folder / source.file).exists()]
+    return Path(constants.HF_HUB_CACHE) / f"models--{source.repo.replace('/', '--')}"
 
 
 @dataclass(frozen=True)
@@ -136,9 +137,8 @@ def cache_entries(records: Iterable[tuple[str, Weights]]) -> list[CacheEntry]:
     converted = {converted_folder(record.digest, record.layout): who for who, record in records}
     entries = []
     # Other files of the user's in this folder are not medzoo's to list.
-    for path in (path for part in ("files/*/*", "converted/*/*", "archive-*/*") for path in sorted(home().glob(part))):
-        if not path.is_file():
-            continue
+    found = chain.from_iterable(sorted(home().glob(part)) for part in ("files/*/*", "converted/*/*", "archive-*/*"))
+    for path in filter(Path.is_file, found):
         if path in files:
             who, state = files[path], "file"
         elif path.parent in converted and path.suffix == ".safetensors":
@@ -163,14 +163,18 @@ def _free_space(folder: Path) -> tuple[int, Path]:
 
 def check_room(who: str, folder: Path, size: int | None) -> None:
     """Raise WeightsUnavailable if the disk of a folder has fewer than ``size`` free bytes."""
-    if size is None:
-        return
+    if size is not None and _free_space(folder)[0] < size:
+        raise _no_room(who, folder, size)
+
+
+def _no_room(who: str, folder: Path, size: int | None) -> WeightsUnavailable:
+    """Return the error for a disk with too little room."""
     free, folder = _free_space(folder)
-    if free < size:
-        raise WeightsUnavailable(
-            f"{who}: {size:,} bytes are needed and {free:,} are free under {folder}. Make room, or set HF_HOME and "
-            "MEDZOO_HOME to a larger disk."
-        )
+    need = f"{size:,} bytes are needed" if size is not None else "more room is needed"
+    return WeightsUnavailable(
+        f"{who}: {need} and {free:,} are free under {folder}. Make room, or set HF_HOME and MEDZOO_HOME to a larger "
+        "disk."
+    )
 
 
 @contextmanager
@@ -190,12 +194,8 @@ def wrap_disk_errors(who: str, folder: Path, size: int | None) -> Iterator[None]
 def disk_error(who: str, error: OSError, folder: Path, size: int | None) -> WeightsUnavailable | None:
     """Return the error for a full or read-only disk, or ``None`` if ``error`` has another cause."""
     if error.errno in DISK_FULL:
-        free, folder = _free_space(folder)
-        need = f"{size:,} bytes are needed" if size is not None else "more room is needed"
-        return WeightsUnavailable(
-            f"{who}: the disk is full or the file too large for it ({os.strerror(error.errno)}): {need}, {free:,} are "
-            f"free under {folder}. Make room, or set HF_HOME and MEDZOO_HOME to a larger disk."
-        )
+        problem = f"the disk is full or the file too large for it ({os.strerror(error.errno)})"
+        return _no_room(f"{who}: {problem}", folder, size)
     # pooch raises a PermissionError without an errno.
     if error.errno in NOT_PERMITTED or isinstance(error, PermissionError):
         reason = os.strerror(error.errno or errno.EACCES)

@@ -7,7 +7,6 @@ DenseNet is read; the author of any other can save its ``state_dict()``.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import struct
@@ -15,6 +14,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from medzoo.errors import WeightsCorrupt, WeightsMismatch
-from medzoo.weights.pickle_names import DENSENET, NameSet, Storage, StoredModule, StoredTensor
-from medzoo.weights.pickle_reader import PickleReader, corrupt, unsafe
+from medzoo.weights.cache import digest_of
+from medzoo.weights.pickle_reader import DENSENET, NameSet, PickleReader, Storage, StoredModule, StoredTensor
 from medzoo.weights.safetensors import read_bytes, read_tensors
 
 __all__ = ["parse_checkpoint", "read_checkpoint"]
@@ -62,7 +62,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], str]:
     if path.suffix.lower() == ".safetensors":
         return read_tensors(path)
     data = read_bytes(path)
-    return parse_checkpoint(data, str(path)), f"sha256:{hashlib.sha256(data).hexdigest()}"
+    return parse_checkpoint(data, str(path)), digest_of(data)
 
 
 def parse_checkpoint(data: bytes, source: str) -> dict[str, Tensor]:
@@ -84,16 +84,15 @@ def parse_checkpoint(data: bytes, source: str) -> dict[str, Tensor]:
     root, read_storage = _open(data, reader)
     if type(root) is StoredModule and root.path == DENSENET:
         stored: dict[str, StoredTensor] = {}
-        _collect(root, (), stored, set(), source)
+        _collect(root, (), stored, set(), reader)
     elif reader.modules:
         path = min(reader.modules).replace(" ", ".")
-        raise unsafe(source, f"a pickled {path!r} that is not a complete DenseNet of TorchXRayVision")
+        raise reader.unsafe(f"a pickled {path!r} that is not a complete DenseNet of TorchXRayVision")
     else:
         stored = _state_dict(root, source)
     total = sum(tensor.size for tensor in stored.values())
     if total > MAX_EXPANSION * len(data) or len(stored) > MAX_TENSORS:
-        raise corrupt(
-            source,
+        raise reader.corrupt(
             f"{total} bytes of {len(stored)} tensors in a file of {len(data)}, as from expanded tensors",
             "Save them contiguous.",
         )
@@ -117,31 +116,31 @@ def _state_dict(content: Any, source: str) -> dict[str, StoredTensor]:
 
 
 def _collect(
-    module: StoredModule, path: tuple[str, ...], stored: dict[str, StoredTensor], seen: set[int], source: str
+    module: StoredModule, path: tuple[str, ...], stored: dict[str, StoredTensor], seen: set[int], reader: PickleReader
 ) -> None:
     """Add the tensors of a pickled module to ``stored``, by the names and in the order of its ``state_dict()``."""
     if id(module) in seen or len(path) > MAX_DEPTH:
-        raise corrupt(source, f"a module that is in two places, or nested deeper than {MAX_DEPTH}")
+        raise reader.corrupt(f"a module that is in two places, or nested deeper than {MAX_DEPTH}")
     seen.add(id(module))
     state = module.state or {}
     parts: list[Any] = [state.get(part) for part in ("_parameters", "_buffers", "_modules")]
     dropped = state.get("_non_persistent_buffers_set", NameSet([]))  # absent before torch 1.6
     complete = all(type(part) is dict for part in parts) and type(dropped) is NameSet
     if not complete or len(dropped.names) > MAX_NON_PERSISTENT:
-        raise corrupt(source, f"a module without parameters, buffers or modules ({'.'.join(path) or 'the root'})")
+        raise reader.corrupt(f"a module without parameters, buffers or modules ({'.'.join(path) or 'the root'})")
     parameters, buffers, modules = parts
     persistent = {name: value for name, value in buffers.items() if name not in dropped.names}
     for kind, entries in ((StoredTensor, parameters), (StoredTensor, persistent), (StoredModule, modules)):
         for name, value in entries.items():
             inner = (*path, name)
             if not MODULE_NAME.fullmatch(name) or ".".join(inner) in stored:
-                raise corrupt(source, f"a duplicate or invalid name: {name[:40]!a}")
+                raise reader.corrupt(f"a duplicate or invalid name: {name[:40]!a}")
             if value is None:
                 continue
             if type(value) is not kind:
-                raise corrupt(source, f"a {type(value).__name__} at {'.'.join(inner)}")
+                raise reader.corrupt(f"a {type(value).__name__} at {'.'.join(inner)}")
             if isinstance(value, StoredModule):
-                _collect(value, inner, stored, seen, source)
+                _collect(value, inner, stored, seen, reader)
             else:
                 stored[".".join(inner)] = value
 
@@ -149,12 +148,10 @@ def _collect(
 def _materialise(stored: dict[str, StoredTensor], read_storage: StorageReader) -> dict[str, Tensor]:
     """Copy each storage once, and a part of one once more, so that no tensor keeps more memory than its own."""
     uses = Counter(tensor.storage.key for tensor in stored.values())
-    copies: dict[str, Tensor] = {}
 
+    @cache
     def flat(storage: Storage) -> Tensor:
-        if storage.key not in copies:
-            copies[storage.key] = torch.frombuffer(bytearray(read_storage(storage)), dtype=torch.uint8)
-        return copies[storage.key]
+        return torch.frombuffer(bytearray(read_storage(storage)), dtype=torch.uint8)
 
     tensors: dict[str, Tensor] = {}
     for name, tensor in stored.items():
@@ -173,19 +170,19 @@ def _materialise(stored: dict[str, StoredTensor], read_storage: StorageReader) -
 def _open(data: bytes, reader: PickleReader) -> tuple[Any, StorageReader]:
     """Return the root of a checkpoint's pickle, and a function that returns the bytes of a storage."""
     if data[257:262] == b"ustar":
-        raise unsafe(reader.source, "a tar archive, the format of PyTorch before 0.2")
+        raise reader.unsafe("a tar archive, the format of PyTorch before 0.2")
     if data.startswith(b"PK\x03\x04"):
-        return _open_zip(_Archive(data, reader.source), reader)
+        return _open_zip(_Archive(data, reader), reader)
     if not data.startswith(b"\x80"):
-        raise corrupt(reader.source, "neither a zip archive nor a pickle")
+        raise reader.corrupt("neither a zip archive nor a pickle")
     return _open_legacy(data, reader)
 
 
 class _Archive:
     """A checkpoint as a zip archive, as torch.save writes it: without compression and without a program."""
 
-    def __init__(self, data: bytes, source: str) -> None:
-        self._source = source
+    def __init__(self, data: bytes, reader: PickleReader) -> None:
+        self._reader = reader
         self._data = memoryview(data)
         try:
             entries = zipfile.ZipFile(io.BytesIO(data)).infolist()
@@ -194,7 +191,7 @@ class _Archive:
         self._entries = {entry.filename: entry for entry in entries}
         pickles = [name for name in self._entries if name.endswith("/data.pkl") and name.count("/") == 1]
         if any(name.endswith("/constants.pkl") or "/code/" in name for name in self._entries):
-            raise unsafe(source, "a TorchScript archive, which contains a program")
+            raise reader.unsafe("a TorchScript archive, which contains a program")
         if len(pickles) != 1 or len(self._entries) != len(entries):
             raise self._corrupt("duplicate entries, or not one data.pkl")
         uncompressed = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
@@ -226,18 +223,18 @@ class _Archive:
         return self._root + "byteorder" not in self._entries or bytes(self.read("byteorder")) == b"little"
 
     def _corrupt(self, reason: str) -> WeightsCorrupt:
-        return corrupt(self._source, f"an invalid zip archive ({reason})")
+        return self._reader.corrupt(f"an invalid zip archive ({reason})")
 
 
 def _open_zip(archive: _Archive, reader: PickleReader) -> tuple[Any, StorageReader]:
     root = reader.load(io.BytesIO(archive.read("data.pkl")))
     if not archive.is_little_endian():
-        raise _big_endian(reader.source)
+        raise _big_endian(reader)
 
     def read_storage(storage: Storage) -> memoryview:
         data = archive.read(f"data/{storage.key}")
         if len(data) != storage.size:
-            raise corrupt(reader.source, f"{len(data)} bytes for {storage.numel} values of {storage.dtype}")
+            raise reader.corrupt(f"{len(data)} bytes for {storage.numel} values of {storage.dtype}")
         return data
 
     return root, read_storage
@@ -247,27 +244,27 @@ def _open_legacy(data: bytes, reader: PickleReader) -> tuple[Any, StorageReader]
     """Return the root, which is the fourth pickle, and a reader of the storages, which follow the fifth."""
     stream = io.BytesIO(data)
     if reader.load(stream) != LEGACY_MAGIC or reader.load(stream) != LEGACY_VERSION:
-        raise corrupt(reader.source, "another format")
+        raise reader.corrupt("another format")
     machine = reader.load(stream)
     if type(machine) is not dict or machine.get("little_endian") is not True:
-        raise _big_endian(reader.source)
+        raise _big_endian(reader)
     root, keys = reader.load(stream), reader.load(stream)
     named = type(keys) is list and all(type(key) is str for key in keys)
     if not named or sorted(keys) != sorted(reader.storages):
-        raise corrupt(reader.source, "other storages than its tensors need")
+        raise reader.corrupt("other storages than its tensors need")
     slices: dict[str, slice] = {}
     position = stream.tell()
     for key in keys:
         storage = reader.storages[key]
         start = position + LEGACY_COUNT.size
         if data[position:start] != LEGACY_COUNT.pack(storage.numel):
-            raise corrupt(reader.source, f"a storage whose size is not {storage.numel}")
+            raise reader.corrupt(f"a storage whose size is not {storage.numel}")
         position = start + storage.size
         slices[key] = slice(start, position)
     if position != len(data):
-        raise corrupt(reader.source, f"{len(data)} bytes where {position} are needed")
+        raise reader.corrupt(f"{len(data)} bytes where {position} are needed")
     return root, lambda storage: memoryview(data)[slices[storage.key]]
 
 
-def _big_endian(source: str) -> WeightsCorrupt:
-    return corrupt(source, "big-endian values, which medzoo does not read", "Save it on a little-endian machine.")
+def _big_endian(reader: PickleReader) -> WeightsCorrupt:
+    return reader.corrupt("big-endian values, which medzoo does not read", "Save it on a little-endian machine.")

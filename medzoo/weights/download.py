@@ -9,18 +9,11 @@ from pathlib import Path
 
 from medzoo.atomic import write_atomically
 from medzoo.errors import MedzooError, WeightsCorrupt, WeightsUnavailable
-from medzoo.weights.cache import (
-    cached_files,
-    converted_folder,
-    digest_of,
-    home,
-    stored_file,
-    wrap_disk_errors,
-)
+from medzoo.weights.cache import cached_files, converted_folder, digest_of, home, stored_file, wrap_disk_errors
 from medzoo.weights.checkpoint import parse_checkpoint
-from medzoo.weights.http import download_from_mirror, download_url, is_offline, mirror_url, without_login
+from medzoo.weights.http import download_url, is_offline, mirror_url, without_login
 from medzoo.weights.hub import download_from_hub, is_intact, remove_blob
-from medzoo.weights.layouts import LAYOUTS, Converted, strip_wrappers
+from medzoo.weights.layouts import Converted, convert, strip_wrappers
 from medzoo.weights.record import HubFile, LocalFile, PackagedFile, Weights
 from medzoo.weights.safetensors import FOREIGN_SUFFIXES, read_bytes, read_safetensors
 
@@ -48,8 +41,7 @@ def fetch_tensors(record: Weights, who: str) -> Converted:
             converted = _read_converted(record)
         if converted is not None:
             return converted
-    _, _, converted = fetch_and_convert(record, who)
-    return converted
+    return fetch_and_convert(record, who)[2]
 
 
 def fetch_and_convert(record: Weights, who: str) -> tuple[Path, bytes, Converted]:
@@ -61,8 +53,8 @@ def fetch_and_convert(record: Weights, who: str) -> tuple[Path, bytes, Converted
     path, data = fetch_file(record, who)
     if not is_foreign(record):
         tensors, _, _ = read_safetensors(io.BytesIO(data), len(data), str(path))
-        return path, data, LAYOUTS[record.layout](strip_wrappers(tensors))
-    converted = LAYOUTS[record.layout](strip_wrappers(parse_checkpoint(data, str(path))))
+        return path, data, convert(strip_wrappers(tensors), record.layout)
+    converted = convert(strip_wrappers(parse_checkpoint(data, str(path))), record.layout)
     try:
         save_converted(record, converted)
     except OSError as error:
@@ -72,7 +64,7 @@ def fetch_and_convert(record: Weights, who: str) -> tuple[Path, bytes, Converted
 
 def is_foreign(record: Weights) -> bool:
     """Whether the file has another format than safetensors."""
-    return Path(record.source.name).suffix.lower() in FOREIGN_SUFFIXES
+    return Path(str(record.source)).suffix.lower() in FOREIGN_SUFFIXES
 
 
 def save_converted(record: Weights, converted: Converted, root: Path | None = None) -> Path:
@@ -93,7 +85,7 @@ def save_converted(record: Weights, converted: Converted, root: Path | None = No
     data = save(tensors, metadata={"medzoo": json.dumps({"source": record.digest, "dropped": converted.dropped})})
     folder = converted_folder(record.digest, record.layout, root)
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{digest_of(data).partition(':')[2]}.safetensors"
+    path = folder / f"{digest_of(data).removeprefix('sha256:')}.safetensors"
     write_atomically(path, data)
     for other in folder.glob("*.safetensors"):
         if other != path:
@@ -105,7 +97,7 @@ def _read_converted(record: Weights) -> Converted | None:
     """Return the cached conversion if its digest is that of its name; remove it if not."""
     for path in sorted(converted_folder(record.digest, record.layout).glob("*.safetensors")):
         try:
-            with path.open("rb", buffering=0) as file:
+            with path.open("rb") as file:
                 tensors, metadata, digest = read_safetensors(file, path.stat().st_size, str(path))
             if digest == f"sha256:{path.stem}":
                 stated = json.loads(metadata["medzoo"])
@@ -166,39 +158,34 @@ def _fetch_file(record: Weights, who: str) -> tuple[Path, bytes]:
             return path, data
         if not _is_another_version(record, path, data):
             _remove(record, path)
+    server = without_login(_mirror_of(record) or str(record.source))
     raise WeightsCorrupt(
-        f"{who}: {fault} That is what {_server(record)} provides: the file was replaced there, or is changed on the "
-        "way. Upgrade medzoo, or set MEDZOO_MIRROR to your own server."
+        f"{who}: {fault} That is what {server} provides: the file was replaced there, or is changed on the way. "
+        "Upgrade medzoo, or set MEDZOO_MIRROR to your own server."
     )
 
 
-def _uses_mirror(record: Weights) -> bool:
-    """Whether the mirror is asked for a file, as it is for all but a user's own models on the Hub."""
-    return bool(mirror_url()) and (not isinstance(record.source, HubFile) or record.source.listed)
+def _mirror_of(record: Weights) -> str | None:
+    """Return the mirror, which has all but a user's own models on the Hub."""
+    mirror = mirror_url()
+    return mirror if not isinstance(record.source, HubFile) or record.source.listed else None
 
 
 def _download(record: Weights, who: str, *, force: bool) -> Path:
-    source, mirrored = record.source, _uses_mirror(record)
-    if is_offline() and (mirrored or not isinstance(source, HubFile)):
+    source, mirror = record.source, _mirror_of(record)
+    if mirror is None and isinstance(source, HubFile):
+        return download_from_hub(source, who, size=record.size, force=force)
+    if is_offline():
         raise WeightsUnavailable(
             f"{who}: {source} is not in {home()}, and HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids network access. "
             "Run medzoo fetch on a machine with a network, or unset it."
         )
-    if mirrored:
-        return download_from_mirror(record, who)
-    if isinstance(source, HubFile):
-        return download_from_hub(source, who, size=record.size, force=force)
-    return download_url(record, who)
+    return download_url(record, who, mirror)
 
 
 def _is_another_version(record: Weights, path: Path, data: bytes) -> bool:
     """Whether a file in the Hub client's cache is intact but of other content than the record's; it is kept."""
     return isinstance(record.source, HubFile) and path != stored_file(record.digest) and is_intact(path, data)
-
-
-def _server(record: Weights) -> str:
-    """Return the mirror or the source that the file was downloaded from."""
-    return without_login(mirror_url() or "") if _uses_mirror(record) else str(record.source)
 
 
 def _read(record: Weights, path: Path) -> tuple[bytes, str]:

@@ -10,7 +10,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from medzoo.atomic import new_file_mode, write_atomically
@@ -19,14 +19,10 @@ from medzoo.weights.cache import check_room, digest_of, home, stored_file, wrap_
 from medzoo.weights.record import UrlFile, Weights, ZipMember
 from medzoo.weights.safetensors import refuse_substitutes
 
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
 __all__ = [
     "BUSY_STATUS",
     "CONNECT_TIMEOUT",
     "ServerBusy",
-    "download_from_mirror",
     "download_url",
     "is_offline",
     "mirror_url",
@@ -64,18 +60,18 @@ def retry(attempt: Callable[[], T], who: str) -> T:
     Raises:
         WeightsUnavailable: it was busy every time.
     """
-    for wait in WAITS:
+    waits = iter(WAITS)
+    while True:
         try:
             return attempt()
         except ServerBusy as busy:
+            wait = next(waits, None)
+            if wait is None:
+                raise WeightsUnavailable(
+                    f"{who}: the server is busy or drops the connection ({busy}), {len(WAITS) + 1} times in a row. Try "
+                    "again later."
+                ) from busy
             time.sleep(min(busy.wait if busy.wait is not None else wait, LONGEST_WAIT))
-    try:
-        return attempt()
-    except ServerBusy as busy:
-        raise WeightsUnavailable(
-            f"{who}: the server is busy or drops the connection ({busy}), {len(WAITS) + 1} times in a row. Try again "
-            "later."
-        ) from busy
 
 
 def is_offline() -> bool:
@@ -110,21 +106,21 @@ def mirror_url() -> str | None:
     return given or None
 
 
-def download_from_mirror(record: Weights, who: str) -> Path:
-    """Download a file from the mirror, which replaces its publisher's server."""
-    url = f"{mirror_url()}/{record.digest.replace(':', '/')}"
-    return _download(url, record.digest, record.size, stored_file(record.digest), who)
-
-
-def download_url(record: Weights, who: str) -> Path:
+def download_url(record: Weights, who: str, mirror: str | None) -> Path:
     """Download a file, or extract it from a downloaded archive, into :func:`~medzoo.weights.cache.home`.
+
+    Args:
+        record: the weights.
+        who: the weights, for messages.
+        mirror: the server that replaces the publisher's; ``None`` for the publisher's.
 
     Raises:
         WeightsUnavailable: the server does not provide it, or it cannot be stored.
         WeightsCorrupt: the server provides other bytes.
     """
-    source = record.source
-    target = stored_file(record.digest)
+    source, target = record.source, stored_file(record.digest)
+    if mirror:
+        return _download(f"{mirror}/{record.digest.replace(':', '/')}", record.digest, record.size, target, who)
     if isinstance(source, UrlFile):
         return _download(source.url, record.digest, record.size, target, who)
     if not isinstance(source, ZipMember):
@@ -140,7 +136,7 @@ def download_url(record: Weights, who: str) -> Path:
 def _download(url: str, digest: str, size: int | None, target: Path, who: str) -> Path:
     """Download one file, and check its digest before it is moved to ``target``."""
     import pooch
-    import requests
+    from requests import exceptions
 
     check_room(who, target.parent, size)
     # The password of a mirror is sent, but never shown.
@@ -153,37 +149,36 @@ def _download(url: str, digest: str, size: int | None, target: Path, who: str) -
     def attempt() -> Path:
         try:
             pooch.retrieve(url, known_hash=digest, fname=target.name, path=target.parent, downloader=downloader)
-        except requests.HTTPError as error:
+        except exceptions.HTTPError as error:
             response: Any = error.response
             response.close()
             status = response.status_code
             if status in BUSY_STATUS:
                 raise ServerBusy(f"{status} from {url}", response.headers.get("Retry-After")) from error
-            raise WeightsUnavailable(f"{who}: {url} answers {status}. {_advice(status)}") from error
-        except requests.exceptions.SSLError as error:
+            advice = "The file is no longer there: upgrade medzoo, or set MEDZOO_MIRROR to your own mirror."
+            if status in (401, 403):
+                advice = "It is not public, or a proxy blocks it: ask for access, or set MEDZOO_MIRROR."
+            raise WeightsUnavailable(f"{who}: {url} answers {status}. {advice}") from error
+        except exceptions.SSLError as error:
             raise WeightsUnavailable(
                 f"{who}: the certificate of {url} is not trusted. If a proxy has its own, set SSL_CERT_FILE to it."
             ) from error
-        except requests.ConnectionError as error:
+        except exceptions.ConnectionError as error:
             raise WeightsUnavailable(
                 f"{who}: it is not in {home()}, and {url} cannot be reached ({type(error).__name__}). Check the "
                 "network and its proxies, set MEDZOO_MIRROR to your own mirror, or run medzoo fetch --to DIR on "
                 "another machine, copy that folder here and set MEDZOO_HOME to it."
             ) from error
-        except (
-            requests.exceptions.InvalidURL,
-            requests.exceptions.InvalidSchema,
-            requests.exceptions.MissingSchema,
-        ) as error:
+        except (exceptions.InvalidURL, exceptions.InvalidSchema, exceptions.MissingSchema) as error:
             raise ConfigError(
                 f"{who}: expected an http or https URL, got {url!r}. Check it, MEDZOO_MIRROR and the proxies."
             ) from error
-        except requests.Timeout as error:
+        except exceptions.Timeout as error:
             raise WeightsUnavailable(
                 f"{who}: it is not in {home()}, and {url} sends nothing for {READ_TIMEOUT:g} s. Try again later, set "
                 "MEDZOO_MIRROR to your own mirror, or run medzoo fetch --to DIR on another machine."
             ) from error
-        except requests.RequestException as error:
+        except exceptions.RequestException as error:
             raise ServerBusy(f"{type(error).__name__} from {url}") from error
         # pooch's temporary file is private to its owner; this one may be read by others as far as the umask allows.
         target.chmod(new_file_mode(target.parent))
@@ -191,12 +186,6 @@ def _download(url: str, digest: str, size: int | None, target: Path, who: str) -
 
     with wrap_disk_errors(who, target.parent, size):
         return retry(attempt, who)
-
-
-def _advice(status: int) -> str:
-    if status in (401, 403):
-        return "It is not public, or a proxy blocks it: ask for access, or set MEDZOO_MIRROR."
-    return "The file is no longer there: upgrade medzoo, or set MEDZOO_MIRROR to your own mirror."
 
 
 def _downloader(who: str, digest: str, size: int | None, target: Path, login: tuple[str, str] | None) -> Any:
@@ -208,7 +197,11 @@ def _downloader(who: str, digest: str, size: int | None, target: Path, login: tu
 
     class Downloader(pooch.HTTPDownloader):  # type: ignore[misc]
         def __call__(self, url: str, output_file: Any, pooch: Any, check_only: bool = False) -> Any:
-            done = super().__call__(url, output_file, pooch, check_only)
+            self.progressbar.reset()  # of an attempt that failed
+            try:
+                done = super().__call__(url, output_file, pooch, check_only)
+            finally:
+                self.progressbar.close()
             with Path(output_file).open("rb") as file:
                 refuse_substitutes(file.read(256), url)
                 file.seek(0)
@@ -238,40 +231,33 @@ def _downloader(who: str, digest: str, size: int | None, target: Path, login: tu
 class _ProgressBar:
     """A rich progress bar with the methods that pooch calls; stops a download longer than the record states."""
 
-    total = 0
+    total = 0  # set by pooch
 
     def __init__(self, who: str, size: int | None) -> None:
+        from rich.console import Console
+        from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
         self.who, self.size, self.count = who, size, 0
-        self.bar: Progress | None = None
-        self.task: TaskID | None = None
+        columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
+        self.bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+        self.task = self.bar.add_task(who, total=None)
 
     def update(self, count: int) -> None:
         """Add ``count`` bytes, up to one chunk more than were received."""
         self.count += count
         if self.size is not None and self.count >= self.size + 2 * CHUNK_BYTES:
             raise WeightsCorrupt(f"{self.who}: expected {self.size} bytes, got more. The file was replaced there.")
-        if not sys.stderr.isatty():
-            return
-        if self.bar is None or self.task is None:
-            from rich.console import Console
-            from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
-
-            columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
-            self.bar = Progress(*columns, console=Console(stderr=True))
-            self.task = self.bar.add_task(self.who, total=self.total or None)
-            self.bar.start()
-        self.bar.update(self.task, advance=count)
+        self.bar.start()
+        self.bar.update(self.task, total=self.total or None, completed=self.count)
 
     def reset(self) -> None:
         """Set the count back to zero."""
         self.count = 0
-        if self.bar is not None and self.task is not None:
-            self.bar.reset(self.task)
+        self.bar.reset(self.task)
 
     def close(self) -> None:
         """Stop updating the bar."""
-        if self.bar is not None:
-            self.bar.stop()
+        self.bar.stop()
 
 
 def _extract(archive: Path, source: ZipMember, record: Weights, target: Path, who: str) -> Path:

@@ -1,4 +1,4 @@
-"""Files and saved models on the Hugging Face Hub, through its own client, and what the client's errors mean.
+"""Download and upload of files and saved models of the Hugging Face Hub, through its own client.
 
 The client compares sizes, not digests, and takes 23 seconds to report that the Hub does not answer. So the file's
 metadata is requested first, without the client's retries, and whoever reads the file checks its digest.
@@ -9,23 +9,26 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable
 from medzoo.version import __version__
-from medzoo.weights.cache import check_room, disk_error, hub_files
+from medzoo.weights.cache import check_room, disk_error, hub_files, hub_folder
 from medzoo.weights.http import BUSY_STATUS, CONNECT_TIMEOUT, ServerBusy, is_offline, retry, without_login
 from medzoo.weights.record import HubFile
-from medzoo.weights.save import CONFIG_FILE, WEIGHTS_FILE, SavedModel, read_folder
+from medzoo.weights.save import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, SavedModel, read_folder, save_pretrained
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
 
-__all__ = ["download_from_hub", "is_intact", "read_repo", "remove_blob"]
+__all__ = ["download_from_hub", "is_intact", "push_to_hub", "read_repo", "remove_blob"]
 
 logger = logging.getLogger("medzoo")
 
@@ -46,11 +49,10 @@ def read_repo(name: str) -> SavedModel:
         ConfigError: not the name of a repository, or its config is not medzoo's.
         WeightsUnavailable: the Hub does not answer, or does not have or provide it.
     """
-    repo, at, revision = name.partition("@")
-    valid = re.fullmatch(r"[\w.-]+/[\w.-]+", repo) and (not at or re.fullmatch(r"\w[\w./-]*", revision))
-    if not valid or ".." in name:
-        raise ConfigError(f"hf-hub:{name}: expected 'hf-hub:owner/repo' or 'hf-hub:owner/repo@revision'.")
     who = f"hf-hub:{name}"
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@\w[\w./-]*)?", name) or ".." in name:
+        raise ConfigError(f"{who}: expected 'hf-hub:owner/repo' or 'hf-hub:owner/repo@revision'.")
+    repo, _, revision = name.partition("@")
     source = HubFile(repo, CONFIG_FILE, revision or None, listed=False)
     path = next(iter(hub_files(source)), None) if revision else None
     if path is None:
@@ -63,6 +65,63 @@ def read_repo(name: str) -> SavedModel:
     weights = HubFile(repo, WEIGHTS_FILE, commit, listed=False)
     saved.record = replace(saved.record, tag=f"{repo}@{commit[:12]}", source=weights)
     return saved
+
+
+def push_to_hub(
+    tensors: Mapping[str, Tensor],
+    model: ModelConfig,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    license: str | None = None,
+    trained_on: str | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> str:
+    """Write a model to a repository on the Hub, which is created if it does not exist, in one commit.
+
+    Args:
+        tensors: the state dict of the model.
+        model: what the model states about itself.
+        repo_id: ``"owner/repo"``.
+        private: whether a new repository is private; ``None`` is the owner's default.
+        revision: the branch; ``None`` is ``main``.
+        token: an access token; ``None`` uses that of ``hf auth login`` or ``HF_TOKEN``.
+        license: SPDX identifier of the licence of the weights; ``None`` is that of the weights that were loaded.
+        trained_on: the training data, in a sentence; ``None`` likewise.
+        metrics: figures to publish with the weights.
+
+    Returns:
+        The name for :func:`medzoo.create`: ``"hf-hub:owner/repo@commit"``.
+
+    Raises:
+        ConfigError: as :func:`~medzoo.weights.save.save_pretrained`.
+        WeightsUnavailable: the Hub does not answer, or denies access.
+    """
+    from huggingface_hub import HfApi
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(
+            tensors, model, folder, license=license, trained_on=trained_on, metrics=metrics, name=f"hf-hub:{repo_id}"
+        )
+        try:
+            api = HfApi(token=token, library_name="medzoo", library_version=__version__)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            done = api.upload_folder(
+                repo_id=repo_id,
+                folder_path=folder,
+                revision=revision,
+                commit_message=f"{model.name}, saved by medzoo {__version__}",
+            )
+        # The client does not catch the errors of its HTTP library, which changes between versions.
+        except Exception as error:
+            status = getattr(getattr(error, "response", None), "status_code", "no answer")
+            raise WeightsUnavailable(
+                f"{model.name}: the upload to {repo_id} failed ({type(error).__name__}, {status}). Check the network, "
+                "that the repository is yours, and that your token may write: hf auth login."
+            ) from error
+    return f"hf-hub:{repo_id}@{done.oid}"
 
 
 def _newest(source: HubFile, who: str) -> Path:
@@ -130,12 +189,11 @@ def download_from_hub(source: HubFile, who: str, *, size: int | None = None, for
 
 
 def _download_once(source: HubFile, who: str, etag: str, size: int | None, force: bool) -> Path:
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    cache = Path(constants.HF_HUB_CACHE)
     try:
-        _wait_for_lock(cache, source, etag, who)
+        _wait_for_lock(source, etag, who)
         return Path(
             hf_hub_download(
                 source.repo,
@@ -148,19 +206,15 @@ def _download_once(source: HubFile, who: str, etag: str, size: int | None, force
         )
     except WeightsUnavailable:
         raise
-    except HfHubHTTPError as error:
+    # The client does not catch the errors of its HTTP library, which changes between versions.
+    except Exception as error:
         # After 429 the client itself retries, and waits as long as the Hub asks.
-        if error.response.status_code in BUSY_STATUS - {429}:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code in BUSY_STATUS - {429}:
             raise ServerBusy(f"{error.response.status_code} from the Hub") from error
-        raise _translate(error, source, who, size=size) from error
-    except OSError as error:
         # The client reports a wrong size as a plain OSError with this text.
         if type(error) is OSError and "Consistency check" in str(error):
             reason = str(error).partition("\n")[0]
             raise WeightsCorrupt(f"{source}: {reason}") from error
-        raise _translate(error, source, who, size=size) from error
-    # The client does not catch the errors of its HTTP library, which changes between versions.
-    except Exception as error:
         raise _translate(error, source, who, size=size) from error
 
 
@@ -180,10 +234,9 @@ def _probe(source: HubFile, who: str) -> HfFileMetadata:
         try:
             return get_hf_file_metadata(url, timeout=CONNECT_TIMEOUT)
         except HfHubHTTPError as error:
-            if error.response.status_code in BUSY_STATUS:
-                raise ServerBusy(
-                    f"{error.response.status_code} from the Hub", error.response.headers.get("Retry-After")
-                ) from error
+            status, wait = error.response.status_code, error.response.headers.get("Retry-After")
+            if status in BUSY_STATUS:
+                raise ServerBusy(f"{status} from the Hub", wait) from error
             raise
 
     try:
@@ -251,7 +304,7 @@ def _unanswered(message: str) -> WeightsUnavailable:
     return error
 
 
-def _wait_for_lock(cache: Path, source: HubFile, etag: str, who: str) -> None:
+def _wait_for_lock(source: HubFile, etag: str, who: str) -> None:
     """Wait while another process downloads the same file, but not for a lock whose owner died.
 
     On a filesystem without locks, the client's lock is a file, which remains after its owner is killed.
@@ -259,15 +312,15 @@ def _wait_for_lock(cache: Path, source: HubFile, etag: str, who: str) -> None:
     from filelock import Timeout
     from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
-    folder = f"models--{source.repo.replace('/', '--')}"
-    lock = cache / ".locks" / folder / f"{etag}.lock"
+    folder = hub_folder(source)
+    lock = folder.parent / ".locks" / folder.name / f"{etag}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     while True:
         try:
             with WeakFileLock(lock, timeout=LOCK_TIMEOUT):
                 return
         except Timeout as error:
-            if _is_growing((cache / folder / "blobs").glob(f"{etag}*.incomplete")):
+            if _is_growing((folder / "blobs").glob(f"{etag}*.incomplete")):
                 logger.info("%s: waiting for another process that downloads %s", who, source)
                 continue
             raise WeightsUnavailable(

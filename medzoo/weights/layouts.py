@@ -1,7 +1,7 @@
-"""Convert the parameter names of other projects to medzoo's: one pure function per layout, from a flat dict to another.
+"""Convert the parameter names of other projects to medzoo's: one renaming per layout.
 
-Each function lists what it drops on purpose, and the strict load that follows needs everything else: nothing is lost by
-accident.
+A renaming returns ``None`` for what is dropped on purpose, and the strict load that follows needs everything else:
+nothing is lost by accident.
 """
 
 from __future__ import annotations
@@ -12,21 +12,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from medzoo.errors import WeightsMismatch, did_you_mean
+from medzoo.errors import WeightsMismatch
 
-__all__ = [
-    "LAYOUTS",
-    "MONAI_LAYOUTS",
-    "Converted",
-    "detect_layout",
-    "from_dae",
-    "from_monai_swinunetr",
-    "from_swin_ssl",
-    "from_timm_resnet",
-    "from_torchxrayvision",
-    "strip_wrappers",
-    "to_monai_swinunetr",
-]
+__all__ = ["LAYOUTS", "MONAI_LAYOUTS", "Converted", "convert", "detect_layout", "strip_wrappers", "to_monai_swinunetr"]
 
 
 @dataclass(frozen=True)
@@ -42,79 +30,70 @@ class Converted:
     dropped: tuple[str, ...] = ()
 
 
-def _rename(flat: Mapping[str, Tensor], rename: Callable[[str], str | None]) -> Converted:
-    """Apply a renaming that returns ``None`` for what is dropped."""
-    tensors: dict[str, Tensor] = {}
-    dropped = []
-    for name, tensor in flat.items():
-        renamed = rename(name)
-        if renamed is None:
-            dropped.append(name)
-        else:
-            tensors[renamed] = tensor
-    return Converted(tensors, tuple(dropped))
+def convert(flat: Mapping[str, Tensor], layout: str) -> Converted:
+    """Rename the tensors of a flat dict in a layout of :data:`LAYOUTS`."""
+    renamed = {name: LAYOUTS[layout][1](name) for name in flat}
+    tensors = {new: flat[old] for old, new in renamed.items() if new is not None}
+    return Converted(tensors, tuple(old for old, new in renamed.items() if new is None))
 
 
-def from_monai_swinunetr(flat: Mapping[str, Tensor]) -> Converted:
-    """Extract the encoder of a complete MONAI ``SwinUNETR``, including those of VoCo and SwinUNETR-V2.
+def _from_monai_swinunetr(name: str) -> str | None:
+    """Select the encoder of a complete MONAI ``SwinUNETR``, including those of VoCo and SwinUNETR-V2.
 
     ``swinViT.X`` becomes ``encoder.X``. Dropped: the index buffers, which medzoo computes, and the U-Net's own
     ``encoder1``… ``decoder1``… ``out``.
     """
-
-    def rename(name: str) -> str | None:
-        if not name.startswith("swinViT.") or name.endswith("relative_position_index"):
-            return None
-        return f"encoder.{name.removeprefix('swinViT.')}"
-
-    return _rename(flat, rename)
+    if not name.startswith("swinViT.") or name.endswith("relative_position_index"):
+        return None
+    return f"encoder.{name.removeprefix('swinViT.')}"
 
 
-def from_swin_ssl(flat: Mapping[str, Tensor]) -> Converted:
-    """Extract the encoder of Tang et al.'s self-supervised ``model_swinvit.pt``, whose MLP layers are ``fc1, fc2``.
+def _from_swin_ssl(name: str) -> str | None:
+    """Select the encoder of Tang et al.'s self-supervised ``model_swinvit.pt``, whose MLP layers are ``fc1, fc2``.
 
     Dropped: the index buffers and the heads of the three pretext tasks.
     """
     heads = ("norm.", "convTrans3d.", "rotation_head.", "contrastive_head.")
-
-    def rename(name: str) -> str | None:
-        if name.startswith(heads) or name.endswith("relative_position_index"):
-            return None
-        return "encoder." + name.replace(".mlp.fc1.", ".mlp.linear1.").replace(".mlp.fc2.", ".mlp.linear2.")
-
-    return _rename(flat, rename)
+    if name.startswith(heads) or name.endswith("relative_position_index"):
+        return None
+    return "encoder." + name.replace(".mlp.fc1.", ".mlp.linear1.").replace(".mlp.fc2.", ".mlp.linear2.")
 
 
-def from_dae(flat: Mapping[str, Tensor]) -> Converted:
-    """Extract the encoder of the disruptive autoencoder's ``ssl_pretrained_weights.pth``.
+def _from_dae(name: str) -> str | None:
+    """Select the encoder of the disruptive autoencoder's ``ssl_pretrained_weights.pth``.
 
     ``encoder.layersN.0.0.X`` loses its second list index. Dropped: the mask token, the last norm, the index buffers and
     everything outside ``encoder.``.
     """
-
-    def rename(name: str) -> str | None:
-        dropped = ("encoder.mask_token", "encoder.norm.weight", "encoder.norm.bias")
-        if not name.startswith("encoder.") or name in dropped or name.endswith("relative_position_index"):
-            return None
-        return re.sub(r"^(encoder\.layers\d\.0\.)0\.", r"\1", name)
-
-    return _rename(flat, rename)
+    dropped = ("encoder.mask_token", "encoder.norm.weight", "encoder.norm.bias")
+    if not name.startswith("encoder.") or name in dropped or name.endswith("relative_position_index"):
+        return None
+    return re.sub(r"^(encoder\.layers\d\.0\.)0\.", r"\1", name)
 
 
-def from_timm_resnet(flat: Mapping[str, Tensor]) -> Converted:
-    """Extract the encoder of a timm or torchvision ResNet; its classifier ``fc`` is dropped."""
-    return _rename(flat, lambda name: None if name.startswith("fc.") else f"encoder.{name}")
+def _from_torchxrayvision(name: str) -> str | None:
+    """Rename a complete TorchXRayVision DenseNet, ``features.X`` and ``classifier``, without its thresholds."""
+    if name.startswith("features."):
+        return f"encoder.{name}"
+    return f"head.{name}" if name.startswith("classifier.") else None
 
 
-def from_torchxrayvision(flat: Mapping[str, Tensor]) -> Converted:
-    """Convert a complete TorchXRayVision DenseNet, ``features.X`` and ``classifier``, without its thresholds."""
+def _from_timm_resnet(name: str) -> str | None:
+    """Select the encoder of a timm or torchvision ResNet; its classifier ``fc`` is dropped."""
+    return None if name.startswith("fc.") else f"encoder.{name}"
 
-    def rename(name: str) -> str | None:
-        if name.startswith("features."):
-            return f"encoder.{name}"
-        return f"head.{name}" if name.startswith("classifier.") else None
 
-    return _rename(flat, rename)
+# Each layout: a name that every file of it has, as a pattern, and its renaming. The first match decides.
+LAYOUTS: dict[str, tuple[str, Callable[[str], str | None]]] = {
+    "monai-swinunetr": (r"swinViT\.patch_embed\.proj\.weight", _from_monai_swinunetr),
+    "dae": (r"encoder\.layers1\.0\.0\.blocks\.0\.norm1\.weight", _from_dae),
+    "swin-ssl": (r"layers1\.0\.blocks\.0\.mlp\.fc1\.weight", _from_swin_ssl),
+    "torchxrayvision": (r"features\.denseblock1\.denselayer1\.norm1\.weight", _from_torchxrayvision),
+    "timm-resnet": (r"layer1\.0\.conv1\.weight", _from_timm_resnet),
+    "medzoo": (r"encoder\..*", lambda name: name),
+}
+# Layouts whose arithmetic depends on the MONAI version that trained them.
+MONAI_LAYOUTS = frozenset({"monai-swinunetr", "swin-ssl", "dae"})
 
 
 def to_monai_swinunetr(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -127,29 +106,6 @@ def to_monai_swinunetr(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, tensor in tensors.items()
         if name.startswith("encoder.")
     }
-
-
-LAYOUTS: dict[str, Callable[[Mapping[str, Tensor]], Converted]] = {
-    "monai-swinunetr": from_monai_swinunetr,
-    "swin-ssl": from_swin_ssl,
-    "dae": from_dae,
-    "timm-resnet": from_timm_resnet,
-    "torchxrayvision": from_torchxrayvision,
-    "medzoo": lambda flat: Converted(dict(flat)),
-}
-
-# Layouts whose arithmetic depends on the MONAI version that trained them.
-MONAI_LAYOUTS = frozenset({"monai-swinunetr", "swin-ssl", "dae"})
-
-# A name that every file of a layout has; the first match decides.
-_MARKERS = {
-    "monai-swinunetr": r"swinViT\.patch_embed\.proj\.weight",
-    "dae": r"encoder\.layers1\.0\.0\.blocks\.0\.norm1\.weight",
-    "swin-ssl": r"layers1\.0\.blocks\.0\.mlp\.fc1\.weight",
-    "torchxrayvision": r"features\.denseblock1\.denselayer1\.norm1\.weight",
-    "timm-resnet": r"layer1\.0\.conv1\.weight",
-    "medzoo": r"encoder\..*",
-}
 
 
 def strip_wrappers(flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -174,7 +130,7 @@ def detect_layout(flat: Mapping[str, Tensor], source: str, strip: str = "") -> t
     if strip:
         names = {name.removeprefix(strip): t for name, t in names.items() if name.startswith(strip)}
     names = strip_wrappers(names)
-    for layout, marker in _MARKERS.items():
+    for layout, (marker, _) in LAYOUTS.items():
         if any(re.fullmatch(marker, name) for name in names):
             return layout, names
     first = ", ".join(list(flat)[:3]) or "none"
@@ -186,7 +142,4 @@ def detect_layout(flat: Mapping[str, Tensor], source: str, strip: str = "") -> t
             f" All of them start with {prefix!r}: if a trainer added that prefix, remove it from the names, or use "
             f"medzoo convert ... --strip {prefix}"
         )
-    raise WeightsMismatch(
-        f"{source}: expected the layout of {', '.join(LAYOUTS)}, got names such as {first}.{hint}"
-        + did_you_mean(first, LAYOUTS)
-    )
+    raise WeightsMismatch(f"{source}: expected the layout of {', '.join(LAYOUTS)}, got names such as {first}.{hint}")

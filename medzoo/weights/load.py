@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -117,7 +117,7 @@ def load_tensors(
             f"{source} does not fit the model: expected {len(expected)} tensors, got {len(tensors):,}. Check the file."
         )
     required = {name for name in expected if part == "model" or name.startswith("encoder.")}
-    new_classifier = _classifier_differs(expected, tensors)
+    new_classifier = _differ_only_along(0, expected.get(CLASSIFIER[0]), tensors.get(CLASSIFIER[0]))
     if any(name.startswith("head.") for name in expected):
         dropped = tuple(name for name in CLASSIFIER if new_classifier and name in tensors)
     else:
@@ -129,7 +129,7 @@ def load_tensors(
         raise WeightsMismatch(_key_message(source, missing, unexpected))
 
     adapted: dict[str, str] = {}
-    if kernel in taken and _only_channels_differ(taken[kernel], expected[kernel]):
+    if kernel in taken and taken[kernel].ndim > 2 and _differ_only_along(1, taken[kernel], expected[kernel]):
         adapted[kernel] = f"{taken[kernel].shape[1]} input channels to {expected[kernel].shape[1]}"
         taken[kernel] = adapt_channels(taken[kernel], expected[kernel].shape[1])
     _check_shapes(source, taken, expected)
@@ -163,22 +163,11 @@ def _all_finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
-def _classifier_differs(expected: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the last layer differs from that of the file in its number of outputs alone."""
-    ours, theirs = expected.get(CLASSIFIER[0]), tensors.get(CLASSIFIER[0])
-    if ours is None or theirs is None:
+def _differ_only_along(axis: int, ours: Tensor | None, theirs: Tensor | None) -> bool:
+    """Whether two tensors have the same number of axes and differ in size along one axis alone."""
+    if ours is None or theirs is None or ours.ndim != theirs.ndim:
         return False
-    return ours.ndim == theirs.ndim and ours.shape[1:] == theirs.shape[1:] and ours.shape[0] != theirs.shape[0]
-
-
-def _only_channels_differ(tensor: Tensor, target: Tensor) -> bool:
-    """Whether a first kernel differs in its number of input channels alone."""
-    return (
-        tensor.ndim == target.ndim
-        and tensor.ndim > 2
-        and tensor.shape[1] != target.shape[1]
-        and (tensor.shape[0], *tensor.shape[2:]) == (target.shape[0], *target.shape[2:])
-    )
+    return [i for i in range(ours.ndim) if ours.shape[i] != theirs.shape[i]] == [axis]
 
 
 def input_kernel(model: nn.Module, channels: int) -> str:
@@ -213,43 +202,40 @@ def adapt_channels(kernel: Tensor, channels: int) -> Tensor:
 
 
 def _check_shapes(source: str, taken: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    wrong = [name for name in taken if taken[name].shape != expected[name].shape]
+    wrong = [
+        f"{name} is {tuple(tensor.shape)} in the file, {tuple(expected[name].shape)} in the model"
+        for name, tensor in taken.items()
+        if tensor.shape != expected[name].shape
+    ]
     if wrong:
-        listed = "; ".join(
-            f"{name} is {tuple(taken[name].shape)} in the file, {tuple(expected[name].shape)} in the model"
-            for name in wrong[:MAX_LISTED]
-        )
-        more = f", and {len(wrong) - MAX_LISTED} more" if len(wrong) > MAX_LISTED else ""
+        listed = _list_names(wrong, "; ")
         raise WeightsMismatch(
-            f"{source} does not fit the model: {listed}{more}. Create it with the options it was saved with."
+            f"{source} does not fit the model: {listed}. Create it with the options it was saved with."
         )
 
 
 def _match_dtypes(source: str, taken: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Cast floating-point tensors to the model's dtype, with one log line; refuse any other dtype."""
-    cast: set[torch.dtype] = set()
-    ready = {}
+    plain = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+    cast: set[str] = set()
     for name, tensor in taken.items():
         want = expected[name].dtype
         if tensor.dtype != want:
-            plain = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-            if tensor.dtype not in plain or want not in plain:
+            if not {tensor.dtype, want} <= plain:
                 raise WeightsMismatch(f"{source}: expected {name} to be {want}, got {tensor.dtype}. Convert the file.")
-            cast.add(tensor.dtype)
-            tensor = tensor.to(want)
-        ready[name] = tensor
+            cast.add(str(tensor.dtype))
     if cast:
-        logger.info("%s: cast from %s", source, ", ".join(sorted(map(str, cast))))
-    return ready
+        logger.info("%s: cast from %s", source, ", ".join(sorted(cast)))
+    return {name: tensor.to(expected[name].dtype) for name, tensor in taken.items()}
 
 
 def _key_message(source: str, missing: set[str], unexpected: set[str]) -> str:
-    message = f"{source} does not fit the model:"
     if missing and all(name.startswith("head.") for name in missing) and not unexpected:
         return (
             f"{source} contains only an encoder, without {_list_names(sorted(missing))}: create the model with "
             "num_classes=0, then call model.reset_classifier(n)."
         )
+    message = f"{source} does not fit the model:"
     if missing:
         message += f" missing {_list_names(sorted(missing))};"
     if unexpected:
@@ -263,7 +249,7 @@ def _key_message(source: str, missing: set[str], unexpected: set[str]) -> str:
     return message + " create it with the options it was saved with."
 
 
-def _list_names(names: tuple[str, ...] | list[str]) -> str:
+def _list_names(names: Sequence[str], separator: str = ", ") -> str:
     """Join the first names, and count the rest."""
     more = f", and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
-    return ", ".join(names[:MAX_LISTED]) + more
+    return separator.join(names[:MAX_LISTED]) + more

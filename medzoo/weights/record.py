@@ -13,8 +13,6 @@ from medzoo.errors import ConfigError
 
 __all__ = ["FileSource", "HubFile", "LocalFile", "PackagedFile", "UrlFile", "Weights", "ZipMember"]
 
-DIGEST_LENGTHS = {"sha256": 64, "md5": 32}
-
 
 @dataclass(frozen=True)
 class HubFile:
@@ -35,11 +33,6 @@ class HubFile:
     def __str__(self) -> str:
         return f"{self.repo}@{self.revision or 'main'}:{self.file}"
 
-    @property
-    def name(self) -> str:
-        """File name."""
-        return self.file
-
 
 @dataclass(frozen=True)
 class UrlFile:
@@ -49,11 +42,6 @@ class UrlFile:
 
     def __str__(self) -> str:
         return self.url
-
-    @property
-    def name(self) -> str:
-        """File name."""
-        return self.url.rpartition("/")[2]
 
 
 @dataclass(frozen=True)
@@ -75,11 +63,6 @@ class ZipMember:
     def __str__(self) -> str:
         return f"{self.url}:{self.member}"
 
-    @property
-    def name(self) -> str:
-        """File name."""
-        return self.member
-
 
 @dataclass(frozen=True)
 class PackagedFile:
@@ -99,11 +82,6 @@ class LocalFile:
 
     def __str__(self) -> str:
         return str(self.path)
-
-    @property
-    def name(self) -> str:
-        """File name."""
-        return self.path.name
 
 
 FileSource = HubFile | UrlFile | ZipMember | PackagedFile | LocalFile
@@ -166,8 +144,7 @@ class Weights:
                 f"weights {self.tag!r}: expected labels and a task for part='model' and neither for part='encoder', "
                 f"got labels={self.labels!r} and task={self.task!r} for part={self.part!r}."
             )
-        algorithm, _, digits = self.digest.partition(":")
-        if not re.fullmatch(r"[0-9a-f]+", digits) or DIGEST_LENGTHS.get(algorithm) != len(digits):
+        if not re.fullmatch(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", self.digest):
             raise ConfigError(
                 f"weights {self.tag!r}: expected digest 'sha256:' and 64 hex digits, or 'md5:' and 32, "
                 f"got {self.digest!r}."

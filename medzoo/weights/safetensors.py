@@ -14,8 +14,9 @@ import json
 import math
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from io import BufferedIOBase
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,8 @@ FOREIGN_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pt2", ".
 MAX_HEADER = 10_000_000
 # Bytes that are hashed while the next ones are read.
 PIECE = 1 << 24
+# A tensor as the header describes it: name, dtype, shape, and where its bytes start and end.
+TensorEntry = tuple[str, torch.dtype, tuple[int, ...], int, int]
 SAFETENSORS_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -64,11 +67,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
             "Convert your own checkpoint into a folder with medzoo convert, which reads only its tensors."
         )
     try:
-        with path.open("rb", buffering=0) as file:
+        with path.open("rb") as file:
             tensors, _, digest = read_safetensors(file, path.stat().st_size, str(path))
+    except MedzooError:
+        raise
     except OSError as error:
-        if isinstance(error, MedzooError):
-            raise
         raise _unreadable(path, error) from error
     return tensors, digest
 
@@ -104,21 +107,11 @@ def refuse_substitutes(start: bytes, where: str) -> None:
         )
 
 
-class TensorEntry(NamedTuple):
-    """A tensor as the header describes it."""
-
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    start: int
-    end: int
-
-
-def read_safetensors(file: IO[bytes], size: int, where: str) -> tuple[dict[str, Tensor], dict[str, str], str]:
+def read_safetensors(file: BufferedIOBase, size: int, where: str) -> tuple[dict[str, Tensor], dict[str, str], str]:
     """Return the tensors by name, the metadata, and the digest ``"sha256:..."`` of all bytes read.
 
     Args:
-        file: a binary file at its beginning, with ``readinto``.
+        file: a binary file at its beginning.
         size: bytes of the file.
         where: the file, for messages.
 
@@ -150,7 +143,8 @@ def read_safetensors(file: IO[bytes], size: int, where: str) -> tuple[dict[str, 
             memory = memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data) if end > start else memoryview(b"")
             for begin in range(0, end - start, PIECE):
                 piece = memory[begin : begin + PIECE]
-                _fill(file, piece, where)
+                if file.readinto(piece) < len(piece):
+                    raise _invalid(where, "it was cut while it was read")
                 if hashed is not None:
                     hashed.result()
                 hashed = pool.submit(digest.update, piece)
@@ -158,15 +152,6 @@ def read_safetensors(file: IO[bytes], size: int, where: str) -> tuple[dict[str, 
     if file.read(1):
         raise _invalid(where, "it grew while it was read")
     return tensors, metadata, f"sha256:{digest.hexdigest()}"
-
-
-def _fill(file: IO[bytes], memory: memoryview, where: str) -> None:
-    """Read until the memory is full."""
-    while len(memory):
-        count: int | None = file.readinto(memory)  # type: ignore[attr-defined]
-        if not count:
-            raise _invalid(where, "it was cut while it was read")
-        memory = memory[count:]
 
 
 def _invalid(where: str, reason: object) -> WeightsCorrupt:
@@ -187,10 +172,10 @@ def _parse_header(header: bytes, size: int, where: str) -> tuple[list[TensorEntr
             raise ValueError("its metadata are not strings")
         entries = sorted((_entry(name, entry, where) for name, entry in stated.items()), key=lambda entry: entry[3:])
         position = 0
-        for entry in entries:
-            if entry.start != position:
-                raise ValueError(f"{entry.name} starts at {entry.start}, not at {position}")
-            position = entry.end
+        for name, _, _, start, end in entries:
+            if start != position:
+                raise ValueError(f"{name} starts at {start}, not at {position}")
+            position = end
         if position != size:
             raise ValueError(f"its tensors end at {position}, its bytes at {size}")
     except (ValueError, TypeError, KeyError) as error:
@@ -205,18 +190,18 @@ def _entry(name: str, stated: Mapping[str, Any], where: str) -> TensorEntry:
         ValueError, TypeError, KeyError: it is not valid.
         WeightsCorrupt: a dtype that is not supported.
     """
-    if stated["dtype"] not in SAFETENSORS_DTYPES:
+    dtype = SAFETENSORS_DTYPES.get(stated["dtype"])
+    if dtype is None:
         raise WeightsCorrupt(
             f"{where}: medzoo does not read the dtype {str(stated['dtype'])[:20]!r} of {name}. Save it in one of "
             f"{', '.join(SAFETENSORS_DTYPES)}."
         )
-    dtype = SAFETENSORS_DTYPES[stated["dtype"]]
     shape, (start, end) = stated["shape"], stated["data_offsets"]
     if not isinstance(shape, list) or any(type(n) is not int or n < 0 for n in (*shape, start, end)):
         raise ValueError(f"{name} has a shape or offset that is not an int >= 0")
     if end - start != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{name} has shape {shape}, which does not fit {end - start} bytes")
-    return TensorEntry(name, dtype, tuple(shape), start, end)
+    return name, dtype, tuple(shape), start, end
 
 
 def parse_json(data: bytes) -> Any:

@@ -5,7 +5,6 @@ The config is data with a closed schema: it can name a registered builder and it
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from medzoo.atomic import write_atomically
 from medzoo.contract import InputSpec, Outputs, Preprocessing
 from medzoo.errors import ConfigError, MedzooError, WeightsUnavailable, did_you_mean
 from medzoo.version import __version__
+from medzoo.weights.cache import digest_of
 from medzoo.weights.record import LocalFile, Weights
 from medzoo.weights.safetensors import parse_json
 
@@ -33,12 +33,43 @@ CONFIG_KEYS = {
     "format", "medzoo", "torch", "model", "options", "dtype", "input", "preprocessing", "outputs", "weights",
     "channels", "license", "trained_on", "metrics",
 }  # fmt: skip
-SAVED_DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float64": torch.float64,
-}
+SAVED_DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}
+# The front matter is what the Hub reads.
+CARD = """\
+---
+library_name: medzoo
+license: {front_matter_license}
+tags: [medical-imaging, image-classification]
+---
+
+# {model.name}
+
+```python
+import medzoo
+
+model = {create}
+prediction = medzoo.predict(model, "image.dcm")
+```
+
+- input: {model.input_spec}
+- outputs: {model.outputs.task}
+- trained on: {config[trained_on]}
+- licence: {config[license]}
+- weights: {config[weights][digest]}
+- written by medzoo {config[medzoo]}, torch {config[torch]}
+
+| output | trained |
+|---|---|
+{outputs}
+| metric | value |
+|---|---|
+{metrics}
+
+## Intended use and limits
+
+For research. Not a medical device, and no output is a diagnosis. Valid only for images like its training
+data, preprocessed as `config.json` states.
+"""
 
 
 @dataclass(frozen=True)
@@ -162,7 +193,7 @@ def save_pretrained(
         "input": asdict(model.input_spec),
         "preprocessing": asdict(model.preprocessing),
         "outputs": asdict(model.outputs),
-        "weights": {"file": WEIGHTS_FILE, "digest": f"sha256:{hashlib.sha256(data).hexdigest()}", "size": len(data)},
+        "weights": {"file": WEIGHTS_FILE, "digest": digest_of(data), "size": len(data)},
         "channels": model.channels,
         "license": license or model.license,
         "trained_on": trained_on or model.trained_on,
@@ -248,49 +279,15 @@ def _fields(values: Mapping[str, Any], kind: Any) -> dict[str, Any]:
 
 
 def _card(model: ModelConfig, config: Mapping[str, Any], name: str) -> str:
-    """Return a model card with the front matter that the Hub reads."""
-    outputs = [
-        f"| {label} | {'yes' if ok else '**no**'} |"
-        for label, ok in zip(model.outputs.labels, model.outputs.trained, strict=True)
-    ]
-    metrics = [f"| {metric} | {value} |" for metric, value in config["metrics"].items()] or ["| none given | |"]
+    """Return the model card."""
+    trained = zip(model.outputs.labels, model.outputs.trained, strict=True)
     licence = config["license"] if config["license"] != NOT_STATED else "other"
-    return "\n".join(
-        [
-            "---",
-            "library_name: medzoo",
-            f"license: {json.dumps(licence.lower())}",
-            "tags: [medical-imaging, image-classification]",
-            "---",
-            "",
-            f"# {model.name}",
-            "",
-            "```python",
-            "import medzoo",
-            "",
-            f'model = medzoo.create("{name}")' + ("  # the folder of this file" if "FOLDER" in name else ""),
-            'prediction = medzoo.predict(model, "image.dcm")',
-            "```",
-            "",
-            f"- input: {model.input_spec}",
-            f"- outputs: {model.outputs.task}",
-            f"- trained on: {config['trained_on']}",
-            f"- licence: {config['license']}",
-            f"- weights: {config['weights']['digest']}",
-            f"- written by medzoo {config['medzoo']}, torch {config['torch']}",
-            "",
-            "| output | trained |",
-            "|---|---|",
-            *outputs,
-            "",
-            "| metric | value |",
-            "|---|---|",
-            *metrics,
-            "",
-            "## Intended use and limits",
-            "",
-            "For research. Not a medical device, and no output is a diagnosis. Valid only for images like its training",
-            "data, preprocessed as `config.json` states.",
-            "",
-        ]
+    return CARD.format(
+        config=config,
+        model=model,
+        front_matter_license=json.dumps(licence.lower()),
+        create=f'medzoo.create("{name}")' + ("  # the folder of this file" if "FOLDER" in name else ""),
+        outputs="".join(f"| {label} | {'yes' if ok else '**no**'} |\n" for label, ok in trained),
+        metrics="\n".join(f"| {metric} | {value} |" for metric, value in config["metrics"].items())
+        or "| none given | |",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -120,8 +121,5 @@ def golden_input(spec: InputSpec) -> Tensor:
     tensor([[0.0000, 0.0998],
             [0.1987, 0.2955]])
     """
-    count = spec.channels
-    for side in spec.size:
-        count *= side
-    wave = torch.sin(torch.arange(count, dtype=torch.float64) / 10)
-    return wave.float().view(1, spec.channels, *spec.size)
+    shape = (1, spec.channels, *spec.size)
+    return torch.sin(torch.arange(math.prod(shape), dtype=torch.float64) / 10).float().view(shape)
