@@ -1,11 +1,8 @@
 """``medzoo bench``: latency, throughput and peak memory of models on this machine, as one table.
 
-Each model runs as :func:`medzoo.create` returns it (eager) and after :func:`medzoo.optimize` (optimized), in turn, in
-inference mode. Weights are random, which does not change the time.
-
-Peak memory is what one forward pass needs on top of the weights and the input: on a GPU, what PyTorch's allocator
-adds; on a CPU under Linux, how much the resident memory of the process grows. Comparisons with other libraries are in
-the repository's ``benchmarks/``, which is not installed.
+Weights are random, which does not change the time. Peak memory is what one forward pass needs on top of the weights and
+the input: on a GPU, what PyTorch's allocator adds; on a CPU under Linux, how much the resident memory of the process
+grows. Comparisons with other libraries are in the repository's ``benchmarks/``, which is not installed.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ import click
 
 import medzoo
 from medzoo.cli.tables import console, megabytes
-from medzoo.errors import ConfigError, check_int
+from medzoo.errors import ConfigError, InputError, check_int
 from medzoo.version import __version__
 
 if TYPE_CHECKING:
@@ -37,7 +34,6 @@ if TYPE_CHECKING:
 
 __all__ = ["bench"]
 
-WHO = "medzoo bench"
 DTYPES = ("float32", "bfloat16", "float16")
 # Seconds that a model is timed for at least, seconds of one measurement, and the least number of rounds.
 MIN_SECONDS, MIN_MEASUREMENT, MIN_ROUNDS = 2.0, 0.01, 5
@@ -46,8 +42,8 @@ MIN_SECONDS, MIN_MEASUREMENT, MIN_ROUNDS = 2.0, 0.01, 5
 @click.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--device", help="Such as cpu or cuda:0; by default a GPU if there is one.")
-@click.option("--dtype", default="float32", show_default=True, help=f"{', '.join(DTYPES)}.")
-@click.option("--batch", type=int, default=1, show_default=True, help="Images or volumes in one forward pass.")
+@click.option("--dtype", default="float32", help=f"{', '.join(DTYPES)}.")
+@click.option("--batch", type=int, default=1, help="Images or volumes in one forward pass.")
 @click.option("--size", type=int, help="Pixels or voxels of every side; by default what the model was designed for.")
 def bench(models: tuple[str, ...], device: str | None, dtype: str, batch: int, size: int | None) -> None:
     """Measure latency, throughput and peak memory on this machine.
@@ -56,53 +52,50 @@ def bench(models: tuple[str, ...], device: str | None, dtype: str, batch: int, s
     turn, with random weights.
     """
     import torch
-    from rich.progress import MofNCompleteColumn, Progress
-    from rich.table import Table
+    from rich.progress import track
+    from rich.table import Column, Table
 
     specs = [medzoo.describe(name) for name in models or medzoo.list_models()]
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     devices = (*gpus, "cpu", *(["cuda"] if gpus else []))
-    target = torch.device(_check_choice("--device", device or devices[0], devices))
-    chosen_dtype = getattr(torch, _check_choice("--dtype", dtype, DTYPES))
-    check_int(WHO, "--batch", batch, 1)
-    check_int(WHO, "--size", 1 if size is None else size, 1)
+    device = device or devices[0]
+    for option, choice, known in (("--device", device, devices), ("--dtype", dtype, DTYPES)):
+        if choice not in known:
+            expected = f"expected {option} to be one of {', '.join(known)}"
+            raise ConfigError(f"medzoo bench: {expected}, got {choice!r}. Choose one.")
+    check_int("medzoo bench", "--batch", batch, 1)
+    check_int("medzoo bench", "--size", 1 if size is None else size, 1)
+    target = torch.device(device)
     gpu = target.type == "cuda"
-    name = _find(r"model name\s*:\s*(.+)", "/proc/cpuinfo") or platform.machine()
-    if gpu:
-        name = torch.cuda.get_device_name(target)
-    table = Table("model", "input", "mode", "latency", "throughput", "peak memory", title_justify="left")
+    cpu_name = _find(r"model name\s*:\s*(.+)", "/proc/cpuinfo") or platform.machine()
+    name = torch.cuda.get_device_name(target) if gpu else cpu_name
+    latency = Column("latency", overflow="fold")  # a narrow terminal must not cut numbers
+    table = Table("model", "input", "mode", latency, "throughput", "peak memory", title_justify="left")
     table.title = (
         f"{name}, torch {torch.__version__}, medzoo {__version__}, {torch.get_num_threads()} threads, {dtype}, "
         f"{datetime.datetime.now():%Y-%m-%d %H:%M}"
     )
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
-        for spec in progress.track(specs, description="models"):
-            sides = spec.input_spec.size if size is None else (size,) * spec.input_spec.dims
-            shape = (batch, spec.input_spec.channels, *sides)
-            first = (spec.name, " × ".join(map(str, shape)))
-            try:
-                rows = _measure(spec, shape, target, chosen_dtype)
-            except torch.OutOfMemoryError:
-                table.add_row(*first, "", "out of memory")
-                continue
-            for mode, (seconds, peak) in rows.items():
-                low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
-                latency = f"{median * 1e3:,.2f} ms ({low * 1e3:,.2f}–{high * 1e3:,.2f})"
-                rate = f"{batch / median:,.2f} {'images' if spec.input_spec.dims == 2 else 'volumes'}/s"
-                table.add_row(*first, mode, latency, rate, "not measurable" if peak is None else megabytes(peak))
-                first = ("", "")
-    out = console()
-    out.print(table)
+    for spec in track(specs, "models", console=console(stderr=True), transient=True):
+        sides = spec.input_spec.size if size is None else (size,) * spec.input_spec.dims
+        shape = (batch, spec.input_spec.channels, *sides)
+        first = (spec.name, " × ".join(map(str, shape)))
+        try:
+            rows = _measure(spec, shape, target, getattr(torch, dtype))
+        except (RuntimeError, InputError) as error:  # PyTorch's, or the model's for its forward pass
+            if "memory" not in str(error):
+                raise
+            table.add_row(*first, "", "out of memory")
+            continue
+        for mode, (seconds, peak) in rows.items():
+            low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
+            times = f"{median * 1e3:,.2f} ms ({low * 1e3:,.2f}–{high * 1e3:,.2f})"
+            rate = f"{batch / median:,.2f} {'images' if spec.input_spec.dims == 2 else 'volumes'}/s"
+            table.add_row(*first, mode, times, rate, "not measurable" if peak is None else megabytes(peak))
+            first = ("", "")
+    console().print(table)
     added = "PyTorch's allocator on the GPU" if gpu else "the resident memory of this process"
-    out.print("Random weights. Latency is of one batch: median (quartiles).", highlight=False)
-    out.print(f"Peak memory is what one forward pass adds to {added}, without weights and input.", highlight=False)
-
-
-def _check_choice(option: str, value: str, known: tuple[str, ...]) -> str:
-    if value not in known:
-        raise ConfigError(f"{WHO}: expected {option} to be one of {', '.join(known)}, got {value!r}. Choose one.")
-    return value
+    click.echo("Random weights. Latency is of one batch: median (quartiles).")
+    click.echo(f"Peak memory is what one forward pass adds to {added}, without weights and input.")
 
 
 def _measure(
@@ -113,8 +106,8 @@ def _measure(
 
     options: dict[str, Any] = {"size": shape[2:]} if "size" in spec.options else {}
     model = medzoo.create(spec.name, **options).eval().to(device, dtype)
-    models = {"eager": model, "optimized": medzoo.optimize(model)}
     x = torch.randn(shape, device=device).to(dtype)
+    calls = {"eager": partial(model, x), "optimized": partial(medzoo.optimize(model), x)}
 
     def time_calls(call: Callable[[], Any], repeats: int) -> float:
         start = time.perf_counter()
@@ -125,7 +118,6 @@ def _measure(
         return (time.perf_counter() - start) / repeats
 
     with torch.inference_mode():
-        calls = {mode: partial(module, x) for mode, module in models.items()}
         once = {mode: min(time_calls(call, 1) for _ in range(3)) for mode, call in calls.items()}
         peaks = {mode: _peak_bytes(call, device) for mode, call in calls.items()}
         seconds: dict[str, list[float]] = {mode: [] for mode in calls}

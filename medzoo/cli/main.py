@@ -48,7 +48,7 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="medzoo")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def main(debug: bool) -> None:
@@ -86,42 +86,17 @@ def info(name: str) -> None:
 @click.argument("model")
 @click.argument("paths", nargs=-1, required=True, type=click.Path())
 @click.option("--points", type=click.Path(), help="CSV file of patch centres in mm, for a patch model.")
-@click.option(
-    "--points-frame",
-    type=click.Choice(["LPS", "RAS"]),
-    default="LPS",
-    show_default=True,
-    help="Coordinate frame of the points.",
-)
-@click.option(
-    "--output",
-    type=click.Choice(["table", "json", "csv"]),
-    default="table",
-    show_default=True,
-    help="Format of the results.",
-)
-@click.option("--batch-size", type=click.IntRange(1), default=1, show_default=True, help="Images per forward pass.")
-@click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Processes that read images.")
+@click.option("--points-frame", type=click.Choice(["LPS", "RAS"]), default="LPS", help="Coordinate frame of points.")
+@click.option("--output", type=click.Choice(["table", "json", "csv"]), default="table", help="Format of the results.")
+@click.option("--batch-size", type=click.IntRange(1), default=1, help="Images per forward pass.")
+@click.option("--workers", "num_workers", type=click.IntRange(0), default=0, help="Processes that read images.")
 @click.option("--device", help="Where to run, such as cpu or cuda:0.")
 @click.option("--allow-untrained", is_flag=True, help="Run even if no output was trained; the outputs are marked.")
 @click.option("--strict", is_flag=True, help="Treat implausible values as an error instead of a warning.")
-@click.pass_context
-def predict(
-    ctx: click.Context,
-    model: str,
-    paths: tuple[str, ...],
-    points: str | None,
-    points_frame: Any,
-    output: str,
-    batch_size: int,
-    workers: int,
-    device: str | None,
-    allow_untrained: bool,
-    strict: bool,
-) -> None:
+def predict(model: str, paths: tuple[str, ...], output: str, **options: Any) -> None:
     """Predict with MODEL on files, DICOM series and folders.
 
-    MODEL is NAME (without weights), NAME:TAG, local-dir:FOLDER or hf-hub:OWNER/REPO.
+    MODEL is NAME (untrained), NAME:TAG, local-dir:FOLDER or hf-hub:OWNER/REPO.
 
     The exit code is 5 if any image failed or if there was nothing to predict.
     """
@@ -134,17 +109,12 @@ def predict(
     # Warnings are printed below, one line each.
     with warnings.catch_warnings(action="ignore", category=UserWarning), bars as bar:
         task = bar.add_task(name, total=None)
+        # The other options have the names that medzoo.predict gives them.
         results = medzoo.predict(
             built,
             list(paths),
-            batch_size=batch_size,
-            device=device,
-            num_workers=workers,
-            points=points,
-            points_frame=points_frame,
-            allow_untrained=allow_untrained,
-            strict=strict,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
+            **options,
         )
     if output == "json":
         click.echo(results.to_json(), nl=False)
@@ -155,7 +125,8 @@ def predict(
             if not result.error:
                 _print_prediction(result)
     _print_problems(results)
-    ctx.exit(DataError.exit_code if results.failed or not results else 0)
+    if results.failed or not results:
+        sys.exit(DataError.exit_code)
 
 
 @main.command()
@@ -173,7 +144,7 @@ def show(path: str, out: str, frame: int | None) -> None:
 
 @main.command()
 @click.argument("file", required=False, type=click.Path())
-@click.option("--to", default="medzoo-quickstart", show_default=True, help="Folder for the synthetic images.")
+@click.option("--to", default="medzoo-quickstart", help="Folder for the synthetic images.")
 def quickstart(file: str | None, to: str) -> None:
     """Run every model on FILE, or on synthetic images.
 
@@ -196,16 +167,14 @@ def _print_prediction(result: Prediction) -> None:
 
 def _print_problems(results: Predictions) -> None:
     """Print warnings, skipped objects and errors to stderr, one line each."""
-    for result in results:
-        if result.warning:
-            click.echo(f"warning: {cli_message(result.warning)}", err=True)
-    for source, reason in results.skipped.items():
-        click.echo(f"skipped {source}: {cli_message(reason)}", err=True)
-    for result in results.failed:
-        click.echo(f"DataError: {cli_message(result.error)}", err=True)
+    lines = [f"warning: {result.warning}" for result in results if result.warning]
+    lines += [f"skipped {source}: {reason}" for source, reason in results.skipped.items()]
+    lines += [f"DataError: {result.error}" for result in results.failed]
     if not results:
         reason = f"{len(results.skipped)} skipped" if results.skipped else "no image was found"
-        click.echo(f"nothing to predict: {reason}", err=True)
+        lines.append(f"nothing to predict: {reason}")
+    for line in lines:
+        click.echo(cli_message(line), err=True)
 
 
 for command in (bench, cache, convert, fetch, verify):

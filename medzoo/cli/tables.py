@@ -18,7 +18,9 @@ __all__ = ["cli_message", "console", "info_table", "megabytes", "models_table", 
 
 # Advice in the errors of the Python API, and its equivalent on the command line.
 ADVICE = {
-    "call model.set_outputs(labels=...) after training or loading a bare file": "use a saved model (local-dir:FOLDER)",
+    "call model.set_outputs(labels=...) after training or loading a bare file": (
+        "use a model saved in Python after model.set_outputs(labels=...) (local-dir:FOLDER)"
+    ),
     "pretrained=...": "NAME:TAG",
     "allow_untrained=True": "--allow-untrained",
     "num_workers=0": "--workers 0",
@@ -36,6 +38,9 @@ ADVICE = {
     "read it with nan='zero'": "read it in Python with nan='zero'",
     "create it with in_chans=": "create it in Python with in_chans=",
     "medzoo.show(path)": "medzoo show PATH --out check.png",
+    "create the model with num_classes=0": "create the model in Python with num_classes=0",
+    "Leave frame out.": "Leave --frame out.",
+    "use medzoo.predict for a folder tree": "use medzoo predict for a folder tree",
     "medzoo.list_models()": "medzoo list",
 }
 

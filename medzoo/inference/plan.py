@@ -67,10 +67,7 @@ class Plan:
 
 
 def plan(
-    model: Classifier,
-    source: ImageSource | Sequence[ImageSource],
-    points: Points | None = None,
-    points_frame: str = "LPS",
+    model: Classifier, source: ImageSource | Sequence[ImageSource], points: Points | None, points_frame: str
 ) -> Plan:
     """List the images to predict. Headers are read, pixels are not.
 
@@ -82,8 +79,6 @@ def plan(
     is_list = isinstance(source, (list, tuple))
     sources: Sequence[Any] = source if isinstance(source, (list, tuple)) else [source]
     files = [Path(item) for item in sources if isinstance(item, (str, os.PathLike)) and not _is_folder(item)]
-    # Files of a list are grouped by series, as the files of a folder are.
-    group_files = len(files) > 1
     images: list[PlannedImage] = []
     skipped: dict[str, str] = {}
     one_image = True
@@ -99,16 +94,13 @@ def plan(
             found = _from_scan(model, scan(item), skipped)
             one_image &= len(found) == 1 and isinstance(found[0].image, tuple)
             images += found
-        elif not group_files:
+        elif len(files) == 1:
             images.append(PlannedImage(str(item), Path(item), in_memory=False))
-        elif files:
+        elif files:  # the first of several: they are grouped by series, as the files of a folder are
             images += _from_scan(model, group(files, Path()), skipped)
             files = []
     single = not is_list and one_image and points is None
-    # Raises the transform's own error if points are missing, or given to a model that takes none.
-    needs_points = model.preprocessing is not None and model.preprocessing.patch is not None
-    if (points is not None) != needs_points:
-        transform(model).check_point(None if points is None else (0.0, 0.0, 0.0))
+    transform(model).check_point(None if points is None else (0.0, 0.0, 0.0))
     if points is not None:
         images = _with_points(images, read_points(points), points_frame, model.name, skipped)
     return Plan(tuple(images), skipped, single)
@@ -161,10 +153,8 @@ def _parse_point(values: Sequence[object], where: str) -> Point:
 
 
 def _is_folder(item: str | os.PathLike[str]) -> bool:
-    try:
-        return Path(item).is_dir()
-    except (OSError, ValueError):  # not a valid path; reading it raises the error
-        return False
+    # Path.is_dir raises for a path that is not valid; here, reading it raises the error.
+    return os.path.isdir(item)  # noqa: PTH112
 
 
 def _labelled(item: Image | NDArray[Any] | Tensor, label: str) -> Image:
@@ -231,12 +221,14 @@ def _with_points(
 def _series_name(planned: PlannedImage) -> str:
     """Return the name of a scan in a table of points: the UID of a DICOM series, else the file name."""
     image = planned.image[0] if isinstance(planned.image, tuple) else planned.image
-    if isinstance(image, Image) and image.identity.get("series"):
-        return image.identity["series"]
-    path = Path(image.identity["file"] if isinstance(image, Image) else str(image))
-    if not isinstance(image, Image) and identify(existing(path)) == "dicom":
-        return str(load(path, max_voxels=MAX_VOXELS, tags=["SeriesInstanceUID"]).get("SeriesInstanceUID") or "")
-    name = path.name
+    if isinstance(image, Image):
+        if image.identity.get("series"):
+            return image.identity["series"]
+        name = Path(image.identity["file"]).name
+    elif identify(existing(image)) == "dicom":
+        return str(load(image, max_voxels=MAX_VOXELS, tags=["SeriesInstanceUID"]).get("SeriesInstanceUID") or "")
+    else:
+        name = image.name
     for suffix in (".nii.gz", ".nii", ".mhd", ".mha"):
         name = name.removesuffix(suffix)
     return name

@@ -8,14 +8,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, overload
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from medzoo.classifier import Classifier
+from medzoo.contract import Outputs
 from medzoo.errors import ConfigError, DataError, InputError, check_int
 from medzoo.inference.optimize import optimized_view
 from medzoo.inference.plan import Plan, PlannedImage, Points, plan
@@ -26,40 +27,28 @@ from medzoo.io.read import read
 from medzoo.transforms.transform import ExcludedView, ImageSource, Transform, transform
 from medzoo.version import __version__
 
-if TYPE_CHECKING:
-    from medzoo.weights.load import LoadReport
-
 __all__ = ["predict"]
 
 
+class PredictOptions(TypedDict, total=False):
+    """The options of :func:`predict`, for its overloads."""
+
+    batch_size: int
+    device: torch.device | str | None
+    num_workers: int
+    points: Points | None
+    points_frame: Literal["LPS", "RAS"]
+    allow_untrained: bool
+    strict: bool
+    progress: Callable[[int, int], object] | None
+
+
 @overload
 def predict(
-    model: Classifier,
-    source: list[Any] | tuple[Any, ...],
-    *,
-    batch_size: int = ...,
-    device: torch.device | str | None = ...,
-    num_workers: int = ...,
-    points: Points | None = ...,
-    points_frame: Literal["LPS", "RAS"] = ...,
-    allow_untrained: bool = ...,
-    strict: bool = ...,
-    progress: Callable[[int, int], object] | None = ...,
+    model: Classifier, source: list[Any] | tuple[Any, ...], **options: Unpack[PredictOptions]
 ) -> Predictions: ...
 @overload
-def predict(
-    model: Classifier,
-    source: ImageSource,
-    *,
-    batch_size: int = ...,
-    device: torch.device | str | None = ...,
-    num_workers: int = ...,
-    points: Points | None = ...,
-    points_frame: Literal["LPS", "RAS"] = ...,
-    allow_untrained: bool = ...,
-    strict: bool = ...,
-    progress: Callable[[int, int], object] | None = ...,
-) -> Prediction | Predictions: ...
+def predict(model: Classifier, source: ImageSource, **options: Unpack[PredictOptions]) -> Prediction | Predictions: ...
 def predict(
     model: Classifier,
     source: ImageSource | list[Any] | tuple[Any, ...],
@@ -146,22 +135,28 @@ def _check_outputs(model: Classifier, allow_untrained: bool) -> None:
 
 @dataclass(frozen=True, eq=False)
 class _Item:
-    """A planned image after preprocessing: its tensor, or the error."""
+    """An image after preprocessing, sent back by the workers.
 
-    planned: PlannedImage
-    tensor: Tensor | None
+    Attributes:
+        prediction: the prediction without outputs, or with the error.
+        tensor: the input of the model; ``None`` if there is an error.
+        steps: for the prediction, if the model runs.
+        warning: likewise.
+        excluded: whether the error is that the weights exclude the view.
+    """
+
+    prediction: Prediction
+    tensor: Tensor | None = None
     steps: tuple[str, ...] = ()
-    identity: Mapping[str, str] = field(default_factory=dict)
     warning: str = ""
-    error: str = ""
     excluded: bool = False
 
 
 class _Reader(Dataset[_Item]):
     """Reads and preprocesses the n-th planned image; pickled to the workers."""
 
-    def __init__(self, transform: Transform, images: tuple[PlannedImage, ...]) -> None:
-        self.transform, self.images = transform, images
+    def __init__(self, transform: Transform, images: tuple[PlannedImage, ...], provenance: Mapping[str, str]) -> None:
+        self.transform, self.images, self.provenance = transform, images, provenance
         self.last: tuple[object, Image] | None = None
 
     def __len__(self) -> int:
@@ -169,16 +164,18 @@ class _Reader(Dataset[_Item]):
 
     def __getitem__(self, index: int) -> _Item:
         planned = self.images[index]
+        base = Prediction(planned.label, provenance=self.provenance, point=planned.given_point)
         try:
             prepared = self.transform.examine(self._read(planned), planned.point)
         except DataError as error:
-            return _Item(planned, None, error=str(error), excluded=isinstance(error, ExcludedView))
+            return _Item(replace(base, error=str(error)), excluded=isinstance(error, ExcludedView))
         except (MemoryError, RuntimeError, ValueError) as error:
             # An unexpected error of a library in one image must not stop the others.
             reason = str(error).split("\n")[0][:200]
             message = f"{planned.label}: preprocessing failed ({reason}). Check the image with medzoo.show(path)."
-            return _Item(planned, None, error=message)
-        return _Item(planned, prepared.tensor, prepared.steps, dict(prepared.image.identity), prepared.warning)
+            return _Item(replace(base, error=message))
+        found = replace(base, identity=dict(prepared.image.identity))
+        return _Item(found, prepared.tensor, prepared.steps, prepared.warning)
 
     def _read(self, planned: PlannedImage) -> Image:
         """Read the image, or return the last one again: a scan may have many points."""
@@ -197,21 +194,20 @@ def _run(
     model: Classifier, work: Plan, batch_size: int, device: torch.device | str | None, num_workers: int
 ) -> Iterator[tuple[Prediction, bool]]:
     """Yield each prediction in order, and whether its view is excluded."""
-    reader = _Reader(transform(model), work.images)
+    reader = _Reader(transform(model), work.images, _provenance(model))
     # The loader yields single images, so that a slow or broken one delays no batch; workers read ahead.
     loader: Iterable[_Item] = DataLoader(reader, batch_size=None, num_workers=num_workers)
-    results = _Results(model)
     with _inference_mode(model, device) as target:
         runner = optimized_view(model, len(work.images))
         batch: list[_Item] = []
-        for item in _check_workers(loader):
-            if item.planned.in_memory and item.error and not item.excluded:
-                raise DataError(item.error)
+        for planned, item in zip(work.images, _check_workers(loader), strict=True):
+            if planned.in_memory and item.prediction.error and not item.excluded:
+                raise DataError(item.prediction.error)
             batch.append(item)
             if sum(item.tensor is not None for item in batch) == batch_size:
-                yield from _run_batch(runner, batch, target, results)
+                yield from _run_batch(runner, batch, target, model.outputs)
                 batch = []
-        yield from _run_batch(runner, batch, target, results)
+        yield from _run_batch(runner, batch, target, model.outputs)
 
 
 def _check_workers(loader: Iterable[_Item]) -> Iterator[_Item]:
@@ -228,7 +224,7 @@ def _check_workers(loader: Iterable[_Item]) -> Iterator[_Item]:
 
 
 def _run_batch(
-    model: Classifier, batch: list[_Item], device: torch.device, results: _Results
+    model: Classifier, batch: list[_Item], device: torch.device, outputs: Outputs
 ) -> Iterator[tuple[Prediction, bool]]:
     """Run the tensors of a batch in one forward pass, and yield all results in order."""
     tensors = [item.tensor for item in batch if item.tensor is not None]
@@ -242,10 +238,12 @@ def _run_batch(
         except InputError as error:  # out of memory: the next batch may be smaller
             failure = str(error)
     for item in batch:
-        if item.error or failure:
-            yield results.failure(item, item.error or f"{item.planned.label}: {failure}"), item.excluded
+        if item.tensor is None:
+            yield item.prediction, item.excluded
+        elif failure:
+            yield replace(item.prediction, error=f"{item.prediction.source}: {failure}"), False
         else:
-            yield results.success(item, next(rows)), False
+            yield _name_outputs(item, next(rows), outputs), False
 
 
 @contextmanager
@@ -275,56 +273,33 @@ def _check_device(device: torch.device | str, who: str) -> torch.device:
     return found
 
 
-class _Results:
-    """Builds predictions from rows of logits."""
+def _name_outputs(item: _Item, logits: Tensor, outputs: Outputs) -> Prediction:
+    """Return the prediction. Logits that are not finite are an error, because NaN would read as negative."""
+    if not bool(torch.isfinite(logits).all()):
+        who = item.prediction.source
+        error = f"{who}: the model returned NaN or infinity. Use float32, and check its weights."
+        return replace(item.prediction, error=error)
+    probabilities = outputs.probabilities(logits[None])
 
-    def __init__(self, model: Classifier) -> None:
-        report = model.load_report
-        self.outputs = model.outputs
-        self.untrained = tuple(
-            label for label, trained in zip(self.outputs.labels, self.outputs.trained, strict=True) if not trained
-        )
-        self.provenance = {
-            "model": model.name,
-            "weights": _weights_name(report) if report else "none",
-            "digest": report.digest if report else "none",
-            "medzoo": __version__,
-        }
+    def by_label(row: Tensor) -> dict[str, Any]:
+        return dict(zip(outputs.labels, row.tolist(), strict=True))
 
-    def failure(self, item: _Item, error: str) -> Prediction:
-        """Return a prediction without probabilities."""
-        return Prediction(
-            source=item.planned.label,
-            identity=item.identity,
-            provenance=self.provenance,
-            point=item.planned.given_point,
-            error=error,
-        )
-
-    def success(self, item: _Item, logits: Tensor) -> Prediction:
-        """Return the named outputs. Logits that are not finite are an error, because NaN would read as negative."""
-        if not bool(torch.isfinite(logits).all()):
-            return self.failure(
-                item,
-                f"{item.planned.label}: the model returned NaN or infinity. Use float32, and check its weights.",
-            )
-        probabilities = self.outputs.probabilities(logits[None])
-        positive = self.outputs.positive(probabilities)
-
-        def by_label(row: Tensor) -> dict[str, Any]:
-            return dict(zip(self.outputs.labels, row.tolist(), strict=True))
-
-        return replace(
-            self.failure(item, ""),
-            probabilities=by_label(probabilities[0]),
-            positive=by_label(positive[0]),
-            logits=by_label(logits),
-            untrained=self.untrained,
-            steps=item.steps,
-            warning=item.warning,
-        )
+    return replace(
+        item.prediction,
+        probabilities=by_label(probabilities[0]),
+        positive=by_label(outputs.positive(probabilities)[0]),
+        logits=by_label(logits),
+        untrained=tuple(label for label, trained in zip(outputs.labels, outputs.trained, strict=True) if not trained),
+        steps=item.steps,
+        warning=item.warning,
+    )
 
 
-def _weights_name(report: LoadReport) -> str:
-    """Return the name of the weights, and how many tensors did not come from them."""
-    return f"{report.source}, but for {len(report.new)} new tensors of the head" if report.new else report.source
+def _provenance(model: Classifier) -> dict[str, str]:
+    """Return the model, its weights and how many tensors did not come from them, their digest, and the version."""
+    weights = digest = "none"
+    if model.load_report is not None:
+        new = len(model.load_report.new)
+        weights = model.load_report.source + (f", but for {new} new tensors of the head" if new else "")
+        digest = model.load_report.digest
+    return {"model": model.name, "weights": weights, "digest": digest, "medzoo": __version__}
