@@ -352,5 +352,9 @@ def test_z_score_of_nonzero_values_is_monais():
     x[3] = 0
     how = medzoo.Preprocessing(size=(6, 6, 6), intensity="zscore_nonzero")
     prepared = medzoo.transforms.transform.Transform(how, channels=4, who="model").prepare(x.numpy())
+    for given, got in zip(x, prepared.tensor, strict=True):
+        values = given[given != 0]
+        expected = (given - values.mean()) / values.std(correction=0) if len(values) else given
+        torch.testing.assert_close(got, expected.where(given != 0, given))
     torch.testing.assert_close(prepared.tensor, torch.as_tensor(NormalizeIntensity(nonzero=True, channel_wise=True)(x)))
     assert "z-score of each channel over what is not 0" in prepared.steps

@@ -77,7 +77,7 @@ def existing(path: str | os.PathLike[str]) -> Path:
 
 
 @contextmanager
-def wrap_read_errors(path: Path, what: str, *more: type[Exception]) -> Iterator[list[str]]:
+def wrap_read_errors(path: Path, what: str, *more: type[Exception]) -> Iterator[list[warnings.WarningMessage]]:
     """Raise DataError for any exception of a library that reads ``path``, and yield the warnings it issued.
 
     The library's own message is left out: in DICOM and MetaImage it may quote a patient's name or id.
@@ -87,12 +87,11 @@ def wrap_read_errors(path: Path, what: str, *more: type[Exception]) -> Iterator[
         what: what was expected of it, such as ``"a PNG image"``.
         more: exceptions of the library that derive directly from ``Exception``.
     """
-    issued: list[str] = []
     # Not thread-safe before Python 3.14, as all of ``warnings``: with concurrent readers a warning may escape.
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            yield issued
+            yield caught
         except MedzooError:
             raise
         except MemoryError:
@@ -104,8 +103,6 @@ def wrap_read_errors(path: Path, what: str, *more: type[Exception]) -> Iterator[
                 f"{path}: expected {what}, found bytes that cannot be read as one ({type(error).__name__}). "
                 "The file is damaged or cut short: copy it again from its source, or export it again."
             ) from None
-        finally:
-            issued.extend(str(w.message) for w in caught)
 
 
 @contextmanager
@@ -187,7 +184,20 @@ def identify(path: Path) -> str:
         except (OSError, EOFError, zlib.error):  # a damaged .nii.gz is reported by the NIfTI reader
             return "nifti.gz" if path.name.lower().endswith(".nii.gz") else ""
         return "nifti.gz" if _is_nifti(head) else ""
-    return _format_of(head)
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    if head.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if head[128:132] == b"DICM":  # before TIFF: a DICOM preamble may hold a TIFF header (dual-personality files)
+        return "dicom"
+    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
+        return "tiff"
+    if head.startswith(b"\x93NUMPY"):
+        return "npy"
+    if _is_nifti(head):
+        return "nifti"
+    key, equals, _ = head.lstrip().partition(b"=")
+    return "metaimage" if equals and key.strip() in (b"ObjectType", b"NDims", b"Comment", b"ObjectSubType") else ""
 
 
 def has_image_suffix(path: Path) -> bool:
@@ -206,23 +216,6 @@ def unknown_format(path: Path) -> DataError:
             "Rewrite it as a DICOM file, for example with dcmconv +F of DCMTK."
         )
     return DataError(f"{path}: expected {_FORMATS}, found {found}. Convert it to one of these, or copy it again.")
-
-
-def _format_of(head: bytes) -> str:
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    if head.startswith(b"\xff\xd8\xff"):
-        return "jpeg"
-    if head[128:132] == b"DICM":  # before TIFF: a DICOM preamble may hold a TIFF header (dual-personality files)
-        return "dicom"
-    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return "tiff"
-    if head.startswith(b"\x93NUMPY"):
-        return "npy"
-    if _is_nifti(head):
-        return "nifti"
-    first = head.lstrip().split(b"=")[0].strip()
-    return "metaimage" if first in (b"ObjectType", b"NDims", b"Comment", b"ObjectSubType") and b"=" in head else ""
 
 
 def _is_nifti(head: bytes) -> bool:

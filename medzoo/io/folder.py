@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from medzoo.errors import DataError
-from medzoo.io.dicom.header import PROJECTION_MODALITIES, frame_count, modality_of, non_image_kind
+from medzoo.io.dicom import header
 from medzoo.io.dicom.pixels import load
-from medzoo.io.files import MAX_VOXELS, existing, has_image_suffix, identify, wrap_read_errors
+from medzoo.io.files import MAX_VOXELS, existing, has_image_suffix, identify
 
 __all__ = ["ScanItem", "group", "scan", "single_series"]
 
-_TAGS = [
-    "SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "Rows", "Columns", "NumberOfFrames",
-    "ImagePositionPatient",
-]  # fmt: skip
 _VOLUME_MODALITIES = ("CT", "MR", "PT")
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 _Kind = Literal["image", "series", "skip"]
@@ -53,29 +48,22 @@ def scan(path: str | os.PathLike[str]) -> list[ScanItem]:
     """
     root = existing(path)
     if not root.is_dir():
-        return [_classify(root, root.parent)[0]]
+        return group([root], root.parent)
     files, skipped = _walk(root)
     return sorted(group(files, root) + skipped, key=lambda item: item.paths)
 
 
 def group(files: Sequence[Path], root: Path) -> list[ScanItem]:
     """Classify files, with the slices of a DICOM series as one item; labels are relative to ``root``."""
-    found: list[ScanItem] = []
-    series: dict[str, list[Path]] = defaultdict(list)
+    groups: dict[str | int, tuple[_Kind, str, list[Path]]] = {}  # by series UID; a number for each other file
     for file in files:
-        item, uid = _classify(file, root)
-        if uid:
-            series[uid].append(file)
-        else:
-            found.append(item)
-    for slices in series.values():
-        label = _label(slices[0], root)
-        if len(slices) == 1:
-            found.append(ScanItem(tuple(slices), "image", "", label))
-        else:
-            found.append(ScanItem(tuple(slices), "series", "", f"{label} and {len(slices) - 1} more"))
-    position = {file: i for i, file in enumerate(files)}
-    return sorted(found, key=lambda item: position[item.paths[0]])
+        kind, reason, uid = _classify(file)
+        groups.setdefault(uid or len(groups), (kind, reason, []))[2].append(file)
+    items = []
+    for kind, reason, paths in groups.values():
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        items.append(ScanItem(tuple(paths), "series" if more else kind, reason, _label(paths[0], root) + more))
+    return items
 
 
 def single_series(folder: Path) -> tuple[Path, ...]:
@@ -84,22 +72,16 @@ def single_series(folder: Path) -> tuple[Path, ...]:
     Raises:
         DataError: there is none, or there are several.
     """
-    series: dict[str, list[Path]] = defaultdict(list)
-    others = 0
-    for file in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
-        if file.stat().st_size == 0 or identify(file) != "dicom":
-            others += 1
-            continue
-        item, uid = _classify(file, folder)
-        if item.kind != "skip":
-            series[uid or file.name].append(file)
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    dicom = [file for file in files if file.stat().st_size and identify(file) == "dicom"]
+    series = [item for item in group(dicom, folder) if item.kind != "skip"]
     if len(series) != 1:
-        found = f"{len(series)} of them" if series else f"none among {others} other file(s)"
+        found = f"{len(series)} of them" if series else f"none among {len(files) - len(dicom)} other file(s)"
         raise DataError(
             f"{folder}: expected exactly one DICOM series, found {found}. "
             "Give a file, a folder with one series, or use medzoo.predict for a folder tree."
         )
-    return tuple(next(iter(series.values())))
+    return series[0].paths
 
 
 def _walk(root: Path) -> tuple[list[Path], list[ScanItem]]:
@@ -107,21 +89,16 @@ def _walk(root: Path) -> tuple[list[Path], list[ScanItem]]:
     found: list[Path] = []
     skipped: list[ScanItem] = []
 
-    def unreadable(error: OSError) -> None:
-        found.append(Path(error.filename))
-
-    for folder, folders, names in os.walk(root, onerror=unreadable):
-        here = Path(folder)
+    for folder, folders, names in os.walk(root, onerror=lambda error: found.append(Path(error.filename))):
         for name in sorted((*folders, *names)):
-            reason = ""
-            if name.startswith("."):
-                reason = "hidden"
-            elif name in folders and (here / name).is_symlink():
-                reason = "a link to a folder, which is not followed"
-            if reason:
-                skipped.append(ScanItem((here / name,), "skip", reason, _label(here / name, root)))
-        folders[:] = sorted(n for n in folders if not n.startswith(".") and not (here / n).is_symlink())
-        found.extend(here / name for name in sorted(names) if not name.startswith("."))
+            path = Path(folder, name)
+            linked = name in folders and path.is_symlink()
+            if linked or name.startswith("."):
+                reason = "hidden" if name.startswith(".") else "a link to a folder, which is not followed"
+                skipped.append(ScanItem((path,), "skip", reason, _label(path, root)))
+            elif name in names:
+                found.append(path)
+        folders[:] = sorted(n for n in folders if not n.startswith(".") and not Path(folder, n).is_symlink())
     return found, skipped
 
 
@@ -129,45 +106,41 @@ def _label(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
 
 
-def _classify(file: Path, root: Path) -> tuple[ScanItem, str]:
-    """Return the item of one file, and the UID of the series that it is a slice of, or an empty string."""
-
-    def item(kind: _Kind, reason: str = "") -> ScanItem:
-        return ScanItem((file,), kind, reason, _label(file, root))
-
+def _classify(file: Path) -> tuple[_Kind, str, str]:
+    """Return the kind of a file, the reason to skip it, and the UID of the series that it is a slice of, or ``""``."""
     try:
-        kind = identify(existing(file)) if file.is_file() else "closed"
+        found = identify(existing(file)) if file.is_file() else "closed"
     except (DataError, OSError):  # an unreadable file may be an image, so reading it must report it; an empty one not
         empty = os.access(file, os.R_OK) and not has_image_suffix(file)
-        return item("skip", "an empty file") if empty else item("image"), ""
-    if kind == "":
-        return item("image") if has_image_suffix(file) else item("skip", "not an image file"), ""
-    if kind != "dicom":
-        return item("image"), ""
+        return ("skip", "an empty file", "") if empty else ("image", "", "")
+    if found == "" and not has_image_suffix(file):
+        return "skip", "not an image file", ""
+    if found != "dicom":
+        return "image", "", ""
     try:
-        ds = load(file, max_voxels=MAX_VOXELS, tags=_TAGS)
-        with wrap_read_errors(file, "a DICOM header"):
-            return _classify_dicom(ds, item)
+        ds = load(file, max_voxels=MAX_VOXELS, tags=header.SLICE_TAGS)
+        with header.wrap_dicom_errors(file, "a DICOM header"):
+            reason = _reason_to_skip(ds)
+            return "skip" if reason else "image", reason, "" if reason else _series_uid(ds)
     except DataError:
-        return item("image"), ""
+        return "image", "", ""
 
 
-def _classify_dicom(ds: Any, item: Callable[..., ScanItem]) -> tuple[ScanItem, str]:
+def _reason_to_skip(ds: Any) -> str:
     if str(ds.file_meta.get("MediaStorageSOPClassUID") or "") == _MEDIA_DIRECTORY:
-        return item("skip", "a DICOMDIR"), ""
-    kind = non_image_kind(ds)
-    if kind:
-        return item("skip", kind), ""
-    if "LOCALIZER" in [str(v).upper() for v in (ds.get("ImageType") or ())]:
-        return item("skip", "a scout (LOCALIZER)"), ""
-    return item("image"), str(ds.get("SeriesInstanceUID") or "") if _is_slice(ds) else ""
+        return "a DICOMDIR"
+    if kind := header.non_image_kind(ds):
+        return kind
+    return "a scout (LOCALIZER)" if "LOCALIZER" in [str(v).upper() for v in (ds.get("ImageType") or ())] else ""
 
 
-def _is_slice(ds: Any) -> bool:
-    """Return whether a file is one slice of a volume.
+def _series_uid(ds: Any) -> str:
+    """Return the UID of the series that a file is a slice of, or ``""`` for an image of its own.
 
-    CT, MR and PT without a position count, so that reading the series reports what is missing.
+    CT, MR and PT without a position are slices, so that reading the series reports what is missing.
     """
-    if modality_of(ds) in PROJECTION_MODALITIES or frame_count(ds) > 1:
-        return False
-    return modality_of(ds) in _VOLUME_MODALITIES or ds.get("ImagePositionPatient") is not None
+    modality = header.modality_of(ds)
+    if modality in header.PROJECTION_MODALITIES or header.frame_count(ds) > 1:
+        return ""
+    is_slice = modality in _VOLUME_MODALITIES or ds.get("ImagePositionPatient") is not None
+    return str(ds.get("SeriesInstanceUID") or "") if is_slice else ""

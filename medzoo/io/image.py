@@ -106,9 +106,7 @@ def from_array(array: NDArray[Any], label: str, *, nan: str, max_voxels: int) ->
         )
     check_size(Path(label), array.size, max_voxels, join_sizes(array.shape))
     notes: list[str] = []
-    values = handle_nan(as_native(array), label, nan, notes)
-    if values.ndim == 2:
-        values = values[None]
+    values = handle_nan(as_native(array[None] if array.ndim == 2 else array), label, nan, notes)
     unit, value_range = "raw", None
     if values.dtype.kind == "b":
         values, unit, value_range = values.astype(np.uint8), "1-bit", (0.0, 1.0)
@@ -188,9 +186,8 @@ def voxel_sizes(affine: NDArray[np.float64]) -> tuple[float, ...]:
 def has_independent_axes(affine: NDArray[np.float64]) -> bool:
     """Return whether an affine is finite and its three axes are linearly independent."""
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or not (lengths > 0).all():
-        return False
-    return bool(abs(np.linalg.det(affine[:3, :3] / lengths)) >= 1e-3)
+    usable = np.isfinite(affine).all() and (lengths > 0).all()
+    return bool(usable and abs(np.linalg.det(affine[:3, :3] / lengths)) >= 1e-3)
 
 
 def to_closest_ras(

@@ -8,7 +8,6 @@ Axes: x y z grow to the patient's right, front and head; a 2D image is h w.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,27 +28,6 @@ _BYTES = {
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """The voxels as the checked header declares them.
-
-    Attributes:
-        size: voxels along x, y and, of a volume, z.
-        bytes: of all voxels, uncompressed.
-        data: the file that holds them; the header's own for ``LOCAL``.
-        start: their first byte in it.
-        compressed: by zlib.
-        has_spacing: the header gives a spacing; ITK would assume 1 mm.
-    """
-
-    size: tuple[int, ...]
-    bytes: int
-    data: Path
-    start: int
-    compressed: bool
-    has_spacing: bool
-
-
 def read_metaimage(path: Path, *, frame: int | None, nan: str, max_voxels: int) -> Image:
     """Read a volume ``1 x y z``, or a 2D image ``1 h w``; the arguments are as in :func:`medzoo.read`.
 
@@ -62,13 +40,12 @@ def read_metaimage(path: Path, *, frame: int | None, nan: str, max_voxels: int) 
     spacing: tuple[float, ...] | None = None
     affine: NDArray[np.float64] | None = None
     with wrap_read_errors(path, "a MetaImage"):
-        layout = _layout(path, max_voxels)
-        _check_voxels(path, layout)
-        values, stored_affine = _values_and_affine(path, layout)
-        if not layout.has_spacing:
+        size, has_spacing = _check_header(path, max_voxels)
+        values, stored_affine = _values_and_affine(path, size)
+        if not has_spacing:  # ITK assumes 1 mm
             notes.append("the file gives no spacing: axes left as stored")
-        elif len(layout.size) == 2:  # without a third axis there is no position in the patient
-            spacing = tuple(float(s) for s in np.linalg.norm(stored_affine[:2, :2], axis=0))[::-1]
+        elif len(size) == 2:  # without a third axis there is no position in the patient
+            spacing = voxel_sizes(stored_affine)[:2][::-1]
         else:
             values, affine = to_closest_ras(values, stored_affine, notes)
             spacing = voxel_sizes(affine)
@@ -97,8 +74,12 @@ def read_with_itk(path: Path, reader: str) -> tuple[Any, bool]:
     return image, not printed
 
 
-def _layout(path: Path, max_voxels: int) -> _Layout:
-    """Parse and check the header."""
+def _check_header(path: Path, max_voxels: int) -> tuple[tuple[int, ...], bool]:
+    """Check the header, and the size of the voxels against it.
+
+    Returns:
+        The number of voxels along x, y and, of a volume, z; and whether the header gives a spacing.
+    """
     fields, start = _header_fields(path)
 
     def wrong(what: str) -> DataError:
@@ -134,27 +115,24 @@ def _layout(path: Path, max_voxels: int) -> _Layout:
         skip = data.stat().st_size - total
     if skip < 0:
         raise wrong(f"declares {total} bytes of voxels, more than {data.name} has")
-    return _Layout(size, total, data, skip, compressed, "ElementSpacing" in fields or "ElementSize" in fields)
+    _check_voxels(path, data, skip, total, compressed)
+    return size, "ElementSpacing" in fields or "ElementSize" in fields
 
 
 def _header_fields(path: Path) -> tuple[dict[str, str], int]:
     """Return the fields ``Key = value``, one a line, up to ElementDataFile, and the position of the next byte."""
-    with path.open("rb") as file:
-        head = file.read(_MAX_HEADER)
     fields: dict[str, str] = {}
-    at = 0
-    while "ElementDataFile" not in fields:
-        end = head.find(b"\n", at)
-        line = head[at : end if end >= 0 else None].decode("ascii", errors="replace")
-        key, equals, value = (part.strip() for part in line.partition("="))
-        if not equals or key in fields or not value.isprintable() or not key.isidentifier():
-            raise DataError(
-                f"{path}: expected a MetaImage header of lines 'Key = value', each key once and ElementDataFile last, "
-                f"found another line {len(fields) + 1}. Export the image again."
-            )
-        fields[key] = value
-        at = end + 1 if end >= 0 else len(head)
-    return fields, at
+    with path.open("rb") as file:
+        while "ElementDataFile" not in fields:
+            line = file.readline(_MAX_HEADER - file.tell()).decode("ascii", errors="replace")
+            key, equals, value = (part.strip() for part in line.partition("="))
+            if not equals or key in fields or not value.isprintable() or not key.isidentifier():
+                raise DataError(
+                    f"{path}: expected a MetaImage header of lines 'Key = value', each key once and ElementDataFile "
+                    f"last, found another line {len(fields) + 1}. Export the image again."
+                )
+            fields[key] = value
+        return fields, file.tell()
 
 
 def _data_file(path: Path, name: str) -> Path:
@@ -180,39 +158,34 @@ def _data_file(path: Path, name: str) -> Path:
     return data
 
 
-def _check_voxels(path: Path, layout: _Layout) -> None:
-    """Check the size of the stored voxels against the header; compressed ones are inflated once for that."""
-    stored = layout.data.stat().st_size - layout.start
-    if not layout.compressed:
-        if stored != layout.bytes:
+def _check_voxels(path: Path, data: Path, start: int, size: int, compressed: bool) -> None:
+    """Check that ``data`` has ``size`` bytes of voxels from byte ``start``; compressed ones are inflated for that."""
+    stored = data.stat().st_size - start
+    if compressed:
+        found, complete = inflated_size(data, start, size) if size <= stored * DEFLATE_LIMIT else (0, False)
+        if found != size or not complete:
             raise DataError(
-                f"{path}: expected {layout.bytes} bytes of voxels in {layout.data.name}, found {stored}. "
-                "It is cut short or belongs to another header: copy both files again."
+                f"{path}: expected {size} bytes after inflating, found {min(found, size + 1)}. "
+                "It is cut short, or the header is wrong: copy it again."
             )
-        return
-    found, complete = 0, False
-    if layout.bytes <= stored * DEFLATE_LIMIT:
-        found, complete = inflated_size(layout.data, layout.start, layout.bytes)
-    if found != layout.bytes or not complete:
+    elif stored != size:
         raise DataError(
-            f"{path}: expected {layout.bytes} bytes after inflating, found {min(found, layout.bytes + 1)}. "
-            "It is cut short, or the header is wrong: copy it again."
+            f"{path}: expected {size} bytes of voxels in {data.name}, found {stored}. "
+            "It is cut short or belongs to another header: copy both files again."
         )
 
 
-def _values_and_affine(path: Path, layout: _Layout) -> tuple[NDArray[Any], NDArray[np.float64]]:
+def _values_and_affine(path: Path, size: tuple[int, ...]) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Return the voxels, ``x y z`` (``h w`` in 2D), and the 4 x 4 affine in RAS mm."""
     import SimpleITK as sitk  # noqa: N813
 
     image, sound = read_with_itk(path, "MetaImageIO")
     if not sound:
         raise DataError(f"{path}: expected a sound MetaImage, found damage in its header or voxels. Copy it again.")
-    if tuple(image.GetSize()) != layout.size:
-        raise DataError(
-            f"{path}: the header declares {layout.size}, SimpleITK reads {image.GetSize()}. Export it again."
-        )
+    if tuple(image.GetSize()) != size:
+        raise DataError(f"{path}: the header declares {size}, SimpleITK reads {image.GetSize()}. Export it again.")
     values = sitk.GetArrayFromImage(image)
-    dims = len(layout.size)
+    dims = len(size)
     affine = np.eye(4)
     affine[:dims, :dims] = np.array(image.GetDirection()).reshape(dims, dims) * image.GetSpacing()
     affine[:dims, 3] = image.GetOrigin()

@@ -38,15 +38,12 @@ def read_nifti(path: Path, kind: str, *, frame: int | None, nan: str, max_voxels
     from nibabel.volumeutils import apply_read_scaling
     from nibabel.wrapstruct import WrapStructError
 
-    errors = (HeaderDataError, HeaderTypeError, ImageDataError, WrapStructError)
     notes: list[str] = []
-    with wrap_read_errors(path, "a NIfTI volume", *errors):
+    with wrap_read_errors(path, "a NIfTI volume", HeaderDataError, HeaderTypeError, ImageDataError, WrapStructError):
         with gzip.open(path) if kind == "nifti.gz" else path.open("rb") as file:
             header = _read_header(path, file)
             size = _check_sizes(path, kind, header, max_voxels)
-            data = _read_voxels(path, file, header, size)
-        shape, dtype = header.get_data_shape(), header.get_data_dtype()
-        stored = np.frombuffer(data, dtype, count=math.prod(shape)).reshape(shape, order="F")
+            stored = _read_voxels(path, file, header, size)
         volume = _select_volume(path, stored, frame, notes)
         values = as_native(apply_read_scaling(volume, *_scaling(path, header)))
         affine, spacing = _geometry(path, header, notes)
@@ -95,8 +92,8 @@ def _check_sizes(path: Path, kind: str, header: Any, max_voxels: int) -> int:
     return size
 
 
-def _read_voxels(path: Path, file: BinaryIO | gzip.GzipFile, header: Any, size: int) -> memoryview:
-    """Return the bytes of the voxels, and read on to the end of the stream, where gzip verifies its checksum."""
+def _read_voxels(path: Path, file: BinaryIO | gzip.GzipFile, header: Any, size: int) -> NDArray[Any]:
+    """Return the stored voxels, and read on to the end of the stream, where gzip verifies its checksum."""
     file.seek(0)
     data = bytearray()
     while len(data) < size and (chunk := file.read(min(_CHUNK, size - len(data)))):
@@ -108,7 +105,8 @@ def _read_voxels(path: Path, file: BinaryIO | gzip.GzipFile, header: Any, size: 
         after += len(chunk)
         if after > size + _CHUNK:
             raise DataError(f"{path}: expected {size} bytes, found more than twice that. The header is wrong.")
-    return memoryview(data)[int(header["vox_offset"]) :]
+    shape, offset = header.get_data_shape(), int(header["vox_offset"])
+    return np.frombuffer(data, header.get_data_dtype(), math.prod(shape), offset).reshape(shape, order="F")
 
 
 def _scaling(path: Path, header: Any) -> tuple[float, float]:
@@ -126,9 +124,8 @@ def _scaling(path: Path, header: Any) -> tuple[float, float]:
 def _select_volume(path: Path, stored: NDArray[Any], frame: int | None, notes: list[str]) -> NDArray[Any]:
     """Return one volume ``x y z`` of an array with more axes."""
     shape = stored.shape
-    extra = [axis for axis in range(3, len(shape)) if shape[axis] > 1]
     volumes = math.prod(shape[3:])
-    if len(extra) > 1 or (extra and frame is None):
+    if sum(n > 1 for n in shape[3:]) > 1 or (volumes > 1 and frame is None):
         raise DataError(
             f"{path}: expected one volume, found {volumes} ({join_sizes(shape)}). "
             "Choose one with frame=0, or split the file."
@@ -136,8 +133,7 @@ def _select_volume(path: Path, stored: NDArray[Any], frame: int | None, notes: l
     check_frame(path, frame, volumes)
     if volumes > 1:
         notes.append(f"volume {frame} of {volumes}")
-    index = tuple(slice(None) if axis < 3 else (frame if axis in extra else 0) for axis in range(len(shape)))
-    return stored[index]
+    return stored.reshape(*shape[:3], volumes, order="F")[..., frame or 0]
 
 
 def _geometry(path: Path, header: Any, notes: list[str]) -> tuple[NDArray[np.float64] | None, tuple[float, ...] | None]:

@@ -60,13 +60,8 @@ def read_raster(path: Path, kind: str, *, frame: int | None, nan: str, max_voxel
                 "declares more: it may be a decompression bomb. If it is genuine, raise PIL.Image.MAX_IMAGE_PIXELS."
             ) from None
     values = handle_nan(merge_equal_channels(as_native(values), notes), path, nan, notes)
-    return Image(
-        values,
-        unit=f"{bits}-bit" if bits else "raw",
-        value_range=(0.0, float(2**bits - 1)) if bits else None,
-        identity={"file": str(path)},
-        notes=tuple(notes),
-    )
+    unit, value_range = (f"{bits}-bit", (0.0, float(2**bits - 1))) if bits else ("raw", None)
+    return Image(values, unit=unit, value_range=value_range, identity={"file": str(path)}, notes=tuple(notes))
 
 
 def _select_page(path: Path, picture: Picture, frame: int | None) -> None:
@@ -74,8 +69,7 @@ def _select_page(path: Path, picture: Picture, frame: int | None) -> None:
     if pages > 1 and frame is None:
         raise DataError(f"{path}: expected one picture, found {pages} pages or frames. Choose one: frame=0.")
     check_frame(path, frame, pages)
-    if frame is not None:
-        picture.seek(frame)
+    picture.seek(frame or 0)
 
 
 def _upright(path: Path, kind: str, picture: Picture, notes: list[str]) -> Picture:
@@ -99,8 +93,13 @@ def _values(path: Path, picture: Picture, tags: dict[int, Any], notes: list[str]
     mode = picture.mode
     if picture.has_transparency_data:
         picture = _without_alpha(path, picture, notes)
-    if mode.startswith("I;16"):
-        return _values_of_16_bits(picture, tags, notes)
+    if mode.startswith("I;16"):  # 9 to 16 bits; a TIFF stores how many it uses, and whether white is 0
+        values = np.asarray(picture).astype(np.uint16)[None]
+        bits = int(tags.get(_BITS, (16,))[0])
+        if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow inverts 8-bit pages only
+            notes.append("white-is-zero inverted")
+            values = np.uint16(2**bits - 1) - values
+        return values, bits
     if mode in ("I", "F"):
         return np.asarray(picture)[None], 0
     if mode == "1":
@@ -112,16 +111,6 @@ def _values(path: Path, picture: Picture, tags: dict[int, Any], notes: list[str]
             notes.append(f"{_COLOUR_MODES[mode]} converted to RGB")
         return np.moveaxis(np.asarray(picture.convert("RGB")), -1, 0), 8
     raise DataError(f"{path}: expected grey or RGB pixels, found Pillow mode {mode!r}. Convert it to grey or RGB.")
-
-
-def _values_of_16_bits(picture: Picture, tags: dict[int, Any], notes: list[str]) -> tuple[NDArray[Any], int]:
-    """Return grey of 9 to 16 bits; a TIFF stores how many it uses, and whether white is 0."""
-    values = np.asarray(picture).astype(np.uint16)[None]
-    bits = int(tags.get(_BITS, (16,))[0])
-    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow inverts 8-bit pages only
-        notes.append("white-is-zero inverted")
-        values = np.uint16(2**bits - 1) - values
-    return values, bits
 
 
 def _without_alpha(path: Path, picture: Picture, notes: list[str]) -> Picture:

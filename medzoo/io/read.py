@@ -7,7 +7,6 @@ its DICOM reader handles neither MONOCHROME1 nor the order of frames.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, Literal
 
 from numpy.typing import NDArray
@@ -66,20 +65,15 @@ def read(
     here = existing(path)
     if here.is_dir():
         return read_series(single_series(here), frame=frame, nan=nan, max_voxels=max_voxels)
-    return _read_file(here, frame, nan, max_voxels)
-
-
-def _read_file(path: Path, frame: int | None, nan: str, max_voxels: int) -> Image:
-    """Call the reader for the bytes of one file; a reader imports its library when it is called."""
-    kind = identify(path)
+    kind = identify(here)  # a reader imports its library when it is called
     if kind in ("png", "jpeg", "tiff"):
-        return read_raster(path, kind, frame=frame, nan=nan, max_voxels=max_voxels)
+        return read_raster(here, kind, frame=frame, nan=nan, max_voxels=max_voxels)
     if kind == "dicom":
-        return read_dicom(path, frame=frame, nan=nan, max_voxels=max_voxels)
+        return read_dicom(here, frame=frame, nan=nan, max_voxels=max_voxels)
     if kind in ("nifti", "nifti.gz"):
-        return read_nifti(path, kind, frame=frame, nan=nan, max_voxels=max_voxels)
+        return read_nifti(here, kind, frame=frame, nan=nan, max_voxels=max_voxels)
     if kind == "metaimage":
-        return read_metaimage(path, frame=frame, nan=nan, max_voxels=max_voxels)
+        return read_metaimage(here, frame=frame, nan=nan, max_voxels=max_voxels)
     if kind == "npy":
-        return read_npy(path, frame=frame, nan=nan, max_voxels=max_voxels)
-    raise unknown_format(path)
+        return read_npy(here, frame=frame, nan=nan, max_voxels=max_voxels)
+    raise unknown_format(here)

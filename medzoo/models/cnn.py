@@ -17,6 +17,8 @@ Axes: b batch, c channels, d h w depth height width, n classes or findings.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from medzoo.classifier import Classifier
 from medzoo.contract import InputSpec, Outputs, Preprocessing
 from medzoo.errors import check_int, check_ints, check_rate
@@ -70,18 +72,8 @@ def cnn3d_small(
     Raises:
         ConfigError: a ``size`` too small for the stages, or another option that cannot be.
     """
-    who = "cnn3d_small"
-    spec = SMALL_INPUT.built_for(size, pool, who).with_channels(in_chans)
-    encoder = ConvEncoder(in_chans, check_ints(who, "widths", widths, SMALL.stages), SMALL, dims=3)
-    head = Head(
-        encoder.num_features,
-        num_classes,
-        order=("dropout", "fc", "relu"),
-        hidden=check_int(who, "hidden", hidden, 1),
-        dropout=check_rate(who, "dropout", dropout),
-        flatten=SMALL.map_size(spec.size) if spec.exact else (),
-    )
-    return Classifier(encoder, head, input_spec=spec)
+    spec = SMALL_INPUT.built_for(size, pool, "cnn3d_small").with_channels(in_chans)
+    return _build("cnn3d_small", spec, SMALL, ("dropout", "fc", "relu"), num_classes, widths, hidden, dropout)
 
 
 @register(
@@ -116,16 +108,8 @@ def cnn3d_base(
     Raises:
         ConfigError: an option that cannot be.
     """
-    who = "cnn3d_base"
-    encoder = ConvEncoder(in_chans, check_ints(who, "widths", widths, BASE.stages), BASE, dims=3)
-    head = Head(
-        encoder.num_features,
-        num_classes,
-        order=("fc", "relu", "dropout"),
-        hidden=check_int(who, "hidden", hidden, 1),
-        dropout=check_rate(who, "dropout", dropout),
-    )
-    return Classifier(encoder, head, input_spec=BASE_INPUT.with_channels(in_chans))
+    spec = BASE_INPUT.with_channels(in_chans)
+    return _build("cnn3d_base", spec, BASE, ("fc", "relu", "dropout"), num_classes, widths, hidden, dropout)
 
 
 XRAY = StageTable(stages=4, kernel=3, padding=1, order=("relu", "pool"), pool=2)
@@ -168,15 +152,28 @@ def xray_cnn(
     Raises:
         ConfigError: a ``size`` too small for the stages, or another option that cannot be.
     """
-    who = "xray_cnn"
-    spec = XRAY_INPUT.built_for(size, pool, who).with_channels(in_chans)
-    encoder = ConvEncoder(in_chans, check_ints(who, "widths", widths, XRAY.stages), XRAY, dims=2)
+    spec = XRAY_INPUT.built_for(size, pool, "xray_cnn").with_channels(in_chans)
+    return _build("xray_cnn", spec, XRAY, ("fc", "dropout"), num_classes, widths, hidden, dropout)
+
+
+def _build(
+    who: str,
+    spec: InputSpec,
+    table: StageTable,
+    order: tuple[Literal["fc", "relu", "dropout"], ...],
+    num_classes: int,
+    widths: tuple[int, ...],
+    hidden: int,
+    dropout: float,
+) -> Classifier:
+    """Build the stages of a table and a head with a hidden layer; it flattens the map where ``spec`` is exact."""
+    encoder = ConvEncoder(spec.channels, check_ints(who, "widths", widths, table.stages), table, dims=spec.dims)
     head = Head(
         encoder.num_features,
         num_classes,
-        order=("fc", "dropout"),
+        order=order,
         hidden=check_int(who, "hidden", hidden, 1),
         dropout=check_rate(who, "dropout", dropout),
-        flatten=XRAY.map_size(spec.size) if spec.exact else (),
+        flatten=table.map_size(spec.size) if spec.exact else (),
     )
     return Classifier(encoder, head, input_spec=spec)

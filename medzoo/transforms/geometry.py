@@ -5,6 +5,7 @@ Axes: c channels, s spatial axes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from medzoo.errors import InputError
 
-__all__ = ["Geometry", "resize_affine"]
+__all__ = ["Geometry", "resample_to_grid", "resize_affine"]
 
 
 def resize_affine(before: tuple[int, ...], after: tuple[int, ...]) -> NDArray[np.float64]:
@@ -26,9 +27,20 @@ def resize_affine(before: tuple[int, ...], after: tuple[int, ...]) -> NDArray[np
     """
     matrix = np.eye(4)
     for axis, (old, new) in enumerate(zip(before, after, strict=True)):
-        matrix[axis, axis] = old / new
-        matrix[axis, 3] = (old / new - 1) / 2
+        matrix[axis, axis], matrix[axis, 3] = old / new, (old / new - 1) / 2
     return matrix
+
+
+def resample_to_grid(
+    x: Tensor, affine: NDArray[np.float64], target: NDArray[np.float64], size: Sequence[int], padding: str
+) -> Tensor:
+    """Resample ``c *s`` linearly from the grid of ``affine`` to the ``size`` voxels of the grid of ``target``."""
+    from monai.data import MetaTensor
+    from monai.transforms import SpatialResample
+
+    resample = SpatialResample(mode="bilinear", padding_mode=padding, align_corners=False)
+    volume = MetaTensor(x, affine=torch.from_numpy(affine))
+    return resample(volume, dst_affine=torch.from_numpy(target), spatial_size=size).as_tensor()
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +70,6 @@ class Geometry:
         Raises:
             InputError: the map has a batch axis, or no channel axis.
         """
-        from monai.data import MetaTensor
-        from monai.transforms import SpatialResample
-
         given = torch.as_tensor(values, dtype=torch.float32)
         if given.ndim != 1 + len(self.size):
             raise InputError(
@@ -69,13 +78,7 @@ class Geometry:
             )
         affine = self.to_source @ resize_affine(self.size, tuple(given.shape[1:]))
         # Up to its outermost voxels a map has the value of its border; outside the field of view it is 0.
-        resample = SpatialResample(mode="bilinear", padding_mode="border", align_corners=False)
-        back: Tensor = resample(
-            MetaTensor(given, affine=torch.from_numpy(affine)),
-            dst_affine=torch.eye(4, dtype=torch.float64),
-            spatial_size=self.source_size,
-        ).as_tensor()
-        return back * self.covered()
+        return resample_to_grid(given, affine, np.eye(4), self.source_size, "border") * self.covered()
 
     def covered(self) -> Tensor:
         """Return which voxels of the original grid are in the tensor's field of view, bool ``*source_size``."""
@@ -83,8 +86,7 @@ class Geometry:
         inside = torch.ones(self.source_size, dtype=torch.bool)
         for axis, side in enumerate(self.size):
             index = torch.full(self.source_size, float(to_tensor[axis, 3]), dtype=torch.float32)
-            for other, length in enumerate(self.source_size):
-                shape = [length if i == other else 1 for i in range(len(self.source_size))]
-                index += to_tensor[axis, other] * torch.arange(length).view(shape)
+            for other, indices in enumerate(np.ix_(*[np.arange(length) for length in self.source_size])):
+                index += to_tensor[axis, other] * torch.from_numpy(indices)
             inside &= (index >= -0.5 - 1e-3) & (index <= side - 0.5 + 1e-3)
         return inside

@@ -18,7 +18,7 @@ from medzoo.contract import Preprocessing
 from medzoo.errors import DataError
 from medzoo.io.files import MAX_VOXELS, join_sizes
 from medzoo.io.image import Image, voxel_sizes
-from medzoo.transforms.geometry import resize_affine
+from medzoo.transforms.geometry import resample_to_grid, resize_affine
 
 __all__ = ["crop_patch", "join_values", "resample_image", "resample_volume"]
 
@@ -34,20 +34,18 @@ def resample_image(x: Tensor, image: Image, how: Preprocessing, steps: list[str]
     to_source = np.eye(4)
     if before == how.size:
         return x, to_source
-    if how.fit == "crop":
-        steps.append(_crop_step(before, how.size))
-        # torchvision pads the far side more, and rounds the corner of a crop to even.
-        pad = [max(0, new - old) // 2 for old, new in zip(before, how.size, strict=True)]
-        cut = [round(max(0, old - new) / 2) for old, new in zip(before, how.size, strict=True)]
-        to_source[:2, 3] = np.subtract(cut, pad)
-        return center_crop(x, list(how.size)), to_source
     if how.fit == "square" and before[0] != before[1]:
         side = min(before)
         top, left = (old // 2 - side // 2 for old in before)
         x, to_source[:2, 3] = x[:, top : top + side, left : left + side], (top, left)
         steps.append(f"cropped from {join_sizes(before)} to the square at the centre, {side} × {side}")
         before = (side, side)
-    steps.append(_resize_step(before, how.size))
+    steps.append(_fit_step(before, how))
+    if how.fit == "crop":  # torchvision pads the far side more, and rounds the corner of a crop to even
+        pad = [max(0, new - old) // 2 for old, new in zip(before, how.size, strict=True)]
+        cut = [round(max(0, old - new) / 2) for old, new in zip(before, how.size, strict=True)]
+        to_source[:2, 3] = np.subtract(cut, pad)
+        return center_crop(x, list(how.size)), to_source
     return resize(x, list(how.size), antialias=True), to_source @ resize_affine(before, how.size)
 
 
@@ -63,9 +61,8 @@ def resample_volume(x: Tensor, image: Image, how: Preprocessing, label: str, ste
     from monai.data import MetaTensor
     from monai.transforms import CropForeground, Orientation, Resize, ResizeWithPadOrCrop, Spacing
 
-    source = image.affine
-    if source is None:
-        source = np.eye(4) if image.spacing is None else np.diag([*image.spacing, 1.0])
+    spacing = (1.0, 1.0, 1.0) if image.spacing is None else image.spacing
+    source = np.diag([*spacing, 1.0]) if image.affine is None else image.affine
     volume = MetaTensor(x, affine=torch.from_numpy(source))
     if image.affine is None and how.orientation:
         steps.append("the file gives no orientation: reorientation skipped")
@@ -87,15 +84,12 @@ def resample_volume(x: Tensor, image: Image, how: Preprocessing, label: str, ste
                 "Is it an empty scan?"
             )
         volume = CropForeground(allow_smaller=True)(volume)
-        after = tuple(volume.shape[1:])
-        steps.append(f"cropped to the foreground, {join_sizes(before)} to {join_sizes(after)}")
-        before = after
-    if before != how.size and how.fit == "crop":
-        steps.append(_crop_step(before, how.size))
-        volume = ResizeWithPadOrCrop(how.size)(volume)
-    elif before != how.size:
-        steps.append(_resize_step(before, how.size))
-        volume = Resize(how.size, mode="trilinear", anti_aliasing=True)(volume)
+        steps.append(f"cropped to the foreground, {join_sizes(before)} to {join_sizes(volume.shape[1:])}")
+        before = tuple(volume.shape[1:])
+    if before != how.size:
+        steps.append(_fit_step(before, how))
+        resize = Resize(how.size, mode="trilinear", anti_aliasing=True)
+        volume = (ResizeWithPadOrCrop(how.size) if how.fit == "crop" else resize)(volume)
     return volume.as_tensor().float(), np.linalg.inv(source) @ np.asarray(volume.affine)
 
 
@@ -115,8 +109,7 @@ def crop_patch(
     Raises:
         DataError: the volume has no geometry, or the point is outside it.
     """
-    from monai.data import MetaTensor
-    from monai.transforms import SpatialResample
+    from nibabel.orientations import axcodes2ornt
 
     if image.affine is None:
         raise DataError(
@@ -130,21 +123,18 @@ def crop_patch(
             f"{label}: the point {join_values(point)} mm (RAS) is voxel {join_values(voxel.round(1))}, outside of "
             f"{join_sizes(size)}. Check points_frame, and that the point belongs to this scan."
         )
-    target = np.eye(4)
-    target[:3, :3] = _axes(how.orientation or "") * (np.asarray(how.patch) / np.asarray(how.size))
+    step = np.asarray(how.patch) / np.asarray(how.size)
+    target: NDArray[np.float64] = np.diag([0.0, 0.0, 0.0, 1.0])
+    for column, (axis, sign) in enumerate(axcodes2ornt(how.orientation).astype(int)):
+        target[axis, column] = sign * step[column]
     target[:3, 3] = np.asarray(point) - target[:3, :3] @ ((np.asarray(how.size) - 1) / 2)
     steps.append(
         f"cropped {join_values(how.patch or ())} mm around {join_values(point)} mm (RAS), oriented {how.orientation}"
     )
     # MONAI pads with zeros, so the values are shifted to make air 0, and back.
     air = how.window[0] if how.window else float(x.min())
-    resample = SpatialResample(mode="bilinear", padding_mode="zeros", align_corners=False)
-    patch = resample(
-        MetaTensor(x - air, affine=torch.from_numpy(image.affine)),
-        dst_affine=torch.from_numpy(target),
-        spatial_size=how.size,
-    )
-    return _scale_intensity(patch.as_tensor().float() + air, image, how, steps), to_index @ target
+    patch = resample_to_grid(x - air, image.affine, target, how.size, "zeros").float() + air
+    return _scale_intensity(patch, image, how, steps), to_index @ target
 
 
 def _scale_intensity(x: Tensor, image: Image, how: Preprocessing, steps: list[str]) -> Tensor:
@@ -154,11 +144,12 @@ def _scale_intensity(x: Tensor, image: Image, how: Preprocessing, steps: list[st
         steps.append(f"z-score: mean {mean:.4g}, standard deviation {std:.4g}")
         return (x - mean) / (std if std > 0 else 1.0)
     if how.intensity == "zscore_nonzero":
+        from monai.data import MetaTensor
+        from monai.transforms import NormalizeIntensity
+
         steps.append("z-score of each channel over what is not 0")
-        x = x.clone()
-        for i, channel in enumerate(x):
-            x[i] = _zscore_nonzero(channel)
-        return x
+        scaled: Tensor = NormalizeIntensity(nonzero=True, channel_wise=True)(x.clone())
+        return scaled if isinstance(x, MetaTensor) else scaled.as_subclass(Tensor)
     if how.intensity == "window" and how.window:
         low, high = how.window
         steps.append(f"window {low:g} to {high:g} mapped to 0 to 1 and clipped")
@@ -171,15 +162,6 @@ def _scale_intensity(x: Tensor, image: Image, how: Preprocessing, steps: list[st
     return (x - low) / (high - low)
 
 
-def _zscore_nonzero(channel: Tensor) -> Tensor:
-    """Standardise the values that are not 0; a channel of zeros is returned unchanged."""
-    nonzero = channel != 0
-    if not bool(nonzero.any()):
-        return channel
-    mean, std = channel[nonzero].mean(), channel[nonzero].std(correction=0)
-    return torch.where(nonzero, (channel - mean) / (std if std > 0 else 1.0), channel)
-
-
 def _check_resampled_size(size: Sequence[int], spacing: Sequence[float], new: Sequence[float], label: str) -> None:
     """Refuse a spacing that would make the volume larger than any scan: its unit is probably wrong."""
     after = [float(n * old / new) for n, old, new in zip(size, spacing, new, strict=True)]
@@ -190,21 +172,9 @@ def _check_resampled_size(size: Sequence[int], spacing: Sequence[float], new: Se
         )
 
 
-def _axes(orientation: str) -> NDArray[np.float64]:
-    """Return the 3 x 3 matrix whose columns are the RAS directions of an orientation's axes."""
-    axes = np.zeros((3, 3))
-    for column, letter in enumerate(orientation):
-        axis, negative = divmod("RLAPSI".index(letter), 2)
-        axes[axis, column] = -1.0 if negative else 1.0
-    return axes
-
-
-def _resize_step(before: Sequence[int], after: Sequence[int]) -> str:
-    return f"resized from {join_sizes(before)} to {join_sizes(after)}"
-
-
-def _crop_step(before: Sequence[int], after: Sequence[int]) -> str:
-    return f"cropped or padded around the centre from {join_sizes(before)} to {join_sizes(after)}"
+def _fit_step(before: Sequence[int], how: Preprocessing) -> str:
+    what = "cropped or padded around the centre" if how.fit == "crop" else "resized"
+    return f"{what} from {join_sizes(before)} to {join_sizes(how.size)}"
 
 
 def join_values(values: Sequence[float] | NDArray[np.float64]) -> str:

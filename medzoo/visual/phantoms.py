@@ -79,10 +79,8 @@ def write_xray(folder: Path, drawn: NDArray[np.uint8] | None = None) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "chest_xray.dcm"
     levels = (draw_xray() if drawn is None else drawn).astype(np.uint16) * 16
-    ds = _dicom("1.2.840.10008.5.1.4.1.1.1.1", "DX", levels)
-    ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 12, 11, 0
-    ds.ViewPosition = "PA"
-    ds.ImagerPixelSpacing = [0.8, 0.8]
+    ds = _dicom("1.2.840.10008.5.1.4.1.1.1.1", "DX", levels, bits=12)
+    ds.ViewPosition, ds.ImagerPixelSpacing = "PA", [0.8, 0.8]
     ds.save_as(path, enforce_file_format=True)
     return path
 
@@ -105,13 +103,11 @@ def write_ct_series(folder: Path, drawn: tuple[NDArray[np.int16], Array] | None 
     series = folder / "chest_ct_dicom"
     series.mkdir(parents=True, exist_ok=True)
     hu, affine = drawn or draw_ct()
-    last_x, last_y = hu.shape[0] - 1, hu.shape[1] - 1
     for z in range(hu.shape[2]):
         # Columns run to the patient's left and rows to the back, both opposite to the axes of RAS.
-        ds = _dicom("1.2.840.10008.5.1.4.1.1.2", "CT", np.ascontiguousarray(hu[::-1, ::-1, z].T + 1024), z)
-        ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 15, 1
+        ds = _dicom("1.2.840.10008.5.1.4.1.1.2", "CT", np.ascontiguousarray(hu[::-1, ::-1, z].T + 1024), 16, z)
         ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 1, -1024, "HU"
-        right, front, up, _ = affine @ (last_x, last_y, z, 1)
+        right, front, up, _ = affine @ (hu.shape[0] - 1, hu.shape[1] - 1, z, 1)
         ds.ImagePositionPatient = [float(-right), float(-front), float(up)]
         ds.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
         ds.PixelSpacing = [float(affine[1, 1]), float(affine[0, 0])]
@@ -120,10 +116,10 @@ def write_ct_series(folder: Path, drawn: tuple[NDArray[np.int16], Array] | None 
     return series
 
 
-def _dicom(sop_class: str, modality: str, pixels: NDArray[Any], number: int = 0) -> Any:
+def _dicom(sop_class: str, modality: str, pixels: NDArray[Any], bits: int, number: int = 0) -> Any:
     """Return a data set with the attributes that every image has; the UIDs are the same in every run."""
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+    from pydicom import Dataset
+    from pydicom.uid import generate_uid
 
     ds = Dataset()
     ds.SOPClassUID = sop_class
@@ -132,10 +128,5 @@ def _dicom(sop_class: str, modality: str, pixels: NDArray[Any], number: int = 0)
     ds.StudyInstanceUID = generate_uid(entropy_srcs=["medzoo", "study"])
     ds.PatientName, ds.PatientID = "DRAWN^BY^MEDZOO", "drawn"
     ds.Modality, ds.InstanceNumber = modality, number + 1
-    ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
-    ds.Rows, ds.Columns = pixels.shape
-    ds.BitsAllocated = 16
-    ds.PixelData = pixels.astype("<i2" if pixels.dtype.kind == "i" else "<u2").tobytes()
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.set_pixel_data(pixels, "MONOCHROME2", bits, generate_instance_uid=False)
     return ds

@@ -41,13 +41,14 @@ class _Panel:
     Attributes:
         pixels: ``h w`` or ``h w 3``, 8-bit.
         mm: height and width in mm, or in pixels where the spacing is not known.
-        edges: letters at the left, top, right and bottom; empty where the file gives no orientation.
+        edges: letters at the left, top, right and bottom, such as ``"RALP"``; empty where the file gives no
+            orientation.
         title: the name of the plane.
     """
 
     pixels: NDArray[np.uint8]
     mm: tuple[float, float]
-    edges: tuple[str, str, str, str]
+    edges: str
     title: str
 
 
@@ -74,9 +75,9 @@ def show(
     """
     if not isinstance(image, Image):
         image = read(image, **options)
-    panels, window = _planes(image) if image.dims == 3 else _flat(image)
-    picture = _compose(panels, _caption(image, window))
-    return _save(picture, out)
+    pixels, window = _grey_levels(image)
+    panels = _planes(image, pixels) if image.dims == 3 else [_flat(image, pixels)]
+    return _save(_compose(panels, _caption(image, window)), out)
 
 
 def contact_sheet(
@@ -130,42 +131,29 @@ def _save(picture: Picture, out: str | os.PathLike[str] | None) -> Picture:
     return picture
 
 
-def _flat(image: Image) -> tuple[list[_Panel], str]:
+def _flat(image: Image, pixels: NDArray[np.uint8]) -> _Panel:
     """Return the one panel of a 2D image."""
-    pixels, window = _grey_levels(image)
-    height, width = image.array.shape[1:]
-    spacing = image.spacing or (1.0, 1.0)
-    edges = ("", "", "", "") if image.affine is None else _edges(image.affine[:3, 1], image.affine[:3, 0])
-    return [_Panel(pixels, (height * spacing[0], width * spacing[1]), edges, "")], window
+    mm = np.multiply(image.array.shape[1:], image.spacing or (1.0, 1.0))
+    edges = "" if image.affine is None else _edges(image.affine[:3, 1], image.affine[:3, 0])
+    return _Panel(pixels, (mm[0], mm[1]), edges, "")
 
 
-def _planes(image: Image) -> tuple[list[_Panel], str]:
-    """Return the three middle planes of a volume."""
-    pixels, window = _grey_levels(image)
+def _planes(image: Image, pixels: NDArray[np.uint8]) -> list[_Panel]:
+    """Return the three middle planes of a volume; without an orientation, along the axes as stored."""
     if image.affine is None:
-        return _planes_as_stored(pixels, image.spacing or (1.0, 1.0, 1.0)), window
-    volume, affine = to_closest_ras(pixels, image.affine, [])
-    # x, y and z run backwards in the picture, so that its left and top edges are right, front and head.
-    flipped = volume[::-1, ::-1, ::-1]
-    x, y, z = (n - 1 - n // 2 for n in volume.shape[:3])
-    sizes = np.multiply(voxel_sizes(affine), volume.shape[:3])
-    return [
-        _Panel(np.swapaxes(flipped[:, :, z], 0, 1), (sizes[1], sizes[0]), ("R", "A", "L", "P"), "axial"),
-        _Panel(np.swapaxes(flipped[:, y], 0, 1), (sizes[2], sizes[0]), ("R", "S", "L", "I"), "coronal"),
-        _Panel(np.swapaxes(flipped[x], 0, 1), (sizes[2], sizes[1]), ("A", "S", "P", "I"), "sagittal"),
-    ], window
-
-
-def _planes_as_stored(volume: NDArray[np.uint8], spacing: tuple[float, ...]) -> list[_Panel]:
-    """Return the middle planes of an array without orientation."""
-    none = ("", "", "", "")
-    d, h, w = (n // 2 for n in volume.shape[:3])
-    sizes = [n * s for n, s in zip(volume.shape[:3], spacing, strict=True)]
-    return [
-        _Panel(volume[d], (sizes[1], sizes[2]), none, f"first axis at {d}"),
-        _Panel(volume[:, h], (sizes[0], sizes[2]), none, f"second axis at {h}"),
-        _Panel(volume[:, :, w], (sizes[0], sizes[1]), none, f"third axis at {w}"),
-    ]
+        volume, spacing, edges = pixels, image.spacing or (1.0, 1.0, 1.0), ["", "", ""]
+        middle = [n // 2 for n in volume.shape[:3]]
+        titles = [f"{name} axis at {n}" for name, n in zip(("first", "second", "third"), middle, strict=True)]
+    else:
+        volume, affine = to_closest_ras(pixels, image.affine, [])
+        # z y x, which run backwards in the picture, so that its left and top edges are right, front and head.
+        volume, spacing = np.swapaxes(volume[::-1, ::-1, ::-1], 0, 2), voxel_sizes(affine)[::-1]
+        middle = [n - 1 - n // 2 for n in volume.shape[:3]]
+        edges, titles = ["RALP", "RSLI", "ASPI"], ["axial", "coronal", "sagittal"]
+    mm = np.multiply(volume.shape[:3], spacing)
+    planes = volume[middle[0]], volume[:, middle[1]], volume[:, :, middle[2]]
+    sizes = (mm[1], mm[2]), (mm[0], mm[2]), (mm[0], mm[1])
+    return [_Panel(*panel) for panel in zip(planes, sizes, edges, titles, strict=True)]
 
 
 def _grey_levels(image: Image) -> tuple[NDArray[np.uint8], str]:
@@ -183,7 +171,7 @@ def _grey_levels(image: Image) -> tuple[NDArray[np.uint8], str]:
     return (np.moveaxis(pixels, 0, -1) if colour else pixels[0]), f"drawn from {low:g} (black) to {high:g} (white)"
 
 
-def _edges(columns: NDArray[np.float64], rows: NDArray[np.float64]) -> tuple[str, str, str, str]:
+def _edges(columns: NDArray[np.float64], rows: NDArray[np.float64]) -> str:
     """Return the letters at left, top, right and bottom, from the RAS directions of columns and rows."""
 
     def towards(direction: NDArray[np.float64]) -> str:
@@ -191,7 +179,7 @@ def _edges(columns: NDArray[np.float64], rows: NDArray[np.float64]) -> tuple[str
         return ("RL", "AP", "SI")[axis][0 if direction[axis] > 0 else 1]
 
     right, bottom = towards(columns), towards(rows)
-    return _OPPOSITE[right], _OPPOSITE[bottom], right, bottom
+    return _OPPOSITE[right] + _OPPOSITE[bottom] + right + bottom
 
 
 def _caption(image: Image, window: str) -> list[str]:
@@ -226,17 +214,13 @@ def _compose(panels: list[_Panel], caption: list[str]) -> Picture:
     height = top + max((p.height for p in drawn), default=0) + _MARGIN
     picture = Pillow.new("RGB", (width, height + _LINE * len(caption) + 10), _PAPER)
     pen = ImageDraw.Draw(picture)
-    left = _MARGIN
+    left, gap = _MARGIN, _MARGIN // 2
     for panel, pixels in zip(panels, drawn, strict=True):
         picture.paste(pixels, (left, top))
         middle, centre = left + pixels.width // 2, top + pixels.height // 2
-        places = (
-            (left - _MARGIN // 2, centre),
-            (middle, top - _MARGIN // 2),
-            (left + pixels.width + _MARGIN // 2, centre),
-            (middle, top + pixels.height + _MARGIN // 2),
-        )
-        for letter, place in zip(panel.edges, places, strict=True):
+        right, bottom = left + pixels.width, top + pixels.height
+        places = (left - gap, centre), (middle, top - gap), (right + gap, centre), (middle, bottom + gap)
+        for letter, place in zip(panel.edges, places, strict=False):  # no letters without an orientation
             pen.text(place, letter, fill=_LETTERS, font=font, anchor="mm")
         pen.text((middle, _LINE // 2 + 2), panel.title, fill=_INK, font=font, anchor="mm")
         left += pixels.width + 2 * _MARGIN

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import atexit
 import os
-import subprocess
 import sys
 import threading
 from pathlib import Path
+from subprocess import DEVNULL, PIPE, Popen
 from typing import Any
 
 import numpy as np
@@ -28,29 +28,19 @@ class _Decoder:
     """The running process; it belongs to the process that started it, and not to a fork of that."""
 
     def __init__(self) -> None:
-        root = str(Path(__file__).parents[3])
-        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = filter(None, [str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH")])
         self.owner = os.getpid()
-        self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "medzoo.io.dicom.decoder"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
-        )
+        env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+        command = [sys.executable, "-P", "-m", "medzoo.io.dicom.decoder"]
+        self.process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True, env=env)
 
     def ask(self, path: Path) -> str:
         """Return the answer, or an empty string if the process died or was killed after the timeout."""
-        pipe_in, pipe_out = self.process.stdin, self.process.stdout
-        if pipe_in is None or pipe_out is None:
-            return ""
         timer = threading.Timer(_TIMEOUT, self.process.kill)
         timer.start()
         try:
-            pipe_in.write(f"{path}\n")
-            pipe_in.flush()
-            return pipe_out.readline().strip()
+            print(path, file=self.process.stdin, flush=True)
+            return self.process.stdout.readline().strip() if self.process.stdout else ""
         except OSError:  # it died between two files
             return ""
         finally:
@@ -83,11 +73,7 @@ def decode_in_subprocess(path: Path) -> NDArray[Any] | None:
             atexit.unregister(decoder.stop)
             decoder.stop()
             del _decoders[os.getpid()]
-    return np.load(_output(path), allow_pickle=False) if answer == _SOUND else None
-
-
-def _output(path: Path) -> Path:
-    return path.with_suffix(".npy")
+    return np.load(path.with_suffix(".npy"), allow_pickle=False) if answer == _SOUND else None
 
 
 def _serve() -> None:
@@ -101,7 +87,7 @@ def _serve() -> None:
         try:
             image, sound = read_with_itk(path, "GDCMImageIO")
             if sound:
-                np.save(_output(path), sitk.GetArrayFromImage(image))
+                np.save(path.with_suffix(".npy"), sitk.GetArrayFromImage(image))
         except (RuntimeError, MemoryError, OSError):  # SimpleITK's own, or no space for the pixels
             sound = False
         sys.stdout.write(f"{_SOUND if sound else _DAMAGED}\n")

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from warnings import WarningMessage
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,20 +20,18 @@ from medzoo.errors import DataError
 from medzoo.io.files import wrap_read_errors
 
 __all__ = [
-    "PROJECTION_MODALITIES", "Plane", "finite_values", "float_values", "frame_count", "functional_group", "identity_of",
-    "modality_of", "non_image_kind", "pixel_spacing", "plane_of", "sample_count", "wrap_dicom_errors",
+    "PROJECTION_MODALITIES", "SLICE_TAGS", "Plane", "finite_values", "float_values", "frame_count", "functional_group",
+    "identity_of", "modality_of", "non_image_kind", "pixel_spacing", "plane_of", "sample_count", "wrap_dicom_errors",
 ]  # fmt: skip
 
 PROJECTION_MODALITIES = frozenset({"CR", "DX", "IO", "MG", "PX", "RF", "RG", "XA"})
 """Projection X-ray: each file is an image of its own, never a slice of a volume."""
 
 _MODALITY_OF_CLASS = {
-    f"1.2.840.10008.5.1.4.1.1.{suffix}": modality
-    for modality, suffixes in {
-        "CR": ["1"], "DX": ["1.1", "1.1.1"], "MG": ["1.2", "1.2.1"], "XA": ["12.1"], "RF": ["12.2"],
-        "CT": ["2", "2.1", "2.2"], "MR": ["4", "4.1", "4.4"], "PT": ["128"], "NM": ["20"],
+    f"1.2.840.10008.5.1.4.1.1.{suffix}": modality for suffix, modality in {
+        "1": "CR", "1.1": "DX", "1.1.1": "DX", "1.2": "MG", "1.2.1": "MG", "12.1": "XA", "12.2": "RF", "2": "CT",
+        "2.1": "CT", "2.2": "CT", "4": "MR", "4.1": "MR", "4.4": "MR", "128": "PT", "20": "NM",
     }.items()
-    for suffix in suffixes
 }  # fmt: skip
 _NON_IMAGE_MODALITIES = {
     "SR": "a structured report", "PR": "a presentation state", "KO": "a key object selection", "SEG": "a segmentation",
@@ -43,10 +42,17 @@ _IDENTITY = {
     "study": "StudyInstanceUID", "series": "SeriesInstanceUID", "sop": "SOPInstanceUID", "view": "ViewPosition",
 }  # fmt: skip
 
+SLICE_TAGS = [
+    "SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing",
+]  # fmt: skip
+"""The elements that :func:`~medzoo.io.folder.scan` groups slices by, and those that give their position."""
+
 _TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
-def wrap_dicom_errors(path: Path, what: str) -> AbstractContextManager[list[str]]:
+def wrap_dicom_errors(path: Path, what: str) -> AbstractContextManager[list[WarningMessage]]:
     """Return :func:`~medzoo.io.files.wrap_read_errors` with pydicom's own exceptions."""
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
@@ -184,11 +190,8 @@ def plane_of(ds: Any, path: Path, frame: int = 0) -> Plane | None:
             f"{path}: expected two perpendicular unit vectors in ImageOrientationPatient, "
             f"found {', '.join(f'{v:g}' for v in cosines)}. Export the image again."
         )
-    return Plane(
-        _TO_RAS @ np.array(position),
-        _TO_RAS @ down / lengths[1] * spacing[0],
-        _TO_RAS @ right / lengths[0] * spacing[1],
-    )
+    down, right = _TO_RAS @ down / lengths[1] * spacing[0], _TO_RAS @ right / lengths[0] * spacing[1]
+    return Plane(_TO_RAS @ np.array(position), down, right)
 
 
 def pixel_spacing(ds: Any, path: Path, frame: int = 0) -> tuple[float, float] | None:

@@ -5,7 +5,6 @@ Axes: f frames, h w rows and columns, s samples of a colour pixel.
 
 from __future__ import annotations
 
-import struct
 import tempfile
 import zlib
 from pathlib import Path
@@ -24,13 +23,8 @@ __all__ = ["decode_pixels", "load"]
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _JPEG_12_BIT = "1.2.840.10008.1.2.4.51"
 _RLE = "1.2.840.10008.1.2.5"
-_ITK_SYNTAXES = frozenset({
-    _JPEG_12_BIT,
-    "1.2.840.10008.1.2.4.57",  # JPEG lossless
-    "1.2.840.10008.1.2.4.70",  # JPEG lossless, selection value 1
-    "1.2.840.10008.1.2.4.80",  # JPEG-LS lossless
-    "1.2.840.10008.1.2.4.81",  # JPEG-LS near-lossless
-})  # fmt: skip
+# JPEG extended, JPEG lossless with any selection value and with value 1, JPEG-LS lossless and near-lossless.
+_ITK_SYNTAXES = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (51, 57, 70, 80, 81))
 _START_OF_FRAME = (0xC0, 0xC1, 0xC3, 0xF7)  # baseline, extended, lossless, JPEG-LS
 _PIXEL_MODULE = (
     "Rows", "Columns", "SamplesPerPixel", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit",
@@ -49,7 +43,7 @@ def load(path: Path, *, max_voxels: int, tags: list[str] | None = None) -> Any:
     with wrap_dicom_errors(path, "a DICOM file") as issued:
         _check_inflated_size(path, max_voxels)
         ds = dcmread(path, stop_before_pixels=tags is not None, specific_tags=tags)
-    if any("End of file reached" in warning for warning in issued):  # pydicom returns what there is
+    if any("End of file reached" in str(warning.message) for warning in issued):  # pydicom returns what there is
         raise DataError(
             f"{path}: expected a complete DICOM file, found one that is cut short. Copy it again from its source."
         )
@@ -161,18 +155,16 @@ def _jpeg_shape(codestream: bytes) -> tuple[int, int, int] | None:
         return None
     at = 2
     while at + 10 <= len(codestream) and codestream[at] == 0xFF:
-        marker = codestream[at + 1]
-        if marker in _START_OF_FRAME:
-            rows, columns = struct.unpack(">HH", codestream[at + 5 : at + 9])
-            return rows, columns, codestream[at + 9]
-        at += 2 + int(struct.unpack(">H", codestream[at + 2 : at + 4])[0])
+        if codestream[at + 1] in _START_OF_FRAME:
+            rows, columns = codestream[at + 5 : at + 7], codestream[at + 7 : at + 9]
+            return int.from_bytes(rows), int.from_bytes(columns), codestream[at + 9]
+        at += 2 + int.from_bytes(codestream[at + 2 : at + 4])
     return None
 
 
 def _without_patient(ds: Any) -> Any:
     """Return a data set with the pixels of ``ds``, as plain grey or RGB, and nothing about the patient."""
-    from pydicom import Dataset
-    from pydicom.dataset import FileMetaDataset
+    from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
     bare = Dataset()
@@ -185,8 +177,6 @@ def _without_patient(ds: Any) -> Any:
     bare["PixelData"] = ds["PixelData"]
     bare.file_meta = FileMetaDataset()
     bare.file_meta.TransferSyntaxUID = ds.file_meta.TransferSyntaxUID
-    bare.file_meta.MediaStorageSOPClassUID = bare.SOPClassUID
-    bare.file_meta.MediaStorageSOPInstanceUID = bare.SOPInstanceUID
     return bare
 
 

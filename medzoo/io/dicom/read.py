@@ -5,7 +5,6 @@ Axes: c channels, f frames, h w rows and columns.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.errors import DataError
-from medzoo.io.dicom.header import (
-    frame_count,
-    functional_group,
-    identity_of,
-    modality_of,
-    non_image_kind,
-    pixel_spacing,
-    plane_of,
-    wrap_dicom_errors,
-)
+from medzoo.io.dicom import header
 from medzoo.io.dicom.pixels import decode_pixels, load
 from medzoo.io.dicom.values import PixelValues, apply_modality, apply_voi, invert
 from medzoo.io.files import check_frame
 from medzoo.io.image import Image, as_native, handle_nan, merge_equal_channels
 
 __all__ = ["read_dicom"]
+
+_Values = tuple[NDArray[Any], str, tuple[float, float] | None]  # c f h w, its unit and its range
+_Geometry = tuple[NDArray[np.float64] | None, tuple[float, ...] | None]  # affine and spacing
 
 _QUANTITATIVE = frozenset({"CT", "PT", "NM"})
 """Modalities whose values are measurements: a window or MONOCHROME1 defines only how they are displayed."""
@@ -41,44 +34,31 @@ def read_dicom(path: Path, *, frame: int | None, nan: str, max_voxels: int) -> I
         DataError: not an image, damaged, or not decodable.
     """
     ds = load(path, max_voxels=max_voxels)
-    with wrap_dicom_errors(path, "a DICOM image") as issued:
-        image = _to_image(ds, path, frame, max_voxels)
-    notes = list(image.notes)
-    values = handle_nan(image.array, path, nan, notes)
-    if issued:
-        notes.append(f"pydicom issued {len(issued)} warnings about the header")
-    return replace(image, array=as_native(values), notes=tuple(notes))
+    with header.wrap_dicom_errors(path, "a DICOM image") as issued:
+        if kind := header.non_image_kind(ds):
+            raise DataError(f"{path}: expected an image, found {kind}. Give the images it refers to.")
+        frames = header.frame_count(ds)
+        check_frame(path, frame, frames)
+        chosen = [frame] if frame is not None else list(range(frames))
+        stored = decode_pixels(ds, path, frame if frames > 1 else None, max_voxels)
+        modality = header.modality_of(ds)
+        notes: list[str] = []
+        if not ds.get("Modality") and modality:
+            notes.append(f"modality {modality} taken from the SOP class")
+        if frames > 1 and frame is not None:
+            notes.append(f"frame {frame} of {frames}")
+        colour = stored.ndim == 4 or str(ds.get("PhotometricInterpretation")) == "PALETTE COLOR"
+        values = _colour(stored, ds, notes) if colour else _grey(stored, ds, path, modality, chosen, notes)
+        array, unit, value_range = values
+        affine, spacing = _geometry(ds, path, chosen, notes)
+        identity = header.identity_of(ds, path)
+        array = as_native(handle_nan(array[:, 0] if len(chosen) == 1 else array, path, nan, notes))
+        if issued:
+            notes.append(f"pydicom issued {len(issued)} warnings about the header")
+        return Image(array, affine, spacing, modality, unit, value_range, identity, tuple(notes))
 
 
-def _to_image(ds: Any, path: Path, frame: int | None, max_voxels: int) -> Image:
-    """Return the image of a data set; may raise pydicom's exceptions."""
-    kind = non_image_kind(ds)
-    if kind:
-        raise DataError(f"{path}: expected an image, found {kind}. Give the images it refers to.")
-    frames = frame_count(ds)
-    check_frame(path, frame, frames)
-    chosen = [frame] if frame is not None else list(range(frames))
-    stored = decode_pixels(ds, path, frame if frames > 1 else None, max_voxels)
-    modality = modality_of(ds)
-    notes: list[str] = []
-    value_range: tuple[float, float] | None
-    if not ds.get("Modality") and modality:
-        notes.append(f"modality {modality} taken from the SOP class")
-    if frames > 1 and frame is not None:
-        notes.append(f"frame {frame} of {frames}")
-    if stored.ndim == 4 or str(ds.get("PhotometricInterpretation")) == "PALETTE COLOR":
-        array, unit, value_range = _colour(stored, ds, notes)
-    else:
-        array, unit, value_range = _grey(stored, ds, path, modality, chosen, notes)
-    affine, spacing = _geometry(ds, path, chosen, notes)
-    if len(chosen) == 1:
-        array = array[:, 0]
-    return Image(array, affine, spacing, modality, unit, value_range, identity_of(ds, path), tuple(notes))
-
-
-def _grey(
-    stored: NDArray[Any], ds: Any, path: Path, modality: str, chosen: list[int], notes: list[str]
-) -> tuple[NDArray[Any], str, tuple[float, float] | None]:
+def _grey(stored: NDArray[Any], ds: Any, path: Path, modality: str, chosen: list[int], notes: list[str]) -> _Values:
     """Return ``1 f h w``, its unit and its range, by the meaning of the modality's values."""
     photometric = str(ds.get("PhotometricInterpretation"))
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
@@ -108,28 +88,25 @@ def _grey(
 
 def _rescale_frames(stored: NDArray[Any], ds: Any, path: Path, chosen: list[int]) -> PixelValues:
     """Rescale all frames at once, or one by one where each has its own slope and intercept."""
-    items = {id(functional_group(ds, "PixelValueTransformationSequence", frame)) for frame in chosen}
+    items = {id(header.functional_group(ds, "PixelValueTransformationSequence", frame)) for frame in chosen}
     if len(items) == 1:
         return apply_modality(stored, ds, path, chosen[0])
     parts = [apply_modality(stored[i], ds, path, frame) for i, frame in enumerate(chosen)]
-    return PixelValues(
-        np.stack([part.array for part in parts]),
-        min(part.low for part in parts),
-        max(part.high for part in parts),
-        parts[0].notes if len({part.notes for part in parts}) == 1 else ("each frame rescaled by its own values",),
-        all(part.rescaled for part in parts),
-    )
+    array = np.stack([part.array for part in parts])
+    low, high = min(part.low for part in parts), max(part.high for part in parts)
+    notes = parts[0].notes if len({part.notes for part in parts}) == 1 else ("each frame rescaled by its own values",)
+    return PixelValues(array, low, high, notes, all(part.rescaled for part in parts))
 
 
 def _is_hounsfield(ds: Any, frame: int) -> bool:
     """Return whether the rescaled values of a CT are HU, which is the standard's default."""
-    item = functional_group(ds, "PixelValueTransformationSequence", frame)
+    item = header.functional_group(ds, "PixelValueTransformationSequence", frame)
     luts = ds.get("ModalityLUTSequence")
     unit = luts[0].get("ModalityLUTType") if luts else item.get("RescaleType")
     return str(unit or "HU").strip().upper() == "HU"
 
 
-def _colour(stored: NDArray[Any], ds: Any, notes: list[str]) -> tuple[NDArray[Any], str, tuple[float, float]]:
+def _colour(stored: NDArray[Any], ds: Any, notes: list[str]) -> _Values:
     """Return ``c f h w`` of RGB, or of grey that was stored as RGB."""
     from pydicom.pixels import apply_color_lut
 
@@ -141,17 +118,15 @@ def _colour(stored: NDArray[Any], ds: Any, notes: list[str]) -> tuple[NDArray[An
     return merge_equal_channels(np.moveaxis(stored, -1, 0), notes), f"{bits}-bit", (0.0, 2.0**bits - 1)
 
 
-def _geometry(
-    ds: Any, path: Path, chosen: list[int], notes: list[str]
-) -> tuple[NDArray[np.float64] | None, tuple[float, ...] | None]:
+def _geometry(ds: Any, path: Path, chosen: list[int], notes: list[str]) -> _Geometry:
     """Return affine and spacing of a slice, or of frames at even steps along a line."""
     if len(chosen) == 1:
-        plane = plane_of(ds, path, chosen[0])
-        spacing = pixel_spacing(ds, path, chosen[0])
+        plane = header.plane_of(ds, path, chosen[0])
+        spacing = header.pixel_spacing(ds, path, chosen[0])
         if spacing is None:
             notes.append("no pixel spacing")
         return (plane.affine() if plane else None), spacing
-    planes = [plane for plane in (plane_of(ds, path, frame) for frame in chosen) if plane is not None]
+    planes = [plane for plane in (header.plane_of(ds, path, frame) for frame in chosen) if plane is not None]
     if len(planes) < len(chosen):
         notes.append("frames without a position in the patient")
         return None, None

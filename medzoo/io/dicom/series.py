@@ -11,27 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.errors import DataError
-from medzoo.io.dicom.header import (
-    PROJECTION_MODALITIES,
-    Plane,
-    frame_count,
-    modality_of,
-    plane_of,
-    sample_count,
-    wrap_dicom_errors,
-)
+from medzoo.io.dicom import header
 from medzoo.io.dicom.pixels import load
 from medzoo.io.dicom.read import read_dicom
 from medzoo.io.files import MAX_VOXELS, check_frame, check_size, join_sizes
 from medzoo.io.image import Image
 
 __all__ = ["read_series"]
-
-_TAGS = [
-    "SOPClassUID", "Modality", "SeriesInstanceUID", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing",
-    "NominalScannedPixelSpacing",
-]  # fmt: skip
 
 _STEP_TOLERANCE = 0.1  # as a share of the step: scanners round positions; a missing slice doubles the step
 _PARALLEL_TOLERANCE = 1e-3  # mm
@@ -40,7 +26,7 @@ _PARALLEL_TOLERANCE = 1e-3  # mm
 @dataclass(frozen=True, eq=False)
 class _Slice:
     path: Path
-    plane: Plane
+    plane: header.Plane
     series: str
     modality: str
     size: tuple[int, int]
@@ -100,23 +86,22 @@ def _stack(slices: list[_Slice], step: NDArray[np.float64], nan: str, max_voxels
 
 
 def _read_header(path: Path, max_voxels: int) -> _Slice:
-    ds = load(path, max_voxels=max_voxels, tags=_TAGS)
-    with wrap_dicom_errors(path, "a slice of a DICOM series"):
-        if frame_count(ds) != 1 or sample_count(ds) != 1:
+    ds = load(path, max_voxels=max_voxels, tags=header.SLICE_TAGS)
+    with header.wrap_dicom_errors(path, "a slice of a DICOM series"):
+        if header.frame_count(ds) != 1 or header.sample_count(ds) != 1:
             raise DataError(f"{path}: expected a grey single-frame slice, found frames or colour. Read it by itself.")
-        modality = modality_of(ds)
-        if modality in PROJECTION_MODALITIES:
+        modality = header.modality_of(ds)
+        if modality in header.PROJECTION_MODALITIES:
             raise DataError(
                 f"{path}: expected slices of a volume, found {modality} pictures. Read each file by itself."
             )
-        plane = plane_of(ds, path)
+        plane = header.plane_of(ds, path)
         if plane is None:
             raise DataError(
                 f"{path}: expected ImagePositionPatient, ImageOrientationPatient and PixelSpacing of the slice, "
                 "found not all of them. Read the files one by one, or export the series again."
             )
-        series = str(ds.get("SeriesInstanceUID") or "")
-        return _Slice(path, plane, series, modality, (int(ds.Rows), int(ds.Columns)))
+        return _Slice(path, plane, str(ds.get("SeriesInstanceUID") or ""), modality, (int(ds.Rows), int(ds.Columns)))
 
 
 def _check_uniform(slices: list[_Slice]) -> None:

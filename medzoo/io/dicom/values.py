@@ -50,8 +50,7 @@ def apply_modality(stored: NDArray[Any], ds: Any, path: Path, frame: int = 0) ->
         DataError: slope 0 or not finite, slope without intercept, or a broken LUT.
     """
     low, high = _stored_range(ds) if stored.dtype.kind in "iu" else (-math.inf, math.inf)
-    luts = ds.get("ModalityLUTSequence")
-    if luts:
+    if luts := ds.get("ModalityLUTSequence"):
         return _apply_lut(PixelValues(stored, low, high), luts[0], ds, path, "modality")
     source = functional_group(ds, "PixelValueTransformationSequence", frame)
     slopes = finite_values(source, "RescaleSlope", 1, path)
@@ -105,12 +104,10 @@ def invert(values: PixelValues, path: Path) -> PixelValues:
         raise DataError(
             f"{path}: expected MONOCHROME2 for pixels without a fixed range, found MONOCHROME1. Export it again."
         )
-    if array.dtype.kind in "iu":
-        # Twice the dtype's width, so that low + high - value cannot overflow.
-        wide = (np.int64(total) - array.astype(np.int64)) if array.itemsize > 2 else (np.int32(total) - array)
-        array = wide.astype(array.dtype)
-    else:
-        array = (np.float32(total) - array).astype(array.dtype)
+    dtype: Any = np.float32
+    if array.dtype.kind in "iu":  # twice the width, so that low + high - value cannot overflow
+        dtype = np.int64 if array.itemsize > 2 else np.int32
+    array = (dtype(total) - array.astype(dtype)).astype(array.dtype)
     return replace(values, array=array, notes=(*values.notes, "MONOCHROME1 inverted"))
 
 
