@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--results", type=Path, metavar="FOLDER", help="write the result file there")
     run.add_argument("--draw", type=Path, metavar="FOLDER", help="write the plots there, as SVG; needs matplotlib")
     run.add_argument("--limit", type=float, default=float("inf"), metavar="SECONDS", help="time limit for all rows")
-    run.add_argument(
-        "--dry-run", action="store_true", help="the rows of a GPU, each kind once, at toy sizes; on a CPU by default"
-    )
+    run.add_argument("--dry-run", action="store_true", help="each kind of a GPU's rows, at toy sizes (device: cpu)")
     run.add_argument("--allocators", action="store_true", help="run once per allocator setting, each in a new process")
     run.add_argument("--targets", action="store_true", help="only the rows with a target, each in a new process")
     run.add_argument("--row", metavar="ID", help="only this row")
@@ -45,11 +44,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit code: 7 if a model and its peer disagree, 1 for a regression.
-
-    Raises:
-        UnknownModelError: a model without benchmarks.
-    """
+    """Run a command and return the exit code: 7 if a model and its peer disagree, 1 for a regression."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if not given or given[0] not in ("run", "compare", "page", "-h", "--help"):
         given = ["run", *given]
@@ -61,9 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(changes + "\n")
         return code
     if options.command == "page":
-        from benchmarks.page import render_folder
+        from benchmarks.page import render
+        from benchmarks.results import newest
 
-        render_folder(options.folder, options.page)
+        notes = options.folder / "notes.md"
+        render(newest(options.folder), options.page, notes.read_text("utf-8") if notes.exists() else "")
         return 0
     if options.allocators:
         return _run_for_each_allocator([argument for argument in given if argument != "--allocators"])
@@ -98,8 +95,8 @@ def _run(options: argparse.Namespace) -> int:
             report("import and create", None)
             result["startup"] = measure_startup()
     lines = [text(result["rows"])] if result["rows"] else []
-    lines += [f"skipped {name}: {reason}" for name, reason in result["skipped"].items()]
-    lines += [f"failed {name}: {reason}" for name, reason in result["failed"].items()]
+    for what in ("skipped", "failed"):
+        lines += [f"{what} {name}: {reason}" for name, reason in result[what].items()]
     if options.results:
         lines.append(str(write_result(result, options.results)))
     if options.draw:
@@ -116,40 +113,28 @@ def _run_for_each_allocator(given: list[str]) -> int:
     from benchmarks.environment import ALLOCATORS
 
     clean = {name: value for name, value in os.environ.items() if name not in ALLOCATORS["thp"]}
-    codes = [
-        subprocess.run([sys.executable, "-m", "benchmarks", *given], env=clean | setting, check=False).returncode
-        for setting in ALLOCATORS.values()
-    ]
-    return max(codes)
+    command = [sys.executable, "-m", "benchmarks", *given]
+    return max(subprocess.run(command, env=clean | each, check=False).returncode for each in ALLOCATORS.values())
 
 
 @contextlib.contextmanager
 def progress(count: int) -> Iterator[Any]:
-    """Show which case runs, as a bar, or as lines if rich is not installed; yields a function of name and row."""
-    try:
-        from rich.console import Console
-        from rich.progress import MofNCompleteColumn, Progress
-    except ImportError:
+    """Show which case runs, as a bar on a terminal with rich, else as lines; yields a function of name and row."""
+    if not sys.stderr.isatty() or find_spec("rich") is None:
         yield _log_start
         return
-    console = Console(stderr=True)
-    bars = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console)
-    with bars as bar:
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task("", total=count)
-
-        def report(name: str, row: dict[str, Any] | None) -> None:
-            bar.update(task, description=name, advance=0 if row is None else 1)
-            if not console.is_terminal:
-                _log_start(name, row)
-
-        yield report
+        yield lambda name, row: bar.update(task, description=name, advance=0 if row is None else 1)
 
 
 def _log_start(name: str, row: dict[str, Any] | None) -> None:
     """Write a line when a case begins."""
     if row is None:
         sys.stderr.write(f"{name}\n")
-        sys.stderr.flush()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,5 @@
 """Builds a case: medzoo's model, its peers with the same tensors, and inputs.
 
-Every tensor is perturbed first: fresh biases are zero and fresh norms are identities, and would hide an error in
-either.
-
 On a GPU the inputs of successive calls together take more than twice the L2 cache, so that each call reads its input
 from memory. The cache is not flushed between calls: the weights stay in it, as they do in use.
 """
@@ -10,19 +7,20 @@ from memory. The cache is not flushed between calls: the weights stay in it, as 
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
 import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 import medzoo
 from benchmarks.cases import Case
-from benchmarks.peers import PEERS, Absent, build_part
+from benchmarks.peers import Absent, build_models
 
 T = TypeVar("T")
 
@@ -54,12 +52,9 @@ def release(device: torch.device) -> None:
 
 
 def recover(device: torch.device) -> None:
-    """Release memory after an error, and check that the device still works.
+    """Release memory after an error; raise :class:`DeviceLost` if the device no longer works.
 
     Call it after the ``except`` block: the error's traceback keeps its tensors.
-
-    Raises:
-        DeviceLost: every further call would fail too.
     """
     try:
         release(device)
@@ -72,21 +67,13 @@ def recover(device: torch.device) -> None:
 
 @dataclass
 class BuiltCase:
-    """A case with its models and inputs.
-
-    Attributes:
-        case: the case.
-        modules: medzoo's model first, then each available peer.
-        calls: how each is called. A training call returns the output and leaves the gradients in the module.
-        inputs: tensors to call with in turn.
-        absent: peers that cannot take part, with the reason.
-    """
+    """A case with its models and inputs."""
 
     case: Case
-    modules: dict[str, nn.Module]
-    calls: dict[str, Callable[[Tensor], Tensor]]
-    inputs: list[Tensor]
-    absent: dict[str, str] = field(default_factory=dict)
+    modules: dict[str, nn.Module]  # medzoo's model first, then each available peer
+    calls: dict[str, Callable[[Tensor], Tensor]]  # a training call leaves the gradients in the module
+    inputs: list[Tensor]  # to call with in turn
+    absent: dict[str, str] = field(default_factory=dict)  # peers that cannot take part, with the reason
 
     @property
     def device(self) -> torch.device:
@@ -99,15 +86,10 @@ class BuiltCase:
         del self.modules[name], self.calls[name]
         recover(self.device)
 
-    def attempt(self, name: str, step: Callable[[], T]) -> T | None:
-        """Run a step of one model; a peer that fails is dropped, and ``None`` returned.
-
-        Raises:
-            Exception: medzoo's own step failed.
-            DeviceLost: the GPU no longer works.
-        """
+    def attempt(self, name: str, step: Callable[..., T], *arguments: Any) -> T | None:
+        """Run a step of one model; a peer that fails is dropped, and ``None`` returned. medzoo's failure is raised."""
         try:
-            done = step()
+            done = step(*arguments)
             if self.device.type == "cuda":
                 torch.cuda.synchronize(self.device)  # raises the error of a kernel here, where its model is known
             return done
@@ -120,65 +102,40 @@ class BuiltCase:
 
 
 def build_case(case: Case, device: torch.device) -> BuiltCase:
-    """Build the models of a case on a device, with one seed for everything random."""
+    """Build the models of a case on a device, with one seed for everything random.
+
+    Raises:
+        RuntimeWarning: a CUDA graph was not captured; the row would time the model without one.
+    """
     torch.manual_seed(0)
-    dtype = getattr(torch, case.dtype)
-    if case.part:
-        return _build_part(case, device, dtype)
-    model: Any = medzoo.create(case.model, **_options(case))
-    perturb_parameters(model)
-    channels = model.input_spec.channels
-    model.train(case.mode == "train").to(device, dtype)
-    modules: dict[str, nn.Module] = {}
+    dtype, training = getattr(torch, case.dtype), case.mode == "train"
+    models = build_models(case)
+    ours = models.module.train(training).to(device, dtype)
+    peers: dict[str, nn.Module] = {}
     absent = {}
     for name in case.peers:
         try:
-            modules[name] = PEERS[name](model).train(case.mode == "train").to(device, dtype)
+            peers[name] = models.peer(name).train(training).to(device, dtype)
         except Absent as reason:
             absent[name] = str(reason)
         except Exception as error:
             absent[name] = describe_error(error)
     # Last, so that a peer which shares the model's tensors is not copied with the optimized model.
-    modules = {OURS: model if case.mode == "train" else optimized(model, case, device), **modules}
-    inputs = _inputs((case.batch, channels, *case.size), device, dtype)
+    modules = {OURS: ours if training or case.part else optimized(ours, case, device), **peers}
+    inputs = _inputs(models.shape, device, dtype)
+    calls: dict[str, Callable[[Tensor], Tensor]]
+    calls = {name: functools.partial(train if training else forward, module) for name, module in modules.items()}
     if case.graph:
-        capture(modules[OURS], inputs[0])
-    call = train_call if case.mode == "train" else forward_call
-    return BuiltCase(case, modules, {name: call(module) for name, module in modules.items()}, inputs, absent)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message=".*without a CUDA graph", category=RuntimeWarning)
+            calls[OURS](inputs[0])  # captures it
+    return BuiltCase(case, modules, calls, inputs, absent)
 
 
-def optimized(model: Any, case: Case, device: torch.device) -> nn.Module:
+def optimized(model: nn.Module, case: Case, device: torch.device) -> nn.Module:
     """Return the optimized model, with a CUDA graph if the case asks for one and the device has them."""
-    options: dict[str, Any] = {"cuda_graph": True} if case.graph and device.type == "cuda" else {}
-    made: nn.Module = medzoo.optimize(model, **options)
-    return made
-
-
-def capture(module: nn.Module, x: Tensor) -> None:
-    """Run the first forward pass, which captures the CUDA graph.
-
-    Raises:
-        RuntimeWarning: the capture failed; the row would time the model without a graph.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*without a CUDA graph", category=RuntimeWarning)
-        forward_call(module)(x)
-
-
-def _build_part(case: Case, device: torch.device, dtype: torch.dtype) -> BuiltCase:
-    """Build one part of a model beside the peers' same part."""
-    part = build_part(case, perturb_parameters)
-    modules: dict[str, nn.Module] = {OURS: part.module}
-    absent = {}
-    for name in case.peers:
-        try:
-            modules[name] = part.peer(name)
-        except Absent as reason:
-            absent[name] = str(reason)
-    for module in modules.values():
-        module.eval().to(device, dtype)
-    calls = {name: forward_call(module) for name, module in modules.items()}
-    return BuiltCase(case, modules, calls, _inputs(part.shape, device, dtype), absent)
+    options = {"cuda_graph": True} if case.graph and device.type == "cuda" else {}
+    return cast(nn.Module, medzoo.optimize(cast(Any, model), **options))
 
 
 def _inputs(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> list[Tensor]:
@@ -190,58 +147,24 @@ def _inputs(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) ->
     return [torch.randn(shape, device=device).to(dtype) for _ in range(count)]
 
 
-def _options(case: Case) -> dict[str, Any]:
-    """Return the builder options of a case; no dropout in training, whose random masks would differ from the peer's."""
-    options = dict(medzoo.describe(case.model).tiny) if case.tiny else {}
-    if case.model == "swin_encoder_mlp":
-        return options | {"num_classes": 0}
-    if case.model in ("cnn3d_small", "xray_cnn"):
-        options["size"] = case.size
-    if case.mode == "train" and case.model in ("cnn3d_small", "cnn3d_base", "xray_cnn"):
-        options["dropout"] = 0.0
-    return options
+def forward(module: nn.Module, x: Tensor) -> Tensor:
+    """Run a forward pass without autograd."""
+    with torch.inference_mode():
+        return cast(Tensor, module(x))
 
 
-@torch.no_grad()
-def perturb_parameters(module: nn.Module) -> None:
-    """Move every vector, bias table and running statistic away from its initial value."""
-    for name, tensor in module.named_parameters():
-        if tensor.ndim == 1:
-            tensor.add_(torch.randn_like(tensor), alpha=0.1)
-        elif name.endswith("relative_position_bias_table"):
-            tensor.normal_(std=0.5)
-    for name, buffer in module.named_buffers():
-        if name.endswith("running_mean"):
-            buffer.normal_(std=0.1)
-        elif name.endswith("running_var"):
-            buffer.uniform_(0.5, 1.5)
+def train(module: nn.Module, x: Tensor) -> Tensor:
+    """Run a forward and a backward pass; no optimizer, whose step is the same for all."""
+    module.zero_grad(set_to_none=True)
+    out: Tensor = module(x)
+    (out * _loss_weights(out.shape, out.device, out.dtype)).sum().backward()  # type: ignore[no-untyped-call]
+    return out.detach()
 
 
-def forward_call(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return a forward pass without autograd."""
-
-    def call(x: Tensor) -> Tensor:
-        with torch.inference_mode():
-            return module(x)
-
-    return call
-
-
-def train_call(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Return a forward and a backward pass; no optimizer, whose step is the same for all."""
-    weights: dict[torch.Size, Tensor] = {}
-
-    def call(x: Tensor) -> Tensor:
-        module.zero_grad(set_to_none=True)
-        out = module(x)
-        if out.shape not in weights:
-            # With a plain sum, gradients would vanish where a norm makes the outputs sum to zero.
-            generator = torch.Generator().manual_seed(1)
-            weights[out.shape] = torch.randn(out.shape, generator=generator).to(out.device, out.dtype)
-        (out * weights[out.shape]).sum().backward()
-        return out.detach()
-
-    return call
+@functools.cache
+def _loss_weights(shape: torch.Size, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return random weights: with a plain sum, gradients would vanish where a norm makes the outputs sum to zero."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device, dtype)
 
 
 @contextlib.contextmanager

@@ -30,30 +30,18 @@ OWN = frozenset({CREATED, GRAPHLESS})
 
 @dataclass(frozen=True)
 class Case:
-    """One row of a result: what runs, on which input, beside which peers.
+    """One row of a result: what runs, on which input, beside which peers."""
 
-    Attributes:
-        subject: a registered model, or ``model/part``.
-        size: spatial size of the input. For a part of the Swin encoder, the size of the full encoder's input.
-        batch: samples in one call.
-        dtype: ``"float32"`` or ``"bfloat16"``.
-        mode: ``"forward"`` runs ``medzoo.optimize``'s model, or a part as it is. ``"train"`` runs a forward and a
-            backward pass of the model as created.
-        peers: what is timed beside medzoo.
-        level: the first level this case belongs to.
-        tiny: build the model with its registered ``tiny`` options, to check outputs and not to time.
-        graph: replay a CUDA graph of the optimized model. On a CPU it runs without one.
-    """
-
-    subject: str
-    size: tuple[int, ...]
+    subject: str  # a registered model, or "model/part"
+    size: tuple[int, ...]  # spatial size of the input; for a part of the Swin encoder, of the full encoder's input
     batch: int = 1
-    dtype: str = "float32"
+    dtype: str = "float32"  # or "bfloat16"
+    # A forward pass of medzoo.optimize's model, or of a part as it is; or forward and backward of the model as created.
     mode: Literal["forward", "train"] = "forward"
-    peers: tuple[str, ...] = ()
-    level: Level = "usual"
-    tiny: bool = False
-    graph: bool = False
+    peers: tuple[str, ...] = ()  # what is timed beside medzoo
+    level: Level = "usual"  # the first level this case belongs to
+    tiny: bool = False  # build the model with its registered ``tiny`` options, to check outputs and not to time
+    graph: bool = False  # replay a CUDA graph of the optimized model; on a CPU it runs without one
 
     @property
     def model(self) -> str:
@@ -81,79 +69,48 @@ class Case:
         """Pixels or voxels in one call."""
         return self.batch * math.prod(self.size)
 
-    def shrunk(self) -> Case:
-        """Return the smallest case of the same kind, to check outputs only.
 
-        The Swin encoder's input is no cube, and one side is longer than two windows: its windows then meet every kind
-        of border.
-        """
-        size = (32, 64, 32) if self.model == "swin_encoder_mlp" else medzoo.describe(self.model).tiny_size
-        return replace(self, size=size, batch=2, tiny=True)
-
-
-def _cube(side: int) -> tuple[int, int, int]:
-    return (side, side, side)
-
-
+CUBE = {side: (side, side, side) for side in (64, 96, 128)}
 BASE_SIZE = (64, 128, 128)
 XRAY_SIZE = (320, 320)
 
 
-def _models() -> list[Case]:
-    """Return full models on a CPU, beside every peer."""
-    swin, conv = (*MONAI, CREATED), (EAGER, CREATED)
-    return [
-        Case("swin_encoder_mlp", _cube(64), peers=swin, level="quick"),
-        Case("swin_encoder_mlp", _cube(64), batch=4, peers=swin),
-        Case("swin_encoder_mlp", _cube(96), peers=swin),
-        Case("swin_encoder_mlp", _cube(64), dtype="bfloat16", peers=swin),
-        Case("swin_encoder_mlp", _cube(96), dtype="bfloat16", peers=swin),
-        Case("swin_encoder_mlp", _cube(64), mode="train", peers=("MONAI",)),
-        Case("swin_encoder_mlp", _cube(96), mode="train", peers=("MONAI",)),
-        Case("cnn3d_small", _cube(64), peers=conv),
-        Case("cnn3d_small", _cube(64), batch=4, peers=conv),
-        Case("cnn3d_small", _cube(96), peers=conv, level="quick"),
-        Case("cnn3d_small", _cube(96), dtype="bfloat16", peers=conv),
-        Case("cnn3d_small", _cube(64), mode="train", peers=(EAGER,)),
+def _cpu() -> list[Case]:
+    """Return what is measured on a CPU: full models, their hot paths by themselves, and how the Swin encoder scales."""
+    swin, conv, flat = (*MONAI, CREATED), (EAGER, CREATED), (TIMM, CREATED)
+    rows = [
+        Case("swin_encoder_mlp", CUBE[64], peers=swin, level="quick"),
+        Case("swin_encoder_mlp", CUBE[64], batch=4, peers=swin),
+        Case("swin_encoder_mlp", CUBE[96], peers=swin),
+        Case("swin_encoder_mlp", CUBE[64], dtype="bfloat16", peers=swin),
+        Case("swin_encoder_mlp", CUBE[96], dtype="bfloat16", peers=swin),
+        Case("swin_encoder_mlp", CUBE[64], mode="train", peers=("MONAI",)),
+        Case("swin_encoder_mlp", CUBE[96], mode="train", peers=("MONAI",)),
+        Case("cnn3d_small", CUBE[64], peers=conv),
+        Case("cnn3d_small", CUBE[64], batch=4, peers=conv),
+        Case("cnn3d_small", CUBE[96], peers=conv, level="quick"),
+        Case("cnn3d_small", CUBE[96], dtype="bfloat16", peers=conv),
+        Case("cnn3d_small", CUBE[64], mode="train", peers=(EAGER,)),
         Case("cnn3d_base", BASE_SIZE, peers=conv, level="quick"),
-        Case("cnn3d_base", _cube(64), batch=4, peers=conv),
+        Case("cnn3d_base", CUBE[64], batch=4, peers=conv),
         Case("cnn3d_base", BASE_SIZE, dtype="bfloat16", peers=(*conv, CHANNELS_LAST)),
         Case("cnn3d_base", BASE_SIZE, mode="train", peers=(EAGER,)),
-        Case("xray_cnn", XRAY_SIZE, peers=conv, level="quick"),
-        Case("xray_cnn", XRAY_SIZE, batch=8, peers=conv),
-        Case("xray_cnn", XRAY_SIZE, dtype="bfloat16", peers=conv),
-        Case("xray_cnn", XRAY_SIZE, mode="train", peers=(EAGER,)),
-        Case("resnet18_multilabel", XRAY_SIZE, peers=(TIMM, CREATED), level="quick"),
-        Case("resnet18_multilabel", XRAY_SIZE, batch=8, peers=(TIMM, CREATED)),
-        Case("resnet18_multilabel", XRAY_SIZE, dtype="bfloat16", peers=(TIMM, CREATED)),
-        Case("resnet18_multilabel", XRAY_SIZE, mode="train", peers=(TIMM,)),
-        Case("densenet121_xray", (224, 224), peers=(TIMM, CREATED)),
-        Case("densenet121_xray", (224, 224), batch=8, peers=(TIMM, CREATED)),
     ]
-
-
-def _parts() -> list[Case]:
-    """Return the hot paths of the models, each measured by itself."""
-    rows = [
-        Case(f"swin_encoder_mlp/{part}", _cube(side), peers=MONAI if part != "merging" else ("MONAI",))
+    for model, peers in (("xray_cnn", conv), ("resnet18_multilabel", flat)):
+        case = Case(model, XRAY_SIZE, peers=peers)
+        rows += [replace(case, level="quick"), replace(case, batch=8), replace(case, dtype="bfloat16")]
+        rows.append(replace(case, mode="train", peers=peers[:1]))
+    rows += [Case("densenet121_xray", (224, 224), batch=batch, peers=flat) for batch in (1, 8)]
+    rows += [
+        Case(f"swin_encoder_mlp/{part}", CUBE[side], peers=MONAI if part != "merging" else ("MONAI",))
         for part in ("attention", "attention shifted", "block", "block shifted", "merging")
         for side in (64, 96)
     ]
-    stages = (("cnn3d_small", _cube(96), 3), ("cnn3d_base", BASE_SIZE, 4), ("xray_cnn", XRAY_SIZE, 4))
+    stages = (("cnn3d_small", CUBE[96], 3), ("cnn3d_base", BASE_SIZE, 4), ("xray_cnn", XRAY_SIZE, 4))
     rows += [
         Case(f"{model}/stage {i}", size, peers=(EAGER,)) for model, size, count in stages for i in range(1, count + 1)
     ]
-    return rows
-
-
-def _grid() -> list[Case]:
-    """Return the Swin encoder without peers over batch and volume, to see how cost scales."""
-    return [
-        Case("swin_encoder_mlp", _cube(side), batch=batch)
-        for side in (64, 96, 128)
-        for batch in (1, 2, 4, 8)
-        if (side, batch) not in ((64, 1), (64, 4), (96, 1))  # measured beside the peers above
-    ]
+    return rows + [Case("swin_encoder_mlp", size, batch=batch) for size in CUBE.values() for batch in (1, 2, 4, 8)]
 
 
 def _gpu() -> list[Case]:
@@ -161,23 +118,23 @@ def _gpu() -> list[Case]:
     swin, conv, flat = (*MONAI, CREATED), (EAGER, CHANNELS_LAST, CREATED), (TIMM, CREATED)
     half = "bfloat16"
     rows = [
-        Case("swin_encoder_mlp", _cube(96), batch=8, dtype=half, peers=swin, level="quick"),
+        Case("swin_encoder_mlp", CUBE[96], batch=8, dtype=half, peers=swin, level="quick"),
         Case("cnn3d_base", BASE_SIZE, batch=64, dtype=half, peers=conv, level="quick"),
-        Case("swin_encoder_mlp", _cube(96), batch=8, dtype=half, peers=(MONAI[1], GRAPHLESS), graph=True),
+        Case("swin_encoder_mlp", CUBE[96], batch=8, dtype=half, peers=(MONAI[1], GRAPHLESS), graph=True),
         Case("cnn3d_base", BASE_SIZE, batch=64, dtype=half, peers=(CHANNELS_LAST, GRAPHLESS), graph=True),
-        Case("swin_encoder_mlp", _cube(96), dtype=half, peers=(MONAI[1], GRAPHLESS), graph=True),
+        Case("swin_encoder_mlp", CUBE[96], dtype=half, peers=(MONAI[1], GRAPHLESS), graph=True),
         Case("cnn3d_base", BASE_SIZE, dtype=half, peers=(CHANNELS_LAST, GRAPHLESS), graph=True),
-        Case("swin_encoder_mlp", _cube(96), dtype=half, peers=swin),
-        Case("swin_encoder_mlp", _cube(96), batch=2, dtype=half, mode="train", peers=MONAI),
-        Case("swin_encoder_mlp", _cube(96), batch=8, dtype=half, mode="train", peers=MONAI),
+        Case("swin_encoder_mlp", CUBE[96], dtype=half, peers=swin),
+        Case("swin_encoder_mlp", CUBE[96], batch=2, dtype=half, mode="train", peers=MONAI),
+        Case("swin_encoder_mlp", CUBE[96], batch=8, dtype=half, mode="train", peers=MONAI),
         Case("cnn3d_base", BASE_SIZE, dtype=half, peers=conv),
         Case("cnn3d_base", BASE_SIZE, batch=16, dtype=half, mode="train", peers=(EAGER, CHANNELS_LAST)),
-        Case("swin_encoder_mlp", _cube(96), peers=swin),
-        Case("swin_encoder_mlp", _cube(64), dtype=half, peers=swin),
-        Case("swin_encoder_mlp", _cube(128), dtype=half, peers=swin),
-        Case("swin_encoder_mlp", _cube(96), mode="train", peers=MONAI),
-        Case("cnn3d_small", _cube(64), batch=64, dtype=half, peers=conv),
-        Case("cnn3d_small", _cube(96), dtype=half, peers=conv),
+        Case("swin_encoder_mlp", CUBE[96], peers=swin),
+        Case("swin_encoder_mlp", CUBE[64], dtype=half, peers=swin),
+        Case("swin_encoder_mlp", CUBE[128], dtype=half, peers=swin),
+        Case("swin_encoder_mlp", CUBE[96], mode="train", peers=MONAI),
+        Case("cnn3d_small", CUBE[64], batch=64, dtype=half, peers=conv),
+        Case("cnn3d_small", CUBE[96], dtype=half, peers=conv),
     ]
     for batch in (1, 64):
         rows += [
@@ -186,18 +143,20 @@ def _gpu() -> list[Case]:
             Case("densenet121_xray", (224, 224), batch=batch, dtype=half, peers=flat),
         ]
     # Without peers, until the memory is full.
-    known = {case.id for case in rows}
-    for model, size, most in (("swin_encoder_mlp", _cube(96), 128), ("cnn3d_base", BASE_SIZE, 512)):
-        batches = [Case(model, size, batch=2**power, dtype=half) for power in range(most.bit_length())]
-        rows += [case for case in batches if case.id not in known]
-    return rows
+    rows += [Case("swin_encoder_mlp", CUBE[96], batch=2**power, dtype=half) for power in range(8)]
+    return rows + [Case("cnn3d_base", BASE_SIZE, batch=2**power, dtype=half) for power in range(10)]
 
 
 def tiny(cases: Iterable[Case]) -> list[Case]:
-    """Return each kind of case once, at its smallest size; among equals, the first that has peers."""
+    """Return each kind of case once, at its smallest size; among equals, the first that has peers.
+
+    The Swin encoder's input is no cube, and one side is longer than two windows: its windows then meet every kind of
+    border.
+    """
     found: dict[str, Case] = {}
     for case in cases:
-        small = case.shrunk()
+        size = (32, 64, 32) if case.model == "swin_encoder_mlp" else medzoo.describe(case.model).tiny_size
+        small = replace(case, size=size, batch=2, tiny=True)
         if small.id not in found or not found[small.id].peers:
             found[small.id] = small
     return list(found.values())
@@ -215,7 +174,7 @@ def dry_run(cases: Iterable[Case]) -> list[Case]:
         seen |= {(case.model, peer) for peer in new}
         small = replace(case, peers=new or case.peers[-1:])
         if case.model == "swin_encoder_mlp":  # most of the time is MONAI's
-            small = replace(small, size=_cube(32), batch=1)
+            small = replace(small, size=(32, 32, 32), batch=1)
         found.append(small)
     return found
 
@@ -229,20 +188,21 @@ def select(models: Collection[str] = (), level: Level = "usual", *, device: str 
     Raises:
         UnknownModelError: a model that has no case.
     """
-    every = _gpu() if device == "cuda" else _models() + _parts() + _grid()
-    known = list(dict.fromkeys(case.model for case in every))
+    every: dict[str, Case] = {}
+    for case in _gpu() if device == "cuda" else _cpu():
+        every.setdefault(case.id, case)  # the one with peers comes first
+    known = list(dict.fromkeys(case.model for case in every.values()))
     for name in models:
         if name not in known:
             raise UnknownModelError(
                 f"no benchmark of {name!r}.{did_you_mean(name, known)} There are {', '.join(known)}."
             )
-    chosen = [case for case in every if not models or case.model in models]
+    chosen = [case for case in every.values() if not models or case.model in models]
     if level != "full":
         return [case for case in chosen if LEVELS.index(case.level) <= LEVELS.index(level)]
-    full = [case for case in chosen if case.peers and not case.part and case.mode == "forward" and not case.graph]
     # Compiling takes minutes: one case of each model, its first quick one if it has one.
-    first: dict[str, Case] = {}
-    for case in sorted(full, key=lambda case: LEVELS.index(case.level)):
-        first.setdefault(case.model, case)
-    compiled = {case.id for case in first.values()}
-    return [replace(case, peers=(*case.peers, COMPILED)) if case.id in compiled else case for case in chosen]
+    compiled: dict[str, Case] = {}
+    for case in sorted(chosen, key=lambda case: LEVELS.index(case.level)):
+        if case.peers and not case.part and case.mode == "forward" and not case.graph:
+            compiled.setdefault(case.model, case)
+    return [replace(case, peers=(*case.peers, COMPILED)) if case in compiled.values() else case for case in chosen]

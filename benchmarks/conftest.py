@@ -22,10 +22,6 @@ def pytest_addoption(parser):
     group.addoption("--results", type=Path, help="folder to write the result file to")
 
 
-def pytest_configure(config):
-    config.stash[RESULT] = {"environment": {}, "ceilings": {}, "rows": [], "skipped": {}, "failed": {}, "startup": {}}
-
-
 def pytest_generate_tests(metafunc):
     if "case" in metafunc.fixturenames and metafunc.function.__name__ == "test_case":
         config = metafunc.config
@@ -40,13 +36,13 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.path.parent == Path(__file__).parent:
             item.add_marker(pytest.mark.filterwarnings("ignore"))  # the peers' own; the suite's tests are strict
-        if config.getoption("level") == "quick" and item.path.name == "test_throughput.py":
+        if config.getoption("level") == "quick" and "sources" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.skip(reason="--quick leaves out reading, which has no peer"))
 
 
 def pytest_sessionfinish(session):
-    result, folder = session.config.stash[RESULT], session.config.getoption("results")
-    if folder and result["rows"]:
+    result, folder = session.config.stash.get(RESULT, None), session.config.getoption("results")
+    if folder and result and result["rows"]:
         print(f"\n{write_result(result, folder)}")
 
 
@@ -56,20 +52,11 @@ def _seeded():
 
 
 @pytest.fixture(scope="session")
-def device():
-    return DEVICE
-
-
-@pytest.fixture(scope="session")
-def level(request):
-    return request.config.getoption("level")
-
-
-@pytest.fixture(scope="session")
-def result(request, device, level):
+def result(request):
     """Return the result that rows are added to; the machine and its ceilings are measured first."""
-    result = request.config.stash[RESULT]
+    result = {"environment": {}, "ceilings": {}, "rows": [], "skipped": {}, "failed": {}, "startup": {}}
+    request.config.stash[RESULT], level = result, request.config.getoption("level")
     if not request.config.getoption("benchmark_disable"):
-        result["environment"] = describe_environment(device) | {"level": level}
-        result["ceilings"] = measure_ceilings(device, quick=level == "quick")
+        result["environment"] = describe_environment(DEVICE) | {"level": level}
+        result["ceilings"] = measure_ceilings(DEVICE, quick=level == "quick")
     return result

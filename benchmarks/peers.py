@@ -13,8 +13,8 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from dataclasses import replace
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +40,6 @@ WIDTH = 48
 
 class Absent(Exception):
     """A peer cannot take part; the message is the reason."""
-
-
-# Full models
 
 
 class MonaiFeatures(nn.Module):
@@ -93,17 +90,16 @@ def monai_swin(model: nn.Module, flash: bool = False) -> nn.Module:
         spatial_dims=3,
         **monai_options(kind, flash),
     )
-    peer = MonaiFeatures(encoder)
-    copy_tensors(peer, model)
-    return peer
+    return copy_tensors(MonaiFeatures(encoder), model)
 
 
-def copy_tensors(peer: nn.Module, model: nn.Module) -> None:
-    """Load the model's tensors; only MONAI's index buffers, which are derived, may be missing."""
+def copy_tensors(peer: nn.Module, model: nn.Module) -> nn.Module:
+    """Return the peer with the model's tensors; only MONAI's index buffers, which are derived, may be missing."""
     missing, unexpected = peer.load_state_dict(model.state_dict(), strict=False)
     left = [name for name in missing if not name.endswith("relative_position_index")]
     if left or unexpected:
         raise Absent(f"its tensors are not medzoo's: {(left + unexpected)[:3]}")
+    return peer
 
 
 class Chain(nn.Sequential):
@@ -115,10 +111,9 @@ class Chain(nn.Sequential):
         super().__init__(*stages, *head.children())
 
 
-def eager(model: nn.Module) -> nn.Module:
+def eager(model: Any) -> nn.Module:
     """Return the same layers as a plain ``nn.Sequential``."""
-    model = copy.deepcopy(model)
-    return Chain(model.encoder, cast(nn.Module, model.head))
+    return Chain(copy.deepcopy(model.encoder), copy.deepcopy(model.head))
 
 
 class ChannelsLast(nn.Module):
@@ -128,10 +123,10 @@ class ChannelsLast(nn.Module):
     the library then runs the first layer channels first. So the strides are set explicitly.
     """
 
-    def __init__(self, plain: nn.Module) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.plain = plain
-        for parameter in plain.parameters():
+        self.plain = eager(model)
+        for parameter in self.plain.parameters():
             if parameter.ndim > 3:
                 parameter.data = self._strided(parameter.data)
 
@@ -144,24 +139,18 @@ class ChannelsLast(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the layers on the same bytes."""
-        return self.plain(self._strided(x))
+        return cast(Tensor, self.plain(self._strided(x)))
 
 
-def channels_last(model: nn.Module) -> nn.Module:
-    """Return the same layers in channels-last order."""
-    return ChannelsLast(eager(model))
-
-
-def timm_model(model: nn.Module) -> nn.Module:
+def timm_model(model: Any) -> nn.Module:
     """Return timm's own classifier with the model's tensors."""
     try:
         import timm
     except ImportError as error:
         raise Absent(f"timm is not installed ({error})") from error
-    ours: Any = model
-    name = {"resnet18_multilabel": "resnet18", "densenet121_xray": "densenet121"}[ours.name]
-    peer = timm.create_model(name, num_classes=ours.num_classes, in_chans=ours.input_spec.channels)
-    classifier = {"resnet18": "fc", "densenet121": "classifier"}[name]
+    names = {"resnet18_multilabel": ("resnet18", "fc"), "densenet121_xray": ("densenet121", "classifier")}
+    name, classifier = names[model.name]
+    peer = timm.create_model(name, num_classes=model.num_classes, in_chans=model.input_spec.channels)
     tensors = {
         key.replace("head.classifier", classifier).removeprefix("encoder."): value
         for key, value in model.state_dict().items()
@@ -180,14 +169,13 @@ def compiled(model: nn.Module) -> nn.Module:
     return cast(nn.Module, torch.compile(module, dynamic=False))
 
 
-def fastest_plain(model: nn.Module, device: str) -> nn.Module:
+def fastest_plain(model: Any, device: str) -> nn.Module:
     """Return the fastest peer on a device type; on a GPU, convolutions are fastest with channels last."""
-    name = cast(Any, model).name
-    if name == "swin_encoder_mlp":
+    if model.name == "swin_encoder_mlp":
         return monai_swin(model, flash=True)
-    if name in ("resnet18_multilabel", "densenet121_xray"):
+    if model.name in ("resnet18_multilabel", "densenet121_xray"):
         return timm_model(model)
-    return channels_last(model) if device == "cuda" else eager(model)
+    return ChannelsLast(model) if device == "cuda" else eager(model)
 
 
 PEERS: dict[str, Callable[[nn.Module], nn.Module]] = {
@@ -195,7 +183,7 @@ PEERS: dict[str, Callable[[nn.Module], nn.Module]] = {
     MONAI[1]: lambda model: monai_swin(model, flash=True),
     CREATED: copy.deepcopy,
     EAGER: eager,
-    CHANNELS_LAST: channels_last,
+    CHANNELS_LAST: ChannelsLast,
     TIMM: timm_model,
     COMPILED: compiled,
     GRAPHLESS: lambda model: cast(nn.Module, medzoo.optimize(cast(Any, model))),
@@ -218,8 +206,6 @@ def matched_parameters(ours: nn.Module, peer: nn.Module) -> Sequence[tuple[Tenso
     return pairs
 
 
-# Parts of models
-
 # The stage table of each convolutional model, and the options that avoid a head of fixed size.
 TABLES: dict[str, tuple[StageTable, dict[str, Any]]] = {
     "cnn3d_small": (SMALL, {"pool": "avg"}),
@@ -228,18 +214,53 @@ TABLES: dict[str, tuple[StageTable, dict[str, Any]]] = {
 }
 
 
-@dataclass
-class Part:
-    """A part of a model, the shape of its input, and how a peer's same part is built."""
+class Models(NamedTuple):
+    """A model or a part of one, the shape of its input, and how a peer with the same tensors is built."""
 
     module: nn.Module
     shape: tuple[int, ...]
     peer: Callable[[str], nn.Module]
 
 
-def build_part(case: Case, perturb: Callable[[nn.Module], None]) -> Part:
-    """Build the part that a case names, with parameters changed by ``perturb``."""
-    return (_swin_part if case.model == "swin_encoder_mlp" else _conv_stage)(case, perturb)
+def build_models(case: Case) -> Models:
+    """Build what a case names.
+
+    Every tensor is perturbed first: fresh biases are zero and fresh norms are identities, and would hide an error in
+    either.
+    """
+    if case.part:
+        return _swin_part(case) if case.model == "swin_encoder_mlp" else _conv_stage(case)
+    model = medzoo.create(case.model, **_options(case))
+    perturb_parameters(model)
+    shape = (case.batch, model.input_spec.channels, *case.size)
+    return Models(model, shape, lambda name: PEERS[name](model))
+
+
+def _options(case: Case) -> dict[str, Any]:
+    """Return the builder options of a case; no dropout in training, whose random masks would differ from the peer's."""
+    options = dict(medzoo.describe(case.model).tiny) if case.tiny else {}
+    if case.model == "swin_encoder_mlp":
+        return options | {"num_classes": 0}
+    if case.model in ("cnn3d_small", "xray_cnn"):
+        options["size"] = case.size
+    if case.mode == "train" and case.model in ("cnn3d_small", "cnn3d_base", "xray_cnn"):
+        options["dropout"] = 0.0
+    return options
+
+
+@torch.no_grad()
+def perturb_parameters(module: nn.Module) -> None:
+    """Move every vector, bias table and running statistic away from its initial value."""
+    for name, tensor in module.named_parameters():
+        if tensor.ndim == 1:
+            tensor.add_(torch.randn_like(tensor), alpha=0.1)
+        elif name.endswith("relative_position_bias_table"):
+            tensor.normal_(std=0.5)
+    for name, buffer in module.named_buffers():
+        if name.endswith("running_mean"):
+            buffer.normal_(std=0.1)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5)
 
 
 class AttentionHalf(nn.Module):
@@ -273,8 +294,8 @@ class MonaiBlock(nn.Module):
         kind = monai.SwinTransformerBlock
         shift = tuple(side // 2 if shifted else 0 for side in WINDOW)
         block = kind(WIDTH, HEADS[0], WINDOW, shift, **monai_options(kind, flash))
-        copy_tensors(block, ours)
-        self.block, self.attention = block, attention
+        self.block: Any = copy_tensors(block, ours)
+        self.attention = attention
         mask = None
         if shifted:
             window, shift = monai.get_window_size(size, WINDOW, shift)
@@ -284,30 +305,27 @@ class MonaiBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the block."""
-        return self.block.forward_part1(x, self.mask) if self.attention else self.block(x, self.mask)
+        return cast(Tensor, (self.block.forward_part1 if self.attention else self.block)(x, self.mask))
 
 
-def _swin_part(case: Case, perturb: Callable[[nn.Module], None]) -> Part:
+def _swin_part(case: Case) -> Models:
     """Build a part of the Swin encoder's first stage."""
     kind, _, shifted = case.part.partition(" ")
     tokens = tuple(side // PATCH for side in case.size)
-    shape = (case.batch, *tokens, WIDTH)
     merging = PatchMerging(WIDTH, "monai1.5")
     block = SwinBlock(WIDTH, HEADS[0], shifted=bool(shifted), drop_path=0.0)
     ours = merging if kind == "merging" else block
-    perturb(ours)
+    perturb_parameters(ours)
 
     def peer(name: str) -> nn.Module:
         if kind == "merging":
-            other: nn.Module = monai_modules().PatchMerging(WIDTH, spatial_dims=3)
-            copy_tensors(other, ours)
-            return other
+            return copy_tensors(monai_modules().PatchMerging(WIDTH, spatial_dims=3), ours)
         return MonaiBlock(ours, tokens, shifted=bool(shifted), flash=name == MONAI[1], attention=kind == "attention")
 
-    return Part(AttentionHalf(block) if kind == "attention" else ours, shape, peer)
+    return Models(AttentionHalf(block) if kind == "attention" else ours, (case.batch, *tokens, WIDTH), peer)
 
 
-def _conv_stage(case: Case, perturb: Callable[[nn.Module], None]) -> Part:
+def _conv_stage(case: Case) -> Models:
     """Build one convolution stage as a model of its own, optimized as the full model is; it averages its map."""
     table, options = TABLES[case.model]
     full: Any = medzoo.create(case.model, num_classes=0, **options)
@@ -317,7 +335,7 @@ def _conv_stage(case: Case, perturb: Callable[[nn.Module], None]) -> Part:
     encoder = ConvEncoder(conv.in_channels, (conv.out_channels,), replace(table, stages=1), len(size))
     spec = InputSpec("b c d h w" if len(size) == 3 else "b c h w", channels=conv.in_channels, size=size)
     model = Classifier(encoder, Head(conv.out_channels, 0), input_spec=spec, name=case.model).eval()
-    perturb(model)
+    perturb_parameters(model)
     plain = copy.deepcopy(model)
     shape = (case.batch, conv.in_channels, *size)
-    return Part(medzoo.optimize(model), shape, lambda _: Chain(plain.encoder, plain.head))
+    return Models(medzoo.optimize(model), shape, lambda _: Chain(plain.encoder, plain.head))

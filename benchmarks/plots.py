@@ -6,8 +6,8 @@ same result and the same matplotlib.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,33 +38,34 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), GREY),
 }
+Points = list[tuple[float, float]]
+# Label, spread and colour of a bar; one without a spread is the heading of those that follow.
+Bar = tuple[str, dict[str, float] | None, str]
 
 
+@matplotlib.rc_context(STYLE)
 def draw(result: dict[str, Any], folder: Path, stem: str) -> dict[str, Path]:
     """Write each plot for which there are enough rows, and return the files by what they show."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = {}
-    with matplotlib.rc_context(STYLE):
-        plots = {
-            "ratios": _ratios(result),
-            "roofline": _roofline(result),
-            "throughput": _throughput(result) if "cuda" in result["environment"] else None,
-            "scaling": _scaling(result),
-            "memory": _scaling(result, "peak"),
-        }
-        for name, figure in plots.items():
-            if figure:
-                written[name] = folder / f"{stem}-{name}.svg"
-                _save(figure, written[name])
-    return written
+    rows = [row for row in result["rows"] if row["case"]["mode"] == "forward"]
+    dtypes = [row["case"]["dtype"] for row in rows]
+    dtype = max(dtypes, key=dtypes.count, default="float32")  # the most frequent one
+    rows = [row for row in rows if row["case"]["dtype"] == dtype]
+    plots = {
+        "ratios": _ratios(result["rows"]),
+        "roofline": _roofline(rows, dtype, result["ceilings"]),
+        "throughput": _throughput(rows, dtype) if "cuda" in result["environment"] else None,
+        "scaling": _scaling(rows, dtype),
+        "memory": _scaling(rows, dtype, "peak"),
+    }
+    return {name: _save(plot, folder / f"{stem}-{name}.svg") for name, plot in plots.items() if plot}
 
 
+@matplotlib.rc_context(STYLE)
 def draw_summary(groups: list[list[Headline]], file: Path) -> None:
     """Write the plot of the headline figures: medzoo's speed relative to the fastest peer, in each setting."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     settings = dict.fromkeys(headline.setting for group in groups for headline in group)
     colours = dict(zip(settings, COLOURS, strict=False))
-    bars: list[tuple[str, dict[str, float] | None, str]] = []
+    bars: list[Bar] = []
     for group in groups:
         first = group[0]
         device = "GPU" if "cuda" in first.environment else "CPU"
@@ -72,28 +73,19 @@ def draw_summary(groups: list[list[Headline]], file: Path) -> None:
         for headline in group:
             peer = "" if headline.peer == first.peer else f", against {headline.peer}"
             bars.append((headline.setting + peer, headline.ratio, colours[headline.setting]))
-    with matplotlib.rc_context(STYLE):
-        _save(_bars("Inference speed relative to the fastest other implementation (= 1)", bars), file)
+    _save(_bars("Inference speed relative to the fastest other implementation (= 1)", bars), file)
 
 
-def _save(figure: Figure, file: Path) -> None:
+def _save(figure: Figure, file: Path) -> Path:
     """Write a figure as SVG without date and version."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return file
 
 
-def _figure(width: float, height: float, left: float = 0.0, right: float = 0.0) -> Figure:
-    """Return a figure of a size in inches, with a margin in case the viewer's font is wider than DejaVu Sans."""
-    return Figure((width, height), layout=ConstrainedLayoutEngine(rect=(left, 0, 1 - left - right, 1)))
-
-
-def _bars(title: str, bars: Sequence[tuple[str, dict[str, float] | None, str]]) -> Figure:
-    """Return horizontal bars with a line from the lower to the upper quartile.
-
-    Args:
-        title: what they show.
-        bars: label, value and colour of each; one without a value is the heading of those that follow.
-    """
-    figure = _figure(10, 0.9 + 0.2 * len(bars), left=0.03)
+def _bars(title: str, bars: Sequence[Bar]) -> Figure:
+    """Return horizontal bars with a line from the lower to the upper quartile."""
+    figure = Figure((10, 0.9 + 0.2 * len(bars)), layout=ConstrainedLayoutEngine(rect=(0.03, 0, 0.97, 1)))
     axes = figure.add_subplot(title=title)
     for y, (_, value, colour) in enumerate(bars):
         if value:
@@ -115,7 +107,7 @@ def _bars(title: str, bars: Sequence[tuple[str, dict[str, float] | None, str]]) 
 
 def _loglog(title: str, x_name: str, y_name: str) -> tuple[Figure, Axes]:
     """Return a figure with two logarithmic axes, labelled at 1, 2 and 5 in each decade."""
-    figure = _figure(8, 4.4, right=0.04)
+    figure = Figure((8, 4.4), layout=ConstrainedLayoutEngine(rect=(0, 0, 0.96, 1)))  # a margin for wider fonts
     axes = figure.add_subplot(title=title, xlabel=x_name, ylabel=y_name, xscale="log", yscale="log")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -125,73 +117,56 @@ def _loglog(title: str, x_name: str, y_name: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(axes: Axes) -> None:
-    """Put the legend to the right of the axes."""
+def _series(axes: Axes, style: str, series: Mapping[str, Points], rings: Mapping[str, Points]) -> None:
+    """Plot each series in a colour of its own, with rings in the same colour, and put a legend beside the axes."""
+    for name, colour in zip(dict.fromkeys((*series, *rings)), itertools.cycle(COLOURS), strict=False):
+        if name in series:
+            axes.plot(*zip(*series[name], strict=True), style, color=colour, label=name)
+        if name in rings:
+            axes.plot(*zip(*rings[name], strict=True), "o", color=colour, markerfacecolor="none")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), borderaxespad=0.0)
 
 
-def _inference(result: dict[str, Any]) -> tuple[str, list[dict[str, Any]]]:
-    """Return the most frequent dtype of the inference rows, and the rows in it."""
-    rows = [row for row in result["rows"] if row["case"]["mode"] == "forward"]
-    counted = Counter(row["case"]["dtype"] for row in rows).most_common(1)
-    dtype = counted[0][0] if counted else "float32"
-    return dtype, [row for row in rows if row["case"]["dtype"] == dtype]
-
-
-def _ratios(result: dict[str, Any]) -> Figure | None:
+def _ratios(rows: Sequence[dict[str, Any]]) -> Figure | None:
     """Plot how many times as long as medzoo each peer takes, for full models; medzoo's own peers are grey."""
-    names = dict.fromkeys(name for row in result["rows"] for name in row["peers"] if name not in OWN)
+    names = dict.fromkeys(name for row in rows for name in row["peers"] if name not in OWN)
     colours = dict.fromkeys(OWN, GREY) | {name: COLOURS[1 + i % 5] for i, name in enumerate(names)}
-    bars: list[tuple[str, dict[str, float] | None, str]] = []
-    for row in result["rows"]:
+    bars: list[Bar] = []
+    for row in rows:
         if row["peers"] and "/" not in row["case"]["subject"]:
             bars.append((row["id"], None, ""))
             bars += [(name, peer["ratio"], colours[name]) for name, peer in row["peers"].items()]
     return _bars("Time of each peer, medzoo = 1", bars) if bars else None
 
 
-def _roofline(result: dict[str, Any]) -> Figure | None:
-    """Plot the speed of each inference row in one dtype below what the machine allows at its operations per byte."""
-    dtype, rows = _inference(result)
-    if not rows or not result["ceilings"]:
+def _roofline(rows: Sequence[dict[str, Any]], dtype: str, ceilings: dict[str, float]) -> Figure | None:
+    """Plot the speed of each row below what the machine allows at its operations per byte."""
+    if not rows or not ceilings:
         return None
-    matmul, copy = result["ceilings"][f"matmul {dtype}"], result["ceilings"]["copy"]
+    matmul, copy = ceilings[f"matmul {dtype}"], ceilings["copy"]
     unit, scale = ("TFLOP/s", 1e12) if matmul >= 1e13 else ("GFLOP/s", 1e9)
-    points: dict[tuple[str, bool], list[tuple[float, float]]] = {}
+    ridge, top = matmul / copy, matmul / scale
+    models: dict[str, Points] = {}
+    parts: dict[str, Points] = {}
     for row in rows:
         model, _, part = row["case"]["subject"].partition("/")
-        rate = row["flops"] / row["seconds"]["median"] / scale
-        points.setdefault((model, bool(part)), []).append((row["flops"] / row["bytes"], rate))
-    every = [point for group in points.values() for point in group]
-    ridge, top = matmul / copy, matmul / scale
-    x = (min(*(p[0] for p in every), ridge) / 2, max(*(p[0] for p in every), ridge) * 2)
-    y = (min(*(p[1] for p in every), top) / 2, max(*(p[1] for p in every), top) * 2)
-    rings = "; a ring is a part of a model" if any(part for _, part in points) else ""
+        point = row["flops"] / row["bytes"], row["flops"] / row["seconds"]["median"] / scale
+        (parts if part else models).setdefault(model, []).append(point)
+    points = [(ridge, top), *itertools.chain(*models.values(), *parts.values())]
+    (left, right), (bottom, upper) = ((min(axis) / 2, max(axis) * 2) for axis in zip(*points, strict=True))
+    rings = "; a ring is a part of a model" if parts else ""
     figure, axes = _loglog(f"Roofline, {dtype} inference{rings}", "operations per byte", unit)
-    start = max(x[0], y[0] * scale / copy)
-    axes.plot([start, ridge, x[1]], [start * copy / scale, top, top], color=GREY, label="measured ceilings")
-    for colour, model in zip(COLOURS, dict.fromkeys(model for model, _ in points), strict=False):
-        for part in (False, True):
-            if (model, part) in points:
-                _dots(axes, points[model, part], colour, None if part else model, hollow=part)
-    axes.set(xlim=x, ylim=y)
-    _legend(axes)
+    start = max(left, bottom * scale / copy)
+    axes.plot([start, ridge, right], [start * copy / scale, top, top], color=GREY, label="measured ceilings")
+    _series(axes, "o", models, parts)
+    axes.set(xlim=(left, right), ylim=(bottom, upper))
     return figure
 
 
-def _dots(
-    axes: Axes, points: Sequence[tuple[float, float]], colour: str, label: str | None = None, *, hollow: bool = False
-) -> None:
-    """Plot a dot or a ring at each point."""
-    fill = "none" if hollow else colour
-    axes.plot(*zip(*points, strict=True), "o", color=colour, markerfacecolor=fill, label=label)
-
-
-def _throughput(result: dict[str, Any]) -> Figure | None:
+def _throughput(rows: Sequence[dict[str, Any]], dtype: str) -> Figure | None:
     """Plot samples per second over batch, a line for each model and size that ran at several batches."""
-    dtype, rows = _inference(result)
-    lines: dict[str, list[tuple[float, float]]] = {}
-    graphs: dict[str, list[tuple[float, float]]] = {}
+    lines: dict[str, Points] = {}
+    graphs: dict[str, Points] = {}
     for row in rows:
         case = row["case"]
         name = f"{case['subject']} {'×'.join(map(str, case['size']))}"
@@ -204,27 +179,22 @@ def _throughput(result: dict[str, Any]) -> Figure | None:
     rings = {name: graphs[name] for name in lines if name in graphs}
     title = f"Throughput over batch, {dtype} inference" + ("; a ring replays a CUDA graph" if rings else "")
     figure, axes = _loglog(title, "batch", "samples/s")
-    for i, (name, line) in enumerate(lines.items()):
-        colour = COLOURS[i % len(COLOURS)]
-        axes.plot(*zip(*line, strict=True), "-o", color=colour, label=name)
-        if name in rings:
-            _dots(axes, rings[name], colour, hollow=True)
-    _legend(axes)
+    _series(axes, "-o", lines, rings)
     return figure
 
 
-def _scaling(result: dict[str, Any], key: str = "seconds") -> Figure | None:
+def _scaling(rows: Sequence[dict[str, Any]], dtype: str, key: str = "seconds") -> Figure | None:
     """Plot the Swin encoder's time or memory over voxels, a line for each volume, beside linear scaling."""
-    dtype, rows = _inference(result)
-    lines: dict[int, list[tuple[float, float]]] = {}
+    lines: dict[str, Points] = {}
     most = 1
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (row["case"]["size"], row["case"]["batch"])):
         case = row["case"]
         value = row["seconds"]["median"] if key == "seconds" else (row["peak"] or 0) / 1e6
         if case["subject"] == "swin_encoder_mlp" and not case.get("graph") and value:
             most = max(most, case["batch"])
-            lines.setdefault(case["size"][0], []).append((case["batch"] * case["size"][0] ** 3, value))
-    points = sorted(point for line in lines.values() for point in line)
+            side = case["size"][0]
+            lines.setdefault(f"{side}³", []).append((case["batch"] * side**3, value))
+    points = sorted(itertools.chain(*lines.values()))
     if len(points) < 2:
         return None
     title, unit = ("Time", "seconds") if key == "seconds" else ("Peak memory", "MB")
@@ -234,7 +204,5 @@ def _scaling(result: dict[str, Any], key: str = "seconds") -> Figure | None:
     (first, value), last = points[0], points[-1][0]
     end = min(last, first * max(y for _, y in points) * 1.5 / value)
     axes.plot([first, end], [value, value * end / first], "--", color=GREY, label="linear scaling")
-    for i, (side, line) in enumerate(sorted(lines.items())):
-        axes.plot(*zip(*sorted(line), strict=True), "-o", color=COLOURS[i], label=f"{side}³")
-    _legend(axes)
+    _series(axes, "-o", lines, {})
     return figure

@@ -18,16 +18,15 @@ SIDE, BATCH, DTYPE = 96, 8, torch.bfloat16
 
 def milliseconds(call, rounds=10):
     times = []
-    for i in range(rounds + 3):
+    for _ in range(3 + rounds):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()
         begin.record()
         call()
         end.record()
         torch.cuda.synchronize()
-        if i >= 3:
-            times.append(begin.elapsed_time(end))
-    return statistics.median(times)
+        times.append(begin.elapsed_time(end))
+    return statistics.median(times[3:])
 
 
 def kernels(call):

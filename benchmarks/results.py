@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.cases import OWN
 
@@ -23,9 +22,8 @@ BAR, LONGEST = 2, 40
 LEAST = 0.05
 # Bytes by which a peak may rise before it counts: the granularity of resident memory.
 GRANULARITY = 4_000_000
-
-
-# Files
+# What must be equal for times to be compared directly.
+SETTINGS = ("device", "threads", "allocator", "variables", "versions")
 
 
 def result_name(environment: dict[str, Any]) -> str:
@@ -61,16 +59,13 @@ def newest(folder: Path) -> list[Path]:
     return list(latest.values())
 
 
-# Rows as text
-
-
 def seconds(value: float) -> str:
     """Return a time with its unit, to three digits.
 
     >>> seconds(1.2345), seconds(0.0123456), seconds(0.0000012)
     ('1.23 s', '12.3 ms', '1.2 µs')
     """
-    factor, unit = next(((f, u) for f, u in ((1.0, "s"), (1e3, "ms")) if value * f >= 1), (1e6, "µs"))
+    factor, unit = (1.0, "s") if value >= 1 else (1e3, "ms") if value >= 1e-3 else (1e6, "µs")
     return f"{value * factor:.3g} {unit}"
 
 
@@ -118,8 +113,7 @@ def markdown(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     |---|---|
     | 1 | 2 |
     """
-    lines = [headers, *rows]
-    drawn = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    drawn = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (headers, *rows)]
     return "\n".join([drawn[0], "|---" * len(headers) + "|", *drawn[1:]])
 
 
@@ -128,7 +122,7 @@ def text(rows: Sequence[dict[str, Any]]) -> str:
     lines, bars = [tuple(HEADERS)], [""]
     for row in rows:
         lines += cells(row)
-        bars += ["█" * BAR]
+        bars.append("█" * BAR)
         for peer in row["peers"].values():
             length = max(1, round(BAR * peer["ratio"]["median"]))
             bars.append("█" * min(length, LONGEST) + ("…" if length > LONGEST else ""))
@@ -136,104 +130,70 @@ def text(rows: Sequence[dict[str, Any]]) -> str:
     filled = [line for line in lines if any(line[1:])]
     widths = [max(len(line[i]) for line in filled) for i in range(len(HEADERS))]
     drawn = []
-    for line, bar in zip(lines, bars, strict=True):
-        padded = [
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        drawn.append("  ".join([*padded, bar]).rstrip())
+    for (name, *values), bar in zip(lines, bars, strict=True):
+        padded = [value.rjust(width) for value, width in zip(values, widths[1:], strict=True)]
+        drawn.append("  ".join([name.ljust(widths[0]), *padded, bar]).rstrip())
     return "\n".join(drawn)
 
 
-# Comparison
-
-
-@dataclass(frozen=True)
-class Change:
-    """A row that is in both files.
-
-    Attributes:
-        row: its id.
-        before: time or memory in the old file, with its unit.
-        after: the same in the new file.
-        factor: how many times as much it takes now.
-        verdict: ``"slower"``, ``"faster"``, ``"more memory"``, or an empty string within the noise.
-        reference: what the factor is measured against: a peer, the row's own time, or its peak.
-    """
+class Change(NamedTuple):
+    """A row that is in both files."""
 
     row: str
-    before: str
+    before: str  # its time or its peak memory
     after: str
-    factor: float
-    verdict: str
-    reference: str
-
-    @property
-    def regression(self) -> bool:
-        """Whether it got worse."""
-        return self.verdict in ("slower", "more memory")
+    factor: float  # how many times as much it takes now
+    reference: str  # what the factor is measured against: a peer, the row's own time, or its peak
+    verdict: str  # "slower", "faster", "more memory", or an empty string within the noise
 
 
 def compare(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
-    """Return a change for each row that both results have, and one more if its peak memory rose."""
-    before = {row["id"]: row for row in old["rows"]}
-    same_settings = _settings(old) == _settings(new)
+    """Return a change for each row that both results have, and one more if its peak memory rose.
+
+    A row is compared by the peer whose ratio changed least, or by its own time if it has none.
+    """
+    rows = {row["id"]: row for row in old["rows"]}
     changes = []
     for row in new["rows"]:
-        if row["id"] not in before:
+        before = rows.get(row["id"])
+        if before is None:
             continue
-        change = _compare_time(before[row["id"]], row, same_settings)
-        if change:
-            changes.append(change)
-        was, now = before[row["id"]]["peak"], row["peak"]
+        # Reversed for the ratios: a lower ratio to the peer means that medzoo is slower.
+        pairs = {
+            name: (row["peers"][name]["ratio"], before["peers"][name]["ratio"])
+            for name in before["peers"].keys() & row["peers"].keys() - OWN
+        }
+        if not pairs and _same_settings(old, new):
+            pairs["own time"] = before["seconds"], row["seconds"]
+        if pairs:
+            factors = {name: b["median"] / a["median"] for name, (a, b) in pairs.items()}
+            reference = min(factors, key=lambda name: abs(factors[name] - 1))
+            factor, (a, b) = factors[reference], pairs[reference]
+            overlap = a["low"] <= b["high"] and b["low"] <= a["high"]
+            verdict = "" if overlap or abs(factor - 1) <= LEAST else "slower" if factor > 1 else "faster"
+            shown = seconds(before["seconds"]["median"]), seconds(row["seconds"]["median"])
+            changes.append(Change(row["id"], *shown, factor, reference, verdict))
+        was, now = before["peak"], row["peak"]
         if was is not None and now is not None and now > was * (1 + LEAST) + GRANULARITY:
-            factor = now / max(was, 1)
-            changes.append(Change(row["id"], size(was), size(now), factor, "more memory", "peak"))
+            changes.append(Change(row["id"], size(was), size(now), now / max(was, 1), "peak", "more memory"))
     return changes
 
 
-def _compare_time(old: dict[str, Any], new: dict[str, Any], same_settings: bool) -> Change | None:
-    """Compare a row by the peer whose ratio changed least, or by its own time if it has none."""
-    shown = seconds(old["seconds"]["median"]), seconds(new["seconds"]["median"])
-    references = []
-    for name in old["peers"].keys() & new["peers"].keys() - OWN:
-        was, now = old["peers"][name]["ratio"], new["peers"][name]["ratio"]
-        # A lower ratio to the peer means that medzoo is slower.
-        references.append((was["median"] / now["median"], _apart(now, was), name))
-    if not references:
-        if not same_settings:
-            return None
-        was, now = old["seconds"], new["seconds"]
-        references = [(now["median"] / was["median"], _apart(now, was), "own time")]
-    factor, apart, reference = min(references, key=lambda r: abs(r[0] - 1))
-    verdict = ""
-    if apart and abs(factor - 1) > LEAST:
-        verdict = "slower" if factor > 1 else "faster"
-    return Change(old["id"], *shown, factor, verdict, reference)
-
-
-def _apart(a: dict[str, float], b: dict[str, float]) -> bool:
-    """Whether two interquartile ranges do not overlap."""
-    return a["low"] > b["high"] or b["low"] > a["high"]
-
-
-def _settings(result: dict[str, Any]) -> tuple[Any, ...]:
-    """Return what must be equal for times to be compared directly."""
-    environment = result["environment"]
-    return (*(environment[key] for key in ("device", "threads", "allocator", "variables")), environment["versions"])
+def _same_settings(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    return all(old["environment"][key] == new["environment"][key] for key in SETTINGS)
 
 
 def compare_files(old_file: Path, new_file: Path) -> tuple[str, int]:
     """Return what changed between two result files as text, and 1 if anything got worse, else 0."""
     old, new = (json.loads(file.read_text(encoding="utf-8")) for file in (old_file, new_file))
     changes = compare(old, new)
-    lines = [(c.row, c.before, c.after, f"{c.factor:.2f}", c.reference, c.verdict) for c in changes]
+    lines = [(*change[:3], f"{change.factor:.2f}", *change[4:]) for change in changes]
     out = [markdown(("row", "before", "now", "times as much", "compared by", ""), lines)]
-    if _settings(old) != _settings(new):
+    if not _same_settings(old, new):
         out.append("Device, versions or settings differ: rows without a peer were left out.")
     gone = sorted({row["id"] for row in old["rows"]} - {row["id"] for row in new["rows"]})
     out += [f"not in the new file: {name}" for name in gone]
     out += [f"failed in the new file: {name}: {reason}" for name, reason in new["failed"].items()]
-    worse = [change.row for change in changes if change.regression] + sorted(new["failed"])
+    worse = [change.row for change in changes if change.verdict in ("slower", "more memory")] + sorted(new["failed"])
     out.append(f"{len(worse)} regressions beyond noise: {', '.join(worse)}" if worse else "no regression")
     return "\n".join(out), 1 if worse else 0

@@ -7,8 +7,10 @@ import subprocess
 import sys
 import tempfile
 import time
+import timeit
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +27,13 @@ from benchmarks.timing import InterleavedTimer, differences, spread
 from benchmarks.work import estimate_memory, work
 from medzoo.errors import MedzooError
 
-Report = Callable[[str, dict[str, Any] | None], None]
-
 # Seconds and the least number of rounds for a row.
 BUDGET: dict[Level, tuple[float, int]] = {"quick": (3.0, 3), "usual": (10.0, 5), "full": (20.0, 7)}
 # A GPU runs as many rounds in this share of the time.
 GPU_SHARE = 0.1
 # The model that create is timed with, and the two programs whose times differ by the import of medzoo.
 STARTUP_MODEL = "xray_cnn"
-TORCH, MEDZOO = "import torch", "import torch; import medzoo; medzoo.list_models()"
+IMPORTS = {"torch": "import torch", "medzoo": "import torch; import medzoo; medzoo.list_models()"}
 
 
 class BenchmarkError(MedzooError, RuntimeError):
@@ -47,12 +47,10 @@ class Skipped(Exception):
 
 
 def prepare(case: Case, device: torch.device) -> tuple[BuiltCase, dict[str, Any]]:
-    """Build a case and check that all outputs agree.
+    """Build a case and check that all outputs agree; return it and the row so far.
 
-    A peer that disagrees is dropped as long as another one, which is not medzoo's own code, agrees.
-
-    Returns:
-        The built case, and the row so far; ``"disagreed"`` has a message for each dropped peer.
+    A peer that disagrees is dropped, with a message in ``"disagreed"``, as long as another one agrees that is not
+    medzoo's own code.
 
     Raises:
         Skipped: medzoo's own model would not fit into memory.
@@ -74,9 +72,8 @@ def prepare(case: Case, device: torch.device) -> tuple[BuiltCase, dict[str, Any]
         raise BenchmarkError(f"{case.id}: {'; '.join(disagreed.values())}. Nothing was timed.")
     for name, reason in disagreed.items():
         built.drop(name, reason)
-    return built, {
-        "case": asdict(case), "id": case.id, "peers": peers, "absent": built.absent, "disagreed": disagreed
-    }  # fmt: skip
+    found = {"case": asdict(case), "id": case.id, "peers": peers, "absent": built.absent, "disagreed": disagreed}
+    return built, found
 
 
 def _fitting(case: Case, device: torch.device) -> tuple[Case, dict[str, str]]:
@@ -92,31 +89,24 @@ def _fitting(case: Case, device: torch.device) -> tuple[Case, dict[str, str]]:
     return replace(case, peers=tuple(name for name in case.peers if name not in absent)), absent
 
 
-def row_budget(level: Level, device: torch.device) -> tuple[float, int]:
-    """Return the seconds and the least number of rounds for a row."""
-    seconds, least = BUDGET[level]
-    return (seconds * GPU_SHARE, least) if device.type == "cuda" else (seconds, least)
-
-
 def finish_row(
     timer: InterleavedTimer, found: dict[str, Any], peaks: dict[str, int | None], ceilings: dict[str, float]
 ) -> dict[str, Any]:
     """Complete a row that :func:`prepare` began with times, memory and the work of its case."""
-    case = timer.built.case
-    seconds, needed = spread(timer.times[OURS]), work(case)
-    peers = {
-        name: {**known, "seconds": spread(timer.times[name]), "ratio": timer.ratios(name), "peak": peaks[name]}
-        for name, known in found["peers"].items()
-        if name in timer.built.calls
-    }
+    case, times = timer.built.case, timer.times
+    seconds, needed = spread(times[OURS]), work(case)
+    peers = {}
+    for name, known in found["peers"].items():
+        if name in timer.built.calls:
+            ratio = spread([theirs / ours for theirs, ours in zip(times[name], times[OURS], strict=True)])
+            peers[name] = {**known, "seconds": spread(times[name]), "ratio": ratio, "peak": peaks[name]}
     done = {
         **found,
-        "rounds": len(timer.times[OURS]),
+        "rounds": len(times[OURS]),
         "seconds": seconds,
         "samples_per_second": case.batch / seconds["median"],
         "peak": peaks[OURS],
-        "flops": needed.flops,
-        "bytes": needed.bytes,
+        **asdict(needed),
         "peers": peers,
     }
     if ceilings:
@@ -126,15 +116,22 @@ def finish_row(
 
 
 def run_case(
-    case: Case, device: torch.device, level: Level, ceilings: dict[str, float], left: float = float("inf")
+    case: Case,
+    device: torch.device,
+    level: Level,
+    ceilings: dict[str, float],
+    left: float = float("inf"),
+    run: Callable[[InterleavedTimer, int], object] = InterleavedTimer.run,
 ) -> dict[str, Any]:
-    """Check, measure and time one case, with as many rounds as fit into the ``left`` seconds."""
+    """Check, measure and time one case, with as many rounds as fit into the ``left`` seconds, by ``run``."""
     start = time.perf_counter()
     built, found = prepare(case, device)
     timer = InterleavedTimer(built)
     peaks = timer.peaks()
-    most, least = (0.0, 1) if case.tiny else row_budget(level, device)
-    timer.run(timer.rounds(min(most, left - (time.perf_counter() - start)), least))
+    most, least = (0.0, 1) if case.tiny else BUDGET[level]
+    if device.type == "cuda":
+        most *= GPU_SHARE
+    run(timer, timer.rounds(min(most, left - (time.perf_counter() - start)), least))
     return finish_row(timer, found, peaks, ceilings)
 
 
@@ -143,19 +140,15 @@ def run_suite(
     device: torch.device,
     level: Level,
     *,
-    report: Report = lambda _name, _row: None,
+    report: Callable[[str, dict[str, Any] | None], object] = lambda _name, _row: None,
     limit: float = float("inf"),
     folder: Path | None = None,
 ) -> dict[str, Any]:
     """Run cases into a result; a case that fails costs only its own row.
 
-    Args:
-        cases: the cases to run.
-        device: the device to run them on.
-        level: sets how long each row may take.
-        report: called with each case's id and ``None`` before it runs, and with its row afterwards.
-        limit: seconds. A case starts only if similar ones took less than what is left.
-        folder: the result file is written there, again after each case.
+    ``report`` is called with each case's id and ``None`` before it runs, and with its row afterwards. A case starts
+    only if similar ones took less than what is left of the ``limit`` in seconds. The result file is written to
+    ``folder`` after each case.
     """
     start, cases = time.perf_counter(), list(cases)
     result: dict[str, Any] = {
@@ -189,30 +182,27 @@ def run_suite(
 def _run_into(result: dict[str, Any], case: Case, device: torch.device, left: float) -> str:
     """Run a case and record its row, or why there is none; return why no further case can run, or an empty string."""
     try:
-        try:
-            release(device)
-            done = run_case(case, device, result["environment"]["level"], result["ceilings"], left)
-        except Skipped as reason:
-            result["skipped"][case.id] = str(reason)
-        except BenchmarkError as error:
-            result["failed"][case.id] = str(error)
-        except DeviceLost:
-            raise
-        except Exception as error:
-            result["failed"][case.id] = describe_error(error)
-        else:
-            result["rows"].append(done)
-            if done["disagreed"]:
-                result["failed"][case.id] = "; ".join(done["disagreed"].values())
-            return ""
+        release(device)
+        done = run_case(case, device, result["environment"]["level"], result["ceilings"], left)
+    except Skipped as reason:
+        result["skipped"][case.id] = str(reason)
+    except (BenchmarkError, DeviceLost) as error:
+        result["failed"][case.id] = str(error)
+    except Exception as error:
+        result["failed"][case.id] = describe_error(error)
+    else:
+        result["rows"].append(done)
+        if done["disagreed"]:
+            result["failed"][case.id] = "; ".join(done["disagreed"].values())
+        return ""
+    try:
         recover(device)
     except DeviceLost as error:
-        result["failed"].setdefault(case.id, str(error))
         return f"the GPU stopped working in {case.id}: {error}"
     return ""
 
 
-def run_isolated(rows: list[str], report: Report) -> dict[str, Any]:
+def run_isolated(rows: list[str], report: Callable[[str, dict[str, Any] | None], object]) -> dict[str, Any]:
     """Run each row in a process of its own and join the results; each ceiling is the highest of all processes.
 
     On a machine whose memory has just been used, fresh pages are cheap, which helps models that allocate much. A
@@ -231,64 +221,55 @@ def run_isolated(rows: list[str], report: Report) -> dict[str, Any]:
             if len(files) != 1:
                 raise RuntimeError(f"{row}: no result ({done.returncode}): {done.stderr[-2000:]}")
             found = json.loads(files[0].read_text(encoding="utf-8"))
-        if not joined:
-            joined = found
-            joined["environment"]["alone"] = True
-        else:
-            joined["rows"] += found["rows"]
-            for key in ("skipped", "failed"):
-                joined[key] |= found[key]
-            for name, value in found["ceilings"].items():
-                joined["ceilings"][name] = max(value, joined["ceilings"].get(name, value))
+        joined = joined or {**found, "rows": [], "environment": found["environment"] | {"alone": True}}
+        joined["rows"] += found["rows"]
+        for key in ("skipped", "failed"):
+            joined[key] |= found[key]
+        for name, value in found["ceilings"].items():
+            joined["ceilings"][name] = max(value, joined["ceilings"].get(name, value))
         report(row, {})
     return joined
 
 
-def create_and_peer(folder: Path, options: dict[str, Any] | None = None) -> tuple[Callable[[], nn.Module], ...]:
+def create_and_peer(folder: Path, options: dict[str, Any]) -> tuple[Callable[[], nn.Module], ...]:
     """Return two ways from a weight file to a model: ``create``, and construction followed by ``load_state_dict``.
 
     Both files have just been written, so both are read from the system's cache.
     """
-    chosen = options or {}
-    model = medzoo.create(STARTUP_MODEL, **chosen)
+    model = medzoo.create(STARTUP_MODEL, **options)
     weights, checkpoint = folder / "model.safetensors", folder / "model.pt"
     save_file(model.state_dict(), weights)
     torch.save(model.state_dict(), checkpoint)
 
     def plain() -> nn.Module:
-        built = medzoo.create(STARTUP_MODEL, **chosen)
+        built: nn.Module = medzoo.create(STARTUP_MODEL, **options)
         built.load_state_dict(torch.load(checkpoint, weights_only=True))
         return built
 
-    return lambda: medzoo.create(STARTUP_MODEL, pretrained=weights, **chosen), plain
+    return partial(medzoo.create, STARTUP_MODEL, pretrained=weights, **options), plain
 
 
-def measure_startup(rounds: int = 7) -> dict[str, Any]:
+def measure_startup(rounds: int = 7, options: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return seconds of each way, and ``value``: what the import adds, and create's share of the plain way."""
-    found: dict[str, Any] = {}
-    times = _interleaved({"torch": lambda: run_python(TORCH), "medzoo": lambda: run_python(MEDZOO)}, rounds)
-    added = spread([b - a for a, b in zip(times["torch"], times["medzoo"], strict=True)])
-    found["import"] = {"value": added["median"], **{name: spread(each) for name, each in times.items()}}
     with tempfile.TemporaryDirectory() as folder:
-        ours, plain = create_and_peer(Path(folder))
-        times = _interleaved({"init + load": plain, "medzoo": ours}, rounds)
-    share = spread([b / a for a, b in zip(times["init + load"], times["medzoo"], strict=True)])
-    found["create"] = {"value": share["median"], **{name: spread(each) for name, each in times.items()}}
-    return found
+        ours, plain = create_and_peer(Path(folder), options or {})
+        created = _interleaved({"init + load": plain, "medzoo": ours}, rounds)
+    command = [sys.executable, "-c"]
+    imported = _interleaved(
+        {name: partial(subprocess.run, [*command, code], check=True) for name, code in IMPORTS.items()}, rounds
+    )
+    added = [ours - torch_alone for torch_alone, ours in zip(*imported.values(), strict=True)]
+    share = [ours / plain for plain, ours in zip(*created.values(), strict=True)]
+    return {
+        "import": {"value": spread(added)["median"], **{name: spread(times) for name, times in imported.items()}},
+        "create": {"value": spread(share)["median"], **{name: spread(times) for name, times in created.items()}},
+    }
 
 
 def _interleaved(ways: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
     """Time each way once per round, after a round that is not counted."""
     times: dict[str, list[float]] = {name: [] for name in ways}
-    for i in range(rounds + 1):
+    for _ in range(rounds + 1):
         for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            if i:
-                times[name].append(time.perf_counter() - start)
-    return times
-
-
-def run_python(code: str) -> None:
-    """Run code in a fresh process."""
-    subprocess.run([sys.executable, "-c", code], check=True)
+            times[name].append(timeit.timeit(way, number=1))
+    return {name: each[1:] for name, each in times.items()}

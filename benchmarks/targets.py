@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 from benchmarks.cases import CHANNELS_LAST, COMPILED, EAGER, MONAI, OWN, TIMM, select
 from benchmarks.results import figure
@@ -12,46 +10,32 @@ from benchmarks.results import figure
 DEFAULT, FLASH = MONAI
 
 
-@dataclass(frozen=True)
-class Target:
-    """One target.
-
-    Attributes:
-        row: the id of its row.
-        what: ``"time"`` and ``"peak"``: how many times as much the peer needs. ``"difference"`` and ``"gradient"``:
-            distance from the peer. ``"seconds"`` and ``"samples/s"``: medzoo's own.
-        peer: the peer it is measured against.
-        required: the least, or for differences and seconds the most, that meets the target; 0.0 for none.
-        following: the next target.
-        thp: the required value with ``THP_MEM_ALLOC_ENABLE=1`` if it is another; 0.0 for none.
-    """
+class Target(NamedTuple):
+    """A target of a row, as a value that must be reached, or not exceeded for what is in ``UPPER_BOUNDS``."""
 
     row: str
-    what: str
+    what: str  # "time", "peak": the peer's over medzoo's; "difference", "gradient": between them; or medzoo's own
     peer: str
-    required: float
-    following: float
-    thp: float | None = None
+    required: float  # 0.0 for none
+    following: float  # the next target
+    thp: float | None = None  # the required value with THP_MEM_ALLOC_ENABLE=1, if it is another
 
 
-def _swin() -> list[Target]:
-    found = []
-    for size in ("64x64x64", "96x96x96"):
-        row, train = (f"swin_encoder_mlp-{size}-b1-float32-{mode}" for mode in ("forward", "train"))
-        found += [
-            Target(row, "time", DEFAULT, 5.0, 10.0),
-            Target(row, "time", FLASH, 1.8, 3.5),
-            Target(row, "peak", FLASH, 5.0, 10.0),
-            Target(row, "difference", DEFAULT, 2e-5, 6e-6),
-            Target(train, "time", DEFAULT, 2.5, 4.0),
-            Target(train, "peak", DEFAULT, 2.0, 4.0),
-            Target(train, "gradient", DEFAULT, 1e-5, 6e-6),
-        ]
-    return found
-
-
+SWIN_TARGETS = (
+    Target("forward", "time", DEFAULT, 5.0, 10.0),
+    Target("forward", "time", FLASH, 1.8, 3.5),
+    Target("forward", "peak", FLASH, 5.0, 10.0),
+    Target("forward", "difference", DEFAULT, 2e-5, 6e-6),
+    Target("train", "time", DEFAULT, 2.5, 4.0),
+    Target("train", "peak", DEFAULT, 2.0, 4.0),
+    Target("train", "gradient", DEFAULT, 1e-5, 6e-6),
+)
 TARGETS = [
-    *_swin(),
+    *(
+        target._replace(row=f"swin_encoder_mlp-{size}-b1-float32-{target.row}")
+        for size in ("64x64x64", "96x96x96")
+        for target in SWIN_TARGETS
+    ),
     Target("cnn3d_small-96x96x96-b1-float32-forward", "time", EAGER, 8.0, 10.0, thp=3.5),
     Target("cnn3d_small-96x96x96-b1-float32-forward", "time", COMPILED, 0.0, 5.0),
     Target("cnn3d_base-64x128x128-b1-float32-forward", "time", EAGER, 4.0, 5.0, thp=3.0),
@@ -74,11 +58,8 @@ GPU_ROWS = ((SWIN, CONV), (f"{SWIN}-graph", f"{CONV}-graph"))
 CARDS = {"H100": ((5e-3, 2.2e-3), (4500.0, 8000.0)), "H200": ((3.5e-3, 1.5e-3), (6500.0, 12000.0))}
 UPPER_BOUNDS = ("difference", "gradient", "seconds", "share", "growth")
 
-# The rows that show how cost grows with batch and volume, measured in addition to those with a target.
-SCALING = (
-    "swin_encoder_mlp-64x64x64-b8-float32-forward",
-    "swin_encoder_mlp-128x128x128-b1-float32-forward",
-)
+# The rows, besides those with a target, that show how cost grows with batch and volume.
+SCALING = {f"swin_encoder_mlp-{size}-float32-forward" for size in ("64x64x64-b8", "128x128x128-b1")}
 # The row that stands for each model in the summary.
 HEADLINES = {
     "cpu": (
@@ -95,7 +76,7 @@ HEADLINES = {
 
 def target_rows(models: list[str]) -> list[str]:
     """Return the ids of the rows of some models, or of all, that a target needs."""
-    wanted = {target.row for target in TARGETS} | set(SCALING)
+    wanted = {target.row for target in TARGETS} | SCALING
     return [case.id for case in select(models) if case.id in wanted]
 
 
@@ -121,12 +102,11 @@ def check_targets(result: dict[str, Any]) -> list[tuple[str, ...]]:
     for target in targets(result["environment"]):
         required = target.thp if thp and target.thp is not None else target.required
         value = _measured(target, rows, result)
-        sign = "≤" if target.what in UPPER_BOUNDS else "≥"
-        met = value is not None and (value <= required if target.what in UPPER_BOUNDS else value >= required)
+        upper = target.what in UPPER_BOUNDS
+        sign = "≤" if upper else "≥"
+        met = value is not None and (value <= required if upper else value >= required)
         lines.append((
-            target.row,
-            target.what,
-            target.peer,
+            *target[:3],
             f"{sign} {figure(required)}" if required else "–",
             f"{sign} {figure(target.following)}",
             "not measured" if value is None else figure(value),
@@ -139,30 +119,27 @@ def _measured(target: Target, rows: dict[str, Any], result: dict[str, Any]) -> f
     """Return the measured value of a target, or ``None``."""
     kind, _, name = target.row.partition("/")
     if kind == "startup":
-        return result.get("startup", {}).get(name, {}).get("value")
+        return cast(float | None, result.get("startup", {}).get(name, {}).get("value"))
     if kind == "scaling":
         return growth(rows).get(name)
     row = rows.get(target.row)
-    if row is None:
+    if row is None or (target.peer and target.peer not in row["peers"]):
         return None
     if not target.peer:
         return float(row["seconds"]["median"] if target.what == "seconds" else row["samples_per_second"])
-    peer = row["peers"].get(target.peer)
-    if peer is None:
-        return None
-    if target.what == "peak":
+    peer = row["peers"][target.peer]
+    measured: dict[str, float | None] = {
+        "time": peer["ratio"]["median"],
+        "difference": peer["difference"],
+        "gradient": peer["gradient_difference"],
         # Resident memory is known to about a megabyte: below it a ratio says nothing.
-        return None if row["peak"] is None else peer["peak"] / max(row["peak"], 1_000_000)
-    found: float | None
-    if target.what == "time":
-        found = peer["ratio"]["median"]
-    else:
-        found = peer["difference" if target.what == "difference" else "gradient_difference"]
-    return found
+        "peak": None if row["peak"] is None else peer["peak"] / max(row["peak"], 1_000_000),
+    }
+    return measured[target.what]
 
 
 def growth(rows: dict[str, Any]) -> dict[str, float]:
-    """Return the cost of a voxel at a large input over that at a small one; 1 is linear scaling."""
+    """Return the cost of a voxel at a large input over that at 64³ and batch 1; 1 is linear scaling."""
 
     def per_voxel(side: int, batch: int, key: str) -> float | None:
         row = rows.get(f"swin_encoder_mlp-{side}x{side}x{side}-b{batch}-float32-forward")
@@ -170,28 +147,19 @@ def growth(rows: dict[str, Any]) -> dict[str, float]:
         return value / batch / side**3 if value else None
 
     found = {}
-    for name, start, end, key in (
-        ("batch 1 to 8", (64, 1), (64, 8), "seconds"),
-        ("64³ to 128³", (64, 1), (128, 1), "seconds"),
-        ("peak, batch 1 to 8", (64, 1), (64, 8), "peak"),
+    for name, side, batch, key in (
+        ("batch 1 to 8", 64, 8, "seconds"),
+        ("64³ to 128³", 128, 1, "seconds"),
+        ("peak, batch 1 to 8", 64, 8, "peak"),
     ):
-        small, large = per_voxel(*start, key), per_voxel(*end, key)
+        small, large = per_voxel(64, 1, key), per_voxel(side, batch, key)
         if small and large:
             found[name] = large / small
     return found
 
 
-def setting(environment: dict[str, Any]) -> str:
-    """Return what the times of a result depend on besides the device."""
-    if "cuda" in environment:
-        return "CUDA events"
-    allocator = {"default": "default allocator", "thp": "`THP_MEM_ALLOC_ENABLE=1`"}[environment["allocator"]]
-    processes = "each row in a process of its own" if environment.get("alone") else "all rows in one process"
-    return f"{allocator}, {processes}"
-
-
-def short_setting(environment: dict[str, Any], graph: bool = False) -> str:
-    """Return the setting in two or three words, as the summary explains them."""
+def setting(environment: dict[str, Any], graph: bool = False) -> str:
+    """Return what times depend on besides the device, in words that the page explains."""
     if "cuda" in environment:
         return "CUDA graph" if graph else "no CUDA graph"
     if environment["allocator"] == "thp":
@@ -199,50 +167,29 @@ def short_setting(environment: dict[str, Any], graph: bool = False) -> str:
     return "own process" if environment.get("alone") else "shared process"
 
 
-@dataclass(frozen=True)
-class Headline:
-    """A model on a device beside its fastest peer, in one setting.
-
-    Attributes:
-        row: the row of the result.
-        environment: where it was measured.
-        setting: the short name of the setting.
-        peer: the peer that takes least time, medzoo's own code not counted.
-    """
+class Headline(NamedTuple):
+    """A row of a result, where it was measured, and the peer that takes least time, medzoo's own code not counted."""
 
     row: dict[str, Any]
     environment: dict[str, Any]
     setting: str
     peer: str
-
-    @property
-    def ratio(self) -> dict[str, float]:
-        """How many times as long as medzoo the peer takes: median and quartiles."""
-        found: dict[str, float] = self.row["peers"][self.peer]["ratio"]
-        return found
+    ratio: dict[str, float]
 
 
 def headlines(results: list[dict[str, Any]]) -> list[list[Headline]]:
     """Return one list for each model and device: a headline for each setting, the usual one first."""
     # A process per row is closest to a user's program, and the default allocator is what a user has.
-    order = ("own process", "shared process", "huge pages", "no CUDA graph")
-    usual_first = sorted(results, key=lambda result: order.index(short_setting(result["environment"])))
-    groups = []
-    for device in dict.fromkeys(result["environment"]["device"] for result in results):
-        on_device = [result for result in usual_first if result["environment"]["device"] == device]
-        for row in HEADLINES["cuda" if "cuda" in on_device[0]["environment"] else "cpu"]:
-            found = [headline for result in on_device for headline in _headline(result, row)]
-            if found:
-                groups.append(found)
-    return groups
-
-
-def _headline(result: dict[str, Any], wanted: str) -> Iterator[Headline]:
-    """Yield the headlines of a row in one result, without and with a CUDA graph."""
-    environment = result["environment"]
-    rows = {row["id"]: row for row in result["rows"]}
-    for graph in (False, True):
-        row = rows.get(wanted + "-graph" * graph)
-        peers = row and {key: peer["ratio"]["median"] for key, peer in row["peers"].items() if key not in OWN}
-        if row and peers:
-            yield Headline(row, environment, short_setting(environment, graph), min(peers, key=peers.__getitem__))
+    order = ("own process", "shared process", "huge pages", "no CUDA graph", "CUDA graph")
+    groups: dict[tuple[str, str], list[Headline]] = {}
+    for result in results:
+        environment, rows = result["environment"], {row["id"]: row for row in result["rows"]}
+        for name in HEADLINES["cuda" if "cuda" in environment else "cpu"]:
+            for graph in (False, True):
+                row = rows.get(name + "-graph" * graph, {"peers": {}})
+                ratios = {peer: found["ratio"] for peer, found in row["peers"].items() if peer not in OWN}
+                if ratios:
+                    peer = min(ratios, key=lambda peer: ratios[peer]["median"])
+                    headline = Headline(row, environment, setting(environment, graph), peer, ratios[peer])
+                    groups.setdefault((environment["device"], name), []).append(headline)
+    return [sorted(group, key=lambda headline: order.index(headline.setting)) for group in groups.values()]

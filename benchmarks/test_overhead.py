@@ -1,19 +1,27 @@
-"""What medzoo costs around a forward pass: the input check, ``import medzoo``, and ``create`` with weights.
+"""What surrounds a forward pass: the input check, ``import medzoo``, ``create`` with weights, and reading files.
 
-Run it with ``pytest benchmarks/test_overhead.py``; the figures are printed, and saved in ``extra_info``.
+The figures are printed, and saved in ``extra_info``. Files are phantoms: a 1024² DICOM X-ray for ``densenet121_xray``,
+a 512 × 512 × 30 CT series for ``cnn3d_base``. ``test_step`` times reading, the transform and the forward pass by
+themselves, ``test_folder`` 8 copies with 0, 1 and 2 processes that read ahead: if reading is the bottleneck, workers
+shorten it; if the forward pass is, they hide the reading.
 """
 
 from __future__ import annotations
 
-import time
+import shutil
+import timeit
 from statistics import median
 
+import numpy as np
 import pytest
 import torch
 
 import medzoo
-from benchmarks.suite import MEDZOO, STARTUP_MODEL, TORCH, create_and_peer, run_python
-from benchmarks.timing import spread
+from benchmarks.suite import STARTUP_MODEL, create_and_peer, measure_startup
+from medzoo.visual.phantoms import draw_ct, draw_xray, write_ct_series, write_xray
+
+CASES = {"xray": "densenet121_xray", "ct": "cnn3d_base"}
+COPIES = 8
 
 
 @pytest.mark.parametrize("name", ["cnn3d_small", "swin_encoder_mlp", "resnet18_multilabel"])
@@ -22,13 +30,9 @@ def test_check(benchmark, name):
     model = medzoo.create(name).eval()
     spec = model.input_spec
     x = torch.randn(1, spec.channels, *spec.size)
-    forward = []
     with torch.inference_mode():
         model(x)
-        for _ in range(5):
-            start = time.perf_counter()
-            model(x)
-            forward.append(time.perf_counter() - start)
+        forward = timeit.repeat(lambda: model(x), number=1, repeat=5)
         benchmark(model.check_input, x)
     if benchmark.stats:
         share = benchmark.stats.stats.median / median(forward)
@@ -36,46 +40,72 @@ def test_check(benchmark, name):
         print(f"\n{name}: the check is {share:.3%} of a forward pass of {1000 * median(forward):.1f} ms")
 
 
-def test_import(benchmark):
-    """What ``import medzoo`` and listing its models add to ``import torch``; the target is at most 0.1 s."""
-    torch_alone = []
+def test_startup(benchmark, result, tmp_path):
+    """``import medzoo`` adds at most 0.1 s to ``import torch``; ``create`` takes two thirds of the plain way.
 
-    def time_torch() -> None:
-        start = time.perf_counter()
-        run_python(TORCH)
-        torch_alone.append(time.perf_counter() - start)
-
-    benchmark.pedantic(run_python, (MEDZOO,), setup=time_torch, rounds=7, warmup_rounds=1)
-    if benchmark.stats:
-        added = benchmark.stats.stats.median - median(torch_alone)
-        benchmark.extra_info |= {"torch_s": median(torch_alone), "added_s": added}
-        print(f"\nmedzoo adds {added:.3f} s to the {median(torch_alone):.2f} s of import torch")
-
-
-def test_create(benchmark, result, tmp_path):
-    """``create`` from a file beside construction and ``load_state_dict``; the target is two thirds of the time.
-
-    No tensor is first filled with random values, only to be overwritten.
+    No tensor is first filled with random values, only to be overwritten. pytest-benchmark's row is all of it.
     """
     # 52 million parameters; a few if the timing is disabled.
-    ours, plain = create_and_peer(tmp_path, medzoo.describe(STARTUP_MODEL).tiny if benchmark.disabled else None)
+    rounds, options = (1, medzoo.describe(STARTUP_MODEL).tiny) if benchmark.disabled else (7, {})
+    ours, plain = create_and_peer(tmp_path, options)
     expected, found = plain().state_dict(), ours().state_dict()
     assert expected.keys() == found.keys()
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor)
     del expected, found
-    peers = []
-
-    def time_plain() -> None:
-        start = time.perf_counter()
-        plain()
-        peers.append(time.perf_counter() - start)
-
-    benchmark.pedantic(ours, setup=time_plain, rounds=7)
+    measured = benchmark.pedantic(measure_startup, (rounds, options))
+    assert all(times["medzoo"]["median"] > 0 for times in measured.values())
     if benchmark.stats:
-        data = benchmark.stats.stats.data
-        shares = [mine / peer for mine, peer in zip(data, peers, strict=True)]
-        measured = {"value": spread(shares)["median"], "init + load": spread(peers), "medzoo": spread(data)}
         benchmark.extra_info |= measured
-        result["startup"]["create"] = measured
-        print(f"\ncreate takes {measured['value']:.0%} of init + torch.load + load_state_dict")
+        result["startup"] = measured
+        imported, created = measured["import"], measured["create"]
+        print(f"\nmedzoo adds {imported['value']:.3f} s to the {imported['torch']['median']:.2f} s of import torch")
+        print(f"create takes {created['value']:.0%} of init + torch.load + load_state_dict")
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("throughput")
+    return {
+        "xray": write_xray(folder, draw_xray(1024, 1024)),
+        "ct": write_ct_series(folder, draw_ct((512, 512, 30))),
+    }
+
+
+@pytest.fixture(scope="module")
+def models():
+    return {case: medzoo.create(name).eval() for case, name in CASES.items()}
+
+
+@pytest.mark.parametrize("step", ["read", "transform", "forward"])
+@pytest.mark.parametrize("case", CASES)
+def test_step(benchmark, case, step, sources, models):
+    image, transform = medzoo.read(sources[case]), medzoo.transform(models[case])
+    call, given = {
+        "read": (medzoo.read, sources[case]),
+        "transform": (transform, image),
+        "forward": (models[case], transform(image)[None]),
+    }[step]
+    with torch.inference_mode():
+        benchmark.pedantic(call, (given,), rounds=5, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("case", CASES)
+def test_folder(benchmark, case, workers, sources, models, tmp_path):
+    copies = []
+    for i in range(COPIES):
+        copy = tmp_path / f"{i}{sources[case].suffix}"
+        (shutil.copytree if sources[case].is_dir() else shutil.copy)(sources[case], copy)
+        copies.append(copy)
+    expected = medzoo.predict(models[case], copies[:1], allow_untrained=True)[0].logits
+    found = benchmark.pedantic(
+        medzoo.predict,
+        (models[case], copies),
+        {"num_workers": workers, "allow_untrained": True},
+        rounds=3,
+    )
+    assert len(found) == COPIES
+    for prediction in found:
+        np.testing.assert_allclose(list(prediction.logits.values()), list(expected.values()), rtol=1e-4, atol=1e-4)
+    benchmark.extra_info |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "images": COPIES}

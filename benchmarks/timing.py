@@ -9,18 +9,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.build import OURS, BuiltCase, build_case, full_float32
 from benchmarks.cases import CREATED, Case
+from benchmarks.environment import kilobytes
 from benchmarks.peers import matched_parameters
 
 # Seconds that one measurement lasts at least: a shorter call is repeated.
@@ -39,20 +42,12 @@ TINY_TOLERANCE = 2e-4
 EXACT_BATCH = 4
 
 
-@dataclass(frozen=True)
-class Difference:
-    """How far medzoo is from a peer.
+class Difference(NamedTuple):
+    """How far medzoo is from a peer."""
 
-    Attributes:
-        output: largest absolute difference of the outputs.
-        gradient: largest difference of a parameter's gradient, relative to the largest gradient of the same layer;
-            ``None`` without a backward pass.
-        ok: whether both are within the tolerance.
-    """
-
-    output: float
-    gradient: float | None
-    ok: bool
+    output: float  # largest absolute difference
+    gradient: float | None  # largest of a parameter's, relative to the largest gradient of its layer; None in inference
+    ok: bool  # whether both are within the tolerance
 
 
 def differences(built: BuiltCase) -> dict[str, Difference]:
@@ -65,9 +60,9 @@ def differences(built: BuiltCase) -> dict[str, Difference]:
     outputs = {}
     with full_float32():
         for name, call in list(built.calls.items()):
-            out = built.attempt(name, lambda call=call: call(x).double())  # type: ignore[misc]
+            out = built.attempt(name, call, x)
             if out is not None:
-                outputs[name] = out
+                outputs[name] = out.double()
         ours = outputs.pop(OURS)
         if not ours.isfinite().all():
             raise ValueError("medzoo: expected finite outputs, got some that are not.")
@@ -105,7 +100,6 @@ def _exact(case: Case, x: Tensor) -> tuple[Tensor, nn.Module]:
 
 
 def _rms(a: Tensor, b: Tensor) -> float:
-    """Return the root mean square of the difference."""
     return float((a - b).square().mean().sqrt())
 
 
@@ -127,20 +121,16 @@ def _gradient_differences(ours: nn.Module, peer: nn.Module) -> list[float]:
 
 
 class InterleavedTimer:
-    """Times all models of a built case in turn.
-
-    pytest-benchmark calls :meth:`time_peers` between its rounds and :meth:`time_ours` as the round; :meth:`run` does
-    both.
-    """
+    """Times all models of a built case in turn; for pytest-benchmark, :meth:`time_ours` alone is the round."""
 
     def __init__(self, built: BuiltCase) -> None:
         self.built = built
         self.times: dict[str, list[float]] = {name: [] for name in built.calls}
         self.cuda = built.inputs[0].is_cuda
-        self.next_input = 0
+        self.inputs = itertools.cycle(built.inputs)
         self.once: dict[str, float] = {}
         for name in list(built.calls):
-            once = built.attempt(name, lambda name=name: self._warm_up(name))  # type: ignore[misc]
+            once = built.attempt(name, self._warm_up, name)
             if once is not None:
                 self.once[name] = once
         self.repeats = {name: max(1, min(1000, round(MIN_SECONDS / once))) for name, once in self.once.items()}
@@ -154,9 +144,7 @@ class InterleavedTimer:
 
     def _time(self, name: str, repeats: int) -> float:
         """Return the seconds of one call, averaged over ``repeats``."""
-        call, inputs = self.built.calls[name], self.built.inputs
-        turn = [inputs[(self.next_input + i) % len(inputs)] for i in range(repeats)]
-        self.next_input += repeats
+        call, turn = self.built.calls[name], list(itertools.islice(self.inputs, repeats))
         if not self.cuda:
             start = time.perf_counter()
             for x in turn:
@@ -169,14 +157,12 @@ class InterleavedTimer:
             call(x)
         end.record()
         torch.cuda.synchronize()
-        return begin.elapsed_time(end) / 1000 / repeats
+        return float(begin.elapsed_time(end)) / 1000 / repeats
 
     def time_peers(self) -> None:
         """Time each peer once."""
-        for name in list(self.built.calls):
-            if name == OURS:
-                continue
-            took = self.built.attempt(name, lambda name=name: self._time(name, self.repeats[name]))  # type: ignore[misc]
+        for name in [name for name in self.built.calls if name != OURS]:
+            took = self.built.attempt(name, self._time, name, self.repeats[name])
             if took is not None:
                 self.times[name].append(took)
 
@@ -209,17 +195,9 @@ class InterleavedTimer:
             # Gradients of an earlier step would be there already, and not count.
             module = self.built.modules[name]
             module.zero_grad(set_to_none=True)
-            found[name] = self.built.attempt(
-                name,
-                lambda call=call: measure_peak(lambda: call(x), x.device),  # type: ignore[misc]
-            )
+            found[name] = self.built.attempt(name, measure_peak, partial(call, x), x.device)
             module.zero_grad(set_to_none=True)
         return found
-
-    def ratios(self, name: str) -> dict[str, float]:
-        """Return how many times as long as medzoo a peer took, round by round."""
-        pairs = zip(self.times[name], self.times[OURS], strict=True)
-        return spread([theirs / ours for theirs, ours in pairs])
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
@@ -228,9 +206,8 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
     >>> spread([1.0, 2.0, 3.0, 4.0, 100.0])
     {'median': 3.0, 'low': 2.0, 'high': 4.0}
     """
-    if len(values) < 2:
-        return {"median": values[0], "low": values[0], "high": values[0]}
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    enough = len(values) > 1
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive") if enough else [*values] * 3
     return {"median": median, "low": low, "high": high}
 
 
@@ -252,16 +229,8 @@ def measure_peak(call: Callable[[], Any], device: torch.device) -> int | None:
         ctypes.CDLL(None).malloc_trim(0)
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-        before = _process_bytes("VmRSS")
+        before = kilobytes("/proc/self/status", "VmRSS")
         call()
-        return max(0, _process_bytes("VmHWM") - before)
+        return max(0, kilobytes("/proc/self/status", "VmHWM") - before) * 1024
     except OSError:  # not Linux, or a container that forbids it
         return None
-
-
-def _process_bytes(key: str) -> int:
-    """Return a memory figure of this process in bytes."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith(key + ":"):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {key}")

@@ -44,19 +44,15 @@ class Work:
     flops: int
     bytes: int
 
-    def __mul__(self, factor: int) -> Work:
-        """Return this work repeated ``factor`` times."""
-        return Work(self.flops * factor, self.bytes * factor)
-
 
 def work(case: Case) -> Work:
     """Return the work that one call of a case needs."""
-    item = 2 if case.dtype == "bfloat16" else 4
-    if case.model == "swin_encoder_mlp":
-        found = _swin_part(case, item) if case.part else _swin(case, item)
+    if case.model != "swin_encoder_mlp":
+        flops, moved = _layers(case)
     else:
-        found = _layers(case, item)
-    return found * (3 if case.mode == "train" else 1)
+        flops, moved = _swin_part(case) if case.part else _swin(case)
+    passes = 3 if case.mode == "train" else 1
+    return Work(passes * flops, passes * moved * (2 if case.dtype == "bfloat16" else 4))
 
 
 def segments(side: int, window: int, shifted: bool) -> list[int]:
@@ -104,38 +100,35 @@ def attention_flops(size: Sequence[int], channels: int, shifted: bool, *, padded
     return 8 * tokens * channels**2 + 4 * tokens * math.prod(window) * channels
 
 
-def _swin(case: Case, item: int) -> Work:
-    """Return the work of the encoder."""
+def _swin(case: Case) -> tuple[int, int]:
+    """Return the operations of the encoder, and how many values are read or written."""
     tokens = math.prod(side // PATCH for side in case.size)
-    moved = case.voxels  # the volume itself
-    parameters = 8 * WIDTH
+    moved = case.voxels + 8 * WIDTH  # the volume itself, and its embedding's parameters
     for stage, depth in enumerate(DEPTHS):
         channels = WIDTH * 2**stage
         # Each half of a block reads and writes the tokens; so do the step into a stage and the merging after it.
         moved += case.batch * tokens * channels * (4 * depth + 2)
-        parameters += depth * (12 * channels**2 + math.prod(2 * w - 1 for w in WINDOW) * HEADS[stage])
-        parameters += 16 * channels**2
+        moved += depth * (12 * channels**2 + math.prod(2 * w - 1 for w in WINDOW) * HEADS[stage]) + 16 * channels**2
         tokens //= 8
-    return Work(swin_flops(case.size, case.batch), item * (moved + parameters))
+    return swin_flops(case.size, case.batch), moved
 
 
-def _swin_part(case: Case, item: int) -> Work:
-    """Return the work of a part of the first stage."""
+def _swin_part(case: Case) -> tuple[int, int]:
+    """Return the operations of a part of the first stage, and how many values are read or written."""
     size = [side // PATCH for side in case.size]
     tokens = math.prod(size)
     kind, _, shifted = case.part.partition(" ")
     if kind == "merging":
-        moved = case.batch * tokens * WIDTH * 5 // 4
-        return Work(case.batch * 4 * tokens * WIDTH**2, item * (moved + 16 * WIDTH**2))
+        return case.batch * 4 * tokens * WIDTH**2, case.batch * tokens * WIDTH * 5 // 4 + 16 * WIDTH**2
     flops = attention_flops(size, WIDTH, bool(shifted))
     moved, parameters = 2 * tokens * WIDTH, 4 * WIDTH**2
     if kind == "block":
         flops, moved, parameters = flops + 16 * tokens * WIDTH**2, 2 * moved, 3 * parameters
-    return Work(case.batch * flops, item * (case.batch * moved + parameters))
+    return case.batch * flops, case.batch * moved + parameters
 
 
-def _layers(case: Case, item: int) -> Work:
-    """Return the work of a convolutional model, from the shapes at its layers; nothing is computed."""
+def _layers(case: Case) -> tuple[int, int]:
+    """Return the same of a convolutional model, from the shapes at its layers; nothing is computed."""
     options: dict[str, Any] = {"size": case.size} if case.model in ("cnn3d_small", "xray_cnn") else {}
     if case.part and options:
         options = {"pool": "avg", "num_classes": 0}
@@ -153,13 +146,12 @@ def _layers(case: Case, item: int) -> Work:
         number = int(case.part.split()[-1])
         # The next layer's input is this stage's output; the last stage's map goes into the average.
         seen = seen[number - 1 : number]
-    flops = moved = parameters = 0
+    flops = moved = 0
     for i, (module, given, out) in enumerate(seen):
         weight: Any = module.weight
         flops += 2 * out.numel() * weight[0].numel()
-        parameters += sum(p.numel() for p in module.parameters())
-        moved += given.numel() * (2 if i else 1)
-    return Work(flops, item * (moved + parameters))
+        moved += given.numel() * (2 if i else 1) + sum(p.numel() for p in module.parameters())
+    return flops, moved
 
 
 def estimate_memory(case: Case, who: str) -> int:

@@ -157,7 +157,7 @@ def test_the_result_of_a_gpu_becomes_a_page(device, tmp_path):
     file = write_result(result, tmp_path / "results")
     render([file], tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
-    assert f"\n## {device}, CUDA events\n" in page
+    assert f"\n## {device}\n" in page
     section = page[page.index(f"## {device}") :]
     assert "allocator" not in section
     assert "huge pages" not in section

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import medzoo
-from benchmarks import build, environment, suite, timing
+from benchmarks import build, environment, peers, suite, timing
 from benchmarks.cases import CHANNELS_LAST, CREATED, EAGER, GRAPHLESS, Case, select
 from benchmarks.environment import available_memory
 from benchmarks.targets import TARGETS, target_rows
@@ -66,8 +66,8 @@ class Failing(nn.Module):
 @pytest.mark.parametrize("first", [1, 2, 3, 4, 5])
 def test_a_peer_that_fails_is_absent_and_the_row_goes_on(first, monkeypatch):
     """While the agreement is checked, warming up, measuring memory, and in a round."""
-    peers = build.PEERS | {EAGER: lambda model: Failing(build.PEERS[CREATED](model), first)}
-    monkeypatch.setattr(build, "PEERS", peers)
+    failing = {EAGER: lambda model: Failing(peers.PEERS[CREATED](model), first)}
+    monkeypatch.setattr(peers, "PEERS", peers.PEERS | failing)
     # Three calls, however busy the machine is.
     warm_up = lambda self, name: min(self._time(name, 1) for _ in range(3))  # noqa: E731
     monkeypatch.setattr(timing.InterleavedTimer, "_warm_up", warm_up)
@@ -79,7 +79,7 @@ def test_a_peer_that_fails_is_absent_and_the_row_goes_on(first, monkeypatch):
 
 
 def test_a_peer_that_cannot_be_built_is_absent(monkeypatch):
-    monkeypatch.setattr(build, "PEERS", build.PEERS | {EAGER: raising(torch.OutOfMemoryError("no memory"))})
+    monkeypatch.setattr(peers, "PEERS", peers.PEERS | {EAGER: raising(torch.OutOfMemoryError("no memory"))})
     assert build.build_case(CASE, CPU).absent == {EAGER: "OutOfMemoryError: no memory"}
 
 
@@ -87,11 +87,11 @@ def test_a_peer_that_disagrees_is_left_out_if_another_agrees(monkeypatch):
     case = Case("cnn3d_small", (16, 16, 16), peers=(EAGER, CHANNELS_LAST), tiny=True)
 
     def off(model):
-        module = build.PEERS[CREATED](model)
+        module = peers.PEERS[CREATED](model)
         module.register_forward_hook(lambda module, args, out: out + 1)
         return module
 
-    monkeypatch.setattr(build, "PEERS", build.PEERS | {EAGER: off})
+    monkeypatch.setattr(peers, "PEERS", peers.PEERS | {EAGER: off})
     result = suite.run_suite([case], CPU, "quick")
     assert list(result["rows"][0]["peers"]) == [CHANNELS_LAST]
     assert result["failed"][case.id] == f"expected the outputs of {EAGER}, got a difference of 1.0e+00"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -11,14 +12,13 @@ from torch import nn
 
 import medzoo
 from benchmarks import suite
-from benchmarks.build import build_case, train_call
+from benchmarks.build import build_case, train
 from benchmarks.cases import EAGER, Case
 from benchmarks.peers import (
     TABLES,
     Chain,
     ChannelsLast,
     MonaiFeatures,
-    channels_last,
     eager,
     fastest_plain,
     matched_parameters,
@@ -47,7 +47,7 @@ def test_outputs_and_gradients_agree():
 
 def test_a_wrong_output_is_found():
     built = small_case()
-    built.calls[EAGER] = train_call(Off(built.modules[EAGER], 1e-3))
+    built.calls[EAGER] = partial(train, Off(built.modules[EAGER], 1e-3))
     assert not differences(built)[EAGER].ok
 
 
@@ -67,7 +67,7 @@ def test_a_missing_gradient_is_found():
 
 def test_disagreement_is_reported_and_not_timed(monkeypatch, no_ceilings):
     built = small_case()
-    built.calls[EAGER] = train_call(Off(built.modules[EAGER], 1.0))
+    built.calls[EAGER] = partial(train, Off(built.modules[EAGER], 1.0))
     monkeypatch.setattr(suite, "build_case", lambda case, device: built)
     monkeypatch.setattr(suite, "InterleavedTimer", None)
     result = suite.run_suite([built.case], CPU, "quick")
@@ -129,7 +129,7 @@ def test_the_stage_tables_are_the_models():
 
 def test_the_channels_last_peer_is_channels_last_from_its_first_convolution_on():
     model = medzoo.create("cnn3d_base", **medzoo.describe("cnn3d_base").tiny).eval()
-    peer, seen = channels_last(model), []
+    peer, seen = ChannelsLast(model), []
     first = next(module for module in peer.modules() if isinstance(module, nn.Conv3d))
     first.register_forward_hook(lambda module, args, out: seen.extend((args[0], module.weight, out)))
     x = torch.randn(2, 1, 46, 46, 62)
