@@ -86,7 +86,7 @@ def create(
 
     Returns:
         A :class:`~medzoo.classifier.Classifier`, or with ``features_only`` a
-        :class:`~medzoo.classifier.FeatureExtractor`.
+        :class:`~medzoo.features.FeatureExtractor`.
 
     Raises:
         UnknownModelError: no model of that name.

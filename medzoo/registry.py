@@ -98,7 +98,6 @@ def register(
         ConfigError: the name is taken, a tag is given twice, more than one record is the default, or the builder's
             options are not keyword-only with defaults, ``num_classes`` and ``in_chans`` among them.
     """
-    facts = locals()
 
     def add(builder: Builder) -> Builder:
         name = builder.__name__
@@ -118,8 +117,21 @@ def register(
         by_tag = {record.tag: record for record in weights}
         if len(by_tag) != len(weights) or sum(record.default for record in weights) > 1:
             raise ConfigError(f"{name}: expected different tags and at most one default among its weights.")
-        frozen = {"tiny": MappingProxyType(dict(tiny)), "weights": MappingProxyType(by_tag)}
-        _MODELS[name] = ModelSpec(name, builder, **(facts | frozen))
+        _MODELS[name] = ModelSpec(
+            name=name,
+            builder=builder,
+            summary=summary,
+            input_spec=input_spec,
+            outputs=outputs,
+            preprocessing=preprocessing,
+            parameters=parameters,
+            source=source,
+            citation=citation,
+            cam_layer=cam_layer,
+            tiny=MappingProxyType(dict(tiny)),
+            tiny_size=tiny_size,
+            weights=MappingProxyType(by_tag),
+        )
         return builder
 
     return add

@@ -41,7 +41,7 @@ HEAVY = {"pandas", "lightning", "sklearn"}
 
 
 def is_type_checking(node):
-    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
 
 
 def imports_in(tree):
@@ -50,14 +50,16 @@ def imports_in(tree):
     while pending:
         node = pending.pop()
         if is_type_checking(node):
+            pending.extend(node.orelse)
             continue
         if isinstance(node, ast.Import):
             yield from ((alias.name, []) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute"
             yield node.module, [alias.name for alias in node.names]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            yield from ((value.value, []) for value in node.args if isinstance(value, ast.Constant))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            assert isinstance(node.args[0], ast.Constant), f"what is imported is not written out: {ast.unparse(node)}"
+            yield node.args[0].value, []
         pending.extend(ast.iter_child_nodes(node))
 
 
@@ -70,24 +72,44 @@ FILES = {module_name(path): path for path in ROOT.rglob("*.py")}
 TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in FILES.items()}
 
 
-def own_imports(name):
-    """Return the modules of the package that a module imports."""
+def own_imports(tree):
+    """Return the modules of the package that a module imports; ``""`` is its face."""
     found = set()
-    for module, names in imports_in(TREES[name]):
+    for module, names in imports_in(tree):
         if module == "medzoo" or module.startswith("medzoo."):
             base = module.removeprefix("medzoo").removeprefix(".")
             inner = {f"{base}.{n}".removeprefix(".") for n in names} & FILES.keys()
-            found |= inner or {base}
+            found |= inner | ({base} if len(inner) < len(names) or not names else set())
     return found
 
 
-IMPORTS = {name: own_imports(name) for name in FILES}
+IMPORTS = {name: own_imports(tree) for name, tree in TREES.items()}
 
 
 def test_imports_are_found():
     assert "models" in IMPORTS["registry"]
     assert "kernels.cuda.swin_layers" in IMPORTS["kernels.dispatch"], "a deferred import"
     assert len(FILES) > 50
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("def f():\n    from medzoo import errors, create", {"errors", ""}),
+        ("if not TYPE_CHECKING:\n    import medzoo.factory", {"factory"}),
+        ("if TYPE_CHECKING:\n    import medzoo.io.read\nelse:\n    import medzoo.factory", {"factory"}),
+        ("from medzoo.kernels import dispatch", {"kernels.dispatch"}),
+        ("from medzoo.registry import register", {"registry"}),
+        ("importlib.import_module('medzoo.models')", {"models"}),
+    ],
+)
+def test_no_import_is_missed(code, found):
+    assert own_imports(ast.parse(code)) == found
+
+
+def test_an_import_by_a_computed_name_is_refused():
+    with pytest.raises(AssertionError, match="not written out"):
+        own_imports(ast.parse("import_module('medzoo.' + name)"))
 
 
 @pytest.mark.parametrize("name", sorted(FILES.keys() - {""}))

@@ -189,3 +189,13 @@ def test_readme_lists_the_models_of_the_registry():
         shape = " × ".join(map(str, (spec.input_spec.channels, *spec.input_spec.size)))
         outputs = f"{len(spec.outputs.labels)} {spec.outputs.task}"
         assert f"| `{name}` | {spec.summary} | {shape} | {outputs} | {spec.parameters:,} |" in text
+
+
+@pytest.mark.parametrize(
+    "command", [["show", "frame=3/none.dcm", "--out", "x.png"], ["predict", "cnn3d_small", "points_frame/a.png"]]
+)
+def test_a_path_is_shown_as_it_was_given(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*command, *(["--allow-untrained"] if command[0] == "predict" else []))
+    assert result.exit_code != 0
+    assert next(part for part in command if "/" in part) in result.output

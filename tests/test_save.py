@@ -179,7 +179,7 @@ def test_every_dtype_is_restored_bit_for_bit(tmp_path, dtype):
 def test_parameters_of_two_dtypes_are_refused(tmp_path):
     model = medzoo.create("cnn3d_small", **TINY)
     model.encoder.bfloat16()
-    with pytest.raises(ConfigError, match=r"expected parameters of one dtype, got bfloat16, float32"):
+    with pytest.raises(ConfigError, match=r"expected parameters and buffers of one dtype, got bfloat16, float32"):
         model.save_pretrained(tmp_path / "m")
     assert not (tmp_path / "m").exists()
 

@@ -293,7 +293,7 @@ def test_55_nan_names_the_source():
 def test_doubt_is_a_deprecated_alias_of_warning():
     prepared = Transform(medzoo.Preprocessing(size=(2, 2)), channels=1, who="model").examine(np.full((1, 2, 2), 200.0))
     assert prepared.warning.startswith("the array: expected values in [0, 1]")
-    with pytest.warns(DeprecationWarning, match=r"^Prepared\.doubt is deprecated since 0\.2 .* use Prepared\.warning$"):
+    with pytest.warns(DeprecationWarning, match=r"^Prepared\.doubt is deprecated .* use Prepared\.warning$"):
         assert prepared.doubt == prepared.warning
 
 

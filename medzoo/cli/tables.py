@@ -25,7 +25,7 @@ ADVICE = {
     "allow_untrained=True": "--allow-untrained",
     "num_workers=0": "--workers 0",
     "device='cpu'": "--device cpu",
-    "points_frame": "--points-frame",
+    "expected points_frame 'LPS'": "expected --points-frame 'LPS'",
     "Give points=.": "Give --points FILE.",
     "Leave points out.": "Leave --points out.",
     "Choose one: frame=0.": "Split the file.",
@@ -61,7 +61,7 @@ def cli_message(error: object, command: str | None = None) -> str:
     """
     text = str(error)
     if command == "show":
-        text = text.replace("frame=", "--frame ")
+        text = text.replace("Choose one: frame=0.", "Choose one: --frame 0.").replace("with frame=0", "with --frame 0")
     for python, cli in ADVICE.items():
         text = text.replace(python, cli)
     return text

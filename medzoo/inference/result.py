@@ -53,8 +53,7 @@ class Prediction:
     def doubt(self) -> str:
         """Deprecated alias of ``warning``."""
         warnings.warn(
-            "Prediction.doubt is deprecated since 0.2 and will be removed in the next minor release; "
-            "use Prediction.warning",
+            "Prediction.doubt is deprecated and will be removed in the next minor release; use Prediction.warning",
             DeprecationWarning,
             stacklevel=2,
         )

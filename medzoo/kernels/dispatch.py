@@ -1,23 +1,28 @@
-"""Which implementation computes an operation: on which condition, and in which order.
+"""Which implementation computes an operation of a Swin encoder: on which condition, and in which order.
 
-A layer in :mod:`medzoo.nn` or :mod:`medzoo.models` hands over tensors and tuples of numbers, and gets a result, or
-``None`` where its own plain PyTorch is to run. The first row of a table whose condition holds is taken. Nothing is
-chosen by a timing: dtype, device and shape decide, so that outputs do not depend on the load of the machine.
+A layer in :mod:`medzoo.nn` or :mod:`medzoo.models` first checks that its modules may be bypassed
+(:mod:`medzoo.nn.guards`, which also asks :func:`fast_paths_enabled`). Then it hands over its tensors and sizes, and
+gets a result, or ``None`` where its own plain PyTorch is to run. The first row of a table whose condition holds is
+taken. Nothing is chosen by a timing: dtype, device and shape decide, so that outputs do not depend on the load of the
+machine.
 
-All of it is switched off by :class:`set_fast_paths` or the environment variable ``MEDZOO_FAST_PATHS=0``.
+Convolution stages of optimized models are dispatched in :mod:`medzoo.kernels.conv_stage`, by :func:`kernel_serves` too.
 
 Axes: b batch, d h w depth height width, c channels, m heads.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import math
 import os
+import threading
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -49,22 +54,26 @@ __all__ = [
 
 
 def _from_environment() -> bool:
-    given = os.environ.get("MEDZOO_FAST_PATHS", "1")
+    given = os.environ.get("MEDZOO_FAST_PATHS") or "1"
     if given not in ("0", "1"):
         raise ConfigError(f"MEDZOO_FAST_PATHS: expected 0 or 1, got {given!r}. Unset it, or set it to 0 or 1.")
     return given == "1"
 
 
-_enabled = _from_environment()
-_enabled_here: ContextVar[bool | None] = ContextVar("_enabled_here", default=None)
+# The settings of the process, the last of which holds: each with the object that made it, which may become a context.
+_settings: list[tuple[weakref.ref[set_fast_paths] | None, bool]] = [(None, _from_environment())]
+_settings_lock = threading.Lock()
+# The settings of the contexts that this thread or task is in, the innermost last.
+_contexts: ContextVar[tuple[bool, ...]] = ContextVar("_contexts", default=())
 
 
-class set_fast_paths:  # noqa: N801  # used like a function, as torch.set_grad_enabled
+class set_fast_paths(contextlib.ContextDecorator):  # noqa: N801  # used like a function, as torch.set_grad_enabled
     """Switch the fast paths on or off; off, every layer runs as the plain PyTorch that its source shows.
 
-    As a call it holds for the process; as a context manager it holds inside the context, in this thread or task alone.
+    As a call it holds for the process. As a context manager or decorator it holds inside, in this thread or task alone.
     The environment variable ``MEDZOO_FAST_PATHS=0`` switches them off from the start. Outputs agree to rounding either
-    way. It is for debugging, for second derivatives, and to compare the two.
+    way. It is for debugging, for second derivatives, and to compare the two. With gradient checkpointing the backward
+    pass recomputes, and must run under the same setting.
 
     Args:
         enabled: whether fast paths may run.
@@ -79,27 +88,37 @@ class set_fast_paths:  # noqa: N801  # used like a function, as torch.set_grad_e
     """
 
     def __init__(self, enabled: bool) -> None:
-        global _enabled
         if not isinstance(enabled, bool):
             raise ConfigError(f"set_fast_paths: expected True or False, got {enabled!r}.")
-        self._before, self._wanted = _enabled, enabled
-        self._token: Token[bool | None] | None = None
-        _enabled = enabled
+        self._enabled = enabled
+        with _settings_lock:
+            # An object that is gone can no longer become a context: what was set before it will not hold again.
+            final = max(i for i, (made_by, _) in enumerate(_settings) if made_by is None or made_by() is None)
+            del _settings[:final]
+            _settings.append((weakref.ref(self), enabled))
+
+    def _withdraw(self) -> None:
+        """Take the setting of the process back: this is a context."""
+        with _settings_lock:
+            _settings[:] = [entry for entry in _settings if entry[0] is None or entry[0]() is not self]
+
+    def __call__(self, func: Any) -> Any:
+        """Decorate a function."""
+        self._withdraw()
+        return super().__call__(func)
 
     def __enter__(self) -> None:
-        global _enabled
-        _enabled = self._before
-        self._token = _enabled_here.set(self._wanted)
+        self._withdraw()
+        _contexts.set((*_contexts.get(), self._enabled))
 
     def __exit__(self, *_: object) -> None:
-        if self._token is not None:
-            _enabled_here.reset(self._token)
+        _contexts.set(_contexts.get()[:-1])
 
 
 def fast_paths_enabled() -> bool:
     """Whether fast paths may run here; see :class:`set_fast_paths`."""
-    here = _enabled_here.get()
-    return _enabled if here is None else here
+    contexts = _contexts.get()
+    return contexts[-1] if contexts else _settings[-1][1]
 
 
 class MergeInputs(NamedTuple):

@@ -50,7 +50,7 @@ _version = operator.attrgetter("_version")
 def fast_path_for(module: nn.Module, x: Tensor, known: Collection[type[nn.Module]]) -> bool:
     """Whether ``module`` may compute on ``x`` without calling its parts, which must all be of ``known`` types."""
     device = x.device.type
-    if not fast_paths_enabled() or watched(x) or type(x) not in _ORDINARY or device not in ("cpu", "cuda"):
+    if watched(x) or not fast_paths_enabled() or type(x) not in _ORDINARY or device not in ("cpu", "cuda"):
         return False
     if device == "cpu" and torch.is_autocast_enabled("cpu"):
         return False
@@ -137,8 +137,8 @@ def watched(x: Tensor) -> bool:
 def eager(x: Tensor) -> bool:
     """Whether a fast path may take ``x``: an ordinary tensor, not traced, differentiated or under autocast."""
     return not (
-        not fast_paths_enabled()
-        or watched(x)
+        watched(x)  # before the switch, which compilers cannot trace
+        or not fast_paths_enabled()
         or type(x) is not Tensor
         or (x.requires_grad and torch.is_grad_enabled())
         or torch.is_autocast_enabled(x.device.type)

@@ -62,8 +62,7 @@ class Prepared:
     def doubt(self) -> str:
         """Deprecated alias of ``warning``."""
         warnings.warn(
-            "Prepared.doubt is deprecated since 0.2 and will be removed in the next minor release; "
-            "use Prepared.warning",
+            "Prepared.doubt is deprecated and will be removed in the next minor release; use Prepared.warning",
             DeprecationWarning,
             stacklevel=2,
         )

@@ -165,7 +165,8 @@ def save_pretrained(
         The folder.
 
     Raises:
-        ConfigError: the model is not registered, has no preprocessing, or has parameters of several dtypes.
+        ConfigError: the model is not registered, has no preprocessing, or has parameters or buffers of
+            several dtypes.
         WeightsUnavailable: the folder cannot be written.
     """
     from safetensors.torch import save
@@ -179,8 +180,8 @@ def save_pretrained(
     dtypes = sorted(str(dtype).removeprefix("torch.") for dtype in found)
     if len(dtypes) > 1:
         raise ConfigError(
-            f"{model.name}: expected parameters of one dtype, got {', '.join(dtypes)}, which would not be restored bit "
-            "for bit. Cast the model to one with model.to(...)."
+            f"{model.name}: expected parameters and buffers of one dtype, got {', '.join(dtypes)}, which would not be "
+            "restored bit for bit. Cast the model to one with model.to(...)."
         )
     data = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
     config = {
