@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from medzoo.classifier import Classifier
     from medzoo.weights.load import LoadReport
 
-__all__ = ["CheckedModel", "FeatureExtractor", "FeatureInfo", "annotate_oom", "take_maps"]
+__all__ = ["CheckedModel", "FeatureExtractor", "FeatureInfo", "annotate_oom", "is_out_of_memory", "take_maps"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,7 +34,7 @@ def annotate_oom(forward: F) -> F:
         try:
             return forward(self, x, *args, **kwargs)
         except RuntimeError as error:
-            if not isinstance(error, torch.OutOfMemoryError) and "DefaultCPUAllocator" not in str(error):
+            if not is_out_of_memory(error):
                 raise
             raise InputError(
                 f"{self.name}: {tuple(x.shape)} needs more memory than {x.device} has. Use a smaller batch, or cut the "
@@ -42,6 +42,11 @@ def annotate_oom(forward: F) -> F:
             ) from error
 
     return cast(F, wrapped)
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error is that the memory of a GPU or of the CPU does not suffice."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 class FeatureInfo(list[dict[str, Any]]):

@@ -33,7 +33,7 @@ ALLOWED = {
     "inference.optimize": {"classifier", "errors", "features", "inference", "kernels", "nn"},
     "inference.fold": {"kernels", "nn"},
     "visual": {"errors", "io"},
-    "cli": {"", "conversion", "errors", "inference", "registry", "version", "visual", "weights"},
+    "cli": {"", "conversion", "errors", "features", "inference", "registry", "version", "visual", "weights"},
 }
 # The registry's first look-up imports the models, which import the registry to register themselves.
 ONE_CIRCLE = {("registry", "models")}

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 import medzoo
 from medzoo.cli import bench as bench_module
 from medzoo.cli.bench import bench
-from medzoo.errors import ConfigError, InputError, ShapeError, UnknownModelError
+from medzoo.errors import ConfigError, ShapeError, UnknownModelError
+from medzoo.nn.conv import ConvEncoder
 
 
 def run(*arguments):
@@ -61,21 +62,35 @@ def test_without_a_model_all_are_measured(monkeypatch):
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
-        InputError("cnn3d_small: (1, 1, 64, 64, 64) needs more memory than cpu has"),
+        None,  # the model's own error in its forward pass
     ],
 )
 def test_a_model_that_needs_too_much_memory_costs_its_own_row_only(monkeypatch, error):
     real = bench_module._measure
 
     def measure(spec, *args):
-        if spec.name == "cnn3d_small":
+        if spec.name == "cnn3d_small" and error is not None:
             raise error
         return real(spec, *args)
 
+    def forward(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    if error is None:
+        monkeypatch.setattr(ConvEncoder, "forward", forward)
+
     monkeypatch.setattr(bench_module, "_measure", measure)
-    text = run("cnn3d_small", "xray_cnn", "--size", 32, "--device", "cpu").stdout
+    text = run("cnn3d_small", "resnet18_multilabel", "--size", 32, "--device", "cpu").stdout
     assert "out of memory" in text
     assert "images/s" in text
+
+
+def test_another_error_about_memory_is_not_taken_for_it(monkeypatch):
+    def measure(*_):
+        raise RuntimeError("unsupported memory format option")
+
+    monkeypatch.setattr(bench_module, "_measure", measure)
+    assert str(run("cnn3d_small", "--device", "cpu").exception) == "unsupported memory format option"
 
 
 def test_peak_memory_is_what_a_call_adds():

@@ -55,6 +55,8 @@ def bench(models: tuple[str, ...], device: str | None, dtype: str, batch: int, s
     from rich.progress import track
     from rich.table import Column, Table
 
+    from medzoo.features import is_out_of_memory
+
     specs = [medzoo.describe(name) for name in models or medzoo.list_models()]
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     devices = (*gpus, "cpu", *(["cuda"] if gpus else []))
@@ -82,7 +84,7 @@ def bench(models: tuple[str, ...], device: str | None, dtype: str, batch: int, s
         try:
             rows = _measure(spec, shape, target, getattr(torch, dtype))
         except (RuntimeError, InputError) as error:  # PyTorch's, or the model's for its forward pass
-            if "memory" not in str(error):
+            if not (is_out_of_memory(error) or is_out_of_memory(error.__cause__)):
                 raise
             table.add_row(*first, "", "out of memory")
             continue

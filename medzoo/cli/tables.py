@@ -44,6 +44,9 @@ ADVICE = {
     "medzoo.list_models()": "medzoo list",
 }
 
+# The only command with --frame; these come before the others.
+SHOW_ADVICE = {"Choose one: frame=0.": "Choose one: --frame 0.", "with frame=0": "with --frame 0"}
+
 
 def console(stderr: bool = False) -> Console:
     """Return a console; output to a pipe or file is 160 columns wide instead of 80."""
@@ -60,9 +63,7 @@ def cli_message(error: object, command: str | None = None) -> str:
     'a.png: Use fewer workers (--workers 0).'
     """
     text = str(error)
-    if command == "show":
-        text = text.replace("Choose one: frame=0.", "Choose one: --frame 0.").replace("with frame=0", "with --frame 0")
-    for python, cli in ADVICE.items():
+    for python, cli in ((SHOW_ADVICE if command == "show" else {}) | ADVICE).items():
         text = text.replace(python, cli)
     return text
 

@@ -20,7 +20,7 @@ from medzoo.kernels.cpu.linear import linear
 from medzoo.kernels.cuda.graphs import GraphCache, keep_alive
 from medzoo.nn.conv import ConvEncoder
 from medzoo.nn.encoder import Encoder
-from medzoo.nn.guards import Watch, eager, hooked, served, wants_gradients
+from medzoo.nn.guards import Watch, eager, hooked, wants_gradients
 
 __all__ = ["OptimizedClassifier", "OptimizedExtractor", "optimize", "optimized_view"]
 
@@ -117,6 +117,11 @@ def optimized_view(model: Classifier, images: int) -> Classifier:
     view = object.__new__(OptimizedClassifier)
     view.__dict__.update(model.__dict__)
     return view
+
+
+def served(x: Tensor) -> bool:
+    """Whether there is a fast path for the device and type of ``x``: float32 and bfloat16 on a CPU, all on a GPU."""
+    return on_cpu(x) or x.is_cuda
 
 
 def _kind(model: object) -> type[Any]:

@@ -24,7 +24,6 @@ __all__ = [
     "hooked",
     "inner",
     "needs_gradient",
-    "served",
     "unobserved",
     "wants_gradients",
     "watched",
@@ -144,11 +143,6 @@ def eager(x: Tensor) -> bool:
         or torch.is_autocast_enabled(x.device.type)
         or x.shape[0] == 0
     )
-
-
-def served(x: Tensor) -> bool:
-    """Whether there is a fast path for the device and type of ``x``: float32 and bfloat16 on a CPU, all on a GPU."""
-    return x.is_cuda or (x.is_cpu and x.dtype in (torch.float32, torch.bfloat16))
 
 
 def wants_gradients(module: nn.Module) -> bool:

@@ -117,27 +117,35 @@ def box_tables(axes: Axes, window: tuple[int, ...], device: torch.device) -> Box
         if token >= 0:
             scatter_index[token] = row
     padding_rows = [row for row, token in enumerate(token_of_row) if token < 0]
-    pieces = [
-        token_of_row,
-        scatter_index,
-        padding_rows,
-        tiles,
-        list(itertools.chain.from_iterable(types)),
-        positions,
-        padding,
-        blocks,
-    ]
-    # Every table starts at a multiple of 16 bytes: a kernel is compiled once more for a pointer that does not.
-    flat = list(itertools.chain.from_iterable(piece + [0] * (-len(piece) % 4) for piece in pieces))
+    fields = list(itertools.chain.from_iterable(types))
+    lists = [token_of_row, scatter_index, padding_rows, tiles, fields, positions, padding, blocks]
+    rows, scatter, pads, *rest = _transfer(lists, device)
     with torch.inference_mode(False):  # what is cached must serve training too
-        joined = torch.tensor(flat, dtype=torch.int32).to(device)
-        parts, at = [], 0
-        shapes = [(-1,)] * 3 + [(-1, TILE_FIELDS), (-1, TYPE_FIELDS), (-1,), (-1,), (-1, 2)]
-        for piece, shape in zip(pieces, shapes, strict=True):
-            parts.append(joined[at : at + len(piece)].view(shape))
-            at += len(piece) + -len(piece) % 4
-        gather_index, parts[2] = parts[0].clamp(min=0), parts[2].long()
-    return BoxTables(parts[0], gather_index, *parts[1:], biases)  # type: ignore[arg-type, call-arg]  # eight parts
+        gather, pads = rows.clamp(min=0), pads.long()
+    return BoxTables(
+        token_of_row=rows,
+        gather_index=gather,
+        scatter_index=scatter,
+        padding_rows=pads,
+        tiles=rest[0].view(-1, TILE_FIELDS),
+        types=rest[1].view(-1, TYPE_FIELDS),
+        positions=rest[2],
+        padding=rest[3],
+        blocks=rest[4].view(-1, 2),
+        biases=biases,
+    )
+
+
+def _transfer(lists: Sequence[list[int]], device: torch.device) -> list[Tensor]:
+    """Return each list as an int32 tensor on the device, all by one transfer.
+
+    Every tensor starts at a multiple of 16 bytes: a kernel is compiled once more for a pointer that does not.
+    """
+    padded = [values + [0] * (-len(values) % 4) for values in lists]
+    with torch.inference_mode(False):  # what is cached must serve training too
+        joined = torch.tensor(list(itertools.chain.from_iterable(padded)), dtype=torch.int32).to(device)
+        parts = joined.split(list(map(len, padded)))
+        return [part[: len(values)] for part, values in zip(parts, lists, strict=True)]
 
 
 def _position(at: Sequence[int], window: Sequence[int]) -> int:
@@ -214,17 +222,12 @@ def backward_tables(
     pieces.sort(key=lambda piece: piece[3] - piece[4])  # the longest first: what is short fills the gaps at the end
     chain = itertools.chain.from_iterable
     lists = [list(chain(tiles)), list(chain(pieces)), list(chain(chain(by_type))), split, local]
-    # Every table starts at a multiple of 16 bytes: a kernel is compiled once more for a pointer that does not.
-    flat = list(chain(values + [0] * (-len(values) % 4) for values in lists))
-    with torch.inference_mode(False):  # what is cached must serve training too
-        joined = torch.tensor(flat, dtype=torch.int32).to(device)
-    cut = joined.split([len(values) + -len(values) % 4 for values in lists])
-    parted = [part[: len(values)] for part, values in zip(cut, lists, strict=True)]
+    on_device = _transfer(lists, device)
     return BackwardTables(
-        parted[0].view(-1, TILE_FIELDS),
-        parted[1].view(-1, PIECE_FIELDS),
-        parted[2].view(-1, 2),
-        parted[3].view(-1, SPLIT_FIELDS),
-        parted[4].view(len(types), -1),
+        tiles=on_device[0].view(-1, TILE_FIELDS),
+        pieces=on_device[1].view(-1, PIECE_FIELDS),
+        starts=on_device[2].view(-1, 2),
+        split=on_device[3].view(-1, SPLIT_FIELDS),
+        local=on_device[4].view(len(types), -1),
         parts=parts,
     )
