@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="each kind of a GPU's rows, at toy sizes (device: cpu)")
     run.add_argument("--allocators", action="store_true", help="run once per allocator setting, each in a new process")
     run.add_argument("--targets", action="store_true", help="only the rows with a target, each in a new process")
-    run.add_argument("--row", metavar="ID", help="only this row")
+    run.add_argument("--row", action="append", metavar="ID", help="only this row; several: each in a new process")
     run.set_defaults(level="usual")
     compare = commands.add_parser("compare", help="compare two result files; exits with 1 if anything got worse")
     compare.add_argument("old", type=Path, metavar="OLD.json")
@@ -82,12 +82,15 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         cases = dry_run(cases)
         options.level = "quick"
-    if options.row:
-        cases = [case for case in cases if case.id == options.row]
     isolated = target_rows(options.models) if options.targets else []
+    if options.row:
+        cases = [case for case in cases if case.id in options.row]
+        isolated = [case.id for case in cases] if len(options.row) > 1 else []
     with warnings.catch_warnings(action="ignore"), progress(len(isolated or cases)) as report:  # the peers' warnings
         if isolated:
-            result = run_isolated(isolated, report)
+            how = [f"--{options.level}"] if options.level != "usual" else []
+            how += ["--device", options.device] if options.device else []
+            result = run_isolated(isolated, how, report, folder=options.results)
         else:
             result = run_suite(cases, device, options.level, report=report, limit=options.limit, folder=options.results)
         # A minute of fresh processes, which would say nothing about a GPU.

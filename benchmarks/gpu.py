@@ -1,9 +1,9 @@
 """GPU tests and benchmarks on a bare machine in minutes: ``python benchmarks/gpu.py OUT``.
 
 Run it in the repository. It needs torch, timm, einops, safetensors, huggingface-hub, lazy-loader, numpy and pytest;
-``--wheels FOLDER`` adds what is not installed, such as MONAI, and hypothesis for the tests. Each step has its own time
-limit, so that one that hangs does not cost the others. OUT gets the result file and one log; ``python -m benchmarks
-page`` renders the result file on any machine. ``--dry-run`` runs every step at toy sizes on a CPU.
+``--wheels FOLDER`` adds what is not installed: MONAI, hypothesis for the tests, pydicom for the files. Each step has
+its own time limit, so that one that hangs does not cost the others. OUT gets the result files and one log; ``python -m
+benchmarks page`` renders the result files on any machine. ``--dry-run`` runs every step at toy sizes on a CPU.
 """
 
 from __future__ import annotations
@@ -21,6 +21,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 # Seconds that the suite gets on top of its limit: to start, and to finish the case that runs at the limit.
 GRACE = 60
+# With torch.compile as a peer, each in a process of its own: compiling takes a minute or more. By importance.
+COMPILED_ROWS = (
+    "swin_encoder_mlp-96x96x96-b8-bfloat16-forward",
+    "cnn3d_base-64x128x128-b64-bfloat16-forward",
+    "xray_cnn-320x320-b1-bfloat16-forward",
+    "resnet18_multilabel-320x320-b1-bfloat16-forward",
+)
 DEVICE = """
 import json, torch
 from benchmarks.environment import describe_environment
@@ -44,10 +51,19 @@ def steps(options: argparse.Namespace) -> dict[str, tuple[float, list[str]]]:
         if importlib.util.find_spec("xdist"):
             # Most of their time is compiling. pytest-benchmark and xdist exclude each other.
             tests += ["-n", "8", "-p", "no:benchmark"]
+    files = ["-m", "pytest", "-q", "-p", "no:cacheprovider", str(ROOT / "benchmarks" / "test_overhead.py")]
+    files += ["-k", "step or xray-0 or ct-0", "--benchmark-columns=median,iqr,rounds"]
+    if options.dry_run:
+        files.append("--collect-only")
+    compiled = ["-m", "benchmarks", "run", "--full", "--device", "cuda", "--results", str(options.out)]
+    for row in COMPILED_ROWS:
+        compiled += ["--row", row]
     return {
         "device": (90, ["-c", DEVICE.format(device="cpu" if options.dry_run else "cuda")]),
         "tests": (options.tests_limit, tests),
         "suite": (options.limit + GRACE, suite),
+        "files": (90, files),
+        "compiled": (options.limit, compiled),
     }
 
 

@@ -202,11 +202,17 @@ def _run_into(result: dict[str, Any], case: Case, device: torch.device, left: fl
     return ""
 
 
-def run_isolated(rows: list[str], report: Callable[[str, dict[str, Any] | None], object]) -> dict[str, Any]:
+def run_isolated(
+    rows: list[str],
+    options: list[str],
+    report: Callable[[str, dict[str, Any] | None], object],
+    folder: Path | None = None,
+) -> dict[str, Any]:
     """Run each row in a process of its own and join the results; each ceiling is the highest of all processes.
 
     On a machine whose memory has just been used, fresh pages are cheap, which helps models that allocate much. A
-    process per row is closer to a user's program.
+    process per row is closer to a user's program. ``options`` are those of ``run``. The result file is written to
+    ``folder`` after each row.
 
     Raises:
         RuntimeError: a process ended without a result.
@@ -214,10 +220,10 @@ def run_isolated(rows: list[str], report: Callable[[str, dict[str, Any] | None],
     joined: dict[str, Any] = {}
     for row in rows:
         report(row, None)
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "-m", "benchmarks", "run", "--row", row, "--results", folder]
+        with tempfile.TemporaryDirectory() as scratch:
+            command = [sys.executable, "-m", "benchmarks", "run", "--row", row, "--results", scratch, *options]
             done = subprocess.run(command, check=False, capture_output=True, text=True)
-            files = list(Path(folder).glob("*.json"))
+            files = list(Path(scratch).glob("*.json"))
             if len(files) != 1:
                 raise RuntimeError(f"{row}: no result ({done.returncode}): {done.stderr[-2000:]}")
             found = json.loads(files[0].read_text(encoding="utf-8"))
@@ -227,6 +233,8 @@ def run_isolated(rows: list[str], report: Callable[[str, dict[str, Any] | None],
             joined[key] |= found[key]
         for name, value in found["ceilings"].items():
             joined["ceilings"][name] = max(value, joined["ceilings"].get(name, value))
+        if folder:
+            write_result(joined, folder)
         report(row, {})
     return joined
 

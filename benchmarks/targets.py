@@ -161,7 +161,7 @@ def growth(rows: dict[str, Any]) -> dict[str, float]:
 def setting(environment: dict[str, Any], graph: bool = False) -> str:
     """Return what times depend on besides the device, in words that the page explains."""
     if "cuda" in environment:
-        return "CUDA graph" if graph else "no CUDA graph"
+        return "CUDA graph" if graph else "own process" if environment.get("alone") else "no CUDA graph"
     if environment["allocator"] == "thp":
         return "huge pages"
     return "own process" if environment.get("alone") else "shared process"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,20 @@ import medzoo
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _cublas_started(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("gpu"):
+        start_cublas()
+
+
+@functools.cache
+def start_cublas() -> None:
+    """Run a first backward pass, in which cuBLAS may warn that its thread has no CUDA context yet."""
+    with warnings.catch_warnings(action="ignore"):
+        x = torch.ones(2, 2, device="cuda", requires_grad=True)
+        (x @ x).sum().backward()
 
 
 @pytest.fixture(scope="session")

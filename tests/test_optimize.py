@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import medzoo
+from medzoo.inference import fold
 from medzoo.kernels import conv_stage
 from medzoo.kernels.cpu import conv as cpu_conv
 from medzoo.kernels.cpu.conv import PairedConv
@@ -425,11 +426,26 @@ def test_the_outputs_are_equal_at_the_documented_size(name):
 def test_a_gpu_gives_equal_values(name, monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     model, x = tiny(name).cuda(), batch(name).cuda()
+    monkeypatch.setattr(fold, "LAUNCH_BOUND", 0)
     fast, expected = medzoo.optimize(model), model(x)
     torch.testing.assert_close(fast(x), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
     half = medzoo.optimize(model.bfloat16())(x.bfloat16())
     assert (half.float() - expected).norm() <= 0.05 * expected.norm()
     assert "unchanged" not in repr(fast)
+
+
+def test_small_images_on_a_gpu_run_the_plain_stages():
+    """Fake tensors have a device and a size, and no GPU is needed to ask for them."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    encoder = fold.FoldedConvEncoder(medzoo.create("xray_cnn", pool="avg").encoder)
+    with FakeTensorMode():
+        one, many = (torch.empty(n, 3, 320, 320, device="cuda") for n in (1, 64))
+        volume = torch.empty(1, 1, 8, 8, 8, device="cuda")
+    assert encoder._is_launch_bound(0, one)
+    assert not encoder._is_launch_bound(0, many)
+    assert not encoder._is_launch_bound(0, volume)
+    assert not encoder._is_launch_bound(0, torch.empty(1, 3, 320, 320))
 
 
 WATCHED = {

@@ -95,7 +95,7 @@ def test_a_step_that_hangs_is_stopped_and_logged(tmp_path):
 def test_an_unknown_step_is_named(tmp_path):
     done = run("benchmarks/gpu.py", tmp_path, "--steps", "suit")
     assert done.returncode == 1
-    assert "expected steps of device, tests, suite, got suit" in done.stderr
+    assert "expected steps of device, tests, suite, files, compiled, got suit" in done.stderr
 
 
 @pytest.mark.slow

@@ -210,10 +210,11 @@ def test_isolated_rows_are_joined(monkeypatch, tmp_path):
     asked = []
 
     def process(command, **options):
-        row, folder = command[command.index("--row") + 1], Path(command[-1])
+        row, folder = command[command.index("--row") + 1], Path(command[command.index("--results") + 1])
+        assert command[-1] == "--full"
         asked.append(row)
         made = {
-            "environment": {"allocator": "default"},
+            "environment": {"allocator": "default", "date": "2026-01-01", "device": "x", "versions": {"torch": "2"}},
             "ceilings": {"copy": float(len(asked))},
             "rows": [{"id": row}],
             "skipped": {},
@@ -225,14 +226,16 @@ def test_isolated_rows_are_joined(monkeypatch, tmp_path):
 
     monkeypatch.setattr(suite.subprocess, "run", process)
     rows = target_rows(["cnn3d_small", "xray_cnn"])
-    found = suite.run_isolated(rows, lambda *_: None)
+    found = suite.run_isolated(rows, ["--full"], lambda *_: None, tmp_path)
     assert asked == rows == [row["id"] for row in found["rows"]]
     assert "cnn3d_small-96x96x96-b1-float32-forward" in rows
     assert found["ceilings"] == {"copy": float(len(rows))}
     assert found["environment"]["alone"]
+    (file,) = tmp_path.glob("*.json")
+    assert json.loads(file.read_text()) == found
     monkeypatch.setattr(suite.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=3, stderr="no"))
     with pytest.raises(RuntimeError, match=r"no result \(3\): no"):
-        suite.run_isolated(rows, lambda *_: None)
+        suite.run_isolated(rows, [], lambda *_: None)
 
 
 def test_every_target_is_about_a_row_there_is():

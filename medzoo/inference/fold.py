@@ -25,6 +25,10 @@ from medzoo.nn.guards import Watch, hooked
 
 __all__ = ["FoldedConvEncoder", "FoldedEncoder", "can_fold", "fold_stage"]
 
+# Numbers in the map of an image's convolution up to which a GPU runs kernels faster than Python launches them. There the
+# plain stage is faster, which launches no kernel of Triton.
+LAUNCH_BOUND = 2**23
+
 _ORDERS = (("relu", "pool"), ("relu", "norm", "pool"), ("relu", "pool", "norm"))
 
 
@@ -85,7 +89,7 @@ def fold_stage(stage: nn.Module) -> FoldedStage:
 class FoldedConvEncoder(ConvEncoder):
     """A :class:`~medzoo.nn.conv.ConvEncoder` whose stages are folded when they first run, ``b c *s -> b c' *s'``.
 
-    A stage that cannot be folded, or that has a hook, runs unchanged.
+    A stage that cannot be folded, or that has a hook, runs unchanged; so does one with a small map on a GPU.
 
     Args:
         plain: the encoder whose stages are run.
@@ -102,8 +106,14 @@ class FoldedConvEncoder(ConvEncoder):
 
     def stage(self, i: int, x: Tensor) -> Tensor:
         """Run one stage, folded where that is safe."""
-        folded = self.folded(i)
+        folded = None if self._is_launch_bound(i, x) else self.folded(i)
         return self.stages[i](x) if folded is None else folded(x)
+
+    def _is_launch_bound(self, i: int, x: Tensor) -> bool:
+        """Whether the stage takes images on a GPU and makes a small map of them."""
+        if not x.is_cuda or x.ndim != 4:
+            return False
+        return len(x) * self.feature_info[i]["num_chs"] * x.shape[2] * x.shape[3] <= LAUNCH_BOUND
 
     def folded(self, i: int) -> FoldedStage | None:
         """Return stage ``i`` folded, or ``None`` if it must run unchanged."""
