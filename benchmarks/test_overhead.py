@@ -108,6 +108,9 @@ def test_folder(benchmark, case, workers, sources, models, tmp_path):
         rounds=3,
     )
     assert len(found) == COPIES
+    largest = max(map(abs, expected.values()))
     for prediction in found:
-        np.testing.assert_allclose(list(prediction.logits.values()), list(expected.values()), rtol=1e-4, atol=1e-4)
+        # A GPU convolves in TF32, in another order for another batch.
+        close = 1e-4 if DEVICE.type == "cpu" else 1e-3 * largest
+        np.testing.assert_allclose(list(prediction.logits.values()), list(expected.values()), rtol=1e-4, atol=close)
     benchmark.extra_info |= {"torch": torch.__version__, "threads": torch.get_num_threads(), "images": COPIES}

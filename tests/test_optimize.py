@@ -438,14 +438,14 @@ def test_small_images_on_a_gpu_run_the_plain_stages():
     """Fake tensors have a device and a size, and no GPU is needed to ask for them."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    encoder = fold.FoldedConvEncoder(medzoo.create("xray_cnn", pool="avg").encoder)
+    encoder = medzoo.create("xray_cnn", pool="avg").encoder
     with FakeTensorMode():
         one, many = (torch.empty(n, 3, 320, 320, device="cuda") for n in (1, 64))
         volume = torch.empty(1, 1, 8, 8, 8, device="cuda")
-    assert encoder._is_launch_bound(0, one)
-    assert not encoder._is_launch_bound(0, many)
-    assert not encoder._is_launch_bound(0, volume)
-    assert not encoder._is_launch_bound(0, torch.empty(1, 3, 320, 320))
+    assert fold.is_launch_bound(encoder, one)
+    assert not fold.is_launch_bound(encoder, many)
+    assert not fold.is_launch_bound(encoder, volume)
+    assert not fold.is_launch_bound(encoder, torch.empty(1, 3, 320, 320))
 
 
 WATCHED = {

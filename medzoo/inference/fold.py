@@ -23,10 +23,9 @@ from medzoo.nn.conv import ConvEncoder, ConvStage
 from medzoo.nn.encoder import Encoder
 from medzoo.nn.guards import Watch, hooked
 
-__all__ = ["FoldedConvEncoder", "FoldedEncoder", "can_fold", "fold_stage"]
+__all__ = ["FoldedConvEncoder", "FoldedEncoder", "can_fold", "fold_stage", "is_launch_bound"]
 
-# Numbers in the map of an image's convolution up to which a GPU runs kernels faster than Python launches them. There the
-# plain stage is faster, which launches no kernel of Triton.
+# Numbers in the largest map of images up to which a GPU runs kernels faster than Python launches them.
 LAUNCH_BOUND = 2**23
 
 _ORDERS = (("relu", "pool"), ("relu", "norm", "pool"), ("relu", "pool", "norm"))
@@ -86,10 +85,17 @@ def fold_stage(stage: nn.Module) -> FoldedStage:
     )
 
 
+def is_launch_bound(encoder: ConvEncoder, x: Tensor) -> bool:
+    """Whether so few images are on a GPU that the plain stages are faster: they launch no kernel of Triton."""
+    if not x.is_cuda or x.ndim != 4:
+        return False
+    return x.numel() // x.shape[1] * int(encoder.feature_info[0]["num_chs"]) <= LAUNCH_BOUND
+
+
 class FoldedConvEncoder(ConvEncoder):
     """A :class:`~medzoo.nn.conv.ConvEncoder` whose stages are folded when they first run, ``b c *s -> b c' *s'``.
 
-    A stage that cannot be folded, or that has a hook, runs unchanged; so does one with a small map on a GPU.
+    A stage that cannot be folded, or that has a hook, runs unchanged.
 
     Args:
         plain: the encoder whose stages are run.
@@ -106,14 +112,8 @@ class FoldedConvEncoder(ConvEncoder):
 
     def stage(self, i: int, x: Tensor) -> Tensor:
         """Run one stage, folded where that is safe."""
-        folded = None if self._is_launch_bound(i, x) else self.folded(i)
+        folded = self.folded(i)
         return self.stages[i](x) if folded is None else folded(x)
-
-    def _is_launch_bound(self, i: int, x: Tensor) -> bool:
-        """Whether the stage takes images on a GPU and makes a small map of them."""
-        if not x.is_cuda or x.ndim != 4:
-            return False
-        return len(x) * self.feature_info[i]["num_chs"] * x.shape[2] * x.shape[3] <= LAUNCH_BOUND
 
     def folded(self, i: int) -> FoldedStage | None:
         """Return stage ``i`` folded, or ``None`` if it must run unchanged."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError
 from medzoo.features import CheckedModel, FeatureExtractor, annotate_oom
-from medzoo.inference.fold import FoldedConvEncoder, FoldedEncoder
+from medzoo.inference.fold import FoldedConvEncoder, FoldedEncoder, is_launch_bound
 from medzoo.kernels.cpu.conv import on_cpu, private
 from medzoo.kernels.cpu.linear import linear
 from medzoo.kernels.cuda.graphs import GraphCache, keep_alive
@@ -36,7 +36,8 @@ def optimize(model: M, *, cuda_graph: bool = False) -> M:
     On a CPU in float32 or bfloat16, the convolution stages of ``cnn3d_small``, ``cnn3d_base`` and ``xray_cnn`` fold
     their BatchNorm, pool before ReLU, run in slabs that stay in the cache, and use oneDNN where PyTorch alone would
     not; timm's encoders fold BatchNorm and ReLU and use channels-last memory. On a GPU, BatchNorm is folded and memory
-    is channels last; where Triton is installed, its kernels pool and do what follows in a single pass. What cannot be
+    is channels last; where Triton is installed, its kernels pool and do what follows in a single pass; a few images run the plain stages, which are
+    launched faster. What cannot be
     changed safely, such as a stage that was replaced, is left unchanged; printing the model shows what was done.
     ``swin_encoder_mlp`` is copied unchanged: its layers are fast by themselves.
 
@@ -168,6 +169,8 @@ class _InferenceOnly(CheckedModel):
 
     def encoder_for(self, x: Tensor) -> Any:
         """Return the encoder to run on ``x``: the fast form, or the plain one."""
+        if type(self.encoder) is ConvEncoder and is_launch_bound(self.encoder, x):
+            return self.encoder
         if not (eager(x) and served(x)) or hooked(self.encoder):
             return self.encoder
         return self._derived() or self.encoder
@@ -251,7 +254,7 @@ class OptimizedClassifier(_InferenceOnly, Classifier):
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Turn the last map into logits, or with ``pre_logits`` into what ``head.classifier`` is given."""
-        if not (eager(x) and on_cpu(x)) or hooked(*self.head.modules()):
+        if not (on_cpu(x) and eager(x)) or hooked(*self.head.modules()):
             return super().forward_head(x, pre_logits)
         for name, part in self.head.named_children():
             if not (pre_logits and name == "classifier"):
