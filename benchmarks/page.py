@@ -40,7 +40,7 @@ distance may be at most 1.5 times the peer's. On a GPU, agreement is checked wit
 so are those of *ratio*, the peer's time over medzoo's in the same round. Inference is the model that `medzoo.optimize`
 returns; *as created* is the one that `medzoo.create` returns. Training is a forward and a backward pass of the model as
 created. For parts of the Swin encoder, MONAI's mask of shifted windows is built beforehand, which saves MONAI work that
-it does in every pass. The time from a file to a prediction is measured on a CPU only, by `benchmarks/test_overhead.py`.
+it does in every pass. `benchmarks/test_overhead.py` measures the time from a file to a prediction.
 
 **Share of the peak.** *of matmul* and *of copy* are shares of the highest speed of matrix products and of copying that
 this machine reached in the same run, for the operations and bytes that the task needs (`benchmarks/work.py`).
