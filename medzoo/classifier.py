@@ -17,8 +17,10 @@ from medzoo.contract import InputSpec, Outputs, Preprocessing, Task
 from medzoo.errors import ConfigError, check_int
 from medzoo.features import CheckedModel, FeatureInfo, annotate_oom, take_maps
 from medzoo.nn.head import Head
+from medzoo.provenance import Calibration, IntendedUse, ThresholdPolicy
+from medzoo.weights.config import ModelConfig
 from medzoo.weights.hub import push_to_hub
-from medzoo.weights.save import ModelConfig, save_pretrained
+from medzoo.weights.save import save_pretrained
 
 __all__ = ["Classifier", "FeatureInfo"]
 
@@ -173,6 +175,9 @@ class Classifier(CheckedModel):
         task: Task | None = None,
         thresholds: Sequence[float] | None = None,
         trained: bool | Sequence[bool] = True,
+        policy: ThresholdPolicy | None = None,
+        calibration: Calibration | None = None,
+        prevalence: Sequence[float] | None = None,
     ) -> Self:
         """Set what the logits mean, after one's own training.
 
@@ -183,6 +188,10 @@ class Classifier(CheckedModel):
                 present ones, or means 0.5 for another task.
             trained: whether the outputs mean something, for all or for each. To rename only, give
                 ``model.outputs.trained``.
+            policy: how ``thresholds`` were chosen. ``None`` states nothing, unless only names change; so for the next
+                two.
+            calibration: the calibration that is part of ``head.classifier`` now.
+            prevalence: share of positives in the training data, one for each label.
 
         Raises:
             ConfigError: the labels are not as many as the logits, or the parts do not go together.
@@ -195,6 +204,10 @@ class Classifier(CheckedModel):
         parts: dict[str, Any] = {"thresholds": thresholds, "trained": flags}
         # The rescaling of probabilities belongs to the thresholds.
         parts["normalised"] = now.normalised and tuple(thresholds) == now.thresholds
+        kept = (task, tuple(thresholds), tuple(flags)) == (now.task, now.thresholds, now.trained)
+        parts["policy"] = policy or (now.policy if kept else None)
+        parts["calibration"] = calibration or (now.calibration if kept else None)
+        parts["prevalence"] = (now.prevalence if kept else ()) if prevalence is None else prevalence
         if labels is not None and len(labels) != self.num_classes:
             raise ConfigError(
                 f"{self.name}: expected {self.num_classes} labels, one for each logit, got {len(labels)}. "
@@ -210,19 +223,27 @@ class Classifier(CheckedModel):
         license: str | None = None,
         trained_on: str | None = None,
         metrics: Mapping[str, float] | None = None,
+        intended_use: IntendedUse | None = None,
     ) -> Path:
         """Write a folder that ``medzoo.create("local-dir:FOLDER")`` loads, bit for bit.
 
         See :func:`medzoo.weights.save.save_pretrained`.
         """
-        tensors, config = self.state_dict(), self._saved_config()
-        return save_pretrained(tensors, config, folder, license=license, trained_on=trained_on, metrics=metrics)
+        return save_pretrained(
+            self.state_dict(),
+            self._saved_config(),
+            folder,
+            license=license,
+            trained_on=trained_on,
+            metrics=metrics,
+            intended_use=intended_use,
+        )
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
         """Write such a folder to a repository of the Hub; returns the ``"hf-hub:..."`` that gives it back.
 
         See :func:`medzoo.weights.hub.push_to_hub` for the options: private, revision, token, license, trained_on,
-        metrics.
+        metrics, intended_use.
         """
         return push_to_hub(self.state_dict(), self._saved_config(), repo_id, **options)
 
@@ -231,7 +252,7 @@ class Classifier(CheckedModel):
         report, parts = self.load_report, (self.name, self.options, self.input_spec, self.outputs, self.preprocessing)
         if report is None:
             return ModelConfig(*parts)
-        return ModelConfig(*parts, report.channels, report.license, report.trained_on)
+        return ModelConfig(*parts, report.channels, report.license, report.trained_on, report.intended_use)
 
     def param_groups(
         self,

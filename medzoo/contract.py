@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from medzoo.errors import ConfigError, InputError, ShapeError, did_you_mean
+from medzoo.provenance import Calibration, ThresholdPolicy
 
 __all__ = ["InputSpec", "Outputs", "Preprocessing", "Task", "check_task"]
 
@@ -21,6 +22,7 @@ Task = Literal["binary", "multilabel", "multiclass"]
 TASKS: tuple[Task, ...] = ("binary", "multilabel", "multiclass")
 INTENSITIES = ("unit", "window", "zscore", "zscore_nonzero")
 FITS = ("resize", "crop", "square")
+RESAMPLERS = ("reference",)
 
 
 def check_task(who: str, task: str) -> None:
@@ -236,6 +238,8 @@ class Preprocessing:
         patch: sides in mm of the box around a point that the model was trained on, in the order of ``orientation``;
             replaces ``spacing``, ``foreground`` and ``fit``. ``None`` for a model of complete images.
         views: DICOM view positions the weights were trained on, such as ``("AP", "PA")``; empty accepts any.
+        resample: the filter that changes the number of pixels or voxels: ``"reference"`` is torchvision's antialiased
+            one for images and MONAI's for volumes.
     """
 
     size: tuple[int, ...]
@@ -249,6 +253,7 @@ class Preprocessing:
     std: tuple[float, ...] = (1.0,)
     patch: tuple[float, ...] | None = None
     views: tuple[str, ...] = ()
+    resample: Literal["reference"] = "reference"
 
     def __post_init__(self) -> None:
         for fault in self._faults():
@@ -275,6 +280,8 @@ class Preprocessing:
                 f"expected intensity to be one of {intensities} and fit one of {fits}, "
                 f"got {self.intensity!r} and {self.fit!r}."
             )
+        if self.resample not in RESAMPLERS:
+            yield f"expected resample to be {' or '.join(map(repr, RESAMPLERS))}, got {self.resample!r}."
         if self.fit == "square" and (len(self.size) != 2 or self.size[0] != self.size[1]):
             yield f"fit='square' is for an image of two equal sides, got size {self.size}. Use 'resize' or 'crop'."
         if not all(map(math.isfinite, (*self.mean, *self.std))) or any(s <= 0 for s in self.std):
@@ -304,6 +311,9 @@ class Outputs:
         trained: which outputs were trained. A new head is untrained until :meth:`Classifier.set_outputs` is called.
         normalised: whether probabilities get the piecewise-linear rescaling that maps each operating point to 0.5, as
             in TorchXRayVision. ``thresholds`` still refer to the plain sigmoid.
+        policy: how the thresholds were chosen, or ``None`` if that is not stated.
+        calibration: the calibration that is part of the logits, or ``None`` for none.
+        prevalence: share of positives in the training data, one for each label; empty if not stated.
     """
 
     labels: tuple[str, ...]
@@ -311,12 +321,15 @@ class Outputs:
     thresholds: tuple[float, ...] = ()
     trained: tuple[bool, ...] = ()
     normalised: bool = False
+    policy: ThresholdPolicy | None = None
+    calibration: Calibration | None = None
+    prevalence: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.labels, str):
             raise ConfigError(f"Outputs: expected labels to be a list of names, got the text {self.labels!r}.")
         # Lists, arrays and tensors are accepted too.
-        for name, kind in (("labels", str), ("thresholds", float), ("trained", bool)):
+        for name, kind in (("labels", str), ("thresholds", float), ("trained", bool), ("prevalence", float)):
             object.__setattr__(self, name, tuple(kind(value) for value in getattr(self, name)))
         check_task("Outputs", self.task)
         n = len(self.labels)
@@ -351,6 +364,11 @@ class Outputs:
             yield f"expected {n} thresholds, one for each label, got {len(self.thresholds)}."
         if any(not 0.0 < t < 1.0 for t in self.thresholds):
             yield f"expected thresholds between 0 and 1, got {self.thresholds}."
+        if self.prevalence and (len(self.prevalence) != n or any(not 0.0 <= p <= 1.0 for p in self.prevalence)):
+            yield f"expected prevalence to be {n} numbers from 0 to 1, got {self.prevalence}."
+        for statement in (self.policy, self.calibration):
+            if statement is not None:
+                yield from statement.faults(n)
 
     @classmethod
     def unnamed(cls, num_classes: int, task: Task) -> Outputs:

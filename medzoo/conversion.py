@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
 from torch import Tensor
 
 from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError
-from medzoo.factory import create
+from medzoo.factory import Asked, assemble, merge_options
+from medzoo.registry import describe
 from medzoo.weights.checkpoint import read_checkpoint
 from medzoo.weights.layouts import MONAI_LAYOUTS, convert, detect_layout, to_monai_swinunetr
-from medzoo.weights.load import CLASSIFIER, LoadReport, input_kernel, load_tensors, stored_channels
+from medzoo.weights.load import CLASSIFIER, LoadReport, input_kernel, load_tensors
+from medzoo.weights.obtain import Obtained
+from medzoo.weights.record import Weights
 
 __all__ = ["convert_checkpoint", "load_state", "to_monai"]
 
@@ -37,16 +39,16 @@ def load_state(model: Classifier, tensors: Mapping[str, Tensor], *, source: str 
     layout, flat = detect_layout(tensors, source)
     converted = convert(flat, layout)
     has_head = any(name.startswith("head.") for name in converted.tensors)
-    report = load_tensors(
+    done = load_tensors(
         model,
         converted.tensors,
         source=source,
-        digest="none",
         kernel=input_kernel(model, model.input_spec.channels),
         part="model" if has_head else "encoder",
         device=next(model.parameters()).device,
     )
-    model.load_report = report.with_dropped(converted.dropped)
+    dropped = (*done.dropped, *converted.dropped)
+    model.load_report = LoadReport(source, "none", done.loaded, done.adapted, done.new, dropped)
     return model.load_report
 
 
@@ -77,21 +79,16 @@ def convert_checkpoint(
             "arithmetic without changing a key: state the MONAI version of the training (SwinUNETR weights from before "
             "2025 need monai1.4), with medzoo convert as --option patch_merging=monai1.4."
         )
-    converted = convert(flat, layout)
-    head = converted.tensors.get(CLASSIFIER[0])
     if {"num_classes", "in_chans"} & chosen.keys():
         raise ConfigError(f"{file}: num_classes and in_chans are read from the checkpoint. Leave them out.")
-    with torch.device("meta"):
-        built = create(model, num_classes=head.shape[0] if head is not None else 0, **chosen)
-        kernel = input_kernel(built, built.input_spec.channels)
-        stored = stored_channels(converted.tensors, kernel, built.input_spec.channels)
-        if stored != built.input_spec.channels:
-            built = create(model, num_classes=built.num_classes, in_chans=stored, **chosen)
-    report = load_tensors(built, converted.tensors, source=str(file), digest=digest, kernel=kernel)
+    converted = convert(flat, layout)
     stripped = tuple(name for name in tensors if strip and not name.startswith(strip))
-    built.load_report = report.with_dropped(stripped + converted.dropped)
+    obtained = Obtained(converted.tensors, digest, file, stripped + converted.dropped)
+    asked = Asked(num_classes=None if CLASSIFIER[0] in converted.tensors else 0)
+    spec, weights = describe(model), Weights.of_file(file)
+    built = assemble(spec, weights, obtained, asked, merge_options(spec, weights, chosen))
     built.save_pretrained(folder)
-    return built.load_report
+    return cast(LoadReport, built.load_report)
 
 
 def to_monai(model: Classifier) -> dict[str, Tensor]:

@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable
+from medzoo.provenance import IntendedUse
 from medzoo.version import __version__
 from medzoo.weights.cache import check_room, disk_error, hub_files, hub_folder
+from medzoo.weights.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, SavedModel
 from medzoo.weights.http import BUSY_STATUS, CONNECT_TIMEOUT, ServerBusy, is_offline, retry, without_login
 from medzoo.weights.record import HubFile
-from medzoo.weights.save import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, SavedModel, read_folder, save_pretrained
+from medzoo.weights.save import read_folder, save_pretrained
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata
@@ -60,11 +62,9 @@ def read_repo(name: str) -> SavedModel:
     if not is_intact(path, path.read_bytes()):
         logger.warning("%s: %s was changed after the download; downloading it again", who, path)
         path = download_from_hub(source, who, force=True)
-    saved = read_folder(path.parent)
-    commit = path.parent.name
-    weights = HubFile(repo, WEIGHTS_FILE, commit, listed=False)
-    saved.record = replace(saved.record, tag=f"{repo}@{commit[:12]}", source=weights)
-    return saved
+    saved, commit = read_folder(path.parent), path.parent.name
+    source = HubFile(repo, WEIGHTS_FILE, commit, listed=False)
+    return saved._replace(weights=replace(saved.weights, tag=f"{repo}@{commit[:12]}", source=source))
 
 
 def push_to_hub(
@@ -78,6 +78,7 @@ def push_to_hub(
     license: str | None = None,
     trained_on: str | None = None,
     metrics: Mapping[str, float] | None = None,
+    intended_use: IntendedUse | None = None,
 ) -> str:
     """Write a model to a repository on the Hub, which is created if it does not exist, in one commit.
 
@@ -91,6 +92,7 @@ def push_to_hub(
         license: SPDX identifier of the licence of the weights; ``None`` is that of the weights that were loaded.
         trained_on: the training data, in a sentence; ``None`` likewise.
         metrics: figures to publish with the weights.
+        intended_use: the images and patients they are for; ``None`` is that of the weights that were loaded.
 
     Returns:
         The name for :func:`medzoo.create`: ``"hf-hub:owner/repo@commit"``.
@@ -103,7 +105,14 @@ def push_to_hub(
 
     with tempfile.TemporaryDirectory() as folder:
         save_pretrained(
-            tensors, model, folder, license=license, trained_on=trained_on, metrics=metrics, name=f"hf-hub:{repo_id}"
+            tensors,
+            model,
+            folder,
+            license=license,
+            trained_on=trained_on,
+            metrics=metrics,
+            intended_use=intended_use,
+            name=f"hf-hub:{repo_id}",
         )
         try:
             api = HfApi(token=token, library_name="medzoo", library_version=__version__)

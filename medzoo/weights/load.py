@@ -9,14 +9,15 @@ import logging
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from medzoo.errors import WeightsCorrupt, WeightsMismatch
+from medzoo.errors import ConfigError, WeightsCorrupt, WeightsMismatch
+from medzoo.provenance import UNSTATED, IntendedUse
 
-__all__ = ["CLASSIFIER", "LoadReport", "input_kernel", "load_tensors", "stored_channels"]
+__all__ = ["CLASSIFIER", "LoadReport", "Loaded", "input_kernel", "load_tensors", "stored_channels"]
 
 logger = logging.getLogger("medzoo")
 
@@ -42,6 +43,7 @@ class LoadReport:
         channels: meaning of each input channel, in order, if the weights state it.
         license: licence of the weights.
         trained_on: their training data, in a sentence.
+        intended_use: the images and patients they were made for.
     """
 
     source: str
@@ -54,6 +56,7 @@ class LoadReport:
     channels: tuple[str, ...] = ()
     license: str = "not stated"
     trained_on: str = "not stated"
+    intended_use: IntendedUse = UNSTATED
 
     def with_new(self, gone: Collection[str], new: Collection[str]) -> LoadReport:
         """Return the report after a head was replaced: ``gone`` no longer exist, ``new`` are random."""
@@ -62,10 +65,6 @@ class LoadReport:
             loaded=tuple(name for name in self.loaded if name not in gone),
             new=tuple(sorted({*(name for name in self.new if name not in gone), *new})),
         )
-
-    def with_dropped(self, names: Collection[str]) -> LoadReport:
-        """Return the report with more names that were dropped."""
-        return replace(self, dropped=(*self.dropped, *names))
 
     def __str__(self) -> str:
         loaded = len(self.loaded) + len(self.adapted)
@@ -84,16 +83,24 @@ class LoadReport:
         return "\n".join(lines)
 
 
+class Loaded(NamedTuple):
+    """What :func:`load_tensors` did, in the terms of :class:`LoadReport`."""
+
+    loaded: tuple[str, ...]
+    adapted: Mapping[str, str]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+
 def load_tensors(
     model: nn.Module,
     tensors: Mapping[str, Tensor],
     *,
     source: str,
-    digest: str,
     kernel: str,
     part: str = "model",
     device: torch.device | str = "cpu",
-) -> LoadReport:
+) -> Loaded:
     """Load tensors into a model on ``device``; what they lack is randomly initialised if it is on the meta device.
 
     Only ``head.classifier`` may differ in size, and only weights of an encoder may lack the head.
@@ -101,8 +108,7 @@ def load_tensors(
     Args:
         model: a module with the children ``encoder`` and ``head``.
         tensors: tensors by the model's own names.
-        source: tag or file of the weights, for the report and messages.
-        digest: digest of the bytes the tensors were read from, for the report.
+        source: tag or file of the weights, for messages.
         kernel: name of the first kernel, whose input channels may be adapted; see :func:`input_kernel`.
         part: ``"model"``, or ``"encoder"`` if the head is new.
         device: device of the loaded tensors.
@@ -110,6 +116,7 @@ def load_tensors(
     Raises:
         WeightsMismatch: a missing or unexpected tensor, or one of another shape or of an incompatible dtype.
         WeightsCorrupt: NaN or infinity in a tensor, or a variance below 0.
+        ConfigError: a buffer is not stored with the weights, and its module cannot compute it.
     """
     expected = model.state_dict()
     if len(tensors) > MAX_TENSOR_RATIO * len(expected):
@@ -154,8 +161,13 @@ def load_tensors(
             "Train it before use.",
             stacklevel=4,
         )
-    loaded = tuple(name for name in ready if name not in adapted)
-    return LoadReport(source, digest, loaded, adapted, new, dropped)
+    left = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    if left and torch.device(device).type != "meta":
+        raise ConfigError(
+            f"{source}: {', '.join(left)} are not stored with the weights and were not computed again. "
+            "Give their module a method rebuild_buffers(device)."
+        )
+    return Loaded(tuple(name for name in ready if name not in adapted), adapted, new, dropped)
 
 
 def _all_finite(tensor: Tensor) -> bool:

@@ -8,10 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from medzoo.contract import Preprocessing
+from medzoo.contract import InputSpec, Outputs, Preprocessing, Task
 from medzoo.errors import ConfigError
+from medzoo.provenance import UNSTATED, Calibration, IntendedUse, ThresholdPolicy
 
 __all__ = ["FileSource", "HubFile", "LocalFile", "PackagedFile", "UrlFile", "Weights", "ZipMember"]
+
+# The digest of a user's own file: nothing is known to compare it with.
+UNKNOWN = ""
 
 
 @dataclass(frozen=True)
@@ -94,15 +98,15 @@ class Weights:
     Attributes:
         tag: its name among the weights of its model.
         source: where the file comes from.
-        digest: ``"sha256:..."`` of the file, or ``"md5:..."`` if its publisher gives no other; checked after every
-            download and at every load.
+        digest: ``"sha256:..."`` of the file, or ``"md5:..."`` if its publisher gives no other; checked at every load.
+            :data:`UNKNOWN` for a user's own file.
         license: SPDX identifier, or ``"not stated"``.
         citation: how to cite the weights.
         trained_on: the training data, in a sentence.
         size: bytes of the file, or ``None`` if not known.
         layout: naming scheme of the tensors, a key of :data:`medzoo.weights.layouts.LAYOUTS`.
         part: ``"model"``, or ``"encoder"`` if the head stays randomly initialized.
-        in_chans: channels of the input.
+        in_chans: channels of the input; ``None`` for as many as the first kernel has.
         channels: meaning of each input channel, in order; empty if there is nothing to state.
         labels: one name per output, in order; empty for an encoder.
         task: what the outputs mean; ``None`` for an encoder.
@@ -112,6 +116,14 @@ class Weights:
         preprocessing: how images were preprocessed in training, or ``None`` if not known.
         metrics: published figures and where they were measured.
         options: builder options that the weights need, such as ``{"patch_merging": "monai1.4"}``.
+        policy: how the thresholds were chosen, or ``None`` if that is not stated.
+        calibration: the calibration that is part of the weights, or ``None`` for none.
+        prevalence: share of positives in the training data, one per label; empty if not stated.
+        intended_use: the images and patients they were made for.
+        num_classes: outputs of the model unless the user asks for another number; ``None`` for as many as the file has,
+            or those of the builder.
+        dtype: what the parameters are, such as ``"bfloat16"``; empty for the default dtype.
+        input_spec: the input that the builder made with these weights has; ``None`` if not stated.
         golden: the first outputs for :func:`medzoo.weights.verify.golden_input`; empty for none.
         default: whether ``pretrained=True`` selects these weights.
     """
@@ -125,20 +137,29 @@ class Weights:
     size: int | None = None
     layout: str = "medzoo"
     part: Literal["model", "encoder"] = "model"
-    in_chans: int = 1
+    in_chans: int | None = 1
     channels: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
-    task: Literal["binary", "multilabel", "multiclass"] | None = None
+    task: Task | None = None
     thresholds: tuple[float, ...] = ()
     normalised: bool = False
     trained: tuple[bool, ...] = ()
     preprocessing: Preprocessing | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    policy: ThresholdPolicy | None = None
+    calibration: Calibration | None = None
+    prevalence: tuple[float, ...] = ()
+    intended_use: IntendedUse = UNSTATED
+    num_classes: int | None = None
+    dtype: str = ""
+    input_spec: InputSpec | None = None
     golden: tuple[float, ...] = ()
     default: bool = False
 
     def __post_init__(self) -> None:
+        if not self.is_listed and isinstance(self.source, LocalFile):
+            return  # the user's own file, which states nothing
         if (self.part == "model") != bool(self.labels and self.task):
             raise ConfigError(
                 f"weights {self.tag!r}: expected labels and a task for part='model' and neither for part='encoder', "
@@ -149,6 +170,37 @@ class Weights:
                 f"weights {self.tag!r}: expected digest 'sha256:' and 64 hex digits, or 'md5:' and 32, "
                 f"got {self.digest!r}."
             )
+
+    @classmethod
+    def of_file(cls, path: Path) -> Weights:
+        """Return the record of a user's own file, of which only the path is known."""
+        unstated = "not stated"
+        return cls(str(path), LocalFile(path), UNKNOWN, unstated, citation="", trained_on=unstated, in_chans=None)
+
+    def title(self, model: str) -> str:
+        """Return the weights' name in messages: the path of a user's own file, else ``"MODEL:TAG"``."""
+        return f"{model}:{self.tag}" if self.is_listed else self.tag
+
+    @property
+    def outputs(self) -> Outputs | None:
+        """The meaning of the outputs, all of them trained unless ``trained`` states otherwise; ``None`` if unknown."""
+        if self.task is None:
+            return None
+        return Outputs(
+            self.labels,
+            self.task,
+            self.thresholds,
+            self.trained or (True,) * len(self.labels),
+            self.normalised,
+            self.policy,
+            self.calibration,
+            self.prevalence,
+        )
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether more than the path of a file is known."""
+        return self.digest != UNKNOWN
 
     @property
     def weak(self) -> bool:

@@ -53,8 +53,8 @@ SAFETENSORS_DTYPES = {
 }
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
-    """Read a safetensors file once, and return its tensors and the digest of the same bytes.
+def read_tensors(path: Path, algorithm: str = "sha256") -> tuple[dict[str, Tensor], str]:
+    """Read a safetensors file once, and return its tensors and ``"algorithm:hex"`` of the same bytes.
 
     Raises:
         UnsafeWeights: another format, which could run code.
@@ -68,7 +68,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
         )
     try:
         with path.open("rb") as file:
-            tensors, _, digest = read_safetensors(file, path.stat().st_size, str(path))
+            tensors, _, digest = read_safetensors(file, path.stat().st_size, str(path), algorithm)
     except MedzooError:
         raise
     except OSError as error:
@@ -107,13 +107,16 @@ def refuse_substitutes(start: bytes, where: str) -> None:
         )
 
 
-def read_safetensors(file: BufferedIOBase, size: int, where: str) -> tuple[dict[str, Tensor], dict[str, str], str]:
-    """Return the tensors by name, the metadata, and the digest ``"sha256:..."`` of all bytes read.
+def read_safetensors(
+    file: BufferedIOBase, size: int, where: str, algorithm: str = "sha256"
+) -> tuple[dict[str, Tensor], dict[str, str], str]:
+    """Return the tensors by name, the metadata, and the digest ``"algorithm:hex"`` of all bytes, each read once.
 
     Args:
         file: a binary file at its beginning.
         size: bytes of the file.
         where: the file, for messages.
+        algorithm: of the digest, ``"sha256"`` or ``"md5"``.
 
     Raises:
         WeightsCorrupt: not a valid safetensors file: cut short, overlapping, with gaps or trailing bytes, a duplicate
@@ -134,7 +137,7 @@ def read_safetensors(file: BufferedIOBase, size: int, where: str) -> tuple[dict[
     file.seek(8)
     header = file.read(length)
     entries, metadata = _parse_header(header, size - 8 - length, where)
-    digest = hashlib.sha256(head + header)
+    digest = hashlib.new(algorithm, head + header, usedforsecurity=False)
     tensors = {}
     with ThreadPoolExecutor(1) as pool:
         hashed: Future[None] | None = None
@@ -151,7 +154,7 @@ def read_safetensors(file: BufferedIOBase, size: int, where: str) -> tuple[dict[
             tensors[name] = tensor
     if file.read(1):
         raise _invalid(where, "it grew while it was read")
-    return tensors, metadata, f"sha256:{digest.hexdigest()}"
+    return tensors, metadata, f"{algorithm}:{digest.hexdigest()}"
 
 
 def _invalid(where: str, reason: object) -> WeightsCorrupt:

@@ -1,39 +1,26 @@
-"""A model as a folder: ``model.safetensors``, ``config.json`` and a model card in ``README.md``.
-
-The config is data with a closed schema: it can name a registered builder and its options, and nothing that runs.
-"""
+"""A model as a folder: ``model.safetensors``, ``config.json`` and a model card in ``README.md``."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from medzoo.atomic import write_atomically
-from medzoo.contract import InputSpec, Outputs, Preprocessing
-from medzoo.errors import ConfigError, MedzooError, WeightsUnavailable, did_you_mean
-from medzoo.version import __version__
+from medzoo.errors import ConfigError, WeightsUnavailable
+from medzoo.provenance import IntendedUse
 from medzoo.weights.cache import digest_of
-from medzoo.weights.record import LocalFile, Weights
-from medzoo.weights.safetensors import parse_json
+from medzoo.weights.config import CONFIG_FILE, NOT_STATED, WEIGHTS_FILE, ModelConfig, SavedModel, read_config
 
-__all__ = ["CONFIG_FILE", "WEIGHTS_FILE", "ModelConfig", "SavedModel", "read_folder", "save_pretrained"]
+__all__ = ["read_folder", "save_pretrained"]
 
-CONFIG_FILE, WEIGHTS_FILE, CARD_FILE = "config.json", "model.safetensors", "README.md"
-FORMAT = 1
-NOT_STATED = "not stated"
+CARD_FILE = "README.md"
 MAX_CONFIG = 2**20
-CONFIG_KEYS = {
-    "format", "medzoo", "torch", "model", "options", "dtype", "input", "preprocessing", "outputs", "weights",
-    "channels", "license", "trained_on", "metrics",
-}  # fmt: skip
-SAVED_DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}
 # The front matter is what the Hub reads.
 CARD = """\
 ---
@@ -53,6 +40,7 @@ prediction = medzoo.predict(model, "image.dcm")
 
 - input: {model.input_spec}
 - outputs: {model.outputs.task}
+- made for: {made_for}
 - trained on: {config[trained_on]}
 - licence: {config[license]}
 - weights: {config[weights][digest]}
@@ -72,72 +60,6 @@ data, preprocessed as `config.json` states.
 """
 
 
-@dataclass(frozen=True)
-class ModelConfig:
-    """What a model states about itself when it is saved.
-
-    Attributes:
-        name: the registered builder.
-        options: all options of the builder; empty if the model was not made by :func:`medzoo.create`.
-        input_spec: the input of the model.
-        outputs: the meaning of its outputs.
-        preprocessing: how a file becomes an input.
-        channels: meaning of each input channel, in order; empty if there is nothing to state.
-        license: licence of the weights that were loaded.
-        trained_on: their training data, in a sentence.
-    """
-
-    name: str
-    options: Mapping[str, Any]
-    input_spec: InputSpec
-    outputs: Outputs
-    preprocessing: Preprocessing | None
-    channels: tuple[str, ...] = ()
-    license: str = NOT_STATED
-    trained_on: str = NOT_STATED
-
-
-class SavedModel:
-    """What a folder states about its model.
-
-    Attributes:
-        name: the registered builder.
-        record: the weights, with the options they need and the meaning of their outputs.
-        num_classes: number of outputs; 0 for a backbone.
-        dtype: the dtype the model was saved in.
-        input_spec: the input it was saved with.
-    """
-
-    def __init__(self, config: Mapping[str, Any], folder: Path) -> None:
-        options = {key: _tuples(value) for key, value in config["options"].items()}
-        outputs = Outputs(**_fields(config["outputs"], Outputs))
-        self.name: str = config["model"]
-        self.num_classes: int = options.pop("num_classes")
-        self.input_spec = InputSpec(**_fields(config["input"], InputSpec))
-        self.dtype = SAVED_DTYPES[config["dtype"]]
-        has_head = self.num_classes > 0
-        self.record = Weights(
-            tag=str(folder),
-            source=LocalFile((folder / WEIGHTS_FILE).absolute()),
-            digest=str(config["weights"]["digest"]),
-            size=int(config["weights"]["size"]),
-            license=str(config["license"]),
-            citation="",
-            trained_on=str(config["trained_on"]),
-            part="model" if has_head else "encoder",
-            in_chans=options.pop("in_chans"),
-            channels=tuple(map(str, config["channels"])),
-            labels=outputs.labels,
-            task=outputs.task if has_head else None,
-            thresholds=outputs.thresholds,
-            normalised=outputs.normalised,
-            trained=outputs.trained,
-            preprocessing=Preprocessing(**_fields(config["preprocessing"], Preprocessing)),
-            metrics=dict(config["metrics"]),
-            options=options,
-        )
-
-
 def save_pretrained(
     tensors: Mapping[str, Tensor],
     model: ModelConfig,
@@ -146,6 +68,7 @@ def save_pretrained(
     license: str | None = None,
     trained_on: str | None = None,
     metrics: Mapping[str, float] | None = None,
+    intended_use: IntendedUse | None = None,
     name: str = "local-dir:FOLDER",
 ) -> Path:
     """Write a model into a folder that ``medzoo.create("local-dir:FOLDER")`` restores bit for bit.
@@ -159,6 +82,7 @@ def save_pretrained(
         license: SPDX identifier of the licence of the weights; ``None`` is that of the weights that were loaded.
         trained_on: the training data, in a sentence; ``None`` likewise.
         metrics: figures to publish with the weights.
+        intended_use: the images and patients they are for; ``None`` is that of the weights that were loaded.
         name: what the example in the model card passes to :func:`medzoo.create`.
 
     Returns:
@@ -184,28 +108,19 @@ def save_pretrained(
             "restored bit for bit. Cast the model to one with model.to(...)."
         )
     data = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
-    config = {
-        "format": FORMAT,
-        "medzoo": __version__,
-        "torch": str(torch.__version__),
-        "model": model.name,
-        "options": model.options,
-        "dtype": dtypes[0],
-        "input": asdict(model.input_spec),
-        "preprocessing": asdict(model.preprocessing),
-        "outputs": asdict(model.outputs),
-        "weights": {"file": WEIGHTS_FILE, "digest": digest_of(data), "size": len(data)},
-        "channels": model.channels,
-        "license": license or model.license,
-        "trained_on": trained_on or model.trained_on,
-        "metrics": dict(metrics or {}),
-    }
+    stated = replace(
+        model,
+        license=license or model.license,
+        trained_on=trained_on or model.trained_on,
+        intended_use=intended_use or model.intended_use,
+    )
+    config = stated.to_json(dtype=dtypes[0], digest=digest_of(data), size=len(data), metrics=metrics or {})
     target = Path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
         write_atomically(target / WEIGHTS_FILE, data)
         write_atomically(target / CONFIG_FILE, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
-        write_atomically(target / CARD_FILE, _card(model, config, name).encode())
+        write_atomically(target / CARD_FILE, _card(stated, config, name).encode())
     except OSError as error:
         raise WeightsUnavailable(
             f"{target}: the model cannot be written ({error.strerror or error}). Check the path, its permissions and "
@@ -229,62 +144,22 @@ def read_folder(folder: str | os.PathLike[str]) -> SavedModel:
         raise WeightsUnavailable(
             f"{path}: the config cannot be read ({error.strerror or error}). Give a folder that save_pretrained wrote."
         ) from error
-    config = _parse_config(path, data)
-    try:
-        return SavedModel(config, Path(folder))
-    except MedzooError:
-        raise
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{path}: not as medzoo writes it ({error}). Save the model again.") from error
-
-
-def _parse_config(path: Path, data: bytes) -> dict[str, Any]:
-    """Parse the config, and check its format and keys."""
     if len(data) > MAX_CONFIG:
         raise ConfigError(f"{path}: expected at most {MAX_CONFIG:,} bytes, got more. This is not a config of medzoo.")
-    try:
-        config = parse_json(data)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: expected JSON, got other text ({error}). Save the model again.") from error
-    if not isinstance(config, dict) or "format" not in config:
-        raise ConfigError(f"{path}: expected a config that medzoo wrote, got another. Only its own can be loaded.")
-    if config["format"] != FORMAT:
-        raise ConfigError(
-            f"{path}: it was written by medzoo {config.get('medzoo')}, in format {config['format']!r}; this is medzoo "
-            f"{__version__}, which reads format {FORMAT}. Upgrade medzoo."
-        )
-    # Older folders lack these.
-    config.setdefault("channels", [])
-    if isinstance(config.get("outputs"), dict):
-        config["outputs"].setdefault("normalised", False)
-    unknown, missing = config.keys() - CONFIG_KEYS, CONFIG_KEYS - config.keys()
-    if unknown or missing:
-        key = sorted(unknown or missing)[0]
-        problem = f"no key {key!r} is known.{did_you_mean(key, CONFIG_KEYS)}" if unknown else f"{key!r} is missing."
-        raise ConfigError(f"{path}: {problem} Save the model again.")
-    return config
-
-
-def _tuples(value: Any) -> Any:
-    """Turn JSON's lists back into tuples."""
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def _fields(values: Mapping[str, Any], kind: Any) -> dict[str, Any]:
-    """Return the arguments of a dataclass after checking that they are exactly its fields."""
-    names = {field.name for field in fields(kind)}
-    if values.keys() != names:
-        odd = sorted(values.keys() ^ names)[0]
-        raise ValueError(f"{kind.__name__} and its field {odd!r}")
-    return {name: _tuples(value) for name, value in values.items()}
+    return read_config(data, path)
 
 
 def _card(model: ModelConfig, config: Mapping[str, Any], name: str) -> str:
     """Return the model card."""
     trained = zip(model.outputs.labels, model.outputs.trained, strict=True)
     licence = config["license"] if config["license"] != NOT_STATED else "other"
+    use = model.intended_use
+    made_for = [*use.modality, *use.body_part, *filter(None, [use.population])]
+    if use.age_range:
+        made_for.append("{:g} to {:g} years".format(*use.age_range))
     return CARD.format(
         config=config,
+        made_for=", ".join(made_for) or NOT_STATED,
         model=model,
         front_matter_license=json.dumps(licence.lower()),
         create=f'medzoo.create("{name}")' + ("  # the folder of this file" if "FOLDER" in name else ""),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -12,11 +13,12 @@ from torch import Tensor
 from medzoo.atomic import write_atomically
 from medzoo.contract import InputSpec
 from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable, did_you_mean
-from medzoo.factory import create
+from medzoo.factory import Asked, assemble
 from medzoo.registry import ModelSpec, describe, list_models
 from medzoo.weights.cache import CacheEntry, cache_entries, stored_file
-from medzoo.weights.download import fetch_and_convert, is_foreign, save_converted
+from medzoo.weights.download import fetch_file
 from medzoo.weights.load import LoadReport
+from medzoo.weights.obtain import is_foreign, obtain, save_converted
 from medzoo.weights.record import Weights
 
 __all__ = ["fetch_weights", "find_records", "golden_input", "list_cache", "verify_weights"]
@@ -69,15 +71,16 @@ def fetch_weights(spec: ModelSpec, record: Weights, to: Path | None = None) -> P
         WeightsUnavailable, WeightsCorrupt: it cannot be downloaded or written, or is not what its record states.
     """
     who = f"{spec.name}:{record.tag}"
-    path, data, converted = fetch_and_convert(record, who)
+    obtained = obtain(record, who, fresh=True)
     if to is None:
-        return path
+        return obtained.path
+    _, data = fetch_file(record, who)
     target = stored_file(record.digest, to)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target, data)
         if is_foreign(record):
-            save_converted(record, converted, to)
+            save_converted(record, obtained, to)
     except OSError as error:
         raise WeightsUnavailable(
             f"{who}: {to} cannot be written ({error.strerror or error}). Check the path, its permissions and the "
@@ -96,11 +99,10 @@ def verify_weights(spec: ModelSpec, record: Weights) -> tuple[Path, LoadReport, 
         WeightsUnavailable, WeightsCorrupt, WeightsMismatch: it cannot be downloaded, or is not what its record states.
     """
     who = f"{spec.name}:{record.tag}"
-    path, _, _ = fetch_and_convert(record, who)
-    model = create(spec.name, pretrained=record.tag, num_classes=0 if record.part == "encoder" else None)
-    report = model.load_report
-    if report is None:
-        raise WeightsCorrupt(f"{who}: expected a load report, got none. Report this to the authors of medzoo.")
+    obtained = obtain(record, who, fresh=True)
+    asked = Asked(num_classes=0 if record.part == "encoder" else None)
+    model = assemble(spec, record, obtained, asked, record.options)
+    path, report = obtained.path, cast(LoadReport, model.load_report)
     if not record.golden:
         return path, report, "no golden outputs are recorded"
     with torch.inference_mode():
