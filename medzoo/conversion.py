@@ -8,10 +8,11 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from medzoo.assembly import assemble
 from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError
-from medzoo.factory import Asked, assemble, merge_options
 from medzoo.registry import describe
+from medzoo.resolve import request
 from medzoo.weights.checkpoint import read_checkpoint
 from medzoo.weights.layouts import MONAI_LAYOUTS, convert, detect_layout, to_monai_swinunetr
 from medzoo.weights.load import CLASSIFIER, LoadReport, input_kernel, load_tensors
@@ -84,9 +85,8 @@ def convert_checkpoint(
     converted = convert(flat, layout)
     stripped = tuple(name for name in tensors if strip and not name.startswith(strip))
     obtained = Obtained(converted.tensors, digest, file, stripped + converted.dropped)
-    asked = Asked(num_classes=None if CLASSIFIER[0] in converted.tensors else 0)
-    spec, weights = describe(model), Weights.of_file(file)
-    built = assemble(spec, weights, obtained, asked, merge_options(spec, weights, chosen))
+    num_classes = None if CLASSIFIER[0] in converted.tensors else 0
+    built = assemble(request(describe(model), Weights.of_file(file), chosen, num_classes=num_classes), obtained)
     built.save_pretrained(folder)
     return cast(LoadReport, built.load_report)
 

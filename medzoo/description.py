@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from medzoo.classifier import Classifier
-from medzoo.contract import Outputs, Preprocessing, Task
+from medzoo.contract import Outputs, Preprocessing
 from medzoo.errors import ConfigError
-from medzoo.registry import ModelSpec
+from medzoo.resolve import Request
 from medzoo.weights.load import CLASSIFIER, Loaded, LoadReport
 from medzoo.weights.obtain import Obtained
 from medzoo.weights.record import Weights
@@ -16,19 +16,13 @@ from medzoo.weights.record import Weights
 __all__ = ["choose_outputs", "choose_preprocessing", "report_load"]
 
 
-def choose_outputs(
-    built: Classifier,
-    spec: ModelSpec,
-    weights: Weights | None,
-    loaded: Loaded | None,
-    labels: Sequence[str] | None,
-    task: Task | None,
-) -> Outputs:
+def choose_outputs(built: Classifier, asked: Request, loaded: Loaded | None) -> Outputs:
     """Return the outputs as the weights have them if their classifier was loaded, else as asked, else the builder's.
 
     Raises:
         ConfigError: trained outputs were asked to mean something else.
     """
+    spec, weights, labels, task = asked.spec, asked.weights, asked.labels, asked.task
     count, trained = built.num_classes, weights.outputs if weights else None
     if count and weights and trained and loaded and CLASSIFIER[0] not in loaded.new:
         if (labels or trained.labels, task or trained.task) != (trained.labels, trained.task):
@@ -45,34 +39,32 @@ def choose_outputs(
     return Outputs(tuple(names), task or unnamed.task)
 
 
-def choose_preprocessing(
-    built: Classifier, spec: ModelSpec, weights: Weights | None, asked: Preprocessing | None
-) -> tuple[Preprocessing, list[str]]:
+def choose_preprocessing(built: Classifier, asked: Request) -> tuple[Preprocessing, list[str]]:
     """Return the preprocessing asked for, or the weights', or the builder's, fitted to the channels; and notes on it.
 
     Raises:
         ConfigError: it does not fit the input of the model.
     """
-    takes = built.input_spec
+    takes, weights, own = built.input_spec, asked.weights, asked.preprocessing
     stated = weights.preprocessing if weights else None
-    chosen = asked or stated or replace(spec.preprocessing, size=takes.size)
+    chosen = own or stated or replace(asked.spec.preprocessing, size=takes.size)
     notes = []
-    if weights is not None and weights.is_listed and chosen is not asked and stated is None:
+    if weights is not None and weights.is_listed and own is None and stated is None:
         notes.append("the preprocessing of these weights is not known: the builder's is used")
-    if stated is not None and asked is not None:
+    if stated is not None and own is not None:
         notes += [
-            f"preprocessing {name}: {value!r} is recorded, here it is {getattr(asked, name)!r}"
+            f"preprocessing {name}: {value!r} is recorded, here it is {getattr(own, name)!r}"
             for name, value in asdict(stated).items()
-            if getattr(asked, name) != value
+            if getattr(own, name) != value
         ]
     if len(chosen.size) != takes.dims or not takes.fits(chosen.size):
         raise ConfigError(f"{built.name}: preprocessing gives size {chosen.size}, but the model takes {takes}.")
     if len(chosen.mean) in (1, takes.channels) and len(chosen.std) in (1, takes.channels):
         return chosen, notes
-    if asked:
+    if own:
         raise ConfigError(
             f"{built.name}: expected mean and std of preprocessing to be 1 or {takes.channels} numbers, got "
-            f"{len(asked.mean)} and {len(asked.std)}."
+            f"{len(own.mean)} and {len(own.std)}."
         )
     notes.append(f"mean and std of the input averaged over {len(chosen.mean)} channels")
     mean, std = (sum(values) / len(values) for values in (chosen.mean, chosen.std))

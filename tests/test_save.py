@@ -117,7 +117,11 @@ def edit(folder, **changes):
     [
         ({"model": "cnn3d_smal"}, UnknownModelError, "no model 'cnn3d_smal'. Did you mean 'cnn3d_small'"),
         ({"model": "os.system"}, UnknownModelError, "no model 'os.system'"),
-        ({"lable": 1}, ConfigError, r"no field 'lable' of config is known\. It was written by medzoo .* Save the model again"),
+        (
+            {"lable": 1},
+            ConfigError,
+            r"no field 'lable' of config is known\. It was written by medzoo .* Save the model again",
+        ),
         ({"dtype": None}, ConfigError, "the field 'dtype' of config is missing"),
         ({"format": 3, "medzoo": "9.0"}, ConfigError, "format 3 is not known; .* written by medzoo 9.0, .* Upgrade"),
         ({"format": True}, ConfigError, "format True is not known"),

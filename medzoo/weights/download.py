@@ -56,45 +56,25 @@ def read_verified(record: Weights, who: str, read: Reader[T]) -> tuple[Path, T, 
     if not record.is_listed:
         (path,) = cached_files(record)
         return path, *read(path, "sha256")
-    with wrap_disk_errors(who, home(), record.size):
-        return _read_verified(record, who, read)
-
-
-def _read_verified(record: Weights, who: str, read: Reader[T]) -> tuple[Path, T, str]:
     fault = ""
-    for path in cached_files(record):
-        content, wrong = _read(record, path, read)
-        if content is not None:
-            return path, content, record.digest
-        if isinstance(record.source, (LocalFile, PackagedFile)):
-            raise WeightsCorrupt(f"{wrong} The file was changed after it was written; restore or save it again.")
-        if _is_another_version(record, path):
-            continue
-        fault = wrong
-        if not is_offline():
-            logger.warning("%s: %s Downloading it again.", who, fault)
-            _remove(record, path)
-    if fault and is_offline():
-        raise WeightsCorrupt(
-            f"{who}: {fault} HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids downloading it again; unset it once."
-        )
-    # A bad file from the cache counts as the first attempt.
-    for again in (True,) if fault else (False, True):
-        try:
-            path = _download(record, who, force=again)
-        except WeightsCorrupt as error:
-            fault = str(error)
-            continue
-        content, fault = _read(record, path, read)
-        if content is not None:
-            return path, content, record.digest
-        if not _is_another_version(record, path):
-            _remove(record, path)
-    server = without_login(_mirror_of(record) or str(record.source))
-    raise WeightsCorrupt(
-        f"{who}: {fault} That is what {server} provides: the file was replaced there, or is changed on the way. "
-        "Upgrade medzoo, or set MEDZOO_MIRROR to your own server."
-    )
+    with wrap_disk_errors(who, home(), record.size):
+        for path in cached_files(record):
+            content, wrong = _read(record, path, read)
+            if content is not None:
+                return path, content, record.digest
+            if isinstance(record.source, (LocalFile, PackagedFile)):
+                raise WeightsCorrupt(f"{wrong} The file was changed after it was written; restore or save it again.")
+            if _is_another_version(record, path):
+                continue
+            fault = wrong
+            if not is_offline():
+                logger.warning("%s: %s Downloading it again.", who, fault)
+                _remove(record, path)
+        if fault and is_offline():
+            raise WeightsCorrupt(
+                f"{who}: {fault} HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids downloading it again; unset it once."
+            )
+        return _download_verified(record, who, read, fault)
 
 
 def _read(record: Weights, path: Path, read: Reader[T]) -> tuple[T | None, str]:
@@ -128,6 +108,26 @@ def _is_another_version(record: Weights, path: Path) -> bool:
         return is_intact(path, path.read_bytes())
     except OSError:
         return False
+
+
+def _download_verified(record: Weights, who: str, read: Reader[T], fault: str) -> tuple[Path, T, str]:
+    """Download the file, twice at most; a bad one from the cache, whose ``fault`` is given, was the first attempt."""
+    for again in (True,) if fault else (False, True):
+        try:
+            path = _download(record, who, force=again)
+        except WeightsCorrupt as error:
+            fault = str(error)
+            continue
+        content, fault = _read(record, path, read)
+        if content is not None:
+            return path, content, record.digest
+        if not _is_another_version(record, path):
+            _remove(record, path)
+    server = without_login(_mirror_of(record) or str(record.source))
+    raise WeightsCorrupt(
+        f"{who}: {fault} That is what {server} provides: the file was replaced there, or is changed on the way. "
+        "Upgrade medzoo, or set MEDZOO_MIRROR to your own server."
+    )
 
 
 def _mirror_of(record: Weights) -> str | None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from medzoo.errors import ConfigError, WeightsCorrupt, WeightsMismatch
 from medzoo.provenance import UNSTATED, IntendedUse
 
-__all__ = ["CLASSIFIER", "LoadReport", "Loaded", "input_kernel", "load_tensors", "stored_channels"]
+__all__ = ["CLASSIFIER", "LoadReport", "Loaded", "input_kernel", "load_tensors"]
 
 logger = logging.getLogger("medzoo")
 
@@ -188,12 +188,6 @@ def input_kernel(model: nn.Module, channels: int) -> str:
         if name.startswith("encoder.") and parameter.ndim > 2 and parameter.shape[1] == channels:
             return name
     return ""
-
-
-def stored_channels(tensors: Mapping[str, Tensor], kernel: str, otherwise: int) -> int:
-    """Return the input channels of the stored kernel, or ``otherwise`` if there is none."""
-    stored = tensors.get(kernel)
-    return stored.shape[1] if stored is not None and stored.ndim > 2 else otherwise
 
 
 def adapt_channels(kernel: Tensor, channels: int) -> Tensor:

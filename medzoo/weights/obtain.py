@@ -15,7 +15,7 @@ from medzoo.errors import MedzooError
 from medzoo.weights.cache import converted_folder, digest_of, home, wrap_disk_errors
 from medzoo.weights.checkpoint import parse_checkpoint
 from medzoo.weights.download import fetch_file, read_verified
-from medzoo.weights.layouts import Converted, convert, strip_wrappers
+from medzoo.weights.layouts import convert, strip_wrappers
 from medzoo.weights.record import Weights
 from medzoo.weights.safetensors import FOREIGN_SUFFIXES, read_safetensors, read_tensors
 
@@ -59,14 +59,16 @@ def obtain(record: Weights, who: str, *, fresh: bool = False) -> Obtained:
         path, tensors, digest = read_verified(record, who, read_tensors)
         if not record.is_listed:
             return Obtained(tensors, digest, path)
-        return _converted(record, tensors, path)
+        renamed = convert(strip_wrappers(tensors), record.layout)
+        return Obtained(renamed.tensors, digest, path, renamed.dropped)
     if not fresh:
         with wrap_disk_errors(who, home(), None):
             cached = _read_converted(record)
         if cached is not None:
             return cached
     path, data = fetch_file(record, who)
-    obtained = _converted(record, parse_checkpoint(data, str(path)), path)
+    renamed = convert(strip_wrappers(parse_checkpoint(data, str(path))), record.layout)
+    obtained = Obtained(renamed.tensors, record.digest, path, renamed.dropped)
     try:
         save_converted(record, obtained)
     except OSError as error:
@@ -77,11 +79,6 @@ def obtain(record: Weights, who: str, *, fresh: bool = False) -> Obtained:
 def is_foreign(record: Weights) -> bool:
     """Whether the file of a record has another format than safetensors; a user's own file must not."""
     return record.is_listed and Path(str(record.source)).suffix.lower() in FOREIGN_SUFFIXES
-
-
-def _converted(record: Weights, tensors: Mapping[str, Tensor], path: Path) -> Obtained:
-    found: Converted = convert(strip_wrappers(tensors), record.layout)
-    return Obtained(found.tensors, record.digest, path, found.dropped)
 
 
 def save_converted(record: Weights, obtained: Obtained, root: Path | None = None) -> Path:

@@ -122,19 +122,18 @@ def read_safetensors(
         WeightsCorrupt: not a valid safetensors file: cut short, overlapping, with gaps or trailing bytes, a duplicate
             name, or a header longer than any model's; or a dtype that is not supported.
     """
-    opening = file.read(256)
-    refuse_substitutes(opening, where)
-    head = opening[:8]
+    head = file.read(8)
     if len(head) < 8:
         raise WeightsCorrupt(f"{where}: expected a safetensors file, got {len(head)} bytes. Fetch or save it again.")
     length = int.from_bytes(head, "little")
     longest = max(0, min(size - 8, MAX_HEADER))
     if length > longest:
+        # Text, read as a length, is far beyond any header's.
+        refuse_substitutes(head + file.read(248), where)
         raise WeightsCorrupt(
             f"{where}: expected a safetensors header of at most {longest} bytes, got a length of {length}. "
             "The file is cut short or is of another format."
         )
-    file.seek(8)
     header = file.read(length)
     entries, metadata = _parse_header(header, size - 8 - length, where)
     digest = hashlib.new(algorithm, head + header, usedforsecurity=False)

@@ -10,11 +10,12 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from medzoo.assembly import assemble
 from medzoo.atomic import write_atomically
 from medzoo.contract import InputSpec
 from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable, did_you_mean
-from medzoo.factory import Asked, assemble
 from medzoo.registry import ModelSpec, describe, list_models
+from medzoo.resolve import request
 from medzoo.weights.cache import CacheEntry, cache_entries, stored_file
 from medzoo.weights.download import fetch_file
 from medzoo.weights.load import LoadReport
@@ -100,8 +101,7 @@ def verify_weights(spec: ModelSpec, record: Weights) -> tuple[Path, LoadReport, 
     """
     who = f"{spec.name}:{record.tag}"
     obtained = obtain(record, who, fresh=True)
-    asked = Asked(num_classes=0 if record.part == "encoder" else None)
-    model = assemble(spec, record, obtained, asked, record.options)
+    model = assemble(request(spec, record, {}, num_classes=0 if record.part == "encoder" else None), obtained)
     path, report = obtained.path, cast(LoadReport, model.load_report)
     if not record.golden:
         return path, report, "no golden outputs are recorded"
