@@ -1,8 +1,10 @@
 """Sphinx settings. The build needs no network."""
 
+import json
 from pathlib import Path
 
 import medzoo
+from medzoo.weights.config import FORMAT, FORMATS, REQUIRED
 
 project = "medzoo"
 copyright = "the medzoo authors"
@@ -56,7 +58,18 @@ def write_weights(app):
     (folder / "weights.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
+def write_config_fields(app):
+    """Write the fields of ``config.json`` and what a missing one means, from the present format."""
+    rows = ["| section | field | if it is missing |", "|---|---|---|"]
+    for section, fields in FORMATS[FORMAT].items():
+        for name, default in fields.items():
+            meaning = "an error" if default is REQUIRED else f"`{json.dumps(default)}`"
+            rows.append(f"| {section} | `{name}` | {meaning} |")
+    (Path(app.srcdir) / "_generated" / "config.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
 def setup(app):
     """Connect to Sphinx."""
     app.connect("builder-inited", write_models)
     app.connect("builder-inited", write_weights)
+    app.connect("builder-inited", write_config_fields)

@@ -14,6 +14,9 @@ from .inference.run import predict as predict
 from .io.image import Image as Image
 from .io.read import read as read
 from .kernels.dispatch import set_fast_paths as set_fast_paths
+from .provenance import Calibration as Calibration
+from .provenance import IntendedUse as IntendedUse
+from .provenance import ThresholdPolicy as ThresholdPolicy
 from .registry import ModelSpec as ModelSpec
 from .registry import describe as describe
 from .registry import list_models as list_models

@@ -46,6 +46,17 @@ class IntendedUse:
         ):
             raise ConfigError(f"IntendedUse: expected age_range=(youngest, oldest) in years, got {self.age_range}.")
 
+    def __str__(self) -> str:
+        """Return what is stated, or an empty text.
+
+        >>> print(IntendedUse(("CT",), ("CHEST",), age_range=(18, 90)))
+        CT, CHEST, 18 to 90 years
+        """
+        stated = [*self.modality, *self.body_part, *filter(None, [self.population])]
+        if self.age_range:
+            stated.append("{:g} to {:g} years".format(*self.age_range))
+        return ", ".join(stated)
+
 
 UNSTATED = IntendedUse()
 

@@ -13,6 +13,7 @@ from medzoo.classifier import Classifier
 from medzoo.contract import InputSpec, Outputs, Preprocessing
 from medzoo.models.findings import TORCHXRAYVISION18
 from medzoo.nn.head import Head
+from medzoo.provenance import IntendedUse
 from medzoo.registry import register
 from medzoo.weights.record import UrlFile, Weights
 
@@ -44,6 +45,7 @@ def _torchxrayvision(
         license="Apache-2.0",
         citation=CITATION,
         trained_on=trained_on,
+        intended_use=IntendedUse(modality=("CR", "DX"), body_part=("CHEST",)),
         layout="torchxrayvision",
         in_chans=1,
         labels=TORCHXRAYVISION18,

@@ -28,6 +28,7 @@ from medzoo.nn.guards import fast_path_for, needs_gradient, unobserved
 from medzoo.nn.head import Head
 from medzoo.nn.patch_merging import OCTANTS, PatchMerging
 from medzoo.nn.swin_block import DropPath, SwinBlock
+from medzoo.provenance import IntendedUse
 from medzoo.registry import register
 from medzoo.weights.record import HubFile, UrlFile, Weights, ZipMember
 
@@ -211,6 +212,7 @@ WEIGHTS = (
         citation="Tang et al., Self-Supervised Pre-Training of Swin Transformers for 3D Medical Image Analysis, CVPR "
         "2022; MONAI model zoo",
         trained_on="abdominal CT of BTCV, segmentation into 14 classes",
+        intended_use=IntendedUse(modality=("CT",), body_part=("ABDOMEN",)),
         layout="monai-swinunetr",
         part="encoder",
         preprocessing=Preprocessing(
@@ -232,6 +234,7 @@ WEIGHTS = (
         license="not stated",
         citation="Hatamizadeh et al., Swin UNETR: Swin Transformers for Semantic Segmentation of Brain Tumors, 2022",
         trained_on="brain MR of BraTS 2021, fold 0, segmentation of tumours",
+        intended_use=IntendedUse(modality=("MR",), body_part=("BRAIN",)),
         layout="monai-swinunetr",
         part="encoder",
         in_chans=4,
@@ -260,6 +263,7 @@ WEIGHTS = (
         license="Apache-2.0",
         citation="Wu et al., Large-Scale 3D Medical Image Pre-training with Geometric Context Priors (VoCo), 2024",
         trained_on="unlabelled CT, by volume contrast",
+        intended_use=IntendedUse(modality=("CT",)),
         layout="monai-swinunetr",
         part="encoder",
         # Neither orientation nor spacing is known.

@@ -83,7 +83,7 @@ def _read(record: Weights, path: Path, read: Reader[T]) -> tuple[T | None, str]:
     try:
         content, got = read(path, algorithm)
     except WeightsCorrupt as error:
-        # A damaged file, or the right bytes in a file that is not valid: its digest tells, for which it is read again.
+        # A damaged file, or the right bytes in a file that is not valid: it is read again for its digest.
         data, wrong = _read(record, path, _read_bytes) if read is not _read_bytes else (None, str(error))
         if data is not None:
             raise

@@ -79,6 +79,8 @@ class LoadReport:
             lines.append(f"dropped: {_list_names(self.dropped)}")
         if self.channels:
             lines.append(f"channels, in this order: {', '.join(self.channels)}")
+        if self.intended_use != UNSTATED:
+            lines.append(f"made for: {self.intended_use}")
         lines += self.notes
         return "\n".join(lines)
 

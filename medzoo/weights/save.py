@@ -153,13 +153,9 @@ def _card(model: ModelConfig, config: Mapping[str, Any], name: str) -> str:
     """Return the model card."""
     trained = zip(model.outputs.labels, model.outputs.trained, strict=True)
     licence = config["license"] if config["license"] != NOT_STATED else "other"
-    use = model.intended_use
-    made_for = [*use.modality, *use.body_part, *filter(None, [use.population])]
-    if use.age_range:
-        made_for.append("{:g} to {:g} years".format(*use.age_range))
     return CARD.format(
         config=config,
-        made_for=", ".join(made_for) or NOT_STATED,
+        made_for=str(model.intended_use) or NOT_STATED,
         model=model,
         front_matter_license=json.dumps(licence.lower()),
         create=f'medzoo.create("{name}")' + ("  # the folder of this file" if "FOLDER" in name else ""),
