@@ -81,7 +81,7 @@ def test_a_read_only_home_converts_at_each_load(checkpoint, monkeypatch, caplog)
         raise PermissionError(13, "Permission denied", str(path))
 
     model, record = checkpoint
-    monkeypatch.setattr("medzoo.weights.download.write_atomically", refuse)
+    monkeypatch.setattr("medzoo.weights.obtain.write_atomically", refuse)
     x = torch.randn(2, 1, 16, 16, 16)
     with caplog.at_level(logging.INFO, logger="medzoo"):
         assert torch.equal(medzoo.create("cnn3d_small", pretrained="test")(x), model(x))
