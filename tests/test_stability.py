@@ -1,4 +1,4 @@
-"""Deprecations: the warning is at the user's line, and what is deprecated goes in the release that it names."""
+"""What docs/stability.md states of the public API and of deprecations."""
 
 from __future__ import annotations
 
@@ -84,3 +84,11 @@ def test_every_deprecation_names_a_version():
     sources = {path: path.read_text("utf-8") for path in ROOT.rglob("*.py") if path.name != "deprecation.py"}
     assert [str(path) for path, source in sources.items() if "DeprecationWarning" in source] == []
     assert len(REMOVED_IN) == sum(source.count("removed_in=") for source in sources.values())
+
+
+def test_the_api_page_lists_every_public_name():
+    """What a user reads as the public API is what ``medzoo/__init__.pyi`` exports."""
+    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text("utf-8")
+    listed = set(re.findall(r"^\.\. auto\w+:: medzoo\.(\w+)$", page, re.MULTILINE))
+    assert set(medzoo.__all__) - listed == {"__version__"}
+    assert not listed - set(medzoo.__all__)
