@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from medzoo.contract import InputSpec, Outputs, Preprocessing, Task
 from medzoo.errors import ConfigError, check_int
-from medzoo.features import CheckedModel, FeatureInfo, annotate_oom, take_maps
+from medzoo.features import CheckedModel, FeatureInfo, annotate_oom
+from medzoo.nn.encoder import is_channels_last, take_maps
 from medzoo.nn.head import Head
 from medzoo.provenance import Calibration, IntendedUse, ThresholdPolicy
 from medzoo.weights.config import ModelConfig
@@ -92,6 +93,9 @@ class Classifier(CheckedModel):
         x: Tensor,
         indices: int | Sequence[int] | None = None,
         *,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
         """Return the last map and a list of the chosen ones, as timm does, but in the order they were asked for.
@@ -100,13 +104,24 @@ class Classifier(CheckedModel):
             x: the input.
             indices: indices of maps as in ``feature_info``, negative ones from the end; a single int n means the
                 last n; ``None`` all.
+            norm: passed to an encoder of timm's. No model of the zoo has a final norm to apply: ``swin_encoder_mlp``
+                normalises each of its maps, whatever ``norm`` is.
+            stop_early: run no stage beyond the largest index; the last map is then the one of that index.
+            output_fmt: ``"NCHW"``, channels first, which is ``b c d h w`` in 3D, or ``"NHWC"``, channels last. It
+                applies to the list; the last map always has its channels first.
             intermediates_only: return the list alone. Stages beyond the last one asked for then do not run.
+
+        Raises:
+            ConfigError: there is no such map, or no such format.
+            ShapeError: wrong axes, channels or sizes.
+            InputError: wrong type, dtype or device, or more than the memory holds.
         """
-        chosen = take_maps(self.feature_info, indices, self.name)
-        if intermediates_only:
-            return self._maps(x, chosen)
-        *maps, last = self._maps(x, [*chosen, len(self.feature_info) - 1])
-        return last, maps
+        count = len(self.feature_info)
+        chosen, channels_last = take_maps(count, indices, self.name), is_channels_last(output_fmt, self.name)
+        last = [] if intermediates_only else [max(chosen) if stop_early else count - 1]
+        maps = self._maps(x, [*chosen, *last], norm)
+        found = [m.movedim(1, -1) if channels_last else m for m in maps[: len(chosen)]]
+        return found if intermediates_only else (maps[-1], found)
 
     @property
     def feature_info(self) -> FeatureInfo:
@@ -133,17 +148,25 @@ class Classifier(CheckedModel):
         """Return the last linear layer, or an identity without a head."""
         return self.head.classifier
 
-    def reset_classifier(self, num_classes: int, whole_head: bool = False) -> None:
+    def reset_classifier(self, num_classes: int, global_pool: None = None, *, whole_head: bool = False) -> None:
         """Replace the last linear layer by a new one; its outputs are unnamed and untrained.
 
         Args:
             num_classes: number of logits; 0 drops the head, and the model gives averaged features.
+            global_pool: where timm takes another pooling. Only ``None``, which keeps the pooling, is accepted.
             whole_head: replace the head's hidden layer too, which also happens after the head was dropped.
 
         Raises:
-            ConfigError: ``num_classes`` is negative, or the preprocessing does not fit a head that flattens.
+            ConfigError: ``num_classes`` is negative, ``global_pool`` is given, or the preprocessing does not fit a
+                head that flattens.
         """
         num_classes = check_int(self.name, "num_classes", num_classes, 0)
+        if global_pool is not None:
+            raise ConfigError(
+                f"{self.name}: expected no global_pool, the second argument in timm, got {global_pool!r}. The pooling "
+                "belongs to the head and is kept. model.forward_features returns the map before it; whole_head=True "
+                "is given by name."
+            )
         if not isinstance(whole_head, bool):
             raise ConfigError(f"{self.name}: expected whole_head to be True or False, got {whole_head!r}.")
         spec = replace(self.input_spec, exact=num_classes > 0 and bool(self.head.flatten_size))

@@ -6,7 +6,6 @@ Axes: b batch, c channels, s the spatial axes (h w or d h w).
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -15,13 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from medzoo.contract import InputSpec, Preprocessing
-from medzoo.errors import ConfigError, InputError
+from medzoo.errors import InputError
+from medzoo.nn.encoder import take_maps
 
 if TYPE_CHECKING:
     from medzoo.classifier import Classifier
     from medzoo.weights.load import LoadReport
 
-__all__ = ["CheckedModel", "FeatureExtractor", "FeatureInfo", "annotate_oom", "is_out_of_memory", "take_maps"]
+__all__ = ["CheckedModel", "FeatureExtractor", "FeatureInfo", "annotate_oom", "is_out_of_memory"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -111,11 +111,14 @@ class CheckedModel(nn.Module):
         """Return the encoder to run on ``x``."""
         return self.encoder
 
-    def _maps(self, x: Tensor, indices: list[int]) -> list[Tensor]:
+    def _maps(self, x: Tensor, indices: list[int], norm: bool = False) -> list[Tensor]:
         """Return the chosen maps of a checked input."""
         self.check_input(x)
         wanted = sorted(set(indices))  # timm returns each once and in order, whatever the indices
-        maps = self.encoder_for(x).forward_intermediates(x, indices=wanted, stop_early=True, intermediates_only=True)
+        options = {"norm": True} if norm else {}  # so that an encoder of one's own need not have it
+        maps = self.encoder_for(x).forward_intermediates(
+            x, indices=wanted, stop_early=True, intermediates_only=True, **options
+        )
         return [maps[wanted.index(i)] for i in indices]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -172,28 +175,13 @@ class FeatureExtractor(CheckedModel):
         )
         self.load_report = model.load_report
         self._encoder_frozen = model._encoder_frozen
-        self.out_indices = take_maps(model.feature_info, out_indices, model.name)
+        self.out_indices = take_maps(len(model.feature_info), out_indices, model.name)
         self.feature_info = FeatureInfo(model.feature_info[i] for i in self.out_indices)
 
     @annotate_oom
     def forward(self, x: Tensor) -> list[Tensor]:
         """Check the input and return the maps."""
         return self._maps(x, self.out_indices)
-
-
-def take_maps(info: FeatureInfo, indices: int | Sequence[int] | None, who: str) -> list[int]:
-    """Resolve indices of maps: ``None`` is all, an int n the last n, negative ones count from the end."""
-    count = len(info)
-    if isinstance(indices, int):
-        chosen = list(range(count))[-indices:] if 0 < indices <= count else []
-    else:
-        chosen = list(range(count)) if indices is None else [operator.index(i) for i in indices]
-    if not chosen or any(not -count <= i < count for i in chosen):
-        raise ConfigError(
-            f"{who}: expected indices of its {count} maps, {-count} to {count - 1}, or how many of the last, got "
-            f"{indices}. See feature_info."
-        )
-    return [i % count for i in chosen]
 
 
 def _trains_batchnorm(encoder: nn.Module) -> bool:

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import medzoo
+
 # Options of a small, fast cnn3d_small.
 TINY = {"size": 16, "widths": (4, 8, 8), "hidden": 8}
+
+
+def tiny(name: str, **options: Any) -> Any:
+    """Create a registered model in its small, fast form."""
+    return medzoo.create(name, **dict(medzoo.describe(name).tiny) | options)
+
+
+def batch(name: str, n: int = 2, **options: Any) -> Tensor:
+    """Return random images for such a model."""
+    spec = medzoo.describe(name)
+    return torch.randn(n, options.get("in_chans", spec.input_spec.channels), *spec.tiny_size)
 
 
 def scatter_weights(module: nn.Module) -> None:

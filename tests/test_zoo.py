@@ -9,23 +9,12 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tensors import scatter_weights
+from tensors import batch, scatter_weights, tiny
 from torch import nn
 
 import medzoo
 
 MODELS = medzoo.list_models()
-
-
-def tiny(name, **options):
-    return medzoo.create(name, **dict(medzoo.describe(name).tiny) | options)
-
-
-def batch(name, n=2, **options):
-    spec = medzoo.describe(name)
-    channels = options.get("in_chans", spec.input_spec.channels)
-    return torch.randn(n, channels, *spec.tiny_size)
-
 
 pytestmark = pytest.mark.parametrize("name", MODELS)
 

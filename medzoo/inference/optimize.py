@@ -261,7 +261,7 @@ class OptimizedClassifier(_InferenceOnly, Classifier):
                 x = linear(x, part.weight, part.bias) if type(part) is nn.Linear else part(x)
         return x
 
-    def reset_classifier(self, num_classes: int, whole_head: bool = False) -> NoReturn:  # noqa: ARG002
+    def reset_classifier(self, num_classes: int, global_pool: None = None, *, whole_head: bool = False) -> NoReturn:  # noqa: ARG002
         """Refuse: a new layer is there to be trained."""
         self._refuse("it cannot have a new classifier")
 

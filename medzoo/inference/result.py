@@ -6,13 +6,13 @@ import csv
 import io
 import json
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
 from medzoo.atomic import write_atomically
+from medzoo.deprecation import deprecated_alias
 from medzoo.errors import ConfigError
 
 __all__ = ["Prediction", "Predictions"]
@@ -49,15 +49,7 @@ class Prediction:
     warning: str = ""
     error: str = ""
 
-    @property
-    def doubt(self) -> str:
-        """Deprecated alias of ``warning``."""
-        warnings.warn(
-            "Prediction.doubt is deprecated and will be removed in the next minor release; use Prediction.warning",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return self.warning
+    doubt = deprecated_alias("doubt", "warning", removed_in="0.2.0")
 
     @property
     def trained(self) -> bool:
@@ -67,7 +59,7 @@ class Prediction:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain dicts, lists and numbers.
 
-        The key ``doubt`` is deprecated: it repeats ``warning``, and will be removed in the next minor release.
+        The key ``doubt`` is deprecated: it repeats ``warning``, and will be removed in medzoo 0.2.0.
         """
         return {
             "source": self.source,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medzoo.contract import Preprocessing
+from medzoo.deprecation import deprecated_alias
 from medzoo.errors import ConfigError, DataError, InputError
 from medzoo.io.image import Image
 from medzoo.io.read import read
@@ -58,15 +59,7 @@ class Prepared:
     image: Image
     warning: str = ""
 
-    @property
-    def doubt(self) -> str:
-        """Deprecated alias of ``warning``."""
-        warnings.warn(
-            "Prepared.doubt is deprecated and will be removed in the next minor release; use Prepared.warning",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-        return self.warning
+    doubt = deprecated_alias("doubt", "warning", removed_in="0.2.0")
 
 
 class ExcludedView(DataError):
