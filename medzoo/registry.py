@@ -7,7 +7,6 @@ This module imports no model. The first look-up imports ``medzoo.models``, then 
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from medzoo.contract import InputSpec, Outputs, Preprocessing, Task, check_task
 from medzoo.errors import ConfigError, UnknownModelError, did_you_mean
+from medzoo.warn import warn
 from medzoo.weights.record import Weights
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _load_models() -> None:
             # Whatever another package's import raises must not hide the zoo's own models.
             for half in set(_MODELS) - before:
                 del _MODELS[half]
-            warnings.warn(f"the models of {entry.value} ({entry.name}) are missing: {error}", stacklevel=2)
+            warn(f"the models of {entry.value} ({entry.name}) are missing: {error}")
 
 
 def _models() -> dict[str, ModelSpec]:

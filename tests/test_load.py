@@ -42,8 +42,10 @@ def test_20_another_number_of_classes_replaces_the_classifier_alone(saved):
         r"head\.classifier\.weight and head\.classifier\.bias are randomly initialised, because the weights have 3 "
         r"outputs and the model has 5\. Train it before use\."
     )
-    with pytest.warns(UserWarning, match=message):
+    with pytest.warns(UserWarning, match=message) as caught:
         other = medzoo.create("cnn3d_small", pretrained=path, num_classes=5, **TINY)
+        medzoo.load_state(medzoo.create("cnn3d_small", num_classes=5, **TINY), load_file(path))
+    assert [warning.filename for warning in caught] == [__file__] * 2
     assert other.load_report.new == ("head.classifier.bias", "head.classifier.weight")
     assert other.load_report.dropped == ("head.classifier.weight", "head.classifier.bias")
     assert torch.equal(other.head.fc.weight, model.head.fc.weight)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import medzoo
-from medzoo.deprecation import deprecated_alias, warn_deprecated
+from medzoo.warn import deprecated_alias, warn_deprecated
 
 ROOT = Path(medzoo.__file__).parent
 REMOVED_IN = [
@@ -19,7 +19,7 @@ REMOVED_IN = [
     for node in ast.walk(ast.parse(path.read_text("utf-8")))
     if isinstance(node, ast.Call) and ast.unparse(node.func) in ("deprecated_alias", "warn_deprecated")
     for keyword in node.keywords
-    if keyword.arg == "removed_in" and path.name != "deprecation.py"
+    if keyword.arg == "removed_in" and path.name != "warn.py"
 ]
 
 
@@ -81,7 +81,7 @@ def test_what_is_deprecated_is_gone_in_the_version_it_names(value):
 
 def test_every_deprecation_names_a_version():
     """None goes around the helper, whose message always has one."""
-    sources = {path: path.read_text("utf-8") for path in ROOT.rglob("*.py") if path.name != "deprecation.py"}
+    sources = {path: path.read_text("utf-8") for path in ROOT.rglob("*.py") if path.name != "warn.py"}
     assert [str(path) for path, source in sources.items() if "DeprecationWarning" in source] == []
     assert len(REMOVED_IN) == sum(source.count("removed_in=") for source in sources.values())
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
 from medzoo.atomic import write_atomically
-from medzoo.deprecation import deprecated_alias
 from medzoo.errors import ConfigError
+from medzoo.warn import deprecated_alias
 
 __all__ = ["Prediction", "Predictions"]
 

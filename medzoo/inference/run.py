@@ -5,7 +5,6 @@ Axes: b batch, c channels, s spatial axes, n classes.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from medzoo.io.image import Image
 from medzoo.io.read import read
 from medzoo.transforms.transform import ExcludedView, ImageSource, Transform, transform
 from medzoo.version import __version__
+from medzoo.warn import warn
 
 __all__ = ["predict"]
 
@@ -113,7 +113,7 @@ def predict(
             results.append(result)
     if reported:
         more = f" (and {len(reported) - 1} more; see Prediction.warning)" if len(reported) > 1 else ""
-        warnings.warn(reported[0] + more, stacklevel=2)
+        warn(reported[0] + more)
     return results[0] if work.single else Predictions(results, skipped)
 
 

@@ -19,7 +19,6 @@ import importlib.util
 import math
 import os
 import threading
-import warnings
 import weakref
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
@@ -35,6 +34,7 @@ from medzoo.kernels.cpu.linear import linear
 from medzoo.kernels.cpu.patch_merging import MergeBySlabs, merge_by_slabs
 from medzoo.kernels.cpu.swin_block import run_by_slabs, run_in_training
 from medzoo.kernels.window_partition import WindowGeometry
+from medzoo.warn import warn
 
 __all__ = [
     "KERNELS",
@@ -302,12 +302,11 @@ def _triton_runs_on(device: torch.device) -> bool:
         trial_launch(device)
     except Exception as error:  # no C compiler, no place for its cache, a build that does not fit: all leave PyTorch
         reason = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-        warnings.warn(
+        warn(
             f"Triton is installed but does not run on {device}: {type(error).__name__}: {reason}. medzoo continues "
             "without its kernels, with the same outputs and slower. Triton needs a C compiler and a folder to write to "
             "(TRITON_CACHE_DIR).",
             RuntimeWarning,
-            stacklevel=2,
         )
         return False
     return True

@@ -6,7 +6,6 @@ Axes: c channels, h w height width, d h w depth height width, s spatial axes.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medzoo.contract import Preprocessing
-from medzoo.deprecation import deprecated_alias
 from medzoo.errors import ConfigError, DataError, InputError
 from medzoo.io.image import Image
 from medzoo.io.read import read
 from medzoo.transforms.geometry import Geometry
 from medzoo.transforms.resample import crop_patch, join_values, resample_image, resample_volume
+from medzoo.warn import deprecated_alias, warn
 
 if TYPE_CHECKING:
     from medzoo.features import CheckedModel
@@ -169,7 +168,7 @@ class Transform:
         if prepared.warning and strict:
             raise DataError(prepared.warning)
         if prepared.warning:
-            warnings.warn(prepared.warning, stacklevel=3)
+            warn(prepared.warning)
         return prepared
 
     def _set_channels(self, x: Tensor, label: str, steps: list[str]) -> Tensor:

@@ -6,7 +6,6 @@ This module knows no model: it takes a plain ``nn.Module`` built on the meta dev
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from medzoo.errors import ConfigError, WeightsCorrupt, WeightsMismatch
 from medzoo.provenance import UNSTATED, IntendedUse
+from medzoo.warn import warn
 
 __all__ = ["CLASSIFIER", "LoadReport", "Loaded", "input_kernel", "load_tensors"]
 
@@ -157,11 +157,10 @@ def load_tensors(
             module.reset_parameters()
     model.load_state_dict({name: t.to(device) for name, t in ready.items()}, strict=False, assign=True)
     if part == "model" and new_classifier:
-        warnings.warn(
+        warn(
             f"{source}: {' and '.join(CLASSIFIER)} are randomly initialised, because the weights have "
             f"{tensors[CLASSIFIER[0]].shape[0]} outputs and the model has {expected[CLASSIFIER[0]].shape[0]}. "
-            "Train it before use.",
-            stacklevel=4,
+            "Train it before use."
         )
     left = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     if left and torch.device(device).type != "meta":

@@ -7,7 +7,6 @@ kernels read and write fixed addresses, so the input is copied to one, and the r
 from __future__ import annotations
 
 import threading
-import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -15,6 +14,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+from medzoo.warn import warn
 
 __all__ = ["Graph", "GraphCache", "Guard", "keep_alive", "record"]
 
@@ -224,9 +225,8 @@ class GraphCache:
         if self._warned:
             return
         self._warned = True
-        warnings.warn(
+        warn(
             f"{name}: an input of {tuple(kind.shape)} runs without a CUDA graph, for none could be captured: "
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}.",
             RuntimeWarning,
-            stacklevel=2,
         )
