@@ -11,6 +11,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor
 
+from medzoo.build_check import check_build
 from medzoo.classifier import Classifier
 from medzoo.contract import Outputs, Preprocessing, Task, check_task
 from medzoo.errors import ConfigError, WeightsMismatch, check_int, did_you_mean
@@ -228,6 +229,7 @@ def _build(spec: ModelSpec, options: Mapping[str, Any], num_classes: int | None,
     for name, least in (("num_classes", 0), ("in_chans", 1)):
         chosen[name] = check_int(spec.name, name, chosen[name], least)
     built = spec.builder(**chosen)
+    check_build(spec, built, chosen)
     built.name, built.options = spec.name, chosen
     return built
 
