@@ -152,10 +152,11 @@ def _option_faults(spec: ModelSpec) -> Iterator[str]:
         yield "expected the options num_classes and in_chans among its own. Add them."
         return
     labels, channels = spec.outputs.labels, spec.input_spec.channels
-    if options["num_classes"].default != len(labels):
+    count = options["num_classes"].default
+    if count != len(labels):
         yield (
-            f"outputs: expected as many labels as the builder's default num_classes={options['num_classes'].default!r}, "
-            f"got {len(labels)}. Give a label for each logit, or change the default."
+            f"outputs: expected as many labels as the builder's default num_classes={count!r}, got {len(labels)}. "
+            "Give a label for each logit, or change the default."
         )
     if options["in_chans"].default != channels:
         yield (
@@ -179,7 +180,7 @@ def _size_faults(spec: ModelSpec) -> Iterator[str]:
     for name, size in (("input_spec.size", takes.size), ("tiny_size", spec.tiny_size)):
         if len(size) != takes.dims:
             letters = ", ".join(takes.spatial)
-            yield f"{name}: expected ({letters}), one number for each axis of {takes.axes!r}, got {size!r}. Give as many."
+            yield f"{name}: expected ({letters}), as the axes are {takes.axes!r}, got {size!r}. Give as many numbers."
     if prepared.size != takes.size:
         yield (
             f"preprocessing: expected the size of input_spec, {takes.size}, got {prepared.size}. "
@@ -193,7 +194,7 @@ def _size_faults(spec: ModelSpec) -> Iterator[str]:
             "Give one for all channels, or one for each."
         )
     if not isinstance(spec.parameters, int) or spec.parameters < 0:
-        yield f"parameters: expected the number of trainable parameters, an int >= 0, got {spec.parameters!r}. Count it."
+        yield f"parameters: expected the number of trainable ones, an int >= 0, got {spec.parameters!r}. Count them."
 
 
 def _weights_faults(weights: Sequence[Weights]) -> Iterator[str]:

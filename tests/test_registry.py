@@ -147,15 +147,15 @@ WRONG = {
     ),
     "tiny_size": (
         {"tiny_size": (8, 8, 8)},
-        "tiny_size: expected (h, w), one number for each axis of 'b c h w', got (8,",
+        "tiny_size: expected (h, w), as the axes are 'b c h w', got (8,",
     ),
     "size": (
         {"input_spec": InputSpec("b c d h w", channels=1, size=(8, 8))},
-        "input_spec.size: expected (d, h, w), one number for each axis of 'b c d h w', got (8, 8).",
+        "input_spec.size: expected (d, h, w), as the axes are 'b c d h w', got (8, 8). Give as many numbers.",
     ),
     "axes": (
         {"input_spec": InputSpec("b h w c", channels=1, size=(8, 8))},
-        "input_spec: expected axes 'b c h w' or 'b c d h w', got 'b h w c'.",
+        "input_spec: expected axes 'b c h w' or 'b c d h w', got 'b h w c'. Write one of the two.",
     ),
     "preprocessing size": (
         {"preprocessing": Preprocessing(size=(16, 16))},
@@ -163,11 +163,11 @@ WRONG = {
     ),
     "preprocessing mean": (
         {"preprocessing": Preprocessing(size=(8, 8), mean=(0.5, 0.5))},
-        "preprocessing: expected 1 numbers for each of mean and std, got 2 and 1. Give one for all channels, or one",
+        "preprocessing: expected 1 numbers for each of mean and std, got 2 and 1. Give one",
     ),
     "labels": (
         {"outputs": labelled("x", "y")},
-        "outputs: expected as many labels as the builder's default num_classes=1, got 2. Give a label for each logit, or",
+        "outputs: expected as many labels as the builder's default num_classes=1, got 2. Give a label",
     ),
     "channels": (
         {"input_spec": InputSpec("b c h w", channels=3, size=(8, 8))},
@@ -175,7 +175,7 @@ WRONG = {
     ),
     "parameters": (
         {"parameters": "11.2 M"},
-        "parameters: expected the number of trainable parameters, an int >= 0, got '11.2 M'.",
+        "parameters: expected the number of trainable ones, an int >= 0, got '11.2 M'. Count them.",
     ),
 }
 
