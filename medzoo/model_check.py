@@ -109,8 +109,12 @@ def check_model(name: str) -> ModelReport:
         torch.enable_grad(),
     ):
         torch.manual_seed(0)
-        with torch.device("meta"):
-            built = spec.builder(**spec.options)
+        try:
+            with torch.device("meta"):
+                built = spec.builder(**spec.options)
+        except Exception as error:
+            fault = _raised("the builder with its default options", error) + ". Change the builder."
+            raise registration_error(spec, [fault]) from error
         faults = list(build_faults(spec, built, spec.options))
         if not isinstance(built, Classifier):
             raise registration_error(spec, faults)

@@ -440,6 +440,15 @@ def test_a_tiny_form_that_cannot_be_built_is_reported(add):
     assert isinstance(caught.value.__cause__, medzoo.errors.ConfigError)
 
 
+def test_a_builder_that_fails_is_reported(add):
+    add(width=-1)
+    message = (
+        NAME + r"the builder with its default options: expected no error, got RuntimeError: .*Change the builder\.$"
+    )
+    with pytest.raises(RegistrationError, match=message):
+        medzoo.check_model("plugin_net")
+
+
 def test_check_model_lists_faults_of_every_kind_and_keeps_the_first_cause(add):
     add(parameters=300, encoder=Twice)
     with pytest.raises(RegistrationError, match=NAME + r"\d faults:\n- parameters: (.*\n)+- state dict: ") as caught:

@@ -223,6 +223,10 @@ def test_bfloat16_is_near(name):
     assert (got.float() - expected).norm() <= 0.05 * expected.norm()
 
 
+def test_another_number_of_channels_has_a_mean_for_each(name):
+    assert len(tiny(name, in_chans=2).preprocessing.mean) in (1, 2)
+
+
 def test_57_memory_layouts_and_views_give_the_same_output(name):
     model, x = tiny(name).eval(), batch(name)
     expected = model(x)
