@@ -14,6 +14,8 @@ from .inference.run import predict as predict
 from .io.image import Image as Image
 from .io.read import read as read
 from .kernels.dispatch import set_fast_paths as set_fast_paths
+from .model_check import ModelReport as ModelReport
+from .model_check import check_model as check_model
 from .provenance import Calibration as Calibration
 from .provenance import IntendedUse as IntendedUse
 from .provenance import ThresholdPolicy as ThresholdPolicy

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from medzoo.build_check import check_build
 from medzoo.classifier import Classifier
 from medzoo.description import choose_outputs, choose_preprocessing, report_load
 from medzoo.errors import ConfigError, WeightsMismatch, check_int
@@ -76,5 +77,6 @@ def _build(asked: Request, num_classes: int | None, in_chans: int | None) -> Cla
     for name, least in (("num_classes", 0), ("in_chans", 1)):
         chosen[name] = check_int(spec.name, name, chosen[name], least)
     built = spec.builder(**chosen)
+    check_build(spec, built, chosen)
     built.name, built.options = spec.name, chosen
     return built

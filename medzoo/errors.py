@@ -16,6 +16,7 @@ __all__ = [
     "DataError",
     "InputError",
     "MedzooError",
+    "RegistrationError",
     "ShapeError",
     "TrainError",
     "UnknownModelError",
@@ -46,6 +47,10 @@ class ConfigError(MedzooError, ValueError):
     """An option, a tag or a combination of arguments that cannot be."""
 
     exit_code = 2
+
+
+class RegistrationError(ConfigError):
+    """A model that is not what its registration states, or a registration that cannot be."""
 
 
 class WeightsUnavailable(MedzooError, OSError):

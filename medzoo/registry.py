@@ -7,7 +7,7 @@ This module imports no model. The first look-up imports ``medzoo.models``, then 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
@@ -17,14 +17,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from medzoo.contract import InputSpec, Outputs, Preprocessing, Task, check_task
-from medzoo.errors import ConfigError, UnknownModelError, did_you_mean
+from medzoo.errors import ConfigError, RegistrationError, UnknownModelError, did_you_mean
 from medzoo.warn import warn
 from medzoo.weights.record import Weights
 
 if TYPE_CHECKING:
     from medzoo.classifier import Classifier
 
-__all__ = ["ModelSpec", "describe", "is_wanted", "list_models", "register"]
+__all__ = ["ModelSpec", "describe", "is_wanted", "list_models", "register", "registration_error"]
 
 Builder = Callable[..., "Classifier"]
 
@@ -71,6 +71,11 @@ class ModelSpec:
         return {name: p.default for name, p in inspect.signature(self.builder).parameters.items()}
 
     @property
+    def qualified_name(self) -> str:
+        """Module and name of the builder, which names the package that registered it."""
+        return f"{self.builder.__module__}.{self.name}"
+
+    @property
     def default_weights(self) -> Weights | None:
         """The record that ``pretrained=True`` means."""
         return next((record for record in self.weights.values() if record.default), None)
@@ -95,30 +100,14 @@ def register(
     The builder returns a :class:`~medzoo.Classifier`; :func:`medzoo.create` gives it its name, options and outputs.
 
     Raises:
-        ConfigError: the name is taken, a tag is given twice, more than one record is the default, or the builder's
-            options are not keyword-only with defaults, ``num_classes`` and ``in_chans`` among them.
+        RegistrationError: the name is taken, or the arguments contradict each other or the builder. The message names
+            the builder and lists each fault. What only a built model shows, :func:`medzoo.create` checks the first time
+            it builds the model, and :func:`medzoo.check_model` in full.
     """
 
     def add(builder: Builder) -> Builder:
-        name = builder.__name__
-        if name in _MODELS:
-            raise ConfigError(
-                f"a model {name!r} is already registered by {_MODELS[name].builder.__module__}; "
-                f"give that of {builder.__module__} another name."
-            )
-        options = inspect.signature(builder).parameters
-        loose = [p.name for p in options.values() if p.kind is not p.KEYWORD_ONLY or p.default is p.empty]
-        if loose:
-            raise ConfigError(
-                f"{name}: expected keyword-only options with defaults, got {', '.join(loose)}. Put a * before them."
-            )
-        if not {"num_classes", "in_chans"} <= options.keys():
-            raise ConfigError(f"{name}: expected the options num_classes and in_chans among its own. Add them.")
-        by_tag = {record.tag: record for record in weights}
-        if len(by_tag) != len(weights) or sum(record.default for record in weights) > 1:
-            raise ConfigError(f"{name}: expected different tags and at most one default among its weights.")
-        _MODELS[name] = ModelSpec(
-            name=name,
+        spec = ModelSpec(
+            name=builder.__name__,
             builder=builder,
             summary=summary,
             input_spec=input_spec,
@@ -130,11 +119,92 @@ def register(
             cam_layer=cam_layer,
             tiny=MappingProxyType(dict(tiny)),
             tiny_size=tiny_size,
-            weights=MappingProxyType(by_tag),
+            weights=MappingProxyType({record.tag: record for record in weights}),
         )
+        faults = [*_option_faults(spec), *_size_faults(spec), *_weights_faults(weights)]
+        if spec.name in _MODELS:
+            holder = _MODELS[spec.name].builder.__module__
+            faults.insert(0, f"a model {spec.name!r} is already registered by {holder}; give this one another name.")
+        if faults:
+            raise registration_error(spec, faults)
+        _MODELS[spec.name] = spec
         return builder
 
     return add
+
+
+def registration_error(spec: ModelSpec, faults: Sequence[str]) -> RegistrationError:
+    """Return the error that lists what is wrong with a registered model."""
+    if len(faults) == 1:
+        return RegistrationError(f"{spec.qualified_name}: {faults[0]}")
+    lines = "".join(f"\n- {fault}" for fault in faults)
+    return RegistrationError(f"{spec.qualified_name}: {len(faults)} faults:{lines}")
+
+
+def _option_faults(spec: ModelSpec) -> Iterator[str]:
+    """Yield what is wrong with the options of the builder, and with arguments that repeat their defaults."""
+    options = inspect.signature(spec.builder).parameters
+    loose = [p.name for p in options.values() if p.kind is not p.KEYWORD_ONLY or p.default is p.empty]
+    if loose:
+        yield f"expected keyword-only options with defaults, got {', '.join(loose)}. Put a * before them."
+        return
+    if not {"num_classes", "in_chans"} <= options.keys():
+        yield "expected the options num_classes and in_chans among its own. Add them."
+        return
+    labels, channels = spec.outputs.labels, spec.input_spec.channels
+    count = options["num_classes"].default
+    if count != len(labels):
+        yield (
+            f"outputs: expected as many labels as the builder's default num_classes={count!r}, got {len(labels)}. "
+            "Give a label for each logit, or change the default."
+        )
+    if options["in_chans"].default != channels:
+        yield (
+            f"input_spec: expected the channels of the builder's default in_chans={options['in_chans'].default!r}, got "
+            f"channels={channels!r}. Make the two equal."
+        )
+    for where, given in (("tiny", spec.tiny), *((f"weights {r.tag!r}", r.options) for r in spec.weights.values())):
+        for option in sorted(given.keys() - options.keys()):
+            yield (
+                f"{where}: the builder has no option {option!r}.{did_you_mean(option, options)} "
+                f"It has {', '.join(sorted(options))}."
+            )
+
+
+def _size_faults(spec: ModelSpec) -> Iterator[str]:
+    """Yield what is wrong with the numbers and sizes."""
+    takes, prepared = spec.input_spec, spec.preprocessing
+    if takes.axes not in ("b c h w", "b c d h w"):
+        yield f"input_spec: expected axes 'b c h w' or 'b c d h w', got {takes.axes!r}. Write one of the two."
+        return
+    for name, size in (("input_spec.size", takes.size), ("tiny_size", spec.tiny_size)):
+        if len(size) != takes.dims:
+            letters = ", ".join(takes.spatial)
+            yield f"{name}: expected ({letters}), as the axes are {takes.axes!r}, got {size!r}. Give as many numbers."
+    if prepared.size != takes.size:
+        yield (
+            f"preprocessing: expected the size of input_spec, {takes.size}, got {prepared.size}. "
+            "Write Preprocessing(size=input_spec.size, ...)."
+        )
+    if not {len(prepared.mean), len(prepared.std)} <= {1, takes.channels}:
+        counts = f"{len(prepared.mean)} and {len(prepared.std)}"
+        allowed = " or ".join(map(str, sorted({1, takes.channels})))
+        yield (
+            f"preprocessing: expected {allowed} numbers for each of mean and std, got {counts}. "
+            "Give one for all channels, or one for each."
+        )
+    if not isinstance(spec.parameters, int) or spec.parameters < 0:
+        yield f"parameters: expected the number of trainable ones, an int >= 0, got {spec.parameters!r}. Count them."
+
+
+def _weights_faults(weights: Sequence[Weights]) -> Iterator[str]:
+    """Yield what is wrong with the records of weights, among themselves."""
+    tags = [record.tag for record in weights]
+    for tag in sorted({tag for tag in tags if tags.count(tag) > 1}):
+        yield f"weights: expected different tags, got {tag!r} {tags.count(tag)} times. Rename all but one."
+    defaults = [record.tag for record in weights if record.default]
+    if len(defaults) > 1:
+        yield f"weights: expected at most one default, got {', '.join(map(repr, defaults))}. Choose one."
 
 
 @cache

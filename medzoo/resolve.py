@@ -11,10 +11,10 @@ from typing import Any
 from medzoo.contract import Preprocessing, Task, check_task
 from medzoo.errors import ConfigError, did_you_mean
 from medzoo.registry import ModelSpec, describe
+from medzoo.weights.config import read_folder
 from medzoo.weights.hub import read_repo
 from medzoo.weights.record import Weights
 from medzoo.weights.safetensors import FOREIGN_SUFFIXES
-from medzoo.weights.save import read_folder
 
 __all__ = ["Pretrained", "Request", "request", "resolve"]
 

@@ -158,6 +158,7 @@ def test_exit_codes_are_the_documented_ones():
         "MedzooError": 1,
         "UnknownModelError": 2,
         "ConfigError": 2,
+        "RegistrationError": 2,
         "WeightsUnavailable": 3,
         "WeightsCorrupt": 4,
         "WeightsMismatch": 4,

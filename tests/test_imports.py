@@ -29,6 +29,11 @@ def test_errors_are_reachable_without_torch():
     assert loaded_after("import medzoo; medzoo.errors.ShapeError") == set()
 
 
+def test_public_layers_are_imported_when_they_are_used():
+    assert loaded_after("import medzoo.nn; dir(medzoo.nn)") == set()
+    assert loaded_after("from medzoo.nn import Encoder, Head") == {"torch"}
+
+
 def test_listing_models_loads_torch_alone():
     assert loaded_after("import medzoo; medzoo.list_models(); medzoo.describe('densenet121_xray')") == {"torch"}
 
@@ -63,9 +68,12 @@ def test_functions_are_not_hidden_by_modules_of_their_name():
 
 def test_the_stub_lists_what_there_is():
     import medzoo
+    import medzoo.nn
 
-    for name in medzoo.__all__:
-        assert getattr(medzoo, name) is not None
+    for package in (medzoo, medzoo.nn):
+        for name in package.__all__:
+            assert getattr(package, name) is not None
+    assert medzoo.nn.__all__ == ["Encoder", "Head"]
 
 
 def test_own_models_need_no_more_than_the_documented_few():

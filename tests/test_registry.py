@@ -10,7 +10,7 @@ import pytest
 import medzoo
 from medzoo import registry
 from medzoo.contract import InputSpec, Outputs, Preprocessing
-from medzoo.errors import ConfigError, UnknownModelError
+from medzoo.errors import ConfigError, RegistrationError, UnknownModelError
 from medzoo.weights.record import UrlFile
 
 NAMES = ["cnn3d_base", "cnn3d_small", "densenet121_xray", "resnet18_multilabel", "swin_encoder_mlp", "xray_cnn"]
@@ -89,36 +89,112 @@ def test_115_a_strange_name_is_unknown(name):
 def test_a_name_is_registered_once(facts, scratch):
     def cnn3d_small(*, num_classes=1, in_chans=1): ...
 
-    with pytest.raises(ConfigError, match=r"'cnn3d_small' is already registered by medzoo\.models\.cnn; give that of"):
+    message = (
+        r"^test_registry\.cnn3d_small: a model 'cnn3d_small' is already registered by medzoo\.models\.cnn; "
+        r"give this one another name\.$"
+    )
+    with pytest.raises(RegistrationError, match=message):
         medzoo.register(**facts)(cnn3d_small)
 
 
 def test_a_builder_has_named_options_only(facts, scratch):
     def loose(num_classes=1, **rest): ...
 
-    with pytest.raises(ConfigError, match="loose: expected keyword-only options with defaults, got num_classes, rest"):
+    message = (
+        r"^test_registry\.loose: expected keyword-only options with defaults, got num_classes, rest\. "
+        r"Put a \* before them\.$"
+    )
+    with pytest.raises(RegistrationError, match=message):
         medzoo.register(**facts)(loose)
 
 
 def test_a_builder_has_classes_and_channels(facts, scratch):
     def plain(*, num_classes=1): ...
 
-    with pytest.raises(ConfigError, match="plain: expected the options num_classes and in_chans"):
+    with pytest.raises(
+        RegistrationError, match=r"\.plain: expected the options num_classes and in_chans among its own"
+    ):
         medzoo.register(**facts)(plain)
 
 
-def test_weights_have_different_tags_and_one_default(facts, scratch):
-    def weighted(*, num_classes=1, in_chans=1): ...
+def weights(tag="a", **facts):
+    return medzoo.Weights(
+        tag=tag, source=UrlFile("https://x/f"), digest="md5:" + "0" * 32, license="MIT", citation="", trained_on="",
+        part="encoder", **facts,
+    )  # fmt: skip
 
-    def record(tag):
-        return medzoo.Weights(
-            tag=tag, source=UrlFile("https://x/f"), digest="md5:" + "0" * 32, license="MIT", citation="",
-            trained_on="", part="encoder", default=True,
-        )  # fmt: skip
 
-    for tags in (("a", "a"), ("a", "b")):
-        with pytest.raises(ConfigError, match="different tags and at most one default"):
-            medzoo.register(**facts, weights=tuple(map(record, tags)))(weighted)
+def labelled(*labels):
+    return Outputs(labels=labels, task="multilabel")
+
+
+WRONG = {
+    "a tag twice": (
+        {"weights": (weights(), weights(), weights("b"))},
+        "weights: expected different tags, got 'a' 2 times. Rename all but one.",
+    ),
+    "two defaults": (
+        {"weights": (weights("a", default=True), weights("b", default=True))},
+        "weights: expected at most one default, got 'a', 'b'. Choose one.",
+    ),
+    "an option of weights": (
+        {"weights": (weights(options={"width": 3}),)},
+        "weights 'a': the builder has no option 'width'. Did you mean 'widths'? It has in_chans, num_classes, widths.",
+    ),
+    "a tiny option": (
+        {"tiny": {"hidden": 8, "widths": (4,)}},
+        "tiny: the builder has no option 'hidden'. It has in_chans, num_classes, widths.",
+    ),
+    "tiny_size": (
+        {"tiny_size": (8, 8, 8)},
+        "tiny_size: expected (h, w), as the axes are 'b c h w', got (8,",
+    ),
+    "size": (
+        {"input_spec": InputSpec("b c d h w", channels=1, size=(8, 8))},
+        "input_spec.size: expected (d, h, w), as the axes are 'b c d h w', got (8, 8). Give as many numbers.",
+    ),
+    "axes": (
+        {"input_spec": InputSpec("b h w c", channels=1, size=(8, 8))},
+        "input_spec: expected axes 'b c h w' or 'b c d h w', got 'b h w c'. Write one of the two.",
+    ),
+    "preprocessing size": (
+        {"preprocessing": Preprocessing(size=(16, 16))},
+        "preprocessing: expected the size of input_spec, (8, 8), got (16, 16). Write Preprocessing(size=",
+    ),
+    "preprocessing mean": (
+        {"preprocessing": Preprocessing(size=(8, 8), mean=(0.5, 0.5))},
+        "preprocessing: expected 1 numbers for each of mean and std, got 2 and 1. Give one",
+    ),
+    "labels": (
+        {"outputs": labelled("x", "y")},
+        "outputs: expected as many labels as the builder's default num_classes=1, got 2. Give a label",
+    ),
+    "channels": (
+        {"input_spec": InputSpec("b c h w", channels=3, size=(8, 8))},
+        "input_spec: expected the channels of the builder's default in_chans=1, got channels=3. Make the two equal.",
+    ),
+    "parameters": (
+        {"parameters": "11.2 M"},
+        "parameters: expected the number of trainable ones, an int >= 0, got '11.2 M'. Count them.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG.values(), ids=WRONG)
+def test_a_registration_that_contradicts_itself_is_refused(facts, scratch, wrong, message):
+    def their_model(*, num_classes=1, in_chans=1, widths=(8,)): ...
+
+    with pytest.raises(RegistrationError, match=r"^test_registry\.their_model: (\d faults:\n- )?" + re.escape(message)):
+        medzoo.register(**facts | wrong)(their_model)
+    assert "their_model" not in medzoo.list_models()
+
+
+def test_every_fault_of_a_registration_is_listed(facts, scratch):
+    def their_model(*, num_classes=1, in_chans=1): ...
+
+    facts |= {"tiny": {"width": 1}, "tiny_size": (8,), "weights": (weights(), weights())}
+    with pytest.raises(RegistrationError, match=r"their_model: 3 faults:\n- tiny: .*\n- tiny_size: .*\n- weights: .*$"):
+        medzoo.register(**facts)(their_model)
 
 
 class Entry:

@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from tensors import batch, scatter_weights, tiny
 from torch import nn
 
@@ -19,72 +18,19 @@ MODELS = medzoo.list_models()
 pytestmark = pytest.mark.parametrize("name", MODELS)
 
 
+def test_check_model_finds_no_fault(name):
+    """Gradients, determinism, maps, sizes, saving and loading: what a plugin's own test demands of its model."""
+    report = medzoo.check_model(name)
+    assert report.parameters == medzoo.describe(name).parameters
+
+
 def test_documented_facts(name):
     spec = medzoo.describe(name)
-    with torch.device("meta"):
-        model = medzoo.create(name)
-    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == spec.parameters
-    assert model.input_spec == spec.input_spec
-    assert model.outputs == spec.outputs
-    assert model.preprocessing == spec.preprocessing
-    assert model.preprocessing.size == model.input_spec.size
-    assert model.options == spec.options
     assert len(spec.options) <= 8
-    assert isinstance(model.get_submodule(spec.cam_layer), nn.Module)
     assert spec.summary
     assert spec.source
     assert spec.citation
-
-
-def test_logits_are_finite_and_one_a_label(name):
-    model = tiny(name).eval()
-    logits = model(batch(name, 3))
-    assert logits.shape == (3, len(model.outputs.labels))
-    assert torch.isfinite(logits).all()
-
-
-def test_eval_is_deterministic_and_changes_nothing(name):
-    model, x = tiny(name).eval(), batch(name)
-    before, state = x.clone(), copy.deepcopy(model.state_dict())
-    first, second = model(x), model(x)
-    assert torch.equal(first, second)
-    assert torch.equal(x, before)
-    assert all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
-
-
-def test_rows_of_a_batch_are_independent(name):
-    model, x = tiny(name).eval(), batch(name, 3)
-    together = model(x)
-    for i in range(3):
-        torch.testing.assert_close(model(x[i : i + 1]), together[i : i + 1], rtol=1e-5, atol=1e-5)
-
-
-def test_every_parameter_has_a_gradient(name):
-    model = tiny(name).train()
-    scatter_weights(model)  # timm starts the last norm of each residual branch at zero, which stops its gradient
-    model(batch(name)).square().sum().backward()
-    for key, parameter in model.named_parameters():
-        assert parameter.grad is not None, key
-        assert torch.isfinite(parameter.grad).all(), key
-        assert parameter.grad.abs().sum() > 0, key
-
-
-def test_state_dict_has_two_roots_and_no_derived_buffer(name):
-    keys = tiny(name).state_dict().keys()
-    assert {key.partition(".")[0] for key in keys} == {"encoder", "head"}
-    assert {"head.classifier.weight", "head.classifier.bias"} <= keys
-    assert not any(key.endswith("relative_position_index") for key in keys)
-
-
-def test_a_safetensors_round_trip_is_strict_and_bit_equal(name, tmp_path):
-    model, x = tiny(name).eval(), batch(name)
-    save_file(model.state_dict(), tmp_path / "model.safetensors")
-    assert load_file(tmp_path / "model.safetensors").keys() == model.state_dict().keys()
-    again = tiny(name, pretrained=tmp_path / "model.safetensors")
-    assert not again.training
-    assert torch.equal(again(x), model(x))
-    assert not again.load_report.new
-    assert len(again.load_report.loaded) == len(model.state_dict())
+    assert not any(key.endswith("relative_position_index") for key in tiny(name).state_dict())
 
 
 def test_pickle_and_deepcopy_give_the_same_model(name):
@@ -97,27 +43,6 @@ def test_pickle_and_deepcopy_give_the_same_model(name):
 def test_49_a_zero_batch_gives_zero_rows(name):
     model = tiny(name).eval()
     assert model(batch(name, 0)).shape == (0, model.num_classes)
-
-
-def test_head_is_classifier_after_pre_logits(name):
-    model, x = tiny(name).eval(), batch(name)
-    maps = model.forward_features(x)
-    assert maps.shape[1] == model.num_features
-    pre = model.forward_head(maps, pre_logits=True)
-    assert torch.equal(model.get_classifier()(pre), model(x))
-
-
-def test_feature_info_tells_the_maps(name):
-    model, x = tiny(name).eval(), batch(name)
-    last, maps = model.forward_intermediates(x)
-    assert torch.equal(last, model.forward_features(x))
-    torch.testing.assert_close(maps[-1], last)
-    assert [m.shape[1] for m in maps] == model.feature_info.channels()
-    sizes = [m.shape[2] for m in maps]
-    assert sizes == sorted(sizes, reverse=True)
-    assert model.feature_info.reduction() == sorted(model.feature_info.reduction())
-    for info in model.feature_info:
-        assert isinstance(model.encoder.get_submodule(info["module"]), nn.Module)
 
 
 def test_forward_intermediates_takes_timms_indices(name):
@@ -149,14 +74,6 @@ def test_features_only_returns_the_chosen_maps(name):
     for again in (copy.deepcopy(extractor), pickle.loads(pickle.dumps(extractor))):
         assert torch.equal(again(x)[0], first)
     assert {key.partition(".")[0] for key in extractor.state_dict()} == {"encoder"}
-
-
-def test_without_classes_the_model_averages_its_last_map(name):
-    model, x = tiny(name, num_classes=0).eval(), batch(name)
-    features = model(x)
-    assert features.shape == (2, model.num_features)
-    torch.testing.assert_close(features, model.forward_features(x).flatten(2).mean(-1))
-    assert not any(key.startswith("head.") for key in model.state_dict())
 
 
 def test_a_backbone_takes_sizes_that_its_flatten_head_would_not(name):
@@ -295,11 +212,8 @@ def test_bfloat16_is_near(name):
     assert (got.float() - expected).norm() <= 0.05 * expected.norm()
 
 
-def test_another_number_of_channels(name):
-    model = tiny(name, in_chans=2).eval()
-    assert model.input_spec.channels == 2
-    assert model(batch(name, in_chans=2)).shape[0] == 2
-    assert len(model.preprocessing.mean) in (1, 2)
+def test_another_number_of_channels_has_a_mean_for_each(name):
+    assert len(tiny(name, in_chans=2).preprocessing.mean) in (1, 2)
 
 
 def test_57_memory_layouts_and_views_give_the_same_output(name):

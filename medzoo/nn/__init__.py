@@ -1,1 +1,5 @@
-"""Parts that models share."""
+"""Layers that models share; ``Encoder`` and ``Head`` are public, and imported when they are first used."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -7,6 +7,7 @@ files without it mean, and anything else makes a new format. Every format is rea
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,18 +16,19 @@ from typing import Any, NamedTuple
 import torch
 
 from medzoo.contract import InputSpec, Outputs, Preprocessing
-from medzoo.errors import ConfigError, MedzooError, did_you_mean
+from medzoo.errors import ConfigError, MedzooError, WeightsUnavailable, did_you_mean
 from medzoo.provenance import UNSTATED, Calibration, IntendedUse, ThresholdPolicy
 from medzoo.version import __version__
 from medzoo.weights.record import LocalFile, Weights
 from medzoo.weights.safetensors import parse_json
 
-__all__ = ["CONFIG_FILE", "FORMAT", "NOT_STATED", "WEIGHTS_FILE", "ModelConfig", "SavedModel", "read_config"]
+__all__ = ["CONFIG_FILE", "FORMAT", "NOT_STATED", "WEIGHTS_FILE", "ModelConfig", "SavedModel", "read_folder"]
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 NOT_STATED = "not stated"
 # The format that is written.
 FORMAT = 2
+MAX_CONFIG = 2**20
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 # A field that must be there.
 REQUIRED: Any = object()
@@ -158,7 +160,27 @@ class SavedModel(NamedTuple):
     weights: Weights
 
 
-def read_config(data: bytes, path: Path) -> SavedModel:
+def read_folder(folder: str | os.PathLike[str]) -> SavedModel:
+    """Return what a folder of :meth:`Classifier.save_pretrained` states; its weights are not read yet.
+
+    Raises:
+        WeightsUnavailable: there is no such folder or no config in it.
+        ConfigError: the config is not medzoo's, or of a newer medzoo.
+    """
+    path = Path(folder) / CONFIG_FILE
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG + 1)
+    except OSError as error:
+        raise WeightsUnavailable(
+            f"{path}: the config cannot be read ({error.strerror or error}). Give a folder that save_pretrained wrote."
+        ) from error
+    if len(data) > MAX_CONFIG:
+        raise ConfigError(f"{path}: expected at most {MAX_CONFIG:,} bytes, got more. This is not a config of medzoo.")
+    return _read_config(data, path)
+
+
+def _read_config(data: bytes, path: Path) -> SavedModel:
     """Return what a config states; the weights beside it are not read.
 
     Args:

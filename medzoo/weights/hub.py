@@ -22,10 +22,10 @@ from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable
 from medzoo.provenance import IntendedUse
 from medzoo.version import __version__
 from medzoo.weights.cache import check_room, disk_error, hub_files, hub_folder
-from medzoo.weights.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, SavedModel
+from medzoo.weights.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, SavedModel, read_folder
 from medzoo.weights.http import BUSY_STATUS, CONNECT_TIMEOUT, ServerBusy, is_offline, retry, without_login
 from medzoo.weights.record import HubFile
-from medzoo.weights.save import read_folder, save_pretrained
+from medzoo.weights.save import save_pretrained
 
 if TYPE_CHECKING:
     from huggingface_hub import HfFileMetadata

@@ -15,12 +15,11 @@ from medzoo.atomic import write_atomically
 from medzoo.errors import ConfigError, WeightsUnavailable
 from medzoo.provenance import IntendedUse
 from medzoo.weights.cache import digest_of
-from medzoo.weights.config import CONFIG_FILE, NOT_STATED, WEIGHTS_FILE, ModelConfig, SavedModel, read_config
+from medzoo.weights.config import CONFIG_FILE, NOT_STATED, WEIGHTS_FILE, ModelConfig
 
-__all__ = ["read_folder", "save_pretrained"]
+__all__ = ["save_pretrained"]
 
 CARD_FILE = "README.md"
-MAX_CONFIG = 2**20
 # The front matter is what the Hub reads.
 CARD = """\
 ---
@@ -127,26 +126,6 @@ def save_pretrained(
             "the free space."
         ) from error
     return target
-
-
-def read_folder(folder: str | os.PathLike[str]) -> SavedModel:
-    """Return what a folder of :func:`save_pretrained` states; its weights are not read yet.
-
-    Raises:
-        WeightsUnavailable: there is no such folder or no config in it.
-        ConfigError: the config is not medzoo's, or of a newer medzoo.
-    """
-    path = Path(folder) / CONFIG_FILE
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_CONFIG + 1)
-    except OSError as error:
-        raise WeightsUnavailable(
-            f"{path}: the config cannot be read ({error.strerror or error}). Give a folder that save_pretrained wrote."
-        ) from error
-    if len(data) > MAX_CONFIG:
-        raise ConfigError(f"{path}: expected at most {MAX_CONFIG:,} bytes, got more. This is not a config of medzoo.")
-    return read_config(data, path)
 
 
 def _card(model: ModelConfig, config: Mapping[str, Any], name: str) -> str:

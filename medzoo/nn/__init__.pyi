@@ -1,0 +1,2 @@
+from .encoder import Encoder as Encoder
+from .head import Head as Head
