@@ -36,9 +36,9 @@ def optimize(model: M, *, cuda_graph: bool = False) -> M:
     On a CPU in float32 or bfloat16, the convolution stages of ``cnn3d_small``, ``cnn3d_base`` and ``xray_cnn`` fold
     their BatchNorm, pool before ReLU, run in slabs that stay in the cache, and use oneDNN where PyTorch alone would
     not; timm's encoders fold BatchNorm and ReLU and use channels-last memory. On a GPU, BatchNorm is folded and memory
-    is channels last; where Triton is installed, its kernels pool and do what follows in a single pass; a few images run the plain stages, which are
-    launched faster. What cannot be
-    changed safely, such as a stage that was replaced, is left unchanged; printing the model shows what was done.
+    is channels last; where Triton is installed, its kernels pool and do what follows in a single pass; a few images run
+    the plain stages, which are launched faster. What cannot be changed safely, such as a stage that was replaced, is
+    left unchanged; printing the model shows what was done.
     ``swin_encoder_mlp`` is copied unchanged: its layers are fast by themselves.
 
     The modules and tensors of the copy are those of the original: ``state_dict`` and ``save_pretrained`` return its
