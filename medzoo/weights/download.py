@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medzoo.atomic import write_atomically
 from medzoo.errors import MedzooError, WeightsCorrupt, WeightsUnavailable
+from medzoo.progress import hide_hub_progress
 from medzoo.weights.cache import cached_files, converted_folder, digest_of, home, stored_file, wrap_disk_errors
 from medzoo.weights.checkpoint import parse_checkpoint
 from medzoo.weights.http import download_url, is_offline, mirror_url, without_login
@@ -174,6 +175,7 @@ def _mirror_of(record: Weights) -> str | None:
 def _download(record: Weights, who: str, *, force: bool) -> Path:
     source, mirror = record.source, _mirror_of(record)
     if mirror is None and isinstance(source, HubFile):
+        hide_hub_progress()
         return download_from_hub(source, who, size=record.size, force=force)
     if is_offline():
         raise WeightsUnavailable(
