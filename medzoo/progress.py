@@ -48,13 +48,10 @@ def progress_bar(*columns: ProgressColumn, transient: bool = False) -> Progress:
     from rich.console import Console
     from rich.progress import Progress
 
-    return Progress(
-        *Progress.get_default_columns(),
-        *columns,
-        console=Console(stderr=True),
-        transient=transient,
-        disable=not shows_progress(),
-    )
+    hidden = not shows_progress()
+    # Before rich 14.3 a disabled bar still ends with an empty line, which a quiet console does not print.
+    console = Console(stderr=True, quiet=hidden)
+    return Progress(*Progress.get_default_columns(), *columns, console=console, transient=transient, disable=hidden)
 
 
 def track(items: Collection[T], description: str) -> Iterator[T]:
