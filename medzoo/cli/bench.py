@@ -25,6 +25,7 @@ import click
 import medzoo
 from medzoo.cli.tables import console, megabytes
 from medzoo.errors import ConfigError, InputError, check_int
+from medzoo.progress import track
 from medzoo.version import __version__
 
 if TYPE_CHECKING:
@@ -52,7 +53,6 @@ def bench(models: tuple[str, ...], device: str | None, dtype: str, batch: int, s
     turn, with random weights.
     """
     import torch
-    from rich.progress import track
     from rich.table import Column, Table
 
     from medzoo.features import is_out_of_memory
@@ -77,7 +77,7 @@ def bench(models: tuple[str, ...], device: str | None, dtype: str, batch: int, s
         f"{name}, torch {torch.__version__}, medzoo {__version__}, {torch.get_num_threads()} threads, {dtype}, "
         f"{datetime.datetime.now():%Y-%m-%d %H:%M}"
     )
-    for spec in track(specs, "models", console=console(stderr=True), transient=True):
+    for spec in track(specs, "models"):
         sides = spec.input_spec.size if size is None else (size,) * spec.input_spec.dims
         shape = (batch, spec.input_spec.channels, *sides)
         first = (spec.name, " × ".join(map(str, shape)))
@@ -141,7 +141,8 @@ def _peak_bytes(call: Callable[[], Any], device: torch.device) -> int | None:
         before = torch.cuda.memory_allocated(device)
         call()
         return torch.cuda.max_memory_allocated(device) - before
-    with contextlib.suppress(OSError, AttributeError):  # freed memory that the process keeps would not count again
+    # Freed memory that the process keeps would not count again. Windows has no CDLL(None), macOS no malloc_trim.
+    with contextlib.suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)
     try:
         # Linux: reset the high-water mark of resident memory to the present value.
@@ -149,7 +150,7 @@ def _peak_bytes(call: Callable[[], Any], device: torch.device) -> int | None:
         before = int(_find(r"VmRSS:\s*(\d+)", "/proc/self/status"))
         call()
         return max(0, int(_find(r"VmHWM:\s*(\d+)", "/proc/self/status")) - before) * 1024
-    except OSError:  # another system, or a container that forbids it
+    except (OSError, ValueError):  # another system, or a container that forbids it or reports no such line
         return None
 
 

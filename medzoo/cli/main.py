@@ -5,6 +5,7 @@ Heavy libraries are imported inside the commands, so that ``--version`` and ``--
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from pathlib import Path
@@ -17,12 +18,21 @@ from medzoo.cli.bench import bench
 from medzoo.cli.tables import cli_message, console, info_table, models_table, prediction_table, weights_table
 from medzoo.cli.weights import cache, convert, fetch, verify
 from medzoo.errors import DataError, MedzooError, did_you_mean
+from medzoo.progress import progress_bar
 from medzoo.version import __version__
 
 if TYPE_CHECKING:
     from medzoo.inference.result import Prediction, Predictions
 
 __all__ = ["main"]
+
+
+class LogLines(logging.Handler):
+    """Prints what the library logs to stderr, one line each."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record, such as ``"warning: …"``."""
+        click.echo(f"{record.levelname.lower()}: {cli_message(record.getMessage())}", err=True)
 
 
 class Commands(click.Group):
@@ -51,8 +61,12 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="medzoo")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def main(debug: bool) -> None:
+@click.pass_context
+def main(context: click.Context, debug: bool) -> None:  # noqa: ARG001  # Commands.invoke reads debug
     """Models for medical image classification, 2D and 3D."""
+    logger, lines = logging.getLogger("medzoo"), LogLines(logging.WARNING)
+    logger.addHandler(lines)
+    context.call_on_close(lambda: logger.removeHandler(lines))
 
 
 @main.command("list")
@@ -100,14 +114,13 @@ def predict(model: str, paths: tuple[str, ...], output: str, **options: Any) -> 
 
     The exit code is 5 if any image failed or if there was nothing to predict.
     """
-    from rich.progress import MofNCompleteColumn, Progress
+    from rich.progress import MofNCompleteColumn
 
     # "local-dir:" and "hf-hub:" are part of the name; any other colon precedes a tag.
     name, tag = (model, "") if model.startswith(("hf-hub:", "local-dir:")) else model.partition(":")[::2]
     built = medzoo.create(name, pretrained=tag or False)
-    bars = Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console(stderr=True))
     # Warnings are printed below, one line each.
-    with warnings.catch_warnings(action="ignore", category=UserWarning), bars as bar:
+    with warnings.catch_warnings(action="ignore", category=UserWarning), progress_bar(MofNCompleteColumn()) as bar:
         task = bar.add_task(name, total=None)
         # The other options have the names that medzoo.predict gives them.
         results = medzoo.predict(

@@ -6,12 +6,12 @@ import time
 from pathlib import Path
 
 import torch
-from rich.progress import track
 from rich.table import Table
 
 import medzoo
 from medzoo.cli.tables import console
 from medzoo.errors import ConfigError, ShapeError
+from medzoo.progress import track
 from medzoo.visual.phantoms import write_ct, write_ct_series, write_xray
 
 __all__ = ["run"]
@@ -40,7 +40,7 @@ def run(file: Path | None, folder: Path) -> None:
     table.title = "[bold red]No weights were loaded: every output is untrained, and its probability means nothing.[/]"
     steps = {}
     inputs = {name: path for dims, path in paths.items() for name in medzoo.list_models(dims=dims)}
-    for name, path in track(inputs.items(), "models", console=out, transient=True):
+    for name, path in track(inputs.items(), "models"):
         model = medzoo.create(name).eval()
         start = time.perf_counter()
         prepared = medzoo.transform(model).prepare(path)

@@ -48,12 +48,11 @@ ADVICE = {
 SHOW_ADVICE = {"Choose one: frame=0.": "Choose one: --frame 0.", "with frame=0": "with --frame 0"}
 
 
-def console(stderr: bool = False) -> Console:
+def console() -> Console:
     """Return a console; output to a pipe or file is 160 columns wide instead of 80."""
     from rich.console import Console
 
-    stream = sys.stderr if stderr else sys.stdout
-    return Console(stderr=stderr, width=None if stream.isatty() else 160)
+    return Console(width=None if sys.stdout.isatty() else 160)
 
 
 def cli_message(error: object, command: str | None = None) -> str:

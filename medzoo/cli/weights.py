@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import datetime
+import re
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from medzoo.cli.tables import cli_message, console, megabytes
 from medzoo.errors import MedzooError
+
+if TYPE_CHECKING:
+    from medzoo.weights.cache import CacheEntry
 
 __all__ = ["cache", "convert", "fetch", "verify"]
 
@@ -53,23 +60,71 @@ def verify(names: tuple[str, ...]) -> None:
 
 
 @click.command()
-def cache() -> None:
-    """List the weight files on this machine, and which are stale."""
-    from rich.table import Table
+@click.option("--prune", is_flag=True, help="Remove the files that no registered weights refer to, after asking.")
+@click.option(
+    "--older-than",
+    "age",
+    metavar="AGE",
+    help="Only files that were not used for so long, such as 12h, 30d or 8w; with --prune, those of registered weights "
+    "as well.",
+)
+@click.option("--yes", is_flag=True, help="Remove without asking.")
+@click.option("--dry-run", is_flag=True, help="List what --prune would remove, and remove nothing.")
+def cache(prune: bool, age: str | None, yes: bool, dry_run: bool) -> None:
+    """List the weight files on this machine, and remove unused ones.
 
-    from medzoo.weights.cache import home
+    Each file is listed with the weights it belongs to, or "unknown", and when it was last used, as far as the
+    filesystem records it. Files in the cache of the Hugging Face Hub are listed, but never removed: hf cache does that.
+    """
+    from medzoo.weights.cache import home, remove_entries
     from medzoo.weights.verify import list_cache
 
-    table = Table("weights", "state", "size", "file")
-    entries = list_cache()
+    if (yes or dry_run) and not prune:
+        raise click.UsageError("--yes and --dry-run need --prune")
+    latest = None if age is None else time.time() - _seconds(age)
+    entries = [entry for entry in list_cache() if latest is None or entry.last_used < latest]
+    if not prune:
+        _print_entries(entries, f"MEDZOO_HOME is {home()}")
+        if any(entry.unused for entry in entries):
+            click.echo("medzoo cache --prune removes what is stale or left over.")
+        return
+    chosen = [entry for entry in entries if entry.removable and (latest is not None or entry.unused)]
+    _print_entries(chosen, f"to remove from {home()}")
+    if not chosen or dry_run or not (yes or click.confirm("Remove them?")):
+        click.echo("Nothing was removed.")
+        return
+    removed = remove_entries(chosen)
+    click.echo(f"Removed {len(removed)} files, {megabytes(sum(entry.size for entry in removed))}.")
+    for entry in chosen:
+        if entry not in removed:
+            click.echo(f"not removed, in use or not permitted: {entry.path}", err=True)
+
+
+def _print_entries(entries: list[CacheEntry], summary: str) -> None:
+    """Print a table of cached files, if there are any, and their number and size."""
+    from rich.table import Table
+
+    table = Table("weights", "state", "size", "last used", "file")
     for entry in entries:
-        table.add_row(entry.what or "–", entry.state, megabytes(entry.size), str(entry.path))
+        day = datetime.date.fromtimestamp(entry.last_used).isoformat()
+        table.add_row(entry.what or "unknown", entry.state, megabytes(entry.size), day, str(entry.path))
     if entries:
         console().print(table)
-    click.echo(f"{len(entries)} files, {megabytes(sum(entry.size for entry in entries))}; MEDZOO_HOME is {home()}")
-    unused = [str(entry.path) for entry in entries if entry.state in ("stale", "left over")]
-    if unused:
-        click.echo("stale or left over, safe to delete:\n" + "\n".join(unused))
+    click.echo(f"{len(entries)} files, {megabytes(sum(entry.size for entry in entries))}; {summary}")
+
+
+def _seconds(age: str) -> int:
+    """Return the seconds of an age.
+
+    >>> _seconds("30d") == 30 * 24 * 3600
+    True
+    """
+    found = re.fullmatch(r"(\d+)([hdw])", age)
+    if not found:
+        raise click.BadParameter(
+            f"expected a number and h, d or w, such as 30d, got {age!r}", param_hint="--older-than"
+        )
+    return int(found[1]) * {"h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600}[found[2]]
 
 
 @click.command()

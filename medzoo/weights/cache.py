@@ -4,9 +4,13 @@
 
     files/sha256/<digest>          a file as its publisher provides it, named by its digest
     converted/<key>/<digest>       the same tensors under medzoo's names, as safetensors, named by its own digest
+    .locks/<digest>.lock           an empty file, locked by the process that downloads that file
 
 A name states what the content must be, so damage is detected and any number of processes can share the folder. Whoever
 can write to it can replace a conversion; ``medzoo verify`` converts again from the verified file.
+
+Every file appears by a rename, so a lock is never needed for the right bytes. It saves a second download of the same
+file, and keeps :func:`remove_entries` away from a running one; where locks do not work, everything else still does.
 """
 
 from __future__ import annotations
@@ -14,10 +18,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -33,9 +38,11 @@ __all__ = [
     "converted_folder",
     "digest_of",
     "disk_error",
+    "download_lock",
     "home",
     "hub_files",
     "hub_folder",
+    "remove_entries",
     "stored_file",
     "wrap_disk_errors",
 ]
@@ -45,6 +52,17 @@ ASSETS = Path(__file__).parents[1] / "assets"
 CONVERSION = 1
 # Seconds without a write after which a partial file counts as left over.
 STALE_AFTER = 3600
+# Seconds to wait for another process that downloads the same file, before downloading it as well.
+LOCK_TIMEOUT = 120.0
+# The files that medzoo writes to its folder; any other is the user's.
+OWN_FILE = re.compile(
+    r"files/(md5/[0-9a-f]{32}|sha256/[0-9a-f]{64})"
+    r"|converted/(md5|sha256)-[0-9a-f]+-[\w.-]+/[0-9a-f]{64}\.safetensors"
+)
+PARTIAL_FILE = re.compile(
+    r"(files/(md5|sha256)|converted/(md5|sha256)-[0-9a-f]+-[\w.-]+)/(tmp\w+|\.\d+\.\d+\.partial)"
+    r"|archive-\w{8}/(archive\.zip|tmp\w+|\.\d+\.\d+\.partial)"
+)
 DISK_FULL = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
 NOT_PERMITTED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
@@ -115,15 +133,28 @@ class CacheEntry:
     Attributes:
         path: path of the file.
         size: its bytes.
-        what: the weights it belongs to, ``"MODEL:TAG"``; empty if no record knows it.
+        what: the weights it belongs to, ``"MODEL:TAG"``, separated by commas; empty if no record knows it.
         state: ``"file"``, ``"converted"``, ``"stale"`` (of no record of this medzoo), ``"downloading"``, or ``"left
             over"`` (from a download that was killed).
+        last_used: when it was last read or written, in seconds since the epoch. Not every filesystem records reads;
+            most that do record one a day.
     """
 
     path: Path
     size: int
     what: str
     state: str
+    last_used: float
+
+    @property
+    def unused(self) -> bool:
+        """Whether no registered weights refer to it, and no download writes it."""
+        return self.state in ("stale", "left over")
+
+    @property
+    def removable(self) -> bool:
+        """Whether :func:`remove_entries` may remove it: not the Hub client's, and not being downloaded."""
+        return _is_ours(self.path) and self.state != "downloading"
 
 
 def cache_entries(records: Iterable[tuple[str, Weights]]) -> list[CacheEntry]:
@@ -132,26 +163,108 @@ def cache_entries(records: Iterable[tuple[str, Weights]]) -> list[CacheEntry]:
     Args:
         records: every known record with its name, ``"MODEL:TAG"``.
     """
-    records = list(records)
-    files = {stored_file(record.digest): who for who, record in records}
-    converted = {converted_folder(record.digest, record.layout): who for who, record in records}
-    entries = []
-    # Other files of the user's in this folder are not medzoo's to list.
-    found = chain.from_iterable(sorted(home().glob(part)) for part in ("files/*/*", "converted/*/*", "archive-*/*"))
-    for path in filter(Path.is_file, found):
-        if path in files:
-            who, state = files[path], "file"
-        elif path.parent in converted and path.suffix == ".safetensors":
-            who, state = converted[path.parent], "converted"
-        elif path.name.startswith(("tmp", ".")) or path.relative_to(home()).parts[0].startswith("archive-"):
-            who, state = "", "downloading" if time.time() - path.stat().st_mtime < STALE_AFTER else "left over"
-        else:
-            who, state = "", "stale"
-        entries.append(CacheEntry(path, path.stat().st_size, who, state))
+    names: dict[Path, list[str]] = {}
+    hub_names: dict[Path, list[str]] = {}
     for who, record in records:
-        if isinstance(record.source, HubFile):
-            entries += [CacheEntry(path, path.stat().st_size, who, "file") for path in hub_files(record.source)]
+        for place in (stored_file(record.digest), converted_folder(record.digest, record.layout)):
+            names.setdefault(place, []).append(who)
+        for place in hub_files(record.source) if isinstance(record.source, HubFile) else ():
+            hub_names.setdefault(place, []).append(who)
+    entries = []
+    ours = chain.from_iterable(sorted(home().glob(part)) for part in ("files/*/*", "converted/*/*", "archive-*/*"))
+    for path in chain(filter(_is_ours, ours), hub_names):
+        try:
+            facts = path.stat()
+        except FileNotFoundError:  # another process removed it
+            continue
+        known = hub_names.get(path) or names.get(path) or names.get(path.parent) or []
+        if _is_partial(path):
+            state = "downloading" if time.time() - facts.st_mtime < STALE_AFTER else "left over"
+            known = []
+        else:
+            state = "stale" if not known else "converted" if path.parent in names else "file"
+        last_used = max(facts.st_atime, facts.st_mtime)
+        entries.append(CacheEntry(path, facts.st_size, ", ".join(known), state, last_used))
     return entries
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether medzoo wrote a file in :func:`home`; other files of the user's there are not medzoo's to list."""
+    return path.is_file() and (_is_partial(path) or OWN_FILE.fullmatch(_name(path)) is not None)
+
+
+def _is_partial(path: Path) -> bool:
+    return PARTIAL_FILE.fullmatch(_name(path)) is not None
+
+
+def _name(path: Path) -> str:
+    """Return the path below :func:`home`, or an empty string."""
+    return path.relative_to(home()).as_posix() if path.is_relative_to(home()) else ""
+
+
+def remove_entries(entries: Iterable[CacheEntry]) -> list[CacheEntry]:
+    """Remove files of medzoo's in :func:`home`, and return the entries of those that were removed.
+
+    The Hub client's files stay, and a file that is being downloaded, and one that cannot be removed. A process that
+    loads one of the files at the moment has read it, or downloads it again.
+    """
+    root = home().resolve()
+    return [
+        entry
+        for entry in entries
+        # A subfolder may be a symbolic link to a folder that is not medzoo's.
+        if entry.removable and entry.path.parent.resolve().is_relative_to(root) and _remove(entry)
+    ]
+
+
+def _remove(entry: CacheEntry) -> bool:
+    """Remove a file unless a process downloads it, and the folder it was in if that is empty now."""
+    from filelock import FileLock
+
+    folder = entry.path.parent
+    stored = folder.parent == home() / "files"
+    if _is_partial(entry.path):
+        # Its name does not contain the digest of what was to become of it.
+        locks = sorted((home() / ".locks").glob("*.lock"))
+    else:
+        locks = [_lock_path(f"{folder.name}:{entry.path.name}")] if stored else []
+    with ExitStack() as held, suppress(OSError):
+        for path in filter(Path.exists, locks):
+            with suppress(NotImplementedError):  # no locks on this filesystem
+                held.enter_context(FileLock(path, timeout=0))
+        entry.path.unlink()
+        if not stored:
+            with suppress(OSError):
+                folder.rmdir()
+        return True
+    return False
+
+
+@contextmanager
+def download_lock(digest: str) -> Iterator[None]:
+    """Lock a file while it is downloaded; go on without a lock after :data:`LOCK_TIMEOUT`, or where locks do not work.
+
+    Args:
+        digest: ``"algorithm:hex"`` of the file.
+    """
+    from filelock import FileLock
+
+    path = _lock_path(digest)
+    lock = FileLock(path)
+    # A read-only folder, a filesystem without locks, or another process that holds it for too long.
+    with suppress(OSError, NotImplementedError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=LOCK_TIMEOUT)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            lock.release()
+
+
+def _lock_path(digest: str) -> Path:
+    """Return the lock of a file with this digest."""
+    return home() / ".locks" / f"{digest.replace(':', '-')}.lock"
 
 
 def _free_space(folder: Path) -> tuple[int, Path]:

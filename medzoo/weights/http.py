@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import tempfile
 import time
 import zipfile
@@ -15,7 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 from medzoo.atomic import new_file_mode, write_atomically
 from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable
-from medzoo.weights.cache import check_room, digest_of, home, stored_file, wrap_disk_errors
+from medzoo.progress import progress_bar
+from medzoo.weights.cache import check_room, digest_of, download_lock, home, stored_file, wrap_disk_errors
 from medzoo.weights.record import UrlFile, Weights, ZipMember
 from medzoo.weights.safetensors import refuse_substitutes
 
@@ -119,13 +119,20 @@ def download_url(record: Weights, who: str, mirror: str | None) -> Path:
         WeightsCorrupt: the server provides other bytes.
     """
     source, target = record.source, stored_file(record.digest)
-    if mirror:
-        return _download(f"{mirror}/{record.digest.replace(':', '/')}", record.digest, record.size, target, who)
-    if isinstance(source, UrlFile):
-        return _download(source.url, record.digest, record.size, target, who)
-    if not isinstance(source, ZipMember):
-        raise TypeError(f"{source} has no URL")
-    # In a folder of this process alone, so that no other process removes the archive meanwhile.
+    with download_lock(record.digest):
+        if mirror:
+            return _download(f"{mirror}/{record.digest.replace(':', '/')}", record.digest, record.size, target, who)
+        if isinstance(source, UrlFile):
+            return _download(source.url, record.digest, record.size, target, who)
+        if isinstance(source, ZipMember):
+            return _download_member(source, record, target, who)
+    raise TypeError(f"{source} has no URL")
+
+
+def _download_member(source: ZipMember, record: Weights, target: Path, who: str) -> Path:
+    """Download an archive, in a folder of this process alone, and extract the file."""
+    if target.is_file() and digest_of(target.read_bytes(), record.digest.partition(":")[0]) == record.digest:
+        return target  # another process extracted it while this one waited
     with wrap_disk_errors(who, target.parent, source.size):
         home().mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=home(), prefix="archive-") as folder:
@@ -234,12 +241,10 @@ class _ProgressBar:
     total = 0  # set by pooch
 
     def __init__(self, who: str, size: int | None) -> None:
-        from rich.console import Console
-        from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+        from rich.progress import DownloadColumn, TransferSpeedColumn
 
         self.who, self.size, self.count = who, size, 0
-        columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
-        self.bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+        self.bar = progress_bar(DownloadColumn(), TransferSpeedColumn())
         self.task = self.bar.add_task(who, total=None)
 
     def update(self, count: int) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable
+from medzoo.progress import hide_hub_progress
 from medzoo.provenance import IntendedUse
 from medzoo.version import __version__
 from medzoo.weights.cache import check_room, disk_error, hub_files, hub_folder
@@ -187,6 +188,7 @@ def download_from_hub(source: HubFile, who: str, *, size: int | None = None, for
     """
     from huggingface_hub import constants
 
+    hide_hub_progress()
     metadata = _probe(source, who)
     check_room(who, Path(constants.HF_HUB_CACHE), size if size is not None else metadata.size)
     try:
