@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import medzoo
-from medzoo.weights.config import FORMAT, FORMATS, REQUIRED
+from medzoo.weights.formats import FORMAT, FORMATS, REQUIRED
 
 project = "medzoo"
 copyright = "the medzoo authors"

@@ -10,7 +10,7 @@ from torch import Tensor
 from medzoo.build_check import check_build
 from medzoo.classifier import Classifier
 from medzoo.description import choose_outputs, choose_preprocessing, report_load
-from medzoo.errors import ConfigError, WeightsMismatch, check_int
+from medzoo.errors import ConfigError, RegistrationError, WeightsMismatch, check_int
 from medzoo.resolve import Request
 from medzoo.weights.load import CLASSIFIER, input_kernel, load_tensors
 from medzoo.weights.obtain import Obtained
@@ -53,14 +53,20 @@ def _build_for(asked: Request, weights: Weights, tensors: Mapping[str, Tensor]) 
     head = tensors.get(CLASSIFIER[0])
     if num_classes is None and head is not None and head.ndim:
         num_classes = head.shape[0]
-        if num_classes == 0:
+        if head.numel() == 0:
             title = weights.title(asked.spec.name)
             raise WeightsMismatch(f"{title}: expected a classifier of one output or more, got none. Save it again.")
-    with torch.device("meta"):
-        built = _build(asked, num_classes, in_chans)
-        stored = tensors.get(input_kernel(built, built.input_spec.channels))
-        if in_chans is None and stored is not None and stored.ndim > 2:
-            built = _build(asked, num_classes, stored.shape[1])
+    try:
+        with torch.device("meta"):
+            built = _build(asked, num_classes, in_chans)
+            stored = tensors.get(input_kernel(built, built.input_spec.channels))
+            if in_chans is None and stored is not None and stored.ndim > 2 and stored.numel():
+                built = _build(asked, num_classes, stored.shape[1])
+    except ConfigError as error:
+        if weights.input_spec is None or isinstance(error, RegistrationError):
+            raise
+        # The options are those of a saved config.
+        raise ConfigError(f"{weights.tag}: {error}") from error
     changed = (num_classes, in_chans) != (weights.num_classes, weights.in_chans)
     if weights.input_spec is not None and not changed and built.input_spec != weights.input_spec:
         raise ConfigError(

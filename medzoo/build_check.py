@@ -12,6 +12,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from medzoo.classifier import Classifier
 from medzoo.errors import did_you_mean
@@ -40,7 +41,7 @@ def check_build(spec: ModelSpec, model: object, options: Mapping[str, Any]) -> N
     """
     if _PASSED.get((spec.name, True)) is spec or _DISABLED.get():
         return
-    default = dict(options) == spec.options
+    default = _are_default(spec, options)
     if not default and _PASSED.get((spec.name, False)) is spec:
         return
     faults = list(build_faults(spec, model, options))
@@ -86,8 +87,13 @@ def build_faults(spec: ModelSpec, model: object, options: Mapping[str, Any]) -> 
             f"state dict: expected the roots encoder. and head. alone, got {', '.join(other)} too. "
             "Move them into the encoder."
         )
-    if dict(options) == spec.options:
+    if _are_default(spec, options):
         yield from _default_faults(spec, model)
+
+
+def _are_default(spec: ModelSpec, options: Mapping[str, Any]) -> bool:
+    """Whether all options are the builder's own; an array, which cannot be compared, is not."""
+    return all(options[k] is v or (type(options[k]) is type(v) and options[k] == v) for k, v in spec.options.items())
 
 
 def _feature_info_fault(encoder: nn.Module, maps: Any) -> str:
@@ -158,6 +164,9 @@ def _option_faults(model: Classifier, options: Mapping[str, Any]) -> Iterator[st
 
 def _default_faults(spec: ModelSpec, model: Classifier) -> Iterator[str]:
     """Yield what is wrong of what was registered for the default options."""
+    if any(isinstance(p, UninitializedParameter) for p in model.parameters()):
+        yield "parameters: expected a size for each, got a lazy module, which takes it from its first input. Give it."
+        return
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if count != spec.parameters:
         yield (

@@ -211,8 +211,8 @@ class Classifier(CheckedModel):
                 present ones, or means 0.5 for another task.
             trained: whether the outputs mean something, for all or for each. To rename only, give
                 ``model.outputs.trained``.
-            policy: how ``thresholds`` were chosen. ``None`` states nothing, unless only names change; so for the next
-                two.
+            policy: how ``thresholds`` were chosen. ``None`` states nothing, unless only names change, with
+                ``trained=model.outputs.trained``; so for the next two.
             calibration: the calibration that is part of ``head.classifier`` now.
             prevalence: share of positives in the training data, one for each label.
 
@@ -227,7 +227,8 @@ class Classifier(CheckedModel):
         parts: dict[str, Any] = {"thresholds": thresholds, "trained": flags}
         # The rescaling of probabilities belongs to the thresholds.
         parts["normalised"] = now.normalised and tuple(thresholds) == now.thresholds
-        kept = (task, tuple(thresholds), tuple(flags)) == (now.task, now.thresholds, now.trained)
+        renamed = not isinstance(trained, bool) and tuple(trained) == now.trained
+        kept = renamed and (task, tuple(thresholds)) == (now.task, now.thresholds)
         parts["policy"] = policy or (now.policy if kept else None)
         parts["calibration"] = calibration or (now.calibration if kept else None)
         parts["prevalence"] = (now.prevalence if kept else ()) if prevalence is None else prevalence

@@ -266,10 +266,12 @@ class Preprocessing:
         if (self.window is None) == (self.intensity == "window"):
             got = f"intensity={self.intensity!r} and window={self.window}"
             yield f"intensity='window' and window=(low, high) go together, got {got}."
-        if self.window is not None and not self.window[0] < self.window[1]:
+        if self.window is not None and not (
+            len(self.window) == 2 and all(map(math.isfinite, self.window)) and self.window[0] < self.window[1]
+        ):
             yield f"expected window=(low, high) with low < high, got {self.window}."
         for name, sides in (("spacing", self.spacing), ("patch", self.patch)):
-            if sides is not None and (len(sides) != len(self.size) or min(sides) <= 0):
+            if sides is not None and (len(sides) != len(self.size) or not all(0 < s < math.inf for s in sides)):
                 yield f"expected {name} to be {len(self.size)} numbers of mm above 0, got {sides}."
         if self.patch is not None and (self.orientation is None or self.spacing or self.foreground):
             got = f"orientation={self.orientation!r}, spacing={self.spacing}, foreground={self.foreground}"
@@ -280,11 +282,13 @@ class Preprocessing:
                 f"expected intensity to be one of {intensities} and fit one of {fits}, "
                 f"got {self.intensity!r} and {self.fit!r}."
             )
+        if isinstance(self.views, str):
+            yield f"expected views to be a list of view positions, got the text {self.views!r}."
         if self.resample not in RESAMPLERS:
             yield f"expected resample to be {' or '.join(map(repr, RESAMPLERS))}, got {self.resample!r}."
         if self.fit == "square" and (len(self.size) != 2 or self.size[0] != self.size[1]):
             yield f"fit='square' is for an image of two equal sides, got size {self.size}. Use 'resize' or 'crop'."
-        if not all(map(math.isfinite, (*self.mean, *self.std))) or any(s <= 0 for s in self.std):
+        if not (self.mean and self.std and all(map(math.isfinite, (*self.mean, *self.std))) and min(self.std) > 0):
             yield f"expected finite mean and std above 0, got {self.mean} and {self.std}."
         if len(self.size) == 2 and (self.orientation or self.spacing or self.patch or self.foreground):
             yield "orientation, spacing, foreground and patch are for volumes, got a size of 2 numbers."
@@ -330,11 +334,24 @@ class Outputs:
             raise ConfigError(f"Outputs: expected labels to be a list of names, got the text {self.labels!r}.")
         # Lists, arrays and tensors are accepted too.
         for name, kind in (("labels", str), ("thresholds", float), ("trained", bool), ("prevalence", float)):
-            object.__setattr__(self, name, tuple(kind(value) for value in getattr(self, name)))
+            given = getattr(self, name)
+            try:
+                object.__setattr__(self, name, tuple(kind(value) for value in given))
+            except (TypeError, ValueError):
+                raise ConfigError(
+                    f"Outputs: expected {name} to be one value for each label, got {given!r}. Give a list."
+                ) from None
+        for name, known in (("policy", ThresholdPolicy), ("calibration", Calibration)):
+            if not isinstance(getattr(self, name), known | None):
+                raise ConfigError(
+                    f"Outputs: expected {name} to be a medzoo.{known.__name__} or None, got {getattr(self, name)!r}."
+                )
         check_task("Outputs", self.task)
         n = len(self.labels)
         if n == 0:
-            return  # a backbone; the task is the one of a new head
+            if self.policy or self.calibration or self.prevalence:
+                raise ConfigError("Outputs: a backbone has no outputs to state a policy, calibration or prevalence of.")
+            return  # the task is the one of a new head
         if not self.trained:
             object.__setattr__(self, "trained", (False,) * n)
         if not self.thresholds and self.task != "multiclass":
@@ -369,6 +386,14 @@ class Outputs:
         for statement in (self.policy, self.calibration):
             if statement is not None:
                 yield from statement.faults(n)
+        if self.policy is not None and self.task == "multiclass":
+            yield "a multiclass task has no thresholds, and no policy for them."
+        scale = "probability" if self.calibration is None else "calibrated"
+        if self.policy is not None and self.policy.scale != scale:
+            yield (
+                f"the thresholds were chosen on the scale {self.policy.scale!r}, but the outputs are on the scale "
+                f"{scale!r}, {'with' if self.calibration else 'without'} a calibration. Choose them on this scale."
+            )
 
     @classmethod
     def unnamed(cls, num_classes: int, task: Task) -> Outputs:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import math
+import pickle
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +107,7 @@ def check_model(name: str) -> ModelReport:
         without_build_check(),
         TemporaryDirectory(prefix="medzoo-") as folder,
         torch.random.fork_rng(devices=range(torch.cuda.device_count())),
+        torch.inference_mode(False),
         torch.enable_grad(),
     ):
         torch.manual_seed(0)
@@ -408,12 +410,31 @@ def _sizes(s: _Subject) -> Iterator[str]:
             yield f"expected finite features for an image of size {size}, got {tuple(features.shape)}. {advice}."
 
 
+def _copies(s: _Subject) -> Iterator[str]:
+    x = s.batch()
+    expected = s.model(x)
+    pickled = pickle.loads(pickle.dumps(s.model))
+    for what, model in (("a deep copy", copy.deepcopy(s.model)), ("a pickled copy", pickled)):
+        if not torch.equal(model(x), expected):
+            yield f"expected {what} to give the same logits, got others. Keep no state outside of the module."
+
+
+def _empty_batch(s: _Subject) -> Iterator[str]:
+    got = tuple(s.model(s.batch(0)).shape)
+    if got != (0, s.model.num_classes):
+        yield f"expected (0, {s.model.num_classes}) for no image, got {got}. Derive no size from the batch."
+
+
+def _bfloat16(s: _Subject) -> Iterator[str]:
+    got = copy.deepcopy(s.model).bfloat16()(s.batch().bfloat16())
+    if got.dtype != torch.bfloat16 or not bool(got.isfinite().all()):
+        yield f"expected finite logits of torch.bfloat16, got {got.dtype}. Make tensors with the type of the input."
+
+
 def _training_tools(s: _Subject) -> Iterator[str]:
-    """Use what training calls: gradient checkpointing, parameter groups, and copies."""
+    """Use what training calls: gradient checkpointing and parameter groups."""
     x, model = s.batch(), copy.deepcopy(s.model)
     expected = s.model(x)
-    if not torch.equal(model(x), expected):
-        yield "expected a deep copy to give the same logits, got others. Keep no state outside of the module."
     model.set_grad_checkpointing()
     if not _close(model(x), expected):
         yield "expected the same logits with set_grad_checkpointing(), got others. Recompute the same stages."
@@ -448,5 +469,8 @@ CHECKS: dict[str, Callable[[_Subject], Iterator[str]]] = {
     "in_chans": _in_chans,
     "features_only": _features_only,
     "sizes": _sizes,
+    "copies": _copies,
+    "empty batch": _empty_batch,
+    "bfloat16": _bfloat16,
     "training": _training_tools,
 }

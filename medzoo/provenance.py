@@ -6,7 +6,7 @@ Nothing here is computed; :mod:`medzoo.weights.config` writes it to ``config.jso
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -36,15 +36,19 @@ class IntendedUse:
     def __post_init__(self) -> None:
         for name in ("modality", "body_part"):
             values = getattr(self, name)
-            if isinstance(values, str) or not all(isinstance(v, str) and v == v.upper() and v for v in values):
+            known = isinstance(values, (tuple, list)) and all(isinstance(v, str) and v.strip() for v in values)
+            if not known or any(v != v.upper() for v in values):
                 raise ConfigError(
                     f"IntendedUse: expected {name} to be DICOM terms in capitals, such as ('CT',), got {values!r}."
                 )
             object.__setattr__(self, name, tuple(values))
-        if self.age_range is not None and not (
-            len(self.age_range) == 2 and 0 <= self.age_range[0] <= self.age_range[1]
-        ):
-            raise ConfigError(f"IntendedUse: expected age_range=(youngest, oldest) in years, got {self.age_range}.")
+        if not isinstance(self.population, str):
+            raise ConfigError(f"IntendedUse: expected population to be a text, got {self.population!r}.")
+        if self.age_range is not None:
+            ages = _numbers("IntendedUse: expected age_range=(youngest, oldest) in years", self.age_range)
+            if len(ages) != 2 or not 0 <= ages[0] <= ages[1]:
+                raise ConfigError(f"IntendedUse: expected age_range=(youngest, oldest) in years, got {self.age_range}.")
+            object.__setattr__(self, "age_range", ages)
 
     def __str__(self) -> str:
         """Return what is stated, or an empty text.
@@ -83,12 +87,21 @@ class ThresholdPolicy:
         if self.scale not in get_args(Scale):
             known = " or ".join(map(repr, get_args(Scale)))
             raise ConfigError(f"ThresholdPolicy: expected scale {known}, got {self.scale!r}.")
+        if not isinstance(self.rule, str) or not isinstance(self.split, str):
+            raise ConfigError(
+                f"ThresholdPolicy: expected rule and split to be texts, got {self.rule!r}, {self.split!r}."
+            )
+        for name in ("positives", "negatives"):
+            counts = _numbers(f"ThresholdPolicy: expected {name} to be a list of ints >= 0", getattr(self, name))
+            if any(count < 0 or not count.is_integer() for count in counts):
+                raise ConfigError(f"ThresholdPolicy: expected {name} to be a list of ints >= 0, got {counts}.")
+            object.__setattr__(self, name, tuple(map(int, counts)))
 
     def faults(self, n: int) -> Iterator[str]:
         """Yield what does not fit ``n`` outputs."""
         for name in ("positives", "negatives"):
             counts = getattr(self, name)
-            if counts and (len(counts) != n or any(type(c) is not int or c < 0 for c in counts)):
+            if counts and len(counts) != n:
                 yield f"expected {name} of the threshold policy to be {n} ints >= 0, got {counts}."
 
 
@@ -110,10 +123,30 @@ class Calibration:
     intercept: tuple[float, ...]
     split: str = ""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.method, str) or not isinstance(self.split, str):
+            raise ConfigError(
+                f"Calibration: expected method and split to be texts, got {self.method!r}, {self.split!r}."
+            )
+        for name in ("slope", "intercept"):
+            values = _numbers(f"Calibration: expected {name} to be a list of numbers", getattr(self, name))
+            object.__setattr__(self, name, values)
+        if any(s <= 0 for s in self.slope):
+            raise ConfigError(f"Calibration: expected slopes above 0, got {self.slope}.")
+
     def faults(self, n: int) -> Iterator[str]:
         """Yield what does not fit ``n`` outputs."""
-        values = (*self.slope, *self.intercept)
-        if len(self.slope) != n or len(self.intercept) != n or not all(map(math.isfinite, values)):
-            yield f"expected slope and intercept of the calibration to be {n} finite numbers each, got {values}."
-        if any(s <= 0 for s in self.slope):
-            yield f"expected slopes of the calibration above 0, got {self.slope}."
+        if len(self.slope) != n or len(self.intercept) != n:
+            counts = f"{len(self.slope)} and {len(self.intercept)}"
+            yield f"expected slope and intercept of the calibration to be {n} numbers each, got {counts}."
+
+
+def _numbers(what: str, values: Iterable[float]) -> tuple[float, ...]:
+    """Return finite numbers, of lists, arrays and tensors too."""
+    try:
+        numbers = () if isinstance(values, str) else tuple(float(value) for value in values)
+    except (TypeError, ValueError, OverflowError):
+        numbers = (math.nan,)
+    if isinstance(values, str) or not all(map(math.isfinite, numbers)):
+        raise ConfigError(f"{what}, got {values!r}.")
+    return numbers

@@ -117,7 +117,7 @@ def register(
             source=source,
             citation=citation,
             cam_layer=cam_layer,
-            tiny=MappingProxyType(dict(tiny)),
+            tiny=MappingProxyType(dict(tiny or {})),
             tiny_size=tiny_size,
             weights=MappingProxyType({record.tag: record for record in weights}),
         )
@@ -178,7 +178,9 @@ def _size_faults(spec: ModelSpec) -> Iterator[str]:
         yield f"input_spec: expected axes 'b c h w' or 'b c d h w', got {takes.axes!r}. Write one of the two."
         return
     for name, size in (("input_spec.size", takes.size), ("tiny_size", spec.tiny_size)):
-        if len(size) != takes.dims:
+        if any(type(side) is not int or side < 1 for side in size):
+            yield f"{name}: expected ints of 1 or more, got {size!r}. Write the sides of an input."
+        elif len(size) != takes.dims:
             letters = ", ".join(takes.spatial)
             yield f"{name}: expected ({letters}), as the axes are {takes.axes!r}, got {size!r}. Give as many numbers."
     if prepared.size != takes.size:
@@ -193,7 +195,7 @@ def _size_faults(spec: ModelSpec) -> Iterator[str]:
             f"preprocessing: expected {allowed} numbers for each of mean and std, got {counts}. "
             "Give one for all channels, or one for each."
         )
-    if not isinstance(spec.parameters, int) or spec.parameters < 0:
+    if type(spec.parameters) is not int or spec.parameters < 0:
         yield f"parameters: expected the number of trainable ones, an int >= 0, got {spec.parameters!r}. Count them."
 
 
@@ -202,6 +204,9 @@ def _weights_faults(weights: Sequence[Weights]) -> Iterator[str]:
     tags = [record.tag for record in weights]
     for tag in sorted({tag for tag in tags if tags.count(tag) > 1}):
         yield f"weights: expected different tags, got {tag!r} {tags.count(tag)} times. Rename all but one."
+    for record in weights:
+        if not record.is_listed:
+            yield f"weights {record.tag!r}: expected a record with a digest, got the path of a file. State its digest."
     defaults = [record.tag for record in weights if record.default]
     if len(defaults) > 1:
         yield f"weights: expected at most one default, got {', '.join(map(repr, defaults))}. Choose one."

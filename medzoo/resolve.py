@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medzoo.contract import Preprocessing, Task, check_task
-from medzoo.errors import ConfigError, did_you_mean
+from medzoo.errors import ConfigError, UnknownModelError, did_you_mean
 from medzoo.registry import ModelSpec, describe
 from medzoo.weights.config import read_folder
 from medzoo.weights.hub import read_repo
@@ -68,7 +68,11 @@ def resolve(model: str, pretrained: Pretrained, options: Mapping[str, Any], **as
     if pretrained is not False:
         raise ConfigError(f"{model}: a folder always loads its own weights. Leave pretrained out.")
     saved = read_repo(place) if scheme == "hf-hub" else read_folder(place)
-    return request(describe(saved.model), saved.weights, options, **asked)
+    try:
+        spec = describe(saved.model)
+    except UnknownModelError as error:
+        raise UnknownModelError(f"{model}: {error}") from error
+    return request(spec, saved.weights, options, **asked)
 
 
 def _weights_of(spec: ModelSpec, pretrained: Pretrained) -> Weights | None:
@@ -132,12 +136,17 @@ def request(
             hint = did_you_mean(name, {*known, *ARGUMENTS})
             raise ConfigError(f"{who}: no option {name!r}.{hint} It has {', '.join(sorted(known))}.")
     for name, value in needed.items():
-        if options.get(name, value) != value:
+        if name in options and _plain(options[name]) != _plain(value):
             raise ConfigError(
                 f"{who}: the weights {weights and weights.tag!r} need {name}={value!r}, got {options[name]!r}. "
                 "Leave it out, or use other weights."
             )
-    return Request(spec, weights, {**needed, **options}, num_classes, in_chans, labels, task, preprocessing)
+    return Request(spec, weights, {**options, **needed}, num_classes, in_chans, labels, task, preprocessing)
+
+
+def _plain(value: Any) -> Any:
+    """Return tuples for lists, as JSON has only the latter."""
+    return tuple(map(_plain, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _names(who: str, labels: Sequence[str], num_classes: int | None) -> tuple[str, ...]:

@@ -194,8 +194,10 @@ def test_the_faces_of_packages_are_empty():
 
     ``medzoo.nn`` alone has public names, which it imports as lazily as ``medzoo`` does.
     """
-    lazy = [ast.unparse(node) for node in TREES[""].body[1:]]
+    lazy = ["import lazy_loader", "__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)"]
+    logger = ["import logging", "logging.getLogger(__name__).addHandler(logging.NullHandler())"]
     assert [ast.unparse(node) for node in TREES["nn"].body[1:]] == lazy
+    assert [ast.unparse(node) for node in TREES[""].body[1:-1]] == [logger[0], lazy[0], logger[1], lazy[1]]
     for name, path in FILES.items():
         if path.name == "__init__.py" and name not in ("", "models", "nn"):
             assert len(TREES[name].body) == 1, f"{name} holds more than a docstring"

@@ -13,17 +13,20 @@ import pytest
 import torch
 from click.testing import CliRunner
 from loopback_faults import slow
-from records import WHO, at_url, digest_of, on_hub, publish, weight_bytes
+from records import WHO, at_url, digest_of, on_hub, publish, record_of, weight_bytes
 from safetensors.torch import load_file, save
 from tensors import TINY
 from test_public_weights import saved_pt
 
 import medzoo
 from medzoo.cli.main import main
-from medzoo.errors import WeightsUnavailable
+from medzoo.errors import WeightsCorrupt, WeightsUnavailable
 from medzoo.weights import cache as weights_cache
+from medzoo.weights import download
 from medzoo.weights.cache import converted_folder, download_lock, home
 from medzoo.weights.download import fetch_file
+from medzoo.weights.record import LocalFile
+from medzoo.weights.safetensors import read_tensors
 
 pytest_plugins = ["hub_fixtures"]
 
@@ -331,3 +334,48 @@ def test_a_home_that_is_a_file(hub, monkeypatch, tmp_path, where):
     result = run("fetch", WHO)
     assert result.exit_code == WeightsUnavailable.exit_code
     assert "MEDZOO_HOME" in result.stderr
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_again(tmp_path):
+    """The first read meets a damaged file, which another process then replaces by the right one."""
+    data = weight_bytes()
+    file = tmp_path / "f"
+    file.write_bytes(data)
+    calls = []
+
+    def read(path, algorithm):
+        calls.append(path)
+        if len(calls) == 1:
+            raise WeightsCorrupt("its tensors end at 1")
+        return "content", digest_of(path.read_bytes(), algorithm)
+
+    assert download._read(record_of(LocalFile(file), data), file, read) == ("content", "")
+    assert len(calls) == 2
+
+
+def test_a_file_that_is_removed_while_it_is_read_is_downloaded(hub):
+    record = at_url(hub, weight_bytes())
+    path, _ = fetch_file(record, WHO)
+    asked, done = len(hub.requests), []
+
+    def read(file, algorithm):
+        if not done:
+            done.append(file)
+            file.unlink()
+        return read_tensors(file, algorithm)
+
+    again, tensors, digest = download.read_verified(record, WHO, read)
+    assert (again, digest) == (path, record.digest)
+    assert tensors
+    assert len(hub.requests) > asked
+
+
+def test_a_file_of_another_size_is_not_read(hub, monkeypatch):
+    record = at_url(hub, weight_bytes())
+    path, data = fetch_file(record, WHO)
+    path.write_bytes(data + b"x")
+    read = []
+    monkeypatch.setattr(download, "_read_bytes", lambda file, algorithm: read.append(file) or (file.read_bytes(), ""))
+    content, wrong = download._read(record, path, download._read_bytes)
+    assert (content, read) == (None, [])
+    assert wrong == f"{path}: expected {len(data):,} bytes, got {len(data) + 1:,}."

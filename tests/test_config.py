@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import medzoo
 from medzoo.contract import InputSpec, Outputs, Preprocessing
-from medzoo.errors import ConfigError
+from medzoo.errors import ConfigError, MedzooError
 from medzoo.provenance import Calibration, IntendedUse, ThresholdPolicy
 from medzoo.weights.cache import digest_of
-from medzoo.weights.config import FORMAT, FORMATS, REQUIRED
+from medzoo.weights.formats import FORMAT, FORMATS, REQUIRED
 from medzoo.weights.verify import golden_input
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -127,8 +129,11 @@ def test_a_field_that_is_left_out_has_the_default_of_its_format(tmp_path):
         ({"outputs": {"labels": ["a"], "task": "binary", "bias": 0}}, "no field 'bias' of outputs is known"),
         ({"outputs": {"task": "binary"}}, "the field 'labels' of outputs is missing"),
         ({"preprocessing": {"size": [16, 16, 16], "resample": "lanczos"}}, "expected resample to be 'reference'"),
-        ({"intended_use": {"modality": "CT"}}, "expected modality to be DICOM terms in capitals"),
-        ({"weights": {"digest": "sha256:" + "0" * 64, "size": 1, "file": "../x"}}, r"the weights are in '\.\./x'"),
+        ({"intended_use": {"modality": "CT"}}, "expected modality to be a list of texts, got 'CT'"),
+        (
+            {"weights": {"digest": "sha256:" + "0" * 64, "size": 1, "file": "../x"}},
+            r"got '\.\./x'",
+        ),
         (
             {"outputs": {"labels": ["a"], "task": "binary", "calibration": {"method": "Platt", "slope": [1]}}},
             r"the field 'intercept' of outputs\.calibration is missing",
@@ -141,7 +146,7 @@ def test_a_field_that_is_left_out_has_the_default_of_its_format(tmp_path):
                     "calibration": {"method": "Platt", "slope": [-1], "intercept": [0]},
                 }
             },
-            "expected slopes of the calibration above 0",
+            "expected slopes above 0",
         ),
         (
             {"outputs": {"labels": ["a"], "task": "binary", "policy": {"rule": "Youden", "positives": [1, 2]}}},
@@ -156,6 +161,139 @@ def test_a_config_that_is_wrong_is_refused_with_the_reason(changes, message, tmp
         medzoo.create(f"local-dir:{folder}")
 
 
+# Wrong values by section and field, each of a type or size that Python would accept in silence or fail on later.
+WRONG = {
+    "config": {
+        "options": [
+            {"num_classes": 1, "in_chans": 10**30},
+            {"num_classes": -1, "in_chans": 1},
+            {"num_classes": 1.0, "in_chans": 1},
+            {"num_classes": 1, "in_chans": 1, "size": {"a": 1}},
+            {"num_classes": 1, "in_chans": 1, "dropout": float("nan")},
+            {"in_chans": 1},
+            [],
+        ],
+        "channels": ["CT", [1]],
+        "license": [None, 5],
+        "trained_on": [["a"]],
+        "metrics": [3, {"AUROC": [1]}],
+        "model": [5, None],
+        "dtype": ["int8", 32],
+    },
+    "input": {
+        "axes": [None, "b h w c", "b c h w"],
+        "size": [5, [16], [0, 16, 16], [1.5, 1, 1], True],
+        "channels": [0, "1", True, 10**30],
+        "exact": ["true", 1],
+    },
+    "preprocessing": {
+        "size": [16, ["16", 16, 16]],
+        "foreground": ["no", 0],
+        "views": ["AP", [1]],
+        "spacing": [[float("nan")] * 3, [float("inf")] * 3, ["1", "1", "1"], 1],
+        "window": [["0", "9"], [0, 9, 7], [float("-inf"), float("inf")], [9, 0]],
+        "mean": [[], ["a"], 0.5],
+        "std": [[], [0.0]],
+        "orientation": [5, "XYZ"],
+    },
+    "outputs": {
+        "labels": [[None], [1], "a", ["a", "b"], []],
+        "trained": [["false"], [1], "x"],
+        "normalised": ["false", 1],
+        "thresholds": [["0.5"], [2.0], "0"],
+        "prevalence": ["1", ["a"], [float("nan")], 0.2],
+        "policy": ["Youden", {}, {"rule": 5}, {"rule": "x", "unit": 1}, {"rule": "Youden", "scale": "probability"}],
+        "calibration": [
+            "Platt",
+            None,
+            {"method": "Platt", "slope": [float("inf")], "intercept": [0]},
+            {"method": "Platt", "slope": [1, 1], "intercept": [0, 0]},
+            {"method": "Platt", "slope": [1], "intercept": [0], "unit": 1},
+        ],
+    },
+    "weights": {
+        "digest": ["", "md5:" + "0" * 32, "sha256:" + "0" * 63, None],
+        "size": [True, -1, "1", float("inf"), None],
+    },
+    "intended_use": {
+        "modality": ["CT", ["ct"], [1], None],
+        "population": [5, None],
+        "age_range": [[18], ["18", "90"], [90, 18], [-1, 5], 18],
+        "colour": [1],
+    },
+}
+EDITS = [
+    (section, name, value) for section, fields in WRONG.items() for name, values in fields.items() for value in values
+]
+
+
+@pytest.mark.parametrize(("section", "name", "value"), EDITS, ids=[f"{s}.{n}={str(v)[:40]}" for s, n, v in EDITS])
+def test_115_a_value_of_a_wrong_type_or_size_is_refused_and_names_the_file(section, name, value, tmp_path):
+    folder = place(GOLDEN / f"format{FORMAT}" / "cnn3d_small", tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (config if section == "config" else config[section])[name] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(MedzooError, match=re.escape(str(folder))):
+        medzoo.create(f"local-dir:{folder}")
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "default"),
+    [(s, n, d) for s, fields in FORMATS[FORMAT].items() if "." in s for n, d in fields.items() if d is not REQUIRED],
+)
+def test_a_field_of_a_statement_that_is_left_out_has_its_default(section, name, default, tmp_path):
+    folder = place(GOLDEN / f"format{FORMAT}" / "cnn3d_small", tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    statement = section.partition(".")[2]
+    del config["outputs"][statement][name]
+    if name == "scale":
+        config["outputs"]["calibration"] = None  # with which the default does not go
+    (folder / "config.json").write_text(json.dumps(config))
+    found = getattr(getattr(medzoo.create(f"local-dir:{folder}").outputs, statement), name)
+    assert json.loads(json.dumps(found)) == default
+
+
+def test_fields_that_format_1_always_had_are_demanded(tmp_path):
+    for section, fields in FORMATS[1].items():
+        for name, default in fields.items():
+            folder = place(GOLDEN / "format1" / "cnn3d_small", tmp_path / f"{section}.{name}")
+            config = json.loads((folder / "config.json").read_text())
+            del (config if section == "config" else config[section])[name]
+            (folder / "config.json").write_text(json.dumps(config))
+            if default is REQUIRED:
+                with pytest.raises(ConfigError, match=re.escape(str(folder))):
+                    medzoo.create(f"local-dir:{folder}")
+            else:
+                medzoo.create(f"local-dir:{folder}")
+
+
+def test_a_config_that_is_nested_too_deeply_is_refused(tmp_path):
+    folder = place(GOLDEN / f"format{FORMAT}" / "cnn3d_small", tmp_path / "m")
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"dropout": 0.3', '"dropout": ' + '{"a":' * 450 + "1" + "}" * 450))
+    with pytest.raises(ConfigError, match="not as medzoo writes it"):
+        medzoo.create(f"local-dir:{folder}")
+
+
+def test_a_config_longer_than_any_of_medzoos_is_refused(tmp_path):
+    folder = place(GOLDEN / f"format{FORMAT}" / "cnn3d_small", tmp_path / "m", license="x" * 2**20)
+    with pytest.raises(ConfigError, match="expected at most 1,048,576 bytes"):
+        medzoo.create(f"local-dir:{folder}")
+
+
+def test_an_older_writer_is_no_reason_to_upgrade(tmp_path):
+    folder = place(GOLDEN / f"format{FORMAT}" / "cnn3d_small", tmp_path / "m", shape=1, medzoo="0.0.9")
+    with pytest.raises(ConfigError, match=r"written by medzoo 0\.0\.9.* Save the model again"):
+        medzoo.create(f"local-dir:{folder}")
+
+
+def test_options_may_be_given_as_the_config_has_them():
+    folder = GOLDEN / f"format{FORMAT}" / "cnn3d_small"
+    assert medzoo.create(f"local-dir:{folder}", widths=[4, 8, 8]).options["widths"] == (4, 8, 8)
+    with pytest.raises(ConfigError, match=r"need widths=\(4, 8, 8\), got"):
+        medzoo.create(f"local-dir:{folder}", widths=[4, 8, 9])
+
+
 def test_statements_about_thresholds_go_with_them():
     folder = GOLDEN / f"format{FORMAT}" / "cnn3d_small"
     model = medzoo.create(f"local-dir:{folder}")
@@ -165,3 +303,57 @@ def test_statements_about_thresholds_go_with_them():
     assert model.outputs.prevalence == stated.prevalence
     model.set_outputs(thresholds=[0.7])
     assert (model.outputs.policy, model.outputs.calibration, model.outputs.prevalence) == (None, None, ())
+
+
+def test_training_again_states_nothing_of_the_outputs_before(tmp_path):
+    """The same labels, thresholds and flags do not show whether the model was trained in between."""
+    folder = GOLDEN / f"format{FORMAT}" / "cnn3d_small"
+    model = medzoo.create(f"local-dir:{folder}")
+    stated = model.outputs
+    model.set_outputs(thresholds=stated.thresholds, trained=True)
+    assert (model.outputs.policy, model.outputs.calibration, model.outputs.prevalence) == (None, None, ())
+    model.set_outputs(trained=stated.trained, policy=stated.policy, calibration=stated.calibration)
+    assert model.outputs.calibration == stated.calibration
+    model.reset_classifier(1)
+    model.set_outputs(labels=["fracture"])
+    model.save_pretrained(tmp_path)
+    assert "- made for: not stated" in (tmp_path / "README.md").read_text()
+    assert "CHEST" not in (tmp_path / "config.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: IntendedUse(age_range=("old", "older")),
+        lambda: IntendedUse(age_range=18),
+        lambda: IntendedUse(age_range=(90, 18)),
+        lambda: IntendedUse(modality=None),
+        lambda: IntendedUse(population=5),
+        lambda: ThresholdPolicy("Youden", scale="logit"),
+        lambda: ThresholdPolicy(5),
+        lambda: ThresholdPolicy("Youden", positives=(1.5,)),
+        lambda: Calibration("Platt", 1.2, 0.0),
+        lambda: Calibration("Platt", (0.0,), (0.0,)),
+        lambda: Calibration("Platt", (float("nan"),), (0.0,)),
+        lambda: Outputs(("a",), "binary", policy="Youden"),
+        lambda: Outputs(("a",), "binary", calibration={"method": "Platt"}),
+        lambda: Outputs(("a",), "binary", prevalence="abc"),
+        lambda: Outputs(("a",), "binary", prevalence=0.2),
+        lambda: Outputs(("a",), "binary", policy=ThresholdPolicy("Youden", scale="calibrated")),
+        lambda: Outputs(("a", "b"), "multiclass", policy=ThresholdPolicy("Youden")),
+        lambda: Outputs((), "binary", prevalence=(0.1,)),
+        lambda: Preprocessing(size=(8, 8), views="AP"),
+        lambda: Preprocessing(size=(8, 8), mean=()),
+        lambda: Preprocessing(size=(8, 8), intensity="window", window=(0, 1, 2)),
+    ],
+)
+def test_a_statement_that_cannot_be_is_refused(make):
+    with pytest.raises(ConfigError, match=r"^(IntendedUse|ThresholdPolicy|Calibration|Outputs|Preprocessing): "):
+        make()
+
+
+def test_statements_take_lists_arrays_and_tensors():
+    made = Calibration("Platt", np.array([1.5], np.float32), torch.tensor([0.25]))
+    assert made == Calibration("Platt", (1.5,), (0.25,))
+    assert ThresholdPolicy("Youden", positives=np.array([3])).positives == (3,)
+    assert IntendedUse(["CT"], age_range=[18, 90]) == IntendedUse(("CT",), age_range=(18.0, 90.0))

@@ -327,8 +327,30 @@ def test_18_names_without_any_match_are_an_error_with_advice(saved):
 
 
 def test_weights_follow_the_default_device(saved):
-    _, path = saved
-    with torch.device("meta"):
-        model = medzoo.create("cnn3d_small", **TINY)
-    assert next(model.parameters()).is_meta
+    original, path = saved
     assert medzoo.create("cnn3d_small", pretrained=path, **TINY).head.fc.weight.device.type == "cpu"
+    with torch.device("meta"):
+        assert next(medzoo.create("cnn3d_small", **TINY).parameters()).is_meta
+        model = medzoo.create("cnn3d_small", pretrained=path, **TINY)
+    assert all(t.is_meta for t in model.state_dict().values())
+    assert {name: t.shape for name, t in model.state_dict().items()} == {
+        name: t.shape for name, t in original.state_dict().items()
+    }
+
+
+@pytest.mark.gpu
+def test_weights_are_loaded_on_a_default_gpu(saved):
+    original, path = saved
+    with torch.device("cuda"):
+        model = medzoo.create("cnn3d_small", pretrained=path, **TINY)
+    assert all(t.is_cuda and torch.equal(t.cpu(), original.state_dict()[n]) for n, t in model.state_dict().items())
+
+
+@pytest.mark.parametrize("shape", [[2**40, 0], [2**62, 4, 0], [2**70, 0], [2**30, 0]])
+def test_8_sides_without_bytes_behind_them(tmp_path, shape):
+    """A few bytes must not claim a classifier that fills the memory."""
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+    header = json.dumps({"head.classifier.weight": entry}).encode()
+    (tmp_path / "m.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises((WeightsCorrupt, WeightsMismatch)):
+        medzoo.create("cnn3d_small", pretrained=tmp_path / "m.safetensors", **TINY)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -314,6 +316,23 @@ class Forgetful(Stages):
         return super().stage(i, x) * (2.0 if self.grad_checkpointing else 1.0)
 
 
+class Unpicklable(Stages):
+    def __init__(self, in_chans):
+        super().__init__(in_chans)
+        self.then = lambda x: x
+
+
+class NeverEmpty(Stages):
+    def stage(self, i, x):
+        assert len(x), "no image"
+        return super().stage(i, x)
+
+
+class Float32(Stages):
+    def stage(self, i, x):
+        return super().stage(i, x + torch.zeros(1))
+
+
 class Scaled(medzoo.Classifier):
     def forward_head(self, x, pre_logits=False):
         return self.head(x, pre_logits=pre_logits) * (1.0 if pre_logits else 2.0)
@@ -400,6 +419,9 @@ MODEL_FAULTS = {
         r"sizes: expected the encoder to train on one image of size \(4, 4\), got ValueError: Expected more than 1 "
         r"value per channel.*Raise lone_minimum in input_spec\.",
     ),
+    "pickle": ({"encoder": Unpicklable}, r"copies: expected no error, got .*lambda"),
+    "empty batch": ({"encoder": NeverEmpty}, r"empty batch: expected no error, got AssertionError: no image"),
+    "bfloat16": ({"encoder": Float32}, r"bfloat16: expected no error, got RuntimeError: "),
     "checkpointing": (
         {"encoder": Forgetful},
         r"training: expected the same logits with set_grad_checkpointing\(\), got others",
@@ -454,3 +476,43 @@ def test_check_model_lists_faults_of_every_kind_and_keeps_the_first_cause(add):
     with pytest.raises(RegistrationError, match=NAME + r"\d faults:\n- parameters: (.*\n)+- state dict: ") as caught:
         medzoo.check_model("plugin_net")
     assert isinstance(caught.value.__cause__, RuntimeError)  # safetensors refuses shared tensors
+
+
+def test_an_array_as_an_option_is_compared_with_no_error(add):
+    add()
+    spec = medzoo.describe("plugin_net")
+    built = spec.builder()
+    for value in (np.array([1, 2]), torch.ones(2)):
+        build_check.check_build(spec, built, {"num_classes": 1, "in_chans": 1, "extra": value})
+        assert not build_check._are_default(spec, {"num_classes": value, "in_chans": 1})
+
+
+def test_a_lazy_module_is_a_fault(add):
+    def lazy(model):
+        model.encoder.stages[0].conv = nn.LazyConv2d(4, 3, padding=1)
+
+    add(change=lazy)
+    with pytest.raises(RegistrationError, match="parameters: expected a size for each, got a lazy module"):
+        medzoo.create("plugin_net")
+
+
+def test_check_model_works_in_inference_mode(add):
+    add()
+    with torch.inference_mode():
+        assert medzoo.check_model("plugin_net").parameters == FACTS["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"parameters": True}, "parameters: expected the number of trainable ones"),
+        ({"tiny_size": (8.0, 12.0)}, r"tiny_size: expected ints of 1 or more, got \(8\.0, 12\.0\)"),
+        (
+            {"weights": (medzoo.Weights.of_file(Path("w.safetensors")),)},
+            r"weights 'w\.safetensors': expected a record with a digest",
+        ),
+    ],
+)
+def test_register_refuses_what_is_nearly_right(add, facts, message):
+    with pytest.raises(RegistrationError, match=message):
+        add(**facts)

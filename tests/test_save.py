@@ -6,6 +6,7 @@ import json
 import os
 import stat
 
+import numpy as np
 import pytest
 import torch
 from tensors import TINY, scatter_weights
@@ -210,3 +211,31 @@ def test_an_older_folder_without_channels(folder):
     del config["channels"], config["outputs"]["normalised"]
     (folder / "config.json").write_text(json.dumps(config))
     assert medzoo.create(f"local-dir:{folder}").outputs.normalised is False
+
+
+def test_what_json_cannot_hold_leaves_the_folder_as_it_was(folder):
+    model = medzoo.create(f"local-dir:{folder}")
+    model.head.classifier.bias.data.add_(1)
+    with pytest.raises(ConfigError, match=r"cnn3d_small: expected .* plain numbers and texts, .*float32"):
+        model.save_pretrained(folder, metrics={"AUROC": np.float32(0.9)})
+    assert medzoo.create(f"local-dir:{folder}").load_report.loaded
+
+
+def test_the_card_shows_statements_and_no_markup_of_labels(tmp_path):
+    model = medzoo.create("cnn3d_small", num_classes=2, **TINY)
+    model.set_outputs(
+        labels=["a |\n# Not for research", "<b>b"],
+        task="multilabel",
+        thresholds=[0.25, 0.5],
+        policy=medzoo.ThresholdPolicy("sensitivity >= 0.95", "validation", scale="calibrated"),
+        calibration=medzoo.Calibration("Platt", [1, 2], [0, 0], "validation"),
+        prevalence=[0.1, 0.2],
+    )
+    model.save_pretrained(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "| output | trained | threshold | prevalence in training |" in card
+    assert "| a \\| # Not for research | yes | 0.25 | 0.1 |" in card
+    assert "| &lt;b>b | yes | 0.5 | 0.2 |" in card
+    assert "- thresholds: sensitivity >= 0.95, chosen on validation" in card
+    assert "- calibration, part of the weights: Platt, fitted on validation" in card
+    assert "\n# Not" not in card

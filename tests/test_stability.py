@@ -40,7 +40,13 @@ TWO = f"{ONE.replace('last', 'inner')}\ndef last():\n    inner()"
 METHOD = f"{TWO.replace('last', 'middle')}\nclass A:\n    def __call__(self):\n        middle()\nlast = A()"
 
 
-@pytest.mark.parametrize("code", [ONE, TWO, METHOD], ids=["one frame", "two frames", "three frames"])
+# Called through PyTorch, as the forward of a model is.
+FORWARD = f"{ONE.replace('last', 'inner')}\nfrom torch import nn\nlast = nn.Module()\nlast.forward = inner"
+
+
+@pytest.mark.parametrize(
+    "code", [ONE, TWO, METHOD, FORWARD], ids=["one frame", "two frames", "three frames", "a forward pass"]
+)
 def test_the_warning_is_at_the_callers_line(code):
     message = r"^old\(\) is deprecated and will be removed in medzoo 9\.1\.0; use new\(\)$"
     with pytest.warns(DeprecationWarning, match=message) as caught:

@@ -70,9 +70,9 @@ def ways(tmp_path, monkeypatch):
     }
 
 
-@pytest.mark.parametrize(("way", "most"), [("tag", (40, 13, 5)), ("path", (40, 13, 5)), ("folder", (45, 14, 5))])
+@pytest.mark.parametrize(("way", "most"), [("tag", (40, 13, 5)), ("path", (40, 13, 5)), ("folder", (47, 15, 5))])
 def test_a_name_becomes_a_model_in_one_line(ways, way, most):
-    """A folder's config is read on the way, which is a file more."""
+    """A folder's config is read on the way, which is two files more."""
     _, call = ways[way]
     call()  # what is imported or registered once
     found = stops(call)

@@ -31,7 +31,7 @@ def model():
 @pytest.fixture
 def pushed(hub, model):
     """Push the model, and return its name with the commit."""
-    return model.push_to_hub(REPO, token=TOKEN, license="CC0-1.0")
+    return model.push_to_hub(REPO, token=TOKEN, license="CC0-1.0", intended_use=medzoo.IntendedUse(("CT",)))
 
 
 def logits(model):
@@ -53,6 +53,7 @@ def test_a_pushed_model_is_restored(hub, model, pushed):
     assert again.outputs.labels == ("a", "b")
     assert not again.load_report.new
     assert {request.token for request in hub.asked("HEAD")} == {None}
+    assert again.load_report.intended_use == medzoo.IntendedUse(("CT",))
 
 
 def test_25_a_commit_that_is_cached_is_created_without_a_request(hub, model, pushed):

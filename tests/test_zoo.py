@@ -33,18 +33,6 @@ def test_documented_facts(name):
     assert not any(key.endswith("relative_position_index") for key in tiny(name).state_dict())
 
 
-def test_pickle_and_deepcopy_give_the_same_model(name):
-    model, x = tiny(name).eval(), batch(name)
-    expected = model(x)
-    assert torch.equal(copy.deepcopy(model)(x), expected)
-    assert torch.equal(pickle.loads(pickle.dumps(model))(x), expected)
-
-
-def test_49_a_zero_batch_gives_zero_rows(name):
-    model = tiny(name).eval()
-    assert model(batch(name, 0)).shape == (0, model.num_classes)
-
-
 def test_forward_intermediates_takes_timms_indices(name):
     model, x = tiny(name).eval(), batch(name)
     _, maps = model.forward_intermediates(x)

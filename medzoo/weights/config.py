@@ -1,13 +1,13 @@
-"""``config.json``, what a saved model states about itself: the formats, and reading and writing them.
+"""``config.json``: what a saved model states about itself, written in the present format and read in any.
 
-A config is data with a closed schema: it can name a registered builder and its options, and nothing that runs. A format
-that was published is never changed: a new field goes into the present format only together with the value that older
-files without it mean, and anything else makes a new format. Every format is read for ever.
+A config is data with a closed schema, see :mod:`medzoo.weights.formats`: it can name a registered builder and its
+options, and nothing that runs.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,87 +16,18 @@ from typing import Any, NamedTuple
 import torch
 
 from medzoo.contract import InputSpec, Outputs, Preprocessing
-from medzoo.errors import ConfigError, MedzooError, WeightsUnavailable, did_you_mean
+from medzoo.errors import ConfigError, MedzooError, WeightsUnavailable
 from medzoo.provenance import UNSTATED, Calibration, IntendedUse, ThresholdPolicy
 from medzoo.version import __version__
+from medzoo.weights.formats import COUNT, FORMAT, FORMATS, NOT_STATED, WEIGHTS_FILE, UnknownFieldError, complete
 from medzoo.weights.record import LocalFile, Weights
 from medzoo.weights.safetensors import parse_json
 
-__all__ = ["CONFIG_FILE", "FORMAT", "NOT_STATED", "WEIGHTS_FILE", "ModelConfig", "SavedModel", "read_folder"]
+__all__ = ["CONFIG_FILE", "ModelConfig", "SavedModel", "read_folder"]
 
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-NOT_STATED = "not stated"
-# The format that is written.
-FORMAT = 2
+CONFIG_FILE = "config.json"
 MAX_CONFIG = 2**20
 DTYPES = ("float32", "float16", "bfloat16", "float64")
-# A field that must be there.
-REQUIRED: Any = object()
-
-# The fields of each section, and what a missing one means. A section in another one may be null.
-FORMAT_1: dict[str, dict[str, Any]] = {
-    "config": {
-        **dict.fromkeys(("format", "medzoo", "torch", "model", "options", "dtype", "input", "preprocessing"), REQUIRED),
-        **dict.fromkeys(("outputs", "weights", "license", "trained_on", "metrics"), REQUIRED),
-        "channels": [],
-    },
-    "input": dict.fromkeys(("axes", "channels", "size", "multiple", "minimum", "exact", "lone_minimum"), REQUIRED),
-    "preprocessing": dict.fromkeys(
-        ("size", "orientation", "spacing", "intensity", "window", "foreground", "fit", "mean", "std", "patch", "views"),
-        REQUIRED,
-    ),
-    "outputs": {**dict.fromkeys(("labels", "task", "thresholds", "trained"), REQUIRED), "normalised": False},
-    "weights": dict.fromkeys(("file", "digest", "size"), REQUIRED),
-}
-FORMAT_2: dict[str, dict[str, Any]] = {
-    "config": {
-        **dict.fromkeys(("format", "model", "options", "dtype", "input", "preprocessing", "outputs"), REQUIRED),
-        "weights": REQUIRED,
-        "medzoo": NOT_STATED,
-        "torch": NOT_STATED,
-        "channels": [],
-        "license": NOT_STATED,
-        "trained_on": NOT_STATED,
-        "metrics": {},
-        "intended_use": {},
-    },
-    "input": {
-        **dict.fromkeys(("axes", "channels", "size"), REQUIRED),
-        "multiple": 1,
-        "minimum": 1,
-        "exact": False,
-        "lone_minimum": 0,
-    },
-    "preprocessing": {
-        "size": REQUIRED,
-        "orientation": None,
-        "spacing": None,
-        "intensity": "unit",
-        "window": None,
-        "foreground": False,
-        "fit": "resize",
-        "mean": [0.0],
-        "std": [1.0],
-        "patch": None,
-        "views": [],
-        "resample": "reference",
-    },
-    # Outputs that are not stated to be trained are not.
-    "outputs": {
-        **dict.fromkeys(("labels", "task"), REQUIRED),
-        "thresholds": [],
-        "trained": [],
-        "normalised": False,
-        "policy": None,
-        "calibration": None,
-        "prevalence": [],
-    },
-    "outputs.policy": {"rule": REQUIRED, "split": "", "positives": [], "negatives": [], "scale": "probability"},
-    "outputs.calibration": {**dict.fromkeys(("method", "slope", "intercept"), REQUIRED), "split": ""},
-    "weights": {**dict.fromkeys(("digest", "size"), REQUIRED), "file": WEIGHTS_FILE},
-    "intended_use": {"modality": [], "body_part": [], "population": "", "age_range": None},
-}
-FORMATS = {1: FORMAT_1, 2: FORMAT_2}
 
 
 @dataclass(frozen=True)
@@ -196,80 +127,70 @@ def _read_config(data: bytes, path: Path) -> SavedModel:
         raise ConfigError(f"{path}: expected JSON, got other text ({error}). Save the model again.") from error
     if not isinstance(config, dict) or "format" not in config:
         raise ConfigError(f"{path}: expected a config that medzoo wrote, got another. Only its own can be loaded.")
-    by = f"It was written by medzoo {config.get('medzoo')}, this is medzoo {__version__}"
-    found = config["format"]
+    found, writer = config["format"], str(config.get("medzoo", NOT_STATED))
+    by = f"It was written by medzoo {writer}, this is medzoo {__version__}"
+    upgrade = "Upgrade medzoo to that version, or newer"
+    again = "Save the model again: it was edited or damaged"
     if type(found) is not int or found not in FORMATS:
+        newer = type(found) is int and found > FORMAT
         raise ConfigError(
-            f"{path}: format {found!r} is not known; this medzoo reads formats up to {FORMAT}. {by}. Upgrade medzoo to "
-            "the version that wrote it, or newer."
+            f"{path}: format {found!r} is not known; this medzoo reads formats up to {FORMAT}. {by}. "
+            f"{upgrade if newer else again}."
         )
     try:
-        config = _complete(config, FORMATS[found])
+        config = complete(config, FORMATS[found])
         return SavedModel(config["model"], _record(config, path.parent))
-    except MedzooError:
-        raise
+    except MedzooError as error:
+        raise type(error)(f"{path}: {error}") from error
     except UnknownFieldError as error:
-        newer = config.get("medzoo") not in (None, __version__)
-        advice = "Upgrade medzoo to that version, or newer" if newer else "Save the model again"
+        advice = upgrade if _release(writer) > _release(__version__) else again
         raise ConfigError(f"{path}: {error} {by}. {advice}.") from error
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
+    except (TypeError, KeyError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         raise ConfigError(f"{path}: not as medzoo writes it ({error}). Save the model again.") from error
 
 
-class UnknownFieldError(Exception):
-    """A field that the format does not have; the message names it."""
+def _release(version: str) -> list[int]:
+    """Return the numbers of a version.
 
-
-def _complete(config: Mapping[str, Any], sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a config with all fields of its format, after checking that it has no other."""
-    done: dict[str, Any] = _filled("config", config, sections["config"])
-    for section, fields in sections.items():
-        *parents, name = section.split(".")
-        owner = done[parents[0]] if parents else done
-        if section != "config" and not (parents and owner[name] is None):
-            owner[name] = _filled(section, owner[name], fields)
-    return done
-
-
-def _filled(section: str, values: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a section in the format's order, missing ones by their defaults."""
-    if not isinstance(values, Mapping):
-        raise ValueError(f"{section} is {values!r}, not a set of fields")
-    for name in values:
-        if name not in fields:
-            raise UnknownFieldError(f"no field {name!r} of {section} is known.{did_you_mean(name, fields)}")
-    for name, default in fields.items():
-        if default is REQUIRED and name not in values:
-            raise ValueError(f"the field {name!r} of {section} is missing")
-    return {name: values.get(name, default) for name, default in fields.items()}
+    >>> _release("0.10.1") > _release("0.9")
+    True
+    """
+    return [int(number) for number in re.findall(r"\d{1,9}", version)]
 
 
 def _record(config: dict[str, Any], folder: Path) -> Weights:
     """Return the weights of a complete config in ``folder``."""
-    options = {name: _tuples(value) for name, value in config["options"].items()}
+    options = _tuples_of(config["options"])
     num_classes, in_chans = options.pop("num_classes"), options.pop("in_chans")
+    for name, count, least in (("num_classes", num_classes, 0), ("in_chans", in_chans, 1)):
+        if not COUNT.fits(count) or count < least:
+            raise ValueError(f"options: expected {name} to be an int >= {least}, got {count!r}")
     stated = _tuples_of(config["outputs"])
     for name, kind in (("policy", ThresholdPolicy), ("calibration", Calibration)):
         if stated.get(name) is not None:
             stated[name] = kind(**stated[name])
     outputs = Outputs(**stated)
+    if len(outputs.labels) != num_classes:
+        raise ValueError(f"outputs: expected a label for each of {num_classes} outputs, got {len(outputs.labels)}")
     weights = config["weights"]
     if weights["file"] != WEIGHTS_FILE:
-        raise ValueError(f"the weights are in {weights['file']!r}, not in {WEIGHTS_FILE}")
+        raise ValueError(f"weights: expected the file {WEIGHTS_FILE!r}, got {weights['file']!r}")
+    if not re.fullmatch(r"sha256:[0-9a-f]{64}", weights["digest"]):
+        raise ValueError(f"weights: expected the digest 'sha256:' and 64 hex digits, got {weights['digest'][:80]!r}")
     if config["dtype"] not in DTYPES:
-        raise ValueError(f"the dtype is {config['dtype']!r}")
+        raise ValueError(f"expected dtype to be one of {', '.join(DTYPES)}, got {config['dtype']!r}")
     has_head = num_classes > 0
     return Weights(
         tag=str(folder),
         source=LocalFile((folder / WEIGHTS_FILE).absolute()),
-        digest=str(weights["digest"]),
-        size=int(weights["size"]),
-        license=str(config["license"]),
+        digest=weights["digest"],
+        size=weights["size"],
+        license=config["license"],
         citation="",
-        trained_on=str(config["trained_on"]),
+        trained_on=config["trained_on"],
         part="model" if has_head else "encoder",
         in_chans=in_chans,
-        channels=tuple(map(str, config["channels"])),
+        channels=tuple(config["channels"]),
         labels=outputs.labels,
         task=outputs.task if has_head else None,
         thresholds=outputs.thresholds,
@@ -284,8 +205,18 @@ def _record(config: dict[str, Any], folder: Path) -> Weights:
         intended_use=IntendedUse(**_tuples_of(config.get("intended_use", {}))),
         num_classes=num_classes,
         dtype=config["dtype"],
-        input_spec=InputSpec(**_tuples_of(config["input"])),
+        input_spec=_input_spec(config["input"]),
     )
+
+
+def _input_spec(stated: Mapping[str, Any]) -> InputSpec:
+    """Return the input of a model, whose numbers must go together."""
+    spec = InputSpec(**_tuples_of(stated))
+    if spec.axes not in ("b c h w", "b c d h w") or len(spec.size) != spec.dims:
+        raise ValueError(f"input: expected axes 'b c h w' or 'b c d h w' and a size for them, got {spec.axes!r}")
+    if min(spec.channels, spec.multiple, spec.minimum, *spec.size) < 1:
+        raise ValueError("input: expected channels, size, multiple and minimum of 1 or more, got 0")
+    return spec
 
 
 def _tuples_of(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from medzoo.weights.cache import cached_files, digest_of, home, stored_file, wra
 from medzoo.weights.http import download_url, is_offline, mirror_url, without_login
 from medzoo.weights.hub import download_from_hub, is_intact, remove_blob
 from medzoo.weights.record import HubFile, LocalFile, PackagedFile, Weights
-from medzoo.weights.safetensors import read_bytes
+from medzoo.weights.safetensors import read_bytes, refuse_substitutes
 
 __all__ = ["fetch_file", "read_verified"]
 
@@ -78,26 +78,36 @@ def read_verified(record: Weights, who: str, read: Reader[T]) -> tuple[Path, T, 
 
 
 def _read(record: Weights, path: Path, read: Reader[T]) -> tuple[T | None, str]:
-    """Return what is in a file if its digest is the record's, else ``None`` and what is wrong with it."""
+    """Return what is in a file if it is the record's, else ``None`` and what is wrong with it."""
     algorithm = record.digest.partition(":")[0]
     try:
+        size = path.stat().st_size
+        if record.size not in (None, size):
+            # A text in its place is named as what it is.
+            with path.open("rb") as file:
+                refuse_substitutes(file.read(256), str(path))
+            return None, f"{path}: expected {record.size:,} bytes, got {size:,}."
         content, got = read(path, algorithm)
     except WeightsCorrupt as error:
-        # A damaged file, or the right bytes in a file that is not valid: it is read again for its digest.
-        data, wrong = _read(record, path, _read_bytes) if read is not _read_bytes else (None, str(error))
-        if data is not None:
-            raise
-        return None, wrong
-    except WeightsUnavailable:
+        return _read_again(record, path, read, error)
+    except (WeightsUnavailable, OSError):
         if isinstance(record.source, (LocalFile, PackagedFile)) or path.exists():
+            read_bytes(path)  # raises what is wrong with it
             raise
         return None, f"{path}: another process removed it."
-    if got == record.digest:
-        return content, ""
-    size = path.stat().st_size
-    if record.size is not None and size != record.size:
-        return None, f"{path}: expected {record.size:,} bytes, got {size:,}."
-    return None, f"{path}: expected {record.digest}, got {got}."
+    return (content, "") if got == record.digest else (None, f"{path}: expected {record.digest}, got {got}.")
+
+
+def _read_again(record: Weights, path: Path, read: Reader[T], error: WeightsCorrupt) -> tuple[T | None, str]:
+    """Return the same for a file that is not valid: it is damaged, or as published, which its digest shows."""
+    try:
+        got = _read_bytes(path, record.digest.partition(":")[0])[1]
+    except (WeightsCorrupt, WeightsUnavailable):
+        return None, str(error)
+    if got != record.digest:
+        return None, f"{path}: expected {record.digest}, got {got}."
+    # Another process may have replaced the file by the right one in between.
+    return read(path, record.digest.partition(":")[0])[0], ""
 
 
 def _is_another_version(record: Weights, path: Path) -> bool:

@@ -23,7 +23,8 @@ from medzoo.progress import hide_hub_progress
 from medzoo.provenance import IntendedUse
 from medzoo.version import __version__
 from medzoo.weights.cache import check_room, disk_error, hub_files, hub_folder
-from medzoo.weights.config import CONFIG_FILE, WEIGHTS_FILE, ModelConfig, SavedModel, read_folder
+from medzoo.weights.config import CONFIG_FILE, ModelConfig, SavedModel, read_folder
+from medzoo.weights.formats import WEIGHTS_FILE
 from medzoo.weights.http import BUSY_STATUS, CONNECT_TIMEOUT, ServerBusy, is_offline, retry, without_login
 from medzoo.weights.record import HubFile
 from medzoo.weights.save import save_pretrained

@@ -59,11 +59,15 @@ class LoadReport:
     intended_use: IntendedUse = UNSTATED
 
     def with_new(self, gone: Collection[str], new: Collection[str]) -> LoadReport:
-        """Return the report after a head was replaced: ``gone`` no longer exist, ``new`` are random."""
+        """Return the report after a head was replaced: ``gone`` no longer exist, ``new`` are random.
+
+        The new outputs are for the images that they will be trained on.
+        """
         return replace(
             self,
             loaded=tuple(name for name in self.loaded if name not in gone),
             new=tuple(sorted({*(name for name in self.new if name not in gone), *new})),
+            intended_use=UNSTATED,
         )
 
     def __str__(self) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
+import torch
 from torch import Tensor
 
 from medzoo.atomic import write_atomically
@@ -22,6 +24,20 @@ from medzoo.weights.safetensors import FOREIGN_SUFFIXES, read_safetensors, read_
 __all__ = ["Obtained", "is_foreign", "obtain", "save_converted"]
 
 logger = logging.getLogger("medzoo")
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def on_cpu(function: F) -> F:
+    """Run a function with the CPU as the default device: the bytes of a file are read into it."""
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **options: Any) -> Any:
+        with torch.device("cpu"):
+            return function(*arguments, **options)
+
+    return cast(F, run)
 
 
 class Obtained(NamedTuple):
@@ -40,8 +56,9 @@ class Obtained(NamedTuple):
     dropped: tuple[str, ...] = ()
 
 
+@on_cpu
 def obtain(record: Weights, who: str, *, fresh: bool = False) -> Obtained:
-    """Return the tensors of a record.
+    """Return the tensors of a record, on the CPU whatever the default device is.
 
     The parameters of a safetensors file are renamed at every load. A file of another format is converted once; the
     conversion is cached as safetensors under its own digest and read from there afterwards.

@@ -14,9 +14,6 @@ from medzoo.provenance import UNSTATED, Calibration, IntendedUse, ThresholdPolic
 
 __all__ = ["FileSource", "HubFile", "LocalFile", "PackagedFile", "UrlFile", "Weights", "ZipMember"]
 
-# The digest of a user's own file: nothing is known to compare it with.
-UNKNOWN = ""
-
 
 @dataclass(frozen=True)
 class HubFile:
@@ -99,7 +96,6 @@ class Weights:
         tag: its name among the weights of its model.
         source: where the file comes from.
         digest: ``"sha256:..."`` of the file, or ``"md5:..."`` if its publisher gives no other; checked at every load.
-            :data:`UNKNOWN` for a user's own file.
         license: SPDX identifier, or ``"not stated"``.
         citation: how to cite the weights.
         trained_on: the training data, in a sentence.
@@ -126,6 +122,7 @@ class Weights:
         input_spec: the input that the builder made with these weights has; ``None`` if not stated.
         golden: the first outputs for :func:`medzoo.weights.verify.golden_input`; empty for none.
         default: whether ``pretrained=True`` selects these weights.
+        is_listed: whether the fields above are known. Not those of a user's own file, of which only the path is.
     """
 
     tag: str
@@ -156,10 +153,11 @@ class Weights:
     input_spec: InputSpec | None = None
     golden: tuple[float, ...] = ()
     default: bool = False
+    is_listed: bool = True
 
     def __post_init__(self) -> None:
-        if not self.is_listed and isinstance(self.source, LocalFile):
-            return  # the user's own file, which states nothing
+        if not self.is_listed:
+            return
         if (self.part == "model") != bool(self.labels and self.task):
             raise ConfigError(
                 f"weights {self.tag!r}: expected labels and a task for part='model' and neither for part='encoder', "
@@ -175,7 +173,9 @@ class Weights:
     def of_file(cls, path: Path) -> Weights:
         """Return the record of a user's own file, of which only the path is known."""
         unstated = "not stated"
-        return cls(str(path), LocalFile(path), UNKNOWN, unstated, citation="", trained_on=unstated, in_chans=None)
+        return cls(
+            str(path), LocalFile(path), "", unstated, citation="", trained_on=unstated, in_chans=None, is_listed=False
+        )
 
     def title(self, model: str) -> str:
         """Return the weights' name in messages: the path of a user's own file, else ``"MODEL:TAG"``."""
@@ -196,11 +196,6 @@ class Weights:
             self.calibration,
             self.prevalence,
         )
-
-    @property
-    def is_listed(self) -> bool:
-        """Whether more than the path of a file is known."""
-        return self.digest != UNKNOWN
 
     @property
     def weak(self) -> bool:

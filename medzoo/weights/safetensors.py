@@ -29,6 +29,8 @@ __all__ = ["FOREIGN_SUFFIXES", "parse_json", "read_bytes", "read_safetensors", "
 FOREIGN_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pt2", ".ts", ".npz"})
 # 10,000 tensors need a tenth of this; the format itself allows 100 MB, which takes seconds to read.
 MAX_HEADER = 10_000_000
+# No tensor has a longer side. One with a side of 0 has no bytes, so that nothing else bounds the others.
+MAX_SIDE = 2**31
 # Bytes that are hashed while the next ones are read.
 PIECE = 1 << 24
 # A tensor as the header describes it: name, dtype, shape, and where its bytes start and end.
@@ -141,7 +143,7 @@ def read_safetensors(
     with ThreadPoolExecutor(1) as pool:
         hashed: Future[None] | None = None
         for name, dtype, shape, start, end in entries:
-            tensor = torch.empty(shape, dtype=dtype)
+            tensor = torch.empty(shape, dtype=dtype, device="cpu")
             memory = memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data) if end > start else memoryview(b"")
             for begin in range(0, end - start, PIECE):
                 piece = memory[begin : begin + PIECE]
@@ -201,6 +203,8 @@ def _entry(name: str, stated: Mapping[str, Any], where: str) -> TensorEntry:
     shape, (start, end) = stated["shape"], stated["data_offsets"]
     if not isinstance(shape, list) or any(type(n) is not int or n < 0 for n in (*shape, start, end)):
         raise ValueError(f"{name} has a shape or offset that is not an int >= 0")
+    if any(n >= MAX_SIDE for n in shape):
+        raise ValueError(f"{name} has a side of {MAX_SIDE:,} or more")
     if end - start != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{name} has shape {shape}, which does not fit {end - start} bytes")
     return name, dtype, tuple(shape), start, end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,12 @@ from typing import Any
 from torch import Tensor
 
 from medzoo.atomic import write_atomically
+from medzoo.contract import Outputs
 from medzoo.errors import ConfigError, WeightsUnavailable
 from medzoo.provenance import IntendedUse
 from medzoo.weights.cache import digest_of
-from medzoo.weights.config import CONFIG_FILE, NOT_STATED, WEIGHTS_FILE, ModelConfig
+from medzoo.weights.config import CONFIG_FILE, ModelConfig
+from medzoo.weights.formats import NOT_STATED, WEIGHTS_FILE
 
 __all__ = ["save_pretrained"]
 
@@ -43,11 +45,10 @@ prediction = medzoo.predict(model, "image.dcm")
 - trained on: {config[trained_on]}
 - licence: {config[license]}
 - weights: {config[weights][digest]}
-- written by medzoo {config[medzoo]}, torch {config[torch]}
+{statements}- written by medzoo {config[medzoo]}, torch {config[torch]}
 
-| output | trained |
-|---|---|
 {outputs}
+
 | metric | value |
 |---|---|
 {metrics}
@@ -114,12 +115,20 @@ def save_pretrained(
         intended_use=intended_use or model.intended_use,
     )
     config = stated.to_json(dtype=dtypes[0], digest=digest_of(data), size=len(data), metrics=metrics or {})
+    # All of it before the first write: a folder that exists stays valid if something cannot be written down.
+    try:
+        written = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+        card = _card(stated, config, name).encode()
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{model.name}: expected options, statements and metrics of plain numbers and texts, got one that JSON "
+            f"cannot hold ({error}). Convert it, such as with float(...)."
+        ) from error
     target = Path(folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
-        write_atomically(target / WEIGHTS_FILE, data)
-        write_atomically(target / CONFIG_FILE, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
-        write_atomically(target / CARD_FILE, _card(stated, config, name).encode())
+        for name_of_file, content in ((WEIGHTS_FILE, data), (CONFIG_FILE, written), (CARD_FILE, card)):
+            write_atomically(target / name_of_file, content)
     except OSError as error:
         raise WeightsUnavailable(
             f"{target}: the model cannot be written ({error.strerror or error}). Check the path, its permissions and "
@@ -130,15 +139,43 @@ def save_pretrained(
 
 def _card(model: ModelConfig, config: Mapping[str, Any], name: str) -> str:
     """Return the model card."""
-    trained = zip(model.outputs.labels, model.outputs.trained, strict=True)
+    outputs, shown = model.outputs, [_plain(label) for label in model.outputs.labels]
+    columns = [("output", shown), ("trained", ["yes" if ok else "**no**" for ok in outputs.trained])]
+    columns += [
+        (title, [f"{value:.4g}" for value in values])
+        for title, values in (("threshold", outputs.thresholds), ("prevalence in training", outputs.prevalence))
+        if values
+    ]
+    table = [
+        [title for title, _ in columns],
+        ["---"] * len(columns),
+        *zip(*(values for _, values in columns), strict=True),
+    ]
     licence = config["license"] if config["license"] != NOT_STATED else "other"
     return CARD.format(
         config=config,
-        made_for=str(model.intended_use) or NOT_STATED,
+        made_for=_plain(str(model.intended_use)) or NOT_STATED,
         model=model,
         front_matter_license=json.dumps(licence.lower()),
         create=f'medzoo.create("{name}")' + ("  # the folder of this file" if "FOLDER" in name else ""),
-        outputs="".join(f"| {label} | {'yes' if ok else '**no**'} |\n" for label, ok in trained),
-        metrics="\n".join(f"| {metric} | {value} |" for metric, value in config["metrics"].items())
+        outputs="\n".join(f"| {' | '.join(row)} |" for row in table if shown),
+        statements="".join(f"- {line}\n" for line in _statements(outputs)),
+        metrics="\n".join(f"| {_plain(metric)} | {value} |" for metric, value in config["metrics"].items())
         or "| none given | |",
     )
+
+
+def _statements(outputs: Outputs) -> Iterator[str]:
+    """Yield how thresholds and probabilities came to be, as far as that is stated."""
+    policy, calibration = outputs.policy, outputs.calibration
+    if policy is not None:
+        split = f", chosen on {_plain(policy.split)}" if policy.split else ""
+        yield f"thresholds: {_plain(policy.rule)}{split}"
+    if calibration is not None:
+        split = f", fitted on {_plain(calibration.split)}" if calibration.split else ""
+        yield f"calibration, part of the weights: {_plain(calibration.method)}{split}"
+
+
+def _plain(text: str) -> str:
+    """Return a text in one line, without what Markdown takes for a cell or a heading."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
