@@ -173,7 +173,7 @@ WRONG = {
             {"in_chans": 1},
             [],
         ],
-        "channels": ["CT", [1]],
+        "channels": ["CT", [1], ["CT", "PET"]],
         "license": [None, 5],
         "trained_on": [["a"]],
         "metrics": [3, {"AUROC": [1]}],

@@ -172,6 +172,8 @@ def _record(config: dict[str, Any], folder: Path) -> Weights:
     outputs = Outputs(**stated)
     if len(outputs.labels) != num_classes:
         raise ValueError(f"outputs: expected a label for each of {num_classes} outputs, got {len(outputs.labels)}")
+    if config["channels"] and len(config["channels"]) != in_chans:
+        raise ValueError(f"expected a name for each of {in_chans} channels, got {len(config['channels'])}")
     weights = config["weights"]
     if weights["file"] != WEIGHTS_FILE:
         raise ValueError(f"weights: expected the file {WEIGHTS_FILE!r}, got {weights['file']!r}")
