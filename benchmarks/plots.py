@@ -68,7 +68,7 @@ def draw_summary(groups: list[list[Headline]], file: Path) -> None:
     bars: list[Bar] = []
     for group in groups:
         first = group[0]
-        device = "GPU" if "cuda" in first.environment else "CPU"
+        device = first.environment["device"].removeprefix("NVIDIA ") if "cuda" in first.environment else "CPU"
         bars.append((f"{first.row['case']['subject']}, {device}, against {first.peer}", None, ""))
         for headline in group:
             peer = "" if headline.peer == first.peer else f", against {headline.peer}"

@@ -26,23 +26,24 @@ def assemble(asked: Request, obtained: Obtained | None) -> Classifier:
         asked: what is to be made.
         obtained: the tensors of its weights; ``None`` to start from random numbers.
     """
-    weights, loaded = asked.weights, None
+    weights = asked.weights
     if weights is None or obtained is None:
         built = _build(asked, asked.num_classes, asked.in_chans)
-    else:
-        built = _build_for(asked, weights, obtained.tensors).eval()
-        loaded = load_tensors(
-            built,
-            obtained.tensors,
-            source=weights.title(built.name),
-            kernel=input_kernel(built, built.input_spec.channels),
-            part=weights.part,
-            device=torch.get_default_device(),
-        )
+        built.outputs = choose_outputs(built, asked, None)
+        built.preprocessing, _ = choose_preprocessing(built, asked)
+        return built
+    built = _build_for(asked, weights, obtained.tensors).eval()
+    loaded = load_tensors(
+        built,
+        obtained.tensors,
+        source=weights.title(built.name),
+        kernel=input_kernel(built, built.input_spec.channels),
+        part=weights.part,
+        device=torch.get_default_device(),
+    )
     built.outputs = choose_outputs(built, asked, loaded)
     built.preprocessing, notes = choose_preprocessing(built, asked)
-    if weights is not None and obtained is not None and loaded is not None:
-        built.load_report = report_load(built, weights, obtained, loaded, notes)
+    built.load_report = report_load(built, weights, obtained, loaded, notes)
     return built
 
 
