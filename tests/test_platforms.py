@@ -35,6 +35,7 @@ def test_proc_is_read_by_bench_alone():
     assert found == {"bench.py"}
 
 
+@pytest.mark.slow
 def test_models_run_without_the_modules_of_unix(tmp_path):
     """Where importing them fails, as on Windows: create, forward, predict, and the lock of a download."""
     code = f"""
@@ -61,6 +62,7 @@ with download_lock("sha256:" + "0" * 64):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_workers_may_be_spawned(tmp_path):
     """The only way to start a process on macOS and Windows."""
     program = tmp_path / "program.py"
