@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import medzoo
 from benchmarks.cases import CHANNELS_LAST, COMPILED, CREATED, EAGER, GRAPHLESS, MONAI, TIMM, Case
 from medzoo.classifier import Classifier
-from medzoo.contract import InputSpec
+from medzoo.input_spec import InputSpec
 from medzoo.kernels.box_attention import attend, fill_biases
 from medzoo.kernels.cpu.slabs import SLAB, slabs
 from medzoo.kernels.window_partition import box_layout

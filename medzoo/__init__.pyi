@@ -1,6 +1,5 @@
 from . import errors as errors
 from .classifier import Classifier as Classifier
-from .contract import InputSpec as InputSpec
 from .contract import Outputs as Outputs
 from .contract import Preprocessing as Preprocessing
 from .conversion import load_state as load_state
@@ -11,6 +10,7 @@ from .inference.optimize import optimize as optimize
 from .inference.result import Prediction as Prediction
 from .inference.result import Predictions as Predictions
 from .inference.run import predict as predict
+from .input_spec import InputSpec as InputSpec
 from .io.image import Image as Image
 from .io.read import read as read
 from .kernels.dispatch import set_fast_paths as set_fast_paths

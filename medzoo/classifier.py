@@ -13,9 +13,10 @@ from typing import Any, Self, cast
 
 from torch import Tensor, nn
 
-from medzoo.contract import InputSpec, Outputs, Preprocessing, Task
+from medzoo.contract import Outputs, Preprocessing, Task
 from medzoo.errors import ConfigError, check_int
 from medzoo.features import CheckedModel, FeatureInfo, annotate_oom
+from medzoo.input_spec import InputSpec
 from medzoo.nn.encoder import is_channels_last, take_maps
 from medzoo.nn.head import Head
 from medzoo.provenance import Calibration, IntendedUse, ThresholdPolicy

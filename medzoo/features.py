@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from medzoo.contract import InputSpec, Preprocessing
+from medzoo.contract import Preprocessing
 from medzoo.errors import InputError
+from medzoo.input_spec import InputSpec
 from medzoo.nn.encoder import take_maps
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class CheckedModel(nn.Module):
         self.register_load_state_dict_post_hook(_rebuild_after_load)  # type: ignore[no-untyped-call]  # torch's
 
     def check_input(self, x: Tensor) -> None:
-        """Raise unless ``x`` is what the model takes; see :meth:`medzoo.contract.InputSpec.check`."""
+        """Raise unless ``x`` is what the model takes; see :meth:`medzoo.input_spec.InputSpec.check`."""
         # A replica of nn.DataParallel has no parameters.
         self.input_spec.check(x, who=self.name, like=next(self.encoder.parameters(), None))
         if self.encoder.training and self.input_spec.lone_minimum and _trains_batchnorm(self.encoder):

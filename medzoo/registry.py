@@ -16,8 +16,9 @@ from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from medzoo.contract import InputSpec, Outputs, Preprocessing, Task, check_task
+from medzoo.contract import Outputs, Preprocessing, Task, check_task
 from medzoo.errors import ConfigError, RegistrationError, UnknownModelError, did_you_mean
+from medzoo.input_spec import InputSpec
 from medzoo.warn import warn
 from medzoo.weights.record import Weights
 

@@ -8,8 +8,8 @@ from tensors import TINY
 
 import medzoo
 from medzoo.classifier import Classifier, FeatureInfo
-from medzoo.contract import InputSpec
 from medzoo.errors import ConfigError
+from medzoo.input_spec import InputSpec
 from medzoo.nn.conv import ConvEncoder, StageTable
 from medzoo.nn.head import Head
 

@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import save_file
 
 import medzoo
-from medzoo.contract import InputSpec, Outputs, Preprocessing
+from medzoo.contract import Outputs, Preprocessing
 from medzoo.errors import ConfigError, MedzooError
+from medzoo.input_spec import InputSpec
 from medzoo.provenance import Calibration, IntendedUse, ThresholdPolicy
 from medzoo.weights.cache import digest_of
 from medzoo.weights.formats import FORMAT, FORMATS, REQUIRED

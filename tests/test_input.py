@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 import medzoo
-from medzoo.contract import InputSpec
 from medzoo.errors import InputError, ShapeError
+from medzoo.input_spec import InputSpec
 
 
 @pytest.fixture(scope="module")

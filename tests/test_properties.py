@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medzoo.contract import InputSpec
+from medzoo.input_spec import InputSpec
 from medzoo.nn.conv import ConvEncoder, StageTable
 from medzoo.nn.swin_block import WindowGrid
 

@@ -9,8 +9,9 @@ import pytest
 
 import medzoo
 from medzoo import registry
-from medzoo.contract import InputSpec, Outputs, Preprocessing
+from medzoo.contract import Outputs, Preprocessing
 from medzoo.errors import ConfigError, RegistrationError, UnknownModelError
+from medzoo.input_spec import InputSpec
 from medzoo.weights.record import UrlFile
 
 NAMES = ["cnn3d_base", "cnn3d_small", "densenet121_xray", "resnet18_multilabel", "swin_encoder_mlp", "xray_cnn"]

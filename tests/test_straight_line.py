@@ -2,7 +2,7 @@
 
 A reader follows the calls from ``create`` downwards. A *stop* is a function on the way, a *climb* a step back into a
 file that came before. Not counted: the builder and what it calls, the checks of plain values (``contract``,
-``provenance``, ``errors``), and methods of a line or two.
+``input_spec``, ``provenance``, ``errors``), and methods of a line or two.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import medzoo
 from medzoo.weights.record import LocalFile
 
 ROOT = Path(medzoo.__file__).parent
-VALUES = {"contract.py", "errors.py", "provenance.py", "version.py"}
+VALUES = {"contract.py", "errors.py", "input_spec.py", "provenance.py", "version.py"}
 SHORT = {"ModelSpec.options", "Weights.is_listed", "Weights.outputs", "Weights.title", "Classifier.num_classes"}
 
 

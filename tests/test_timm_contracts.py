@@ -17,8 +17,8 @@ from timm.models import adapt_input_conv
 from torch import nn
 
 import medzoo
-from medzoo.contract import InputSpec
 from medzoo.errors import ConfigError, InputError
+from medzoo.input_spec import InputSpec
 from medzoo.nn.encoder import Encoder
 from medzoo.nn.head import Head
 

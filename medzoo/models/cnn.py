@@ -20,8 +20,9 @@ from __future__ import annotations
 from typing import Literal
 
 from medzoo.classifier import Classifier
-from medzoo.contract import InputSpec, Outputs, Preprocessing
+from medzoo.contract import Outputs, Preprocessing
 from medzoo.errors import check_int, check_ints, check_rate
+from medzoo.input_spec import InputSpec
 from medzoo.models.findings import CHESTXRAY14, IMAGENET_MEAN, IMAGENET_STD
 from medzoo.nn.conv import ConvEncoder, StageTable
 from medzoo.nn.head import Head

@@ -10,7 +10,8 @@ Axes: b batch, c channels, h w height width, n findings.
 from __future__ import annotations
 
 from medzoo.classifier import Classifier
-from medzoo.contract import InputSpec, Outputs, Preprocessing
+from medzoo.contract import Outputs, Preprocessing
+from medzoo.input_spec import InputSpec
 from medzoo.models.findings import TORCHXRAYVISION18
 from medzoo.nn.head import Head
 from medzoo.provenance import IntendedUse

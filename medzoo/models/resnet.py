@@ -9,8 +9,9 @@ Axes: b batch, c channels, h w height width, n findings.
 from __future__ import annotations
 
 from medzoo.classifier import Classifier
-from medzoo.contract import InputSpec, Outputs, Preprocessing
+from medzoo.contract import Outputs, Preprocessing
 from medzoo.errors import check_rate
+from medzoo.input_spec import InputSpec
 from medzoo.models.findings import CHESTXRAY14, IMAGENET_MEAN, IMAGENET_STD
 from medzoo.nn.head import Head
 from medzoo.registry import register

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from medzoo.classifier import Classifier
-from medzoo.contract import InputSpec, Outputs, Preprocessing
+from medzoo.contract import Outputs, Preprocessing
 from medzoo.errors import ConfigError, check_int, check_rate, did_you_mean
+from medzoo.input_spec import InputSpec
 from medzoo.kernels import dispatch
 from medzoo.nn.encoder import Encoder
 from medzoo.nn.guards import fast_path_for, needs_gradient, unobserved

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from medzoo.contract import InputSpec, Outputs, Preprocessing
+from medzoo.contract import Outputs, Preprocessing
 from medzoo.errors import ConfigError, MedzooError, WeightsUnavailable
+from medzoo.input_spec import InputSpec
 from medzoo.provenance import UNSTATED, Calibration, IntendedUse, ThresholdPolicy
 from medzoo.version import __version__
 from medzoo.weights.formats import COUNT, FORMAT, FORMATS, NOT_STATED, WEIGHTS_FILE, UnknownFieldError, complete

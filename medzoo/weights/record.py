@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from medzoo.contract import InputSpec, Outputs, Preprocessing, Task
+from medzoo.contract import Outputs, Preprocessing, Task
 from medzoo.errors import ConfigError
+from medzoo.input_spec import InputSpec
 from medzoo.provenance import UNSTATED, Calibration, IntendedUse, ThresholdPolicy
 
 __all__ = ["FileSource", "HubFile", "LocalFile", "PackagedFile", "UrlFile", "Weights", "ZipMember"]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from medzoo.assembly import assemble
 from medzoo.atomic import write_atomically
-from medzoo.contract import InputSpec
 from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable, did_you_mean
+from medzoo.input_spec import InputSpec
 from medzoo.registry import ModelSpec, describe, list_models
 from medzoo.resolve import request
 from medzoo.weights.cache import CacheEntry, cache_entries, stored_file
