@@ -11,7 +11,7 @@ from typing import Any
 from medzoo.contract import Preprocessing, Task, check_task
 from medzoo.errors import ConfigError, UnknownModelError, did_you_mean
 from medzoo.registry import ModelSpec, describe
-from medzoo.weights.config import read_folder
+from medzoo.weights.config import read_folder, tuples
 from medzoo.weights.hub import read_repo
 from medzoo.weights.record import Weights
 from medzoo.weights.safetensors import FOREIGN_SUFFIXES
@@ -136,17 +136,12 @@ def request(
             hint = did_you_mean(name, {*known, *ARGUMENTS})
             raise ConfigError(f"{who}: no option {name!r}.{hint} It has {', '.join(sorted(known))}.")
     for name, value in needed.items():
-        if name in options and _plain(options[name]) != _plain(value):
+        if name in options and tuples(options[name]) != tuples(value):
             raise ConfigError(
                 f"{who}: the weights {weights and weights.tag!r} need {name}={value!r}, got {options[name]!r}. "
                 "Leave it out, or use other weights."
             )
     return Request(spec, weights, {**options, **needed}, num_classes, in_chans, labels, task, preprocessing)
-
-
-def _plain(value: Any) -> Any:
-    """Return tuples for lists, as JSON has only the latter."""
-    return tuple(map(_plain, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _names(who: str, labels: Sequence[str], num_classes: int | None) -> tuple[str, ...]:

@@ -46,6 +46,14 @@ def test_every_dtype_is_read_bit_for_bit(kind, zipped):
 
 
 @FORMATS
+def test_tensors_are_on_the_cpu_whatever_the_default_device_is(zipped):
+    data = torch_saved({"full": torch.ones(2, 3), "empty": torch.ones(0, 3)}, zipped)
+    with torch.device("meta"):
+        tensors = parse_checkpoint(data, "x.pt")
+    assert {key: tensor.device.type for key, tensor in tensors.items()} == {"full": "cpu", "empty": "cpu"}
+
+
+@FORMATS
 def test_the_state_of_trainers_is_dropped(zipped):
     model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
     optimizer = torch.optim.AdamW(model.parameters())

@@ -21,7 +21,7 @@ from medzoo.weights.record import LocalFile
 
 ROOT = Path(medzoo.__file__).parent
 VALUES = {"contract.py", "errors.py", "input_spec.py", "provenance.py", "version.py"}
-SHORT = {"ModelSpec.options", "Weights.is_listed", "Weights.outputs", "Weights.title", "Classifier.num_classes"}
+SHORT = {"ModelSpec.options", "Weights.outputs", "Weights.title", "Classifier.num_classes"}
 
 
 def stops(call):

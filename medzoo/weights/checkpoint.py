@@ -156,7 +156,7 @@ def _materialise(stored: dict[str, StoredTensor], read_storage: StorageReader) -
     tensors: dict[str, Tensor] = {}
     for name, tensor in stored.items():
         if 0 in tensor.shape:
-            tensors[name] = torch.empty(tensor.shape, dtype=tensor.dtype)
+            tensors[name] = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
             continue
         itemsize = tensor.dtype.itemsize
         values = flat(tensor.storage)[: tensor.storage.size // itemsize * itemsize].view(tensor.dtype)

@@ -24,7 +24,7 @@ from medzoo.weights.formats import COUNT, FORMAT, FORMATS, NOT_STATED, WEIGHTS_F
 from medzoo.weights.record import LocalFile, Weights
 from medzoo.weights.safetensors import parse_json
 
-__all__ = ["CONFIG_FILE", "ModelConfig", "SavedModel", "read_folder"]
+__all__ = ["CONFIG_FILE", "ModelConfig", "SavedModel", "read_folder", "tuples"]
 
 CONFIG_FILE = "config.json"
 MAX_CONFIG = 2**20
@@ -161,12 +161,12 @@ def _release(version: str) -> list[int]:
 
 def _record(config: dict[str, Any], folder: Path) -> Weights:
     """Return the weights of a complete config in ``folder``."""
-    options = _tuples_of(config["options"])
+    options = tuples(config["options"])
     num_classes, in_chans = options.pop("num_classes"), options.pop("in_chans")
     for name, count, least in (("num_classes", num_classes, 0), ("in_chans", in_chans, 1)):
         if not COUNT.fits(count) or count < least:
             raise ValueError(f"options: expected {name} to be an int >= {least}, got {count!r}")
-    stated = _tuples_of(config["outputs"])
+    stated = tuples(config["outputs"])
     for name, kind in (("policy", ThresholdPolicy), ("calibration", Calibration)):
         if stated.get(name) is not None:
             stated[name] = kind(**stated[name])
@@ -199,13 +199,13 @@ def _record(config: dict[str, Any], folder: Path) -> Weights:
         thresholds=outputs.thresholds,
         normalised=outputs.normalised,
         trained=outputs.trained,
-        preprocessing=Preprocessing(**_tuples_of(config["preprocessing"])),
+        preprocessing=Preprocessing(**tuples(config["preprocessing"])),
         metrics=dict(config["metrics"]),
         options=options,
         policy=outputs.policy,
         calibration=outputs.calibration,
         prevalence=outputs.prevalence,
-        intended_use=IntendedUse(**_tuples_of(config.get("intended_use", {}))),
+        intended_use=IntendedUse(**tuples(config.get("intended_use", {}))),
         num_classes=num_classes,
         dtype=config["dtype"],
         input_spec=_input_spec(config["input"]),
@@ -214,7 +214,7 @@ def _record(config: dict[str, Any], folder: Path) -> Weights:
 
 def _input_spec(stated: Mapping[str, Any]) -> InputSpec:
     """Return the input of a model, whose numbers must go together."""
-    spec = InputSpec(**_tuples_of(stated))
+    spec = InputSpec(**tuples(stated))
     if spec.axes not in ("b c h w", "b c d h w") or len(spec.size) != spec.dims:
         raise ValueError(f"input: expected axes 'b c h w' or 'b c d h w' and a size for them, got {spec.axes!r}")
     if min(spec.channels, spec.multiple, spec.minimum, *spec.size) < 1:
@@ -222,12 +222,12 @@ def _input_spec(stated: Mapping[str, Any]) -> InputSpec:
     return spec
 
 
-def _tuples_of(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _tuples(value) for name, value in values.items()}
+def tuples(value: Any) -> Any:
+    """Return tuples for lists, also inside of sets of fields: JSON has lists alone.
 
-
-def _tuples(value: Any) -> Any:
-    """Turn JSON's lists back into tuples."""
+    >>> tuples({"widths": [4, [8]]})
+    {'widths': (4, (8,))}
+    """
     if isinstance(value, Mapping):
-        return _tuples_of(value)
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+        return {name: tuples(inner) for name, inner in value.items()}
+    return tuple(map(tuples, value)) if isinstance(value, (list, tuple)) else value

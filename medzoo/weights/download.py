@@ -90,7 +90,7 @@ def _read(record: Weights, path: Path, read: Reader[T]) -> tuple[T | None, str]:
         content, got = read(path, algorithm)
     except WeightsCorrupt as error:
         return _read_again(record, path, read, error)
-    except (WeightsUnavailable, OSError):
+    except OSError:  # WeightsUnavailable is one
         if isinstance(record.source, (LocalFile, PackagedFile)) or path.exists():
             read_bytes(path)  # raises what is wrong with it
             raise
@@ -100,14 +100,15 @@ def _read(record: Weights, path: Path, read: Reader[T]) -> tuple[T | None, str]:
 
 def _read_again(record: Weights, path: Path, read: Reader[T], error: WeightsCorrupt) -> tuple[T | None, str]:
     """Return the same for a file that is not valid: it is damaged, or as published, which its digest shows."""
+    algorithm = record.digest.partition(":")[0]
     try:
-        got = _read_bytes(path, record.digest.partition(":")[0])[1]
+        got = _read_bytes(path, algorithm)[1]
     except (WeightsCorrupt, WeightsUnavailable):
         return None, str(error)
     if got != record.digest:
         return None, f"{path}: expected {record.digest}, got {got}."
     # Another process may have replaced the file by the right one in between.
-    return read(path, record.digest.partition(":")[0])[0], ""
+    return read(path, algorithm)[0], ""
 
 
 def _is_another_version(record: Weights, path: Path) -> bool:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from medzoo.atomic import write_atomically
@@ -24,20 +22,6 @@ from medzoo.weights.safetensors import FOREIGN_SUFFIXES, read_safetensors, read_
 __all__ = ["Obtained", "is_foreign", "obtain", "save_converted"]
 
 logger = logging.getLogger("medzoo")
-
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def on_cpu(function: F) -> F:
-    """Run a function with the CPU as the default device: the bytes of a file are read into it."""
-
-    @functools.wraps(function)
-    def run(*arguments: Any, **options: Any) -> Any:
-        with torch.device("cpu"):
-            return function(*arguments, **options)
-
-    return cast(F, run)
 
 
 class Obtained(NamedTuple):
@@ -56,7 +40,6 @@ class Obtained(NamedTuple):
     dropped: tuple[str, ...] = ()
 
 
-@on_cpu
 def obtain(record: Weights, who: str, *, fresh: bool = False) -> Obtained:
     """Return the tensors of a record, on the CPU whatever the default device is.
 
