@@ -57,7 +57,7 @@ ALLOWED = {
     "factory": {"assembly", "classifier", "contract", "errors", "features", "resolve", "weights"},
     "model_check": {"build_check", "classifier", "errors", "factory", "features", "registry"},
     "conversion": {"assembly", "classifier", "errors", "registry", "resolve", "weights"},
-    "io": {"errors"},
+    "io": {"errors", "warn"},
     "transforms": {"contract", "warn", "errors", "io"},
     "inference": {
         "atomic",

@@ -12,6 +12,7 @@ from make_images import SERIES, arrow, dataset, save, slice_fields, write_dicom,
 from medzoo.errors import DataError
 from medzoo.io.dicom.series import read_series
 from medzoo.io.folder import scan
+from medzoo.io.options import ReadOptions
 from medzoo.io.read import read
 
 SLICE = arrow(12, 16, top=2000)
@@ -21,7 +22,7 @@ VOLUME = np.stack([SLICE + 100 * i for i in range(5)]).astype(np.uint16)
 def test_81_slices_are_sorted_by_position_not_by_name_or_number(tmp_path):
     paths = write_series(tmp_path / "ct", VOLUME)
     for order in (paths, paths[::-1], [paths[i] for i in (2, 0, 4, 1, 3)]):
-        image = read_series(order)
+        image = read_series(order, ReadOptions())
         assert image.array.shape == (1, 5, 12, 16)
         assert image.array.dtype == np.int32
         np.testing.assert_array_equal(image.array[0], VOLUME.astype(int) - 1024)
@@ -129,13 +130,13 @@ def test_81_files_of_two_series_given_together_are_refused(tmp_path):
     first = write_series(tmp_path / "a", VOLUME[:2])
     second = write_series(tmp_path / "b", VOLUME[2:], SeriesInstanceUID="1.2.3")
     with pytest.raises(DataError, match="expected slices of one series"):
-        read_series([*first, *second])
+        read_series([*first, *second], ReadOptions())
 
 
 def test_81_projections_are_not_a_series(tmp_path):
     paths = [write_dicom(tmp_path / f"{i}", SLICE, Modality="DX") for i in range(2)]
     with pytest.raises(DataError, match="expected slices of a volume, found DX pictures"):
-        read_series(paths)
+        read_series(paths, ReadOptions())
 
 
 def test_slices_with_their_own_rescale_agree_in_value(tmp_path):

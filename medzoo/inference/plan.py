@@ -20,6 +20,7 @@ from medzoo.io.dicom.pixels import load
 from medzoo.io.files import MAX_VOXELS, existing, identify
 from medzoo.io.folder import ScanItem, group, scan
 from medzoo.io.image import Image, from_array
+from medzoo.io.options import ReadOptions
 from medzoo.transforms.transform import ImageSource, as_array, not_an_image, transform
 
 __all__ = ["Plan", "PlannedImage", "Points", "plan", "read_points"]
@@ -42,6 +43,7 @@ class PlannedImage:
             is recorded in the result.
         point: centre of a patch in mm, RAS.
         given_point: the same point in the caller's frame.
+        warning: what is known against the image before it is read.
     """
 
     label: str
@@ -49,6 +51,7 @@ class PlannedImage:
     in_memory: bool
     point: Point | None = None
     given_point: Point | None = None
+    warning: str = ""
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ def _labelled(item: Image | NDArray[Any] | Tensor, label: str) -> Image:
     """Return an image whose identity has a name for messages."""
     if not isinstance(item, Image):
         array = as_array(item) if isinstance(item, Tensor) else item
-        return from_array(array, label, nan="raise", max_voxels=MAX_VOXELS)
+        return from_array(array, label, ReadOptions())
     if "file" in item.identity:
         return item
     return replace(item, identity={**item.identity, "file": label})
@@ -174,7 +177,7 @@ def _from_scan(model: Classifier, items: Sequence[ScanItem], skipped: dict[str, 
         if item.kind == "skip":
             skipped[str(item.paths[0])] = item.reason
         elif item.kind == "series" and model.input_spec.dims == 3:
-            images.append(PlannedImage(str(item.paths[0]), item.paths, in_memory=False))
+            images.append(PlannedImage(str(item.paths[0]), item.paths, in_memory=False, warning=item.warning))
         else:
             images += [PlannedImage(str(file), file, in_memory=False) for file in item.paths]
     return images

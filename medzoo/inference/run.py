@@ -20,9 +20,9 @@ from medzoo.errors import ConfigError, DataError, InputError, check_int
 from medzoo.inference.optimize import optimized_view
 from medzoo.inference.plan import Plan, PlannedImage, Points, plan
 from medzoo.inference.result import Prediction, Predictions
-from medzoo.io.dicom.series import read_series
 from medzoo.io.image import Image
-from medzoo.io.read import read
+from medzoo.io.options import ReadOptions
+from medzoo.io.read import read_image
 from medzoo.transforms.transform import ExcludedView, ImageSource, Transform, transform
 from medzoo.version import __version__
 from medzoo.warn import warn
@@ -183,7 +183,8 @@ class _Reader(Dataset[_Item]):
             return planned.image
         if self.last is None or self.last[0] != planned.image:
             self.last = None  # two scans at once may exceed the memory
-            image = read_series(planned.image) if isinstance(planned.image, tuple) else read(planned.image)
+            options = ReadOptions(channels=self.transform.channels)
+            image = read_image(planned.image, options).with_warning(planned.warning)
             if planned.point is None:
                 return image
             self.last = (planned.image, image)

@@ -29,12 +29,14 @@ class ScanItem:
         kind: ``"image"`` for one file, ``"series"`` for the slices of a volume, ``"skip"`` for what is not an image.
         reason: why it is skipped; empty otherwise.
         label: its name: the path relative to the scanned folder, and how many files.
+        warning: what is known against it from the files around it, such as slices that cannot be read.
     """
 
     paths: tuple[Path, ...]
     kind: _Kind
     reason: str
     label: str
+    warning: str = ""
 
 
 def scan(path: str | os.PathLike[str]) -> list[ScanItem]:
@@ -66,8 +68,8 @@ def group(files: Sequence[Path], root: Path) -> list[ScanItem]:
     return items
 
 
-def single_series(folder: Path) -> tuple[Path, ...]:
-    """Return the files of the one DICOM series directly in a folder.
+def single_series(folder: Path) -> ScanItem:
+    """Return the one DICOM series directly in a folder.
 
     Raises:
         DataError: there is none, or there are several.
@@ -81,7 +83,7 @@ def single_series(folder: Path) -> tuple[Path, ...]:
             f"{folder}: expected exactly one DICOM series, found {found}. "
             "Give a file, a folder with one series, or use medzoo.predict for a folder tree."
         )
-    return series[0].paths
+    return series[0]
 
 
 def _walk(root: Path) -> tuple[list[Path], list[ScanItem]]:

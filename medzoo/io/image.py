@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tokenize import TokenError  # NumPy parses the header of a file as Python
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from medzoo.errors import DataError
 from medzoo.io.files import check_size, join_sizes, wrap_read_errors
+from medzoo.io.options import ReadOptions
 
 __all__ = [
     "Image", "as_native", "from_array", "handle_nan", "has_independent_axes", "merge_equal_channels", "read_npy",
@@ -44,6 +45,10 @@ class Image:
         identity: ``file``, and for DICOM ``study``, ``series``, ``sop`` (instance UIDs), ``patient`` (hashed),
             ``view`` (AP, PA, LL...). Never a name, a date of birth or a patient id in plain text.
         notes: what the reader changed: ``"MONOCHROME1 inverted"``, ``"EXIF orientation 6 applied"``.
+        body_part: DICOM body part in capitals, such as ``"CHEST"``; ``""`` where the file does not give it.
+        age: age of the patient in years; ``None`` where the file does not give it.
+        warning: why this may not be the image that was meant, such as slices beside it that cannot be read; empty if
+            nothing is known against it.
     """
 
     array: NDArray[Any]
@@ -54,6 +59,9 @@ class Image:
     value_range: tuple[float, float] | None = None
     identity: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    body_part: str = ""
+    age: float | None = None
+    warning: str = ""
 
     def __post_init__(self) -> None:
         if self.array.ndim not in (3, 4) or self.array.dtype.kind not in "uifb" or 0 in self.array.shape:
@@ -76,6 +84,10 @@ class Image:
 
         return "".join(aff2axcodes(self.affine))
 
+    def with_warning(self, warning: str) -> Image:
+        """Return the image with one more warning; an empty one changes nothing."""
+        return replace(self, warning=" ".join(filter(None, (self.warning, warning)))) if warning else self
+
     def __repr__(self) -> str:
         axes = "c h w" if self.dims == 2 else "c d h w"
         spacing = "unknown" if self.spacing is None else " x ".join(f"{s:g}" for s in self.spacing) + " mm"
@@ -85,7 +97,7 @@ class Image:
         )
 
 
-def from_array(array: NDArray[Any], label: str, *, nan: str, max_voxels: int) -> Image:
+def from_array(array: NDArray[Any], label: str, options: ReadOptions) -> Image:
     """Return an array ``h w``, ``c h w`` or ``c d h w`` as an image without geometry.
 
     Raises:
@@ -104,9 +116,10 @@ def from_array(array: NDArray[Any], label: str, *, nan: str, max_voxels: int) ->
             f"{label}: expected (c, h, w) with up to 4 channels, got shape {array.shape}. "
             "Put an axis in front of a volume, array[None], and the channels first in a colour image."
         )
-    check_size(Path(label), array.size, max_voxels, join_sizes(array.shape))
+    options.refuse(label, "an array", "frame", "stack", "channel_axis")
+    check_size(Path(label), array.size, options.max_voxels, join_sizes(array.shape))
     notes: list[str] = []
-    values = handle_nan(as_native(array[None] if array.ndim == 2 else array), label, nan, notes)
+    values = handle_nan(as_native(array[None] if array.ndim == 2 else array), label, options.nan, notes)
     unit, value_range = "raw", None
     if values.dtype.kind == "b":
         values, unit, value_range = values.astype(np.uint8), "1-bit", (0.0, 1.0)
@@ -117,28 +130,27 @@ def from_array(array: NDArray[Any], label: str, *, nan: str, max_voxels: int) ->
     return Image(values, unit=unit, value_range=value_range, identity={"file": label}, notes=tuple(notes))
 
 
-def read_npy(path: Path, *, frame: int | None, nan: str, max_voxels: int) -> Image:
+def read_npy(path: Path, options: ReadOptions) -> Image:
     """Read a ``.npy`` file; pickled objects in it are never loaded.
 
     Raises:
         DataError: not an array of real numbers, cut short, or too large.
     """
-    if frame is not None:
-        raise DataError(f"{path}: an NPY file has no frames, got frame={frame}. Leave frame out.")
+    options.refuse(path, "an NPY file", "frame", "stack", "channel_axis")
     with wrap_read_errors(path, "an NPY array", TokenError), path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = header(file)
         if dtype.hasobject:
             raise DataError(f"{path}: expected numbers, found pickled objects, which are never loaded. Save numbers.")
-        check_size(path, math.prod(shape), max_voxels, join_sizes(shape) or "a single number")
+        check_size(path, math.prod(shape), options.max_voxels, join_sizes(shape) or "a single number")
         found, expected = path.stat().st_size - file.tell(), math.prod(shape) * dtype.itemsize
         if found != expected:
             raise DataError(
                 f"{path}: expected {expected} bytes of {dtype} {shape}, found {found}. Copy or save the file again."
             )
         array = np.load(path, allow_pickle=False)
-    return from_array(array, str(path), nan=nan, max_voxels=max_voxels)
+    return from_array(array, str(path), options)
 
 
 def handle_nan(array: NDArray[Any], label: object, policy: str, notes: list[str]) -> NDArray[Any]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from medzoo.errors import DataError
 from medzoo.io.files import DEFLATE_LIMIT, capture_stderr, check_size, inflated_size, join_sizes, wrap_read_errors
 from medzoo.io.image import Image, as_native, handle_nan, has_independent_axes, to_closest_ras, voxel_sizes
+from medzoo.io.options import ReadOptions
 
 __all__ = ["read_metaimage", "read_with_itk"]
 
@@ -28,19 +29,18 @@ _BYTES = {
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def read_metaimage(path: Path, *, frame: int | None, nan: str, max_voxels: int) -> Image:
-    """Read a volume ``1 x y z``, or a 2D image ``1 h w``; the arguments are as in :func:`medzoo.read`.
+def read_metaimage(path: Path, options: ReadOptions) -> Image:
+    """Read a volume ``1 x y z``, or a 2D image ``1 h w``.
 
     Raises:
         DataError: the voxels are missing, cut short or outside the folder; the header is contradictory; colour.
     """
-    if frame is not None:
-        raise DataError(f"{path}: a MetaImage has no frames, got frame={frame}. Leave frame out.")
+    options.refuse(path, "a MetaImage", "frame", "stack", "channel_axis")
     notes: list[str] = []
     spacing: tuple[float, ...] | None = None
     affine: NDArray[np.float64] | None = None
     with wrap_read_errors(path, "a MetaImage"):
-        size, has_spacing = _check_header(path, max_voxels)
+        size, has_spacing = _check_header(path, options.max_voxels)
         values, stored_affine = _values_and_affine(path, size)
         if not has_spacing:  # ITK assumes 1 mm
             notes.append("the file gives no spacing: axes left as stored")
@@ -49,7 +49,7 @@ def read_metaimage(path: Path, *, frame: int | None, nan: str, max_voxels: int) 
         else:
             values, affine = to_closest_ras(values, stored_affine, notes)
             spacing = voxel_sizes(affine)
-    values = handle_nan(as_native(values)[None], path, nan, notes)
+    values = handle_nan(as_native(values)[None], path, options.nan, notes)
     return Image(values, affine, spacing, identity={"file": str(path)}, notes=tuple(notes))
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from medzoo.errors import DataError
 from medzoo.io.files import DEFLATE_LIMIT, check_frame, check_size, join_sizes, wrap_read_errors
 from medzoo.io.image import Image, as_native, handle_nan, has_independent_axes, to_closest_ras, voxel_sizes
+from medzoo.io.options import ReadOptions
 
 __all__ = ["read_nifti"]
 
@@ -25,8 +26,8 @@ _CHUNK = 2**22
 _TO_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # by the spatial bits of xyzt_units; 0 is unknown, in practice mm
 
 
-def read_nifti(path: Path, kind: str, *, frame: int | None, nan: str, max_voxels: int) -> Image:
-    """Read a volume ``1 x y z``; ``kind`` is ``"nifti"`` or ``"nifti.gz"``, and the rest as in :func:`medzoo.read`.
+def read_nifti(path: Path, kind: str, options: ReadOptions) -> Image:
+    """Read a volume ``1 x y z``; ``kind`` is ``"nifti"`` or ``"nifti.gz"``.
 
     A gzip file is read to its last byte so that its checksum is verified.
 
@@ -38,19 +39,20 @@ def read_nifti(path: Path, kind: str, *, frame: int | None, nan: str, max_voxels
     from nibabel.volumeutils import apply_read_scaling
     from nibabel.wrapstruct import WrapStructError
 
+    options.refuse(path, "a NIfTI file", "stack")
     notes: list[str] = []
     with wrap_read_errors(path, "a NIfTI volume", HeaderDataError, HeaderTypeError, ImageDataError, WrapStructError):
         with gzip.open(path) if kind == "nifti.gz" else path.open("rb") as file:
             header = _read_header(path, file)
-            size = _check_sizes(path, kind, header, max_voxels)
+            size = _check_sizes(path, kind, header, options.max_voxels)
             stored = _read_voxels(path, file, header, size)
-        volume = _select_volume(path, stored, frame, notes)
+        volume = _select_volume(path, stored, options.frame, notes)
         values = as_native(apply_read_scaling(volume, *_scaling(path, header)))
         affine, spacing = _geometry(path, header, notes)
     if affine is not None:
         values, affine = to_closest_ras(values, affine, notes)
         spacing = voxel_sizes(affine)
-    values = handle_nan(values[None], path, nan, notes)
+    values = handle_nan(values[None], path, options.nan, notes)
     return Image(values, affine, spacing, identity={"file": str(path)}, notes=tuple(notes))
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from medzoo.errors import DataError
 from medzoo.io.files import capture_stderr, check_frame, check_size, wrap_read_errors
 from medzoo.io.image import Image, as_native, handle_nan, merge_equal_channels
+from medzoo.io.options import ReadOptions
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -27,16 +28,17 @@ _COLOUR_MODES = {
 }  # fmt: skip
 
 
-def read_raster(path: Path, kind: str, *, frame: int | None, nan: str, max_voxels: int) -> Image:
+def read_raster(path: Path, kind: str, options: ReadOptions) -> Image:
     """Read one image ``c h w``; grey has one channel, also where it was stored as colour.
 
-    ``kind`` is ``"png"``, ``"jpeg"`` or ``"tiff"``; the other arguments are as in :func:`medzoo.read`.
+    ``kind`` is ``"png"``, ``"jpeg"`` or ``"tiff"``.
 
     Raises:
         DataError: damaged or cut short, several pages and no ``frame``, transparency that varies, or too large.
     """
     from PIL import Image as Pillow
 
+    options.refuse(path, f"a {kind.upper()} image", "stack", "channel_axis")
     notes: list[str] = []
     # An open file, not its name: given a name, Pillow 13 maps an uncompressed TIFF into memory with rows and columns
     # exchanged before it rotates it, and scrambles orientations 5 to 8.
@@ -46,10 +48,10 @@ def read_raster(path: Path, kind: str, *, frame: int | None, nan: str, max_voxel
                 Pillow.open(file, formats=_FORMATS[kind]).verify()
                 file.seek(0)
             with Pillow.open(file, formats=_FORMATS[kind]) as picture:
-                _select_page(path, picture, frame)
+                _select_page(path, picture, options.frame)
                 channels = len(picture.getbands())
                 sizes = f"{picture.width} × {picture.height} in {channels} channels"
-                check_size(path, picture.width * picture.height * channels, max_voxels, sizes)
+                check_size(path, picture.width * picture.height * channels, options.max_voxels, sizes)
                 if kind == "png" and picture.mode in _COLOUR_MODES and "16B" in str(picture.tile):
                     notes.append("16-bit colour or alpha read as 8-bit")
                 tags = dict(getattr(picture, "tag_v2", {}))  # the transposed copy has none
@@ -59,7 +61,7 @@ def read_raster(path: Path, kind: str, *, frame: int | None, nan: str, max_voxel
                 f"{path}: expected at most {2 * (Pillow.MAX_IMAGE_PIXELS or 0)} pixels (Pillow's limit), the header "
                 "declares more: it may be a decompression bomb. If it is genuine, raise PIL.Image.MAX_IMAGE_PIXELS."
             ) from None
-    values = handle_nan(merge_equal_channels(as_native(values), notes), path, nan, notes)
+    values = handle_nan(merge_equal_channels(as_native(values), notes), path, options.nan, notes)
     unit, value_range = (f"{bits}-bit", (0.0, float(2**bits - 1))) if bits else ("raw", None)
     return Image(values, unit=unit, value_range=value_range, identity={"file": str(path)}, notes=tuple(notes))
 

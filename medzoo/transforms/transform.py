@@ -18,7 +18,8 @@ from torch import Tensor
 from medzoo.contract import Preprocessing
 from medzoo.errors import ConfigError, DataError, InputError
 from medzoo.io.image import Image
-from medzoo.io.read import read
+from medzoo.io.options import ReadOptions
+from medzoo.io.read import read_image
 from medzoo.transforms.geometry import Geometry
 from medzoo.transforms.resample import crop_patch, join_values, resample_image, resample_volume
 from medzoo.warn import deprecated_alias, warn
@@ -123,13 +124,13 @@ class Transform:
         """Return the same as :meth:`prepare`; implausible values only set ``warning``."""
         how = self.preprocessing
         self.check_point(point)
-        image = _as_image(source, self.who)
+        image = _as_image(source, self.who, self.channels)
         label = image.identity.get("file", "the array")
         self._check_kind(image, label)
         x = torch.from_numpy(np.require(image.array, np.float32, ["C", "W"]))
         if not torch.isfinite(x).all():
             raise DataError(f"{label}: expected finite values, got {int((~torch.isfinite(x)).sum())} NaN or infinite.")
-        fault = _implausible(x, image, how)
+        faults = [fault for fault in (image.warning, _implausible(x, image, how)) if fault]
         steps = list(image.notes)
         if point is not None:
             x, to_source = crop_patch(x, image, how, point, label, steps)
@@ -139,7 +140,7 @@ class Transform:
             x, to_source = resample_image(x, image, how, steps)
         x = self._normalise(self._set_channels(x, label, steps), steps)
         geometry = Geometry(tuple(image.array.shape[1:]), tuple(x.shape[1:]), to_source)
-        return Prepared(x, tuple(steps), geometry, image, warning=f"{label}: {fault}" if fault else "")
+        return Prepared(x, tuple(steps), geometry, image, warning=f"{label}: {' '.join(faults)}" if faults else "")
 
     def check_point(self, point: Sequence[float] | None) -> None:
         """Raise ConfigError unless a point is given exactly where the model takes one."""
@@ -196,11 +197,11 @@ class Transform:
         return (x - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
 
 
-def _as_image(source: ImageSource, who: str) -> Image:
+def _as_image(source: ImageSource, who: str, channels: int) -> Image:
     if isinstance(source, Image):
         return source
     if isinstance(source, (str, os.PathLike, np.ndarray, Tensor)):
-        return read(as_array(source) if isinstance(source, Tensor) else source)
+        return read_image(as_array(source) if isinstance(source, Tensor) else source, ReadOptions(channels=channels))
     raise not_an_image(source, who)
 
 

@@ -17,6 +17,7 @@ from medzoo.io.dicom.pixels import decode_pixels, load
 from medzoo.io.dicom.values import PixelValues, apply_modality, apply_voi, invert
 from medzoo.io.files import check_frame
 from medzoo.io.image import Image, as_native, handle_nan, merge_equal_channels
+from medzoo.io.options import ReadOptions
 
 __all__ = ["read_dicom"]
 
@@ -27,20 +28,21 @@ _QUANTITATIVE = frozenset({"CT", "PT", "NM"})
 """Modalities whose values are measurements: a window or MONOCHROME1 defines only how they are displayed."""
 
 
-def read_dicom(path: Path, *, frame: int | None, nan: str, max_voxels: int) -> Image:
-    """Read one DICOM file, ``c h w``, or ``c f h w`` of several frames; the arguments are as in :func:`medzoo.read`.
+def read_dicom(path: Path, options: ReadOptions) -> Image:
+    """Read one DICOM file, ``c h w``, or ``c f h w`` of several frames.
 
     Raises:
         DataError: not an image, damaged, or not decodable.
     """
-    ds = load(path, max_voxels=max_voxels)
+    frame = options.frame
+    ds = load(path, max_voxels=options.max_voxels)
     with header.wrap_dicom_errors(path, "a DICOM image") as issued:
         if kind := header.non_image_kind(ds):
             raise DataError(f"{path}: expected an image, found {kind}. Give the images it refers to.")
         frames = header.frame_count(ds)
         check_frame(path, frame, frames)
         chosen = [frame] if frame is not None else list(range(frames))
-        stored = decode_pixels(ds, path, frame if frames > 1 else None, max_voxels)
+        stored = decode_pixels(ds, path, frame if frames > 1 else None, options.max_voxels)
         modality = header.modality_of(ds)
         notes: list[str] = []
         if not ds.get("Modality") and modality:
@@ -52,7 +54,7 @@ def read_dicom(path: Path, *, frame: int | None, nan: str, max_voxels: int) -> I
         array, unit, value_range = values
         affine, spacing = _geometry(ds, path, chosen, notes)
         identity = header.identity_of(ds, path)
-        array = as_native(handle_nan(array[:, 0] if len(chosen) == 1 else array, path, nan, notes))
+        array = as_native(handle_nan(array[:, 0] if len(chosen) == 1 else array, path, options.nan, notes))
         if issued:
             notes.append(f"pydicom issued {len(issued)} warnings about the header")
         return Image(array, affine, spacing, modality, unit, value_range, identity, tuple(notes))

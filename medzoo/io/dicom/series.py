@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,9 @@ from medzoo.errors import DataError
 from medzoo.io.dicom import header
 from medzoo.io.dicom.pixels import load
 from medzoo.io.dicom.read import read_dicom
-from medzoo.io.files import MAX_VOXELS, check_frame, check_size, join_sizes
+from medzoo.io.files import check_frame, check_size, join_sizes
 from medzoo.io.image import Image
+from medzoo.io.options import ReadOptions
 
 __all__ = ["read_series"]
 
@@ -32,10 +33,8 @@ class _Slice:
     size: tuple[int, int]
 
 
-def read_series(
-    paths: Sequence[Path], *, frame: int | None = None, nan: str = "raise", max_voxels: int = MAX_VOXELS
-) -> Image:
-    """Read the files of one series, in any order, or a single file; the other arguments are as in ``medzoo.read``.
+def read_series(paths: Sequence[Path], options: ReadOptions) -> Image:
+    """Read the files of one series, in any order, or a single file.
 
     Returns:
         ``1 d h w``, slices sorted by position along right × down of the first; the affine is in RAS mm. With
@@ -46,27 +45,28 @@ def read_series(
             have no position.
     """
     if len(paths) == 1:
-        return read_dicom(paths[0], frame=frame, nan=nan, max_voxels=max_voxels)
-    slices = [_read_header(path, max_voxels) for path in paths]
+        return read_dicom(paths[0], options)
+    slices = [_read_header(path, options.max_voxels) for path in paths]
     _check_uniform(slices)
     normal = slices[0].plane.normal
     slices.sort(key=lambda s: float(s.plane.origin @ normal))
     step = _slice_step(slices)
-    if frame is not None:
-        check_frame(_folder(slices), frame, len(slices))
-        return read_dicom(slices[frame].path, frame=None, nan=nan, max_voxels=max_voxels)
+    single = replace(options, frame=None)
+    if options.frame is not None:
+        check_frame(_folder(slices), options.frame, len(slices))
+        return read_dicom(slices[options.frame].path, single)
     size = (len(slices), *slices[0].size)
-    check_size(paths[0].parent, math.prod(size), max_voxels, join_sizes(size))
-    return _stack(slices, step, nan, max_voxels)
+    check_size(paths[0].parent, math.prod(size), options.max_voxels, join_sizes(size))
+    return _stack(slices, step, single)
 
 
-def _stack(slices: list[_Slice], step: NDArray[np.float64], nan: str, max_voxels: int) -> Image:
+def _stack(slices: list[_Slice], step: NDArray[np.float64], options: ReadOptions) -> Image:
     """Read the slices one by one into one array."""
-    first = read_dicom(slices[0].path, frame=None, nan=nan, max_voxels=max_voxels)
+    first = read_dicom(slices[0].path, options)
     notes = list(first.notes)
     volume = np.empty((1, len(slices), *slices[0].size), first.array.dtype)
     for i, one in enumerate(slices):
-        image = first if i == 0 else read_dicom(one.path, frame=None, nan=nan, max_voxels=max_voxels)
+        image = first if i == 0 else read_dicom(one.path, options)
         if image.array.shape != first.array.shape or image.unit != first.unit:
             raise DataError(
                 f"{one.path}: expected {first.array.shape} in {first.unit} as in {slices[0].path.name}, "
