@@ -11,6 +11,12 @@ from medzoo.io.files import MAX_VOXELS
 
 __all__ = ["ReadOptions"]
 
+_NOT_APPLICABLE = {
+    "frame": ("frames", "Leave frame out."),
+    "stack": ("stacks", "Leave stack out."),
+    "channel_axis": ("axis of channels", "Leave channel_axis out."),
+}
+
 
 @dataclass(frozen=True)
 class ReadOptions:
@@ -58,9 +64,7 @@ class ReadOptions:
             kind: the format with its article, such as ``"a MetaImage"``.
             names: the options that do not apply.
         """
-        meaning = {"frame": "frames", "stack": "stacks", "channel_axis": "channel axis"}
         for name in names:
             if getattr(self, name) is not None:
-                raise DataError(
-                    f"{path}: {kind} has no {meaning[name]}, got {name}={getattr(self, name)}. Leave {name} out."
-                )
+                what, advice = _NOT_APPLICABLE[name]
+                raise DataError(f"{path}: {kind} has no {what}, got {name}={getattr(self, name)}. {advice}")
