@@ -9,6 +9,7 @@ import hashlib
 import math
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 from warnings import WarningMessage
@@ -20,8 +21,9 @@ from medzoo.errors import DataError
 from medzoo.io.files import wrap_read_errors
 
 __all__ = [
-    "PROJECTION_MODALITIES", "SLICE_TAGS", "Plane", "finite_values", "float_values", "frame_count", "functional_group",
-    "identity_of", "modality_of", "non_image_kind", "pixel_spacing", "plane_of", "sample_count", "wrap_dicom_errors",
+    "PROJECTION_MODALITIES", "SLICE_TAGS", "Plane", "age_of", "body_part_of", "finite_values", "float_values",
+    "frame_count", "functional_group", "identity_of", "modality_of", "non_image_kind", "pixel_spacing", "plane_of",
+    "sample_count", "wrap_dicom_errors",
 ]  # fmt: skip
 
 PROJECTION_MODALITIES = frozenset({"CR", "DX", "IO", "MG", "PX", "RF", "RG", "XA"})
@@ -41,6 +43,9 @@ _NON_IMAGE_MODALITIES = {
 _IDENTITY = {
     "study": "StudyInstanceUID", "series": "SeriesInstanceUID", "sop": "SOPInstanceUID", "view": "ViewPosition",
 }  # fmt: skip
+
+_DAYS = {"D": 1, "W": 7, "M": 30.4375, "Y": 365.25}
+"""Days in a unit of an age string (PS3.5 6.2)."""
 
 SLICE_TAGS = [
     "SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames",
@@ -62,6 +67,27 @@ def wrap_dicom_errors(path: Path, what: str) -> AbstractContextManager[list[Warn
 def modality_of(ds: Any) -> str:
     """Return the modality, from the SOP class where the tag is missing; ``""`` where neither gives it."""
     return str(ds.get("Modality") or "").strip() or _MODALITY_OF_CLASS.get(str(ds.get("SOPClassUID") or ""), "")
+
+
+def body_part_of(ds: Any) -> str:
+    """Return the body part in capitals, from the anatomic region where its tag is missing; ``""`` without either."""
+    if part := str(ds.get("BodyPartExamined") or "").strip():
+        return part.upper()
+    regions = ds.get("AnatomicRegionSequence") or ()
+    return str(regions[0].get("CodeMeaning") or "").strip().upper() if len(regions) else ""
+
+
+def age_of(ds: Any) -> float | None:
+    """Return the age of the patient in years, or from birth to the study; ``None`` where the header gives neither."""
+    text = str(ds.get("PatientAge") or "").strip().upper()
+    if text[:-1].isdigit() and text[-1:] in _DAYS:
+        return int(text[:-1]) * _DAYS[text[-1:]] / _DAYS["Y"]
+    dates = [str(ds.get(keyword) or "") for keyword in ("PatientBirthDate", "StudyDate")]
+    try:
+        born, studied = (date(int(text[:4]), int(text[4:6]), int(text[6:8])) for text in dates)
+    except ValueError:
+        return None
+    return (studied - born).days / _DAYS["Y"] if born <= studied else None
 
 
 def non_image_kind(ds: Any) -> str | None:

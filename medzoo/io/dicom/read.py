@@ -57,7 +57,8 @@ def read_dicom(path: Path, options: ReadOptions) -> Image:
         array = as_native(handle_nan(array[:, 0] if len(chosen) == 1 else array, path, options.nan, notes))
         if issued:
             notes.append(f"pydicom issued {len(issued)} warnings about the header")
-        return Image(array, affine, spacing, modality, unit, value_range, identity, tuple(notes))
+        part, age = header.body_part_of(ds), header.age_of(ds)
+        return Image(array, affine, spacing, modality, unit, value_range, identity, tuple(notes), part, age)
 
 
 def _grey(stored: NDArray[Any], ds: Any, path: Path, modality: str, chosen: list[int], notes: list[str]) -> _Values:

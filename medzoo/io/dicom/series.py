@@ -82,7 +82,15 @@ def _stack(slices: list[_Slice], step: NDArray[np.float64], options: ReadOptions
     shear = float(np.linalg.norm(np.cross(step, plane.normal)) / np.linalg.norm(step))
     if shear > 0.01:
         notes.append(f"gantry tilt of {math.degrees(math.asin(min(1.0, shear))):.1f} degrees kept in the affine")
-    return Image(volume, plane.affine(step), spacing, first.modality, first.unit, None, identity, tuple(notes))
+    return replace(
+        first,
+        array=volume,
+        affine=plane.affine(step),
+        spacing=spacing,
+        value_range=None,
+        identity=identity,
+        notes=tuple(notes),
+    )
 
 
 def _read_header(path: Path, max_voxels: int) -> _Slice:
