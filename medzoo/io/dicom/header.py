@@ -73,8 +73,8 @@ def body_part_of(ds: Any) -> str:
     """Return the body part in capitals, from the anatomic region where its tag is missing; ``""`` without either."""
     if part := str(ds.get("BodyPartExamined") or "").strip():
         return part.upper()
-    regions = ds.get("AnatomicRegionSequence") or ()
-    return str(regions[0].get("CodeMeaning") or "").strip().upper() if len(regions) else ""
+    regions = ds.get("AnatomicRegionSequence")
+    return str(regions[0].get("CodeMeaning") or "").strip().upper() if regions else ""
 
 
 def age_of(ds: Any) -> float | None:
