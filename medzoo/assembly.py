@@ -85,5 +85,5 @@ def _build(asked: Request, num_classes: int | None, in_chans: int | None) -> Cla
         chosen[name] = check_int(spec.name, name, chosen[name], least)
     built = spec.builder(**chosen)
     check_build(spec, built, chosen)
-    built.name, built.options = spec.name, chosen
+    built.name, built.options, built.default_use = spec.name, chosen, spec.intended_use
     return built

@@ -191,6 +191,7 @@ class Classifier(CheckedModel):
         if self.load_report is not None:
             after = {f"head.{name}" for name, _ in self.head.named_parameters()}
             self.load_report = self.load_report.with_new(gone=before, new=before & after or after)
+        self.intended_use = None
 
     def set_outputs(
         self,
@@ -276,8 +277,8 @@ class Classifier(CheckedModel):
         """Return what a saved folder states about the model."""
         report, parts = self.load_report, (self.name, self.options, self.input_spec, self.outputs, self.preprocessing)
         if report is None:
-            return ModelConfig(*parts)
-        return ModelConfig(*parts, report.channels, report.license, report.trained_on, report.intended_use)
+            return ModelConfig(*parts, intended_use=self.intended_use)
+        return ModelConfig(*parts, report.channels, report.license, report.trained_on, self.intended_use)
 
     def param_groups(
         self,

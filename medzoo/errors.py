@@ -24,6 +24,7 @@ __all__ = [
     "WeightsCorrupt",
     "WeightsMismatch",
     "WeightsUnavailable",
+    "WrongImage",
     "check_int",
     "check_ints",
     "check_rate",
@@ -91,6 +92,14 @@ class DataError(MedzooError, ValueError):
     """A file or a table that cannot be used. Names file and row; a patient id appears only hashed."""
 
     exit_code = 5
+    reason = "cannot be read"
+    """What the failures of many files are counted by; each kind of error has its own."""
+
+
+class WrongImage(DataError):
+    """An image of another kind than the model is for: another modality, body part, view or age."""
+
+    reason = "another kind of image"
 
 
 class TrainError(MedzooError, RuntimeError):

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from medzoo.contract import Preprocessing
-from medzoo.errors import InputError
+from medzoo.errors import ConfigError, InputError
 from medzoo.input_spec import InputSpec
 from medzoo.nn.encoder import take_maps
+from medzoo.provenance import UNSTATED, IntendedUse
 
 if TYPE_CHECKING:
     from medzoo.classifier import Classifier
@@ -79,6 +80,10 @@ class CheckedModel(nn.Module):
         name: the registered name, for messages.
         options: the builder options it was made with.
         preprocessing: how a file becomes an input.
+
+    Attributes:
+        load_report: what was loaded from which weights; ``None`` for a model that starts from random numbers.
+        default_use: the images that the builder is for, where the weights state none.
     """
 
     def __init__(
@@ -98,8 +103,31 @@ class CheckedModel(nn.Module):
         self.options = dict(options or {})
         self.preprocessing = preprocessing
         self.load_report: LoadReport | None = None
+        self.default_use: IntendedUse = UNSTATED
+        self._own_use: IntendedUse | None = None
         self._encoder_frozen = False
         self.register_load_state_dict_post_hook(_rebuild_after_load)  # type: ignore[no-untyped-call]  # torch's
+
+    @property
+    def intended_use(self) -> IntendedUse:
+        """The images the model is for: as set by the user, else as the loaded weights state, else the builder's.
+
+        :func:`medzoo.predict` and :func:`medzoo.transform` refuse an image that contradicts it. Set it after your own
+        training; ``medzoo.IntendedUse()`` accepts every image until the model is saved and loaded again.
+        """
+        if self._own_use is not None:
+            return self._own_use
+        stated = UNSTATED if self.load_report is None else self.load_report.intended_use
+        return self.default_use if stated == UNSTATED else stated
+
+    @intended_use.setter
+    def intended_use(self, use: IntendedUse | None) -> None:
+        if use is not None and not isinstance(use, IntendedUse):
+            raise ConfigError(
+                f"{self.name}: expected intended_use to be medzoo.IntendedUse(...), got {type(use).__name__}. "
+                "None restores what the weights state."
+            )
+        self._own_use = use
 
     def check_input(self, x: Tensor) -> None:
         """Raise unless ``x`` is what the model takes; see :meth:`medzoo.input_spec.InputSpec.check`."""
@@ -174,7 +202,7 @@ class FeatureExtractor(CheckedModel):
             options=model.options,
             preprocessing=model.preprocessing,
         )
-        self.load_report = model.load_report
+        self.load_report, self.default_use, self._own_use = model.load_report, model.default_use, model._own_use
         self._encoder_frozen = model._encoder_frozen
         self.out_indices = take_maps(len(model.feature_info), out_indices, model.name)
         self.feature_info = FeatureInfo(model.feature_info[i] for i in self.out_indices)

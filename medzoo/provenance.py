@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from medzoo.errors import ConfigError
 
-__all__ = ["UNSTATED", "Calibration", "IntendedUse", "ThresholdPolicy"]
+__all__ = ["RADIOGRAPH", "UNSTATED", "Calibration", "IntendedUse", "ThresholdPolicy"]
 
 Scale = Literal["probability", "calibrated"]
 
@@ -20,6 +20,8 @@ Scale = Literal["probability", "calibrated"]
 @dataclass(frozen=True)
 class IntendedUse:
     """The images and patients that weights were made for. Empty fields are not stated.
+
+    :func:`medzoo.predict` refuses an image whose file contradicts a stated modality, body part or age.
 
     Attributes:
         modality: DICOM modalities, such as ``("CT",)`` or ``("CR", "DX")``.
@@ -63,6 +65,8 @@ class IntendedUse:
 
 
 UNSTATED = IntendedUse()
+RADIOGRAPH = IntendedUse(modality=("CR", "DX"))
+"""Projection X-rays of any body part: the default of the X-ray models."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from medzoo.contract import Outputs, Preprocessing, Task, check_task
 from medzoo.errors import ConfigError, RegistrationError, UnknownModelError, did_you_mean
 from medzoo.input_spec import InputSpec
+from medzoo.provenance import UNSTATED, IntendedUse
 from medzoo.warn import warn
 from medzoo.weights.record import Weights
 
@@ -50,6 +51,7 @@ class ModelSpec:
         tiny: builder options for a model small enough for a quick test.
         tiny_size: spatial input size for the tiny model.
         weights: tag to record.
+        intended_use: the images it is for unless weights or the user state others; nothing is checked by default.
     """
 
     name: str
@@ -65,6 +67,7 @@ class ModelSpec:
     tiny: Mapping[str, Any]
     tiny_size: tuple[int, ...]
     weights: Mapping[str, Weights] = field(default_factory=dict)
+    intended_use: IntendedUse = UNSTATED
 
     @property
     def options(self) -> dict[str, Any]:
@@ -95,6 +98,7 @@ def register(
     tiny: Mapping[str, Any],
     tiny_size: tuple[int, ...],
     weights: tuple[Weights, ...] = (),
+    intended_use: IntendedUse = UNSTATED,
 ) -> Callable[[Builder], Builder]:
     """Register a builder under its own name; the arguments are those of :class:`ModelSpec`.
 
@@ -121,6 +125,7 @@ def register(
             tiny=MappingProxyType(dict(tiny or {})),
             tiny_size=tiny_size,
             weights=MappingProxyType({record.tag: record for record in weights}),
+            intended_use=intended_use,
         )
         faults = [*_option_faults(spec), *_size_faults(spec), *_weights_faults(weights)]
         if spec.name in _MODELS:

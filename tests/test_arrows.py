@@ -36,9 +36,9 @@ ALLOWED = {
         "version",
         "weights",
     },
-    "features": {"contract", "input_spec", "errors", "nn"},
+    "features": {"contract", "input_spec", "errors", "nn", "provenance"},
     "classifier": {"contract", "input_spec", "errors", "features", "nn", "provenance", "weights"},
-    "registry": {"contract", "input_spec", "errors", "models", "warn", "weights.record"},
+    "registry": {"contract", "input_spec", "errors", "models", "provenance", "warn", "weights.record"},
     "models": {
         "classifier",
         "contract",
@@ -58,7 +58,7 @@ ALLOWED = {
     "model_check": {"build_check", "classifier", "errors", "factory", "features", "registry"},
     "conversion": {"assembly", "classifier", "errors", "registry", "resolve", "weights"},
     "io": {"errors", "warn"},
-    "transforms": {"contract", "warn", "errors", "io"},
+    "transforms": {"contract", "warn", "errors", "io", "provenance"},
     "inference": {
         "atomic",
         "classifier",

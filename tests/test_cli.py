@@ -166,6 +166,7 @@ def test_exit_codes_are_the_documented_ones():
         "InputError": 5,
         "ShapeError": 5,
         "DataError": 5,
+        "WrongImage": 5,
         "TrainError": 6,
     }
 

@@ -141,7 +141,8 @@ def test_89_a_patch_is_padded_with_air(patch_model, scan):
     path, _ = scan
     image = medzoo.read(path)
     corner = image.affine[:3, 3]
-    x = medzoo.transform(patch_model).prepare(path, point=corner).tensor
+    with pytest.warns(UserWarning, match=r"within the window -1000 to 400, got 100% of them below it"):
+        x = medzoo.transform(patch_model).prepare(path, point=corner).tensor
     assert torch.equal(x, torch.zeros_like(x))
 
 

@@ -62,7 +62,8 @@ def test_partly_trained_outputs_are_accepted(drawn):
 
 def test_a_list_returns_a_list_in_order_for_any_batch_size(drawn):
     model = small("xray_cnn")
-    images = [np.full((1, 64, 64), level, np.uint8) for level in (0, 40, 80, 120, 160)]
+    ramp = np.linspace(0, 255, 64 * 64).reshape(1, 64, 64)
+    images = [np.roll(ramp, shift, axis=1).astype(np.uint8) for shift in (0, 5, 10, 20, 40)]
     one_by_one = medzoo.predict(model, images, allow_untrained=True)
     for batch_size in (2, 5, 8):
         together = medzoo.predict(model, tuple(images), batch_size=batch_size, allow_untrained=True)

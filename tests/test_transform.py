@@ -21,6 +21,11 @@ def prepare(preprocessing, source, channels=1, **options):
     return Transform(preprocessing, channels=channels, who="model").prepare(source, **options)
 
 
+def examine(preprocessing, source):
+    """Prepare values that encode a position, which no scanner would give, without a warning of that."""
+    return Transform(preprocessing, channels=1, who="model").examine(source)
+
+
 def volume(shape=(12, 10, 8), spacing=(1.0, 2.0, 3.0), flips=(1, 1, 1)):
     """Return a smooth volume in RAS whose values encode their position, stored with some axes flipped."""
     grid = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"))
@@ -67,9 +72,9 @@ def test_an_integer_array_has_its_types_range(dtype):
 def test_colour_is_converted_to_grey():
     red = np.zeros((3, 4, 4), np.uint8)
     red[0] = 255
-    prepared = prepare(medzoo.Preprocessing(size=(4, 4)), red)
+    prepared = examine(medzoo.Preprocessing(size=(4, 4)), red)
     torch.testing.assert_close(prepared.tensor, torch.full((1, 4, 4), 0.299))
-    with pytest.raises(DataError, match=r"model takes 1 channels, got 2\. Give .* in_chans=2"):
+    with pytest.raises(DataError, match=r"model takes 1 channel, got 2\. Give .* in_chans=2"):
         prepare(medzoo.Preprocessing(size=(4, 4)), red[:2])
 
 
@@ -79,7 +84,7 @@ def test_86_every_flip_of_a_volume_gives_the_same_tensor(flips, orientation):
     size = {"R": 12, "L": 12, "A": 10, "P": 10, "S": 8, "I": 8}
     how = medzoo.Preprocessing(size=tuple(size[a] for a in orientation), orientation=orientation)
     stored = volume(flips=flips)
-    x = prepare(how, stored).tensor[0]
+    x = examine(how, stored).tensor[0]
     expected = torch.from_numpy(volume().array[0])
     axes = ["RL".find, "AP".find, "SI".find]
     order = [next(i for i, find in enumerate(axes) if find(a) >= 0) for a in orientation]
@@ -92,7 +97,7 @@ def test_a_map_is_inverted_to_the_original_voxels(flips):
     """Anisotropic, flipped, reoriented and resized: within half a voxel."""
     stored = volume(shape=(24, 20, 16), flips=flips)
     how = medzoo.Preprocessing(size=(32, 40, 36), orientation="SPL")
-    prepared = prepare(how, stored)
+    prepared = examine(how, stored)
     back = prepared.geometry.invert(prepared.tensor)
     assert back.shape == stored.array.shape
     inner = (slice(None), slice(2, -2), slice(2, -2), slice(2, -2))
@@ -102,7 +107,7 @@ def test_a_map_is_inverted_to_the_original_voxels(flips):
 
 def test_a_coarse_map_is_inverted_to_its_position():
     stored = volume(shape=(32, 32, 16))
-    prepared = prepare(medzoo.Preprocessing(size=(32, 64, 64), orientation="SPL"), stored)
+    prepared = examine(medzoo.Preprocessing(size=(32, 64, 64), orientation="SPL"), stored)
     coarse = torch.zeros(1, 4, 8, 8)
     coarse[0, 1, 6, 2] = 1.0  # S 4..8 of 16, P 24..28 of 32, L 8..12 of 32
     back = prepared.geometry.invert(coarse)[0]
@@ -121,7 +126,7 @@ def test_a_map_of_ones_is_inverted_to_ones_up_to_the_border(shape, coarse):
     size = (64,) * len(shape)
     how = medzoo.Preprocessing(size=size, orientation="SPL" if len(shape) == 3 else None)
     image = medzoo.Image(np.zeros((1, *shape)), affine=np.diag([-1.0, 2.0, 3.0, 1.0]), value_range=(0, 1))
-    prepared = prepare(how, image)
+    prepared = examine(how, image)
     ones = torch.ones(1, *[7 if coarse else 64] * len(shape))
     torch.testing.assert_close(prepared.geometry.invert(ones), torch.ones(1, *shape))
     with pytest.raises(InputError, match=r"expected a map c \*s of"):
@@ -129,7 +134,7 @@ def test_a_map_of_ones_is_inverted_to_ones_up_to_the_border(shape, coarse):
 
 
 def test_a_map_is_zero_outside_a_crop():
-    prepared = prepare(medzoo.Preprocessing(size=(10, 20), fit="crop"), np.zeros((1, 40, 40)))
+    prepared = examine(medzoo.Preprocessing(size=(10, 20), fit="crop"), np.zeros((1, 40, 40)))
     back = prepared.geometry.invert(torch.ones(1, 10, 20))[0]
     assert torch.equal(back, torch.nn.functional.pad(torch.ones(10, 20), (10, 10, 15, 15)))
     assert torch.equal(prepared.geometry.covered(), back == 1)
@@ -153,7 +158,7 @@ def test_an_image_is_inverted_to_its_pixels(fit, size):
 def test_87_anisotropic_spacing_keeps_the_physical_size():
     stored = volume(shape=(30, 30, 12), spacing=(0.7, 0.7, 2.5))
     how = medzoo.Preprocessing(size=(64, 64, 64), orientation="RAS", spacing=(1.0, 1.0, 1.0), fit="crop")
-    prepared = prepare(how, stored)
+    prepared = examine(how, stored)
     assert "resampled to 1, 1, 1 mm" in prepared.steps
     for axis, length in enumerate((0.7, 0.7, 2.5)):
         assert 1 / np.linalg.norm(prepared.geometry.to_source[:3, axis]) == pytest.approx(length)
@@ -169,7 +174,7 @@ def test_a_volume_is_cropped_to_its_foreground():
     hu = np.full((1, 20, 20, 20), -1000, np.int16)
     hu[:, 4:12, 5:15, 6:10] = 40
     how = medzoo.Preprocessing(size=(8, 10, 4), intensity="window", window=(-500, 500), foreground=True)
-    prepared = prepare(how, medzoo.Image(hu, unit="HU"))
+    prepared = examine(how, medzoo.Image(hu, unit="HU"))
     assert "cropped to the foreground, 20 × 20 × 20 to 8 × 10 × 4" in prepared.steps
     assert (prepared.tensor == 0.54).all()
     back = prepared.geometry.invert(prepared.tensor)
@@ -201,8 +206,8 @@ def test_a_spacing_alone_is_used():
     [
         (np.arange(256).reshape(1, 16, 16), r"\[0, 1\] where the range of the storage is not known, got 0 to 255"),
         (np.arange(256, dtype=np.int32).reshape(1, 16, 16), r"\[0, 1\] where the range of the storage is not known"),
-        (np.arange(4096, dtype=np.int16).reshape(1, 64, 64), r"values that fill -32768 to 32767, as int16 can hold"),
-        (np.arange(256, dtype=np.uint16).reshape(1, 16, 16), r"values that fill 0 to 65535, as uint16 can hold"),
+        (np.arange(4096, dtype=np.int16).reshape(1, 64, 64), r"values that fill -32768 to 32767, got 0 to 4095"),
+        (np.arange(256, dtype=np.uint16).reshape(1, 16, 16), r"values that fill 0 to 65535, got 0 to 255"),
     ],
 )
 def test_56_an_integer_array_that_does_not_fill_its_type(array, message):
@@ -237,7 +242,7 @@ def test_read_only_and_bfloat16_pixels_are_accepted():
     fixed = np.zeros((1, 4, 4), np.float32)
     fixed.setflags(write=False)
     for pixels in (fixed, torch.zeros(1, 4, 4, dtype=torch.bfloat16)):
-        assert prepare(medzoo.Preprocessing(size=(4, 4)), pixels).tensor.shape == (1, 4, 4)
+        assert examine(medzoo.Preprocessing(size=(4, 4)), pixels).tensor.shape == (1, 4, 4)
 
 
 def test_an_image_of_two_axes_is_refused():
@@ -253,7 +258,7 @@ def test_56_a_ct_without_hounsfield_units_gives_a_warning():
 
 
 def test_77_a_multi_frame_file_for_an_image_model_asks_for_a_frame(tmp_path):
-    path = write_dicom(tmp_path / "cine.dcm", np.zeros((3, 40, 40), np.uint8))
+    path = write_dicom(tmp_path / "cine.dcm", np.arange(4800, dtype=np.uint8).reshape(3, 40, 40))
     with pytest.raises(DataError, match=r"cine\.dcm: model takes a 2D image, got a 3D volume\. Choose a frame of it"):
         prepare(medzoo.Preprocessing(size=(32, 32)), path)
     image = medzoo.read(path, frame=1)
@@ -266,12 +271,12 @@ def test_77_a_multi_frame_file_for_an_image_model_asks_for_a_frame(tmp_path):
         (
             medzoo.Preprocessing(size=(2, 2)),
             np.full((1, 2, 2), 200.0),
-            r"the array: expected values in \[0, 1\] where the range of the storage is not known, got 200 to 200",
+            r"the array: model expected values in \[0, 1\] where the range of the storage is not known, got 200 to 200",
         ),
         (
             medzoo.Preprocessing(size=(2, 2, 2), intensity="window", window=(-1000, 400)),
             np.ones((1, 2, 2, 2)),
-            r"the array: expected values around -1000, 400 \(HU for CT\), got 1 to 1: already scaled\?",
+            r"the array: model expected values around -1000, 400 \(HU for CT\), got 1 to 1: already scaled\?",
         ),
     ],
 )
@@ -292,7 +297,7 @@ def test_55_nan_names_the_source():
 
 def test_doubt_is_a_deprecated_alias_of_warning():
     prepared = Transform(medzoo.Preprocessing(size=(2, 2)), channels=1, who="model").examine(np.full((1, 2, 2), 200.0))
-    assert prepared.warning.startswith("the array: expected values in [0, 1]")
+    assert prepared.warning.startswith("the array: model expected values in [0, 1]")
     with pytest.warns(DeprecationWarning, match=r"^Prepared\.doubt is deprecated .* use Prepared\.warning$"):
         assert prepared.doubt == prepared.warning
 
@@ -329,10 +334,10 @@ def test_augmentation_is_not_implemented_yet():
 )
 def test_the_square_at_the_centre_is_scaled(shape, top, left):
     pixels = np.arange(np.prod(shape), dtype=np.float32).reshape(1, *shape) / 100
-    prepared = prepare(medzoo.Preprocessing(size=(8, 8), fit="square"), pixels)
+    prepared = examine(medzoo.Preprocessing(size=(8, 8), fit="square"), pixels)
     side = min(shape)
     cut = pixels[:, top : top + side, left : left + side]
-    torch.testing.assert_close(prepared.tensor, prepare(medzoo.Preprocessing(size=(8, 8)), cut).tensor)
+    torch.testing.assert_close(prepared.tensor, examine(medzoo.Preprocessing(size=(8, 8)), cut).tensor)
     covered = prepared.geometry.covered()
     assert covered.sum() == side * side
     assert covered[top, left]
@@ -351,7 +356,8 @@ def test_z_score_of_nonzero_values_is_monais():
     x[:, :2] = 0
     x[3] = 0
     how = medzoo.Preprocessing(size=(6, 6, 6), intensity="zscore_nonzero")
-    prepared = medzoo.transforms.transform.Transform(how, channels=4, who="model").prepare(x.numpy())
+    with pytest.warns(UserWarning, match="expected 4 channels, got one value everywhere in channel 3"):
+        prepared = Transform(how, channels=4, who="model").prepare(x.numpy())
     for given, got in zip(x, prepared.tensor, strict=True):
         values = given[given != 0]
         expected = (given - values.mean()) / values.std(correction=0) if len(values) else given

@@ -106,7 +106,8 @@ def info(name: str) -> None:
 @click.option("--workers", "num_workers", type=click.IntRange(0), default=0, help="Processes that read images.")
 @click.option("--device", help="Where to run, such as cpu or cuda:0.")
 @click.option("--allow-untrained", is_flag=True, help="Run even if no output was trained; the outputs are marked.")
-@click.option("--strict", is_flag=True, help="Treat implausible values as an error instead of a warning.")
+@click.option("--allow-mismatch", is_flag=True, help="Run on images of another kind too; the results are marked.")
+@click.option("--strict", is_flag=True, help="Treat every warning, such as of implausible values, as an error.")
 def predict(model: str, paths: tuple[str, ...], output: str, **options: Any) -> None:
     """Predict with MODEL on files, DICOM series and folders.
 
@@ -174,6 +175,8 @@ def _print_prediction(result: Prediction) -> None:
     click.echo(f"{result.source}{where} · {result.provenance['model']} · weights {result.provenance['weights']}")
     if not result.trained:
         click.secho("untrained outputs: these numbers mean nothing", fg="red", bold=True)
+    if result.mismatch:
+        click.secho(f"another kind of image: these numbers mean nothing ({result.mismatch})", fg="red", bold=True)
     console().print(prediction_table(result))
     click.echo(" → ".join(result.steps) + "\n")
 
@@ -186,6 +189,8 @@ def _print_problems(results: Predictions) -> None:
     if not results:
         reason = f"{len(results.skipped)} skipped" if results.skipped else "no image was found"
         lines.append(f"nothing to predict: {reason}")
+    elif len(results) + len(results.skipped) > 1:
+        lines.append(results.summary())
     for line in lines:
         click.echo(cli_message(line), err=True)
 

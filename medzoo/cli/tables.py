@@ -23,6 +23,10 @@ ADVICE = {
     ),
     "pretrained=...": "NAME:TAG",
     "allow_untrained=True": "--allow-untrained",
+    "allow_mismatch=True": "--allow-mismatch",
+    "set model.intended_use if it was trained for such images": (
+        "if it was trained for such images, save it in Python with intended_use=medzoo.IntendedUse(...)"
+    ),
     "num_workers=0": "--workers 0",
     "device='cpu'": "--device cpu",
     "expected points_frame 'LPS'": "expected --points-frame 'LPS'",
@@ -37,6 +41,8 @@ ADVICE = {
     "allow it with max_voxels=": "read it in Python with max_voxels=",
     "read it with nan='zero'": "read it in Python with nan='zero'",
     "create it with in_chans=": "create it in Python with in_chans=",
+    "such as medzoo.read(path, channel_axis=3), or an array (c, d, h, w)": "or in Python an array (c, d, h, w)",
+    "Give an array (c, h, w)": "Give in Python an array (c, h, w)",
     "medzoo.show(path)": "medzoo show PATH --out check.png",
     "create the model with num_classes=0": "create the model in Python with num_classes=0",
     "Leave frame out.": "Leave --frame out.",
@@ -92,6 +98,7 @@ def info_table(name: str) -> Table:
     table.add_row("outputs", f"{spec.outputs.task}: {', '.join(spec.outputs.labels)}")
     orientation = f", orientation {how.orientation}" if how.orientation else ""
     table.add_row("preprocessing", f"{how.fit} to {' × '.join(map(str, how.size))}, {how.intensity}{orientation}")
+    table.add_row("made for", str(spec.intended_use) or "any image")
     table.add_row("parameters", f"{spec.parameters:,}")
     table.add_row("options", ", ".join(f"{key}={value!r}" for key, value in spec.options.items()))
     table.add_row("weights", ", ".join(spec.weights) or "none yet")

@@ -6,13 +6,15 @@ import csv
 import io
 import json
 import os
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
 
 from medzoo.atomic import write_atomically
-from medzoo.errors import ConfigError
+from medzoo.errors import ConfigError, DataError
 from medzoo.warn import deprecated_alias
 
 __all__ = ["Prediction", "Predictions"]
@@ -33,8 +35,12 @@ class Prediction:
         identity: what the file says about itself: UIDs, view, and the patient id as a hash only.
         provenance: model, weights, digest and the version of medzoo.
         point: centre of the patch in mm, in the caller's frame, for a patch model.
-        warning: why the values of the image are implausible for the model; empty if they are plausible.
+        warning: what is known against the image, such as implausible values, or what could not be checked; empty if
+            nothing is.
         error: why there is no prediction; the mappings above are then empty.
+        mismatch: why the image is of another kind than the model is for, where ``allow_mismatch=True`` let it run: its
+            values mean nothing then. Part of ``warning``.
+        reason: what kind of error it is, such as ``"wrong modality"``; :meth:`Predictions.counts` counts by it.
     """
 
     source: str
@@ -48,6 +54,8 @@ class Prediction:
     point: tuple[float, float, float] | None = None
     warning: str = ""
     error: str = ""
+    mismatch: str = ""
+    reason: str = ""
 
     doubt = deprecated_alias("doubt", "warning", removed_in="0.2.0")
 
@@ -64,6 +72,8 @@ class Prediction:
         return {
             "source": self.source,
             "error": self.error,
+            "reason": self.reason,
+            "mismatch": self.mismatch,
             "warning": self.warning,
             "doubt": self.warning,
             "point": list(self.point) if self.point else None,
@@ -96,9 +106,13 @@ class Predictions(list[Prediction]):
         skipped: path to the reason why it was skipped: objects that are not images, views that the weights exclude.
     """
 
-    def __init__(self, predictions: list[Prediction], skipped: Mapping[str, str]) -> None:
+    def __init__(
+        self, predictions: list[Prediction], skipped: Mapping[str, str], categories: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(predictions)
         self.skipped = dict(skipped)
+        # What a reason that names details of its file is counted as.
+        self._categories = dict(categories or {})
 
     @overload
     def __getitem__(self, index: SupportsIndex) -> Prediction: ...
@@ -106,7 +120,7 @@ class Predictions(list[Prediction]):
     def __getitem__(self, index: slice) -> Predictions: ...
     def __getitem__(self, index: SupportsIndex | slice) -> Prediction | Predictions:
         found = super().__getitem__(index)
-        return Predictions(found, self.skipped) if isinstance(found, list) else found
+        return Predictions(found, self.skipped, self._categories) if isinstance(found, list) else found
 
     @property
     def failed(self) -> list[Prediction]:
@@ -118,16 +132,54 @@ class Predictions(list[Prediction]):
         """The error of each source that failed; the key of a patch includes its point."""
         return {p.source + (f" at {p.point}" if p.point else ""): p.error for p in self.failed}
 
+    def counts(self) -> dict[str, Any]:
+        """Return how many images were predicted, and how many failed or were skipped for each reason.
+
+        >>> Predictions([Prediction("a.png"), Prediction("b.png", error="...", reason="wrong modality")], {}).counts()
+        {'predicted': 1, 'with_warning': 0, 'mismatched': 0, 'failed': {'wrong modality': 1}, 'skipped': {}}
+        """
+        good = [p for p in self if not p.error]
+        failed = Counter(p.reason or DataError.reason for p in self.failed)
+        skipped = Counter(
+            self._categories.get(path) or _without_details(reason) for path, reason in self.skipped.items()
+        )
+        return {
+            "predicted": len(good),
+            "with_warning": sum(bool(p.warning) for p in good),
+            "mismatched": sum(bool(p.mismatch) for p in good),
+            "failed": dict(failed.most_common()),
+            "skipped": dict(skipped.most_common()),
+        }
+
+    def summary(self) -> str:
+        """Return the counts in one line.
+
+        >>> found = [Prediction("a.png"), Prediction("b.png", error="...", reason="wrong modality")]
+        >>> Predictions(found, {"c.txt": "not an image file", "d.txt": "not an image file"}).summary()
+        '1 predicted; 1 failed: 1 wrong modality; 2 skipped: 2 not an image file'
+        """
+        counts = self.counts()
+        marks = [(counts["with_warning"], "with a warning"), (counts["mismatched"], "of another kind than the model's")]
+        marked = ", ".join(f"{n} {what}" for n, what in marks if n)
+        parts = [f"{counts['predicted']} predicted" + (f" ({marked})" if marked else "")]
+        for name in ("failed", "skipped"):
+            if by_reason := counts[name]:
+                reasons = ", ".join(f"{n} {reason}" for reason, n in by_reason.items())
+                parts.append(f"{sum(by_reason.values())} {name}: {reasons}")
+        return "; ".join(parts)
+
     def rows(self) -> list[dict[str, Any]]:
         """Return one flat row per prediction.
 
-        Columns: source, error, warning, x y z of the point, UIDs, ``probability:LABEL`` and ``positive:LABEL`` for each
-        label, untrained labels, steps, and provenance. The column ``doubt`` is deprecated: it repeats ``warning``.
+        Columns: source, error, reason, mismatch, warning, x y z of the point, UIDs, ``probability:LABEL`` and
+        ``positive:LABEL`` for each label, untrained labels, steps, and provenance. The column ``doubt`` is deprecated:
+        it repeats ``warning``.
         """
         labels = list(dict.fromkeys(label for p in self for label in p.probabilities))
         rows = []
         for p in self:
-            row: dict[str, Any] = {"source": p.source, "error": p.error, "warning": p.warning, "doubt": p.warning}
+            row: dict[str, Any] = {"source": p.source, "error": p.error, "reason": p.reason, "mismatch": p.mismatch}
+            row |= {"warning": p.warning, "doubt": p.warning}
             row |= zip("xyz", p.point or ("", "", ""), strict=True)
             row |= {key: p.identity.get(key, "") for key in ("study", "series", "sop", "patient")}
             for label in labels:
@@ -164,8 +216,18 @@ class Predictions(list[Prediction]):
         return _write(text.getvalue(), path)
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
-        """Return the predictions and what was skipped as JSON, and write it to ``path`` if given."""
-        return _write(_to_json({"predictions": [p.to_dict() for p in self], "skipped": self.skipped}), path)
+        """Return the predictions, what was skipped and the counts as JSON, and write it to ``path`` if given."""
+        saved = {"predictions": [p.to_dict() for p in self], "skipped": self.skipped, "counts": self.counts()}
+        return _write(_to_json(saved), path)
+
+
+def _without_details(reason: str) -> str:
+    """Return why a file is skipped without the number or the name that it starts or ends with.
+
+    >>> _without_details("no point is given for '1.2.3'"), _without_details("2 points of a scan that was not given")
+    ('no point is given', 'points of a scan that was not given')
+    """
+    return re.sub(r"^\d+ | for '.*'$", "", reason)
 
 
 def _to_json(value: Any) -> str:

@@ -23,7 +23,8 @@ from medzoo.inference.result import Prediction, Predictions
 from medzoo.io.image import Image
 from medzoo.io.options import ReadOptions
 from medzoo.io.read import read_image
-from medzoo.transforms.transform import ExcludedView, ImageSource, Transform, transform
+from medzoo.transforms.suitability import ExcludedView
+from medzoo.transforms.transform import ImageSource, ImplausibleValues, Transform, transform
 from medzoo.version import __version__
 from medzoo.warn import warn
 
@@ -40,6 +41,7 @@ class PredictOptions(TypedDict, total=False):
     points_frame: Literal["LPS", "RAS"]
     allow_untrained: bool
     strict: bool
+    allow_mismatch: bool
     progress: Callable[[int, int], object] | None
 
 
@@ -60,6 +62,7 @@ def predict(
     points_frame: Literal["LPS", "RAS"] = "LPS",
     allow_untrained: bool = False,
     strict: bool = False,
+    allow_mismatch: bool = False,
     progress: Callable[[int, int], object] | None = None,
 ) -> Prediction | Predictions:
     """Read images, preprocess them as the weights require, run the model, and name every output.
@@ -82,12 +85,15 @@ def predict(
             (``coordX``, ``coordY``, ``coordZ``, and ``seriesuid`` if it covers several scans).
         points_frame: ``"LPS"`` (DICOM, LUNA16) or ``"RAS"`` (NIfTI).
         allow_untrained: run even if no output was trained; the results list the untrained outputs.
-        strict: treat implausible values as an error instead of a warning.
+        strict: treat every warning, such as of implausible values, as an error; an allowed mismatch is none.
+        allow_mismatch: run even on an image whose file contradicts ``model.intended_use`` or the views of the
+            preprocessing: another modality, body part, age or view. The result then has a ``mismatch``.
         progress: called after each image with the number of finished images and the total.
 
     Raises:
         ConfigError: the model has no outputs, or none that was trained; points for a model of complete images, or none
             for a patch model.
+        WrongImage: a DataError; the image is of another kind than the model is for.
         DataError: a file cannot be read, or has the wrong number of dimensions for the model.
         InputError: something that is not an image, or a batch that exceeds the memory.
     """
@@ -98,23 +104,31 @@ def predict(
     skipped = dict(work.skipped)
     results: list[Prediction] = []
     reported: list[str] = []
-    for done, (result, excluded) in enumerate(_run(model, work, batch_size, device, num_workers), start=1):
+    categories: dict[str, str] = {}
+    reader = _Reader(transform(model), work.images, _provenance(model), allow_mismatch)
+    for done, (result, kind) in enumerate(_run(model, reader, work, batch_size, device, num_workers), start=1):
         if progress is not None:
             progress(done, len(work.images))
         if result.warning and strict:
+            kind = ImplausibleValues
             result = replace(result, probabilities={}, positive={}, logits={}, untrained=(), error=result.warning)
-        elif result.warning:
+            result = replace(result, reason=kind.reason)
+        elif result.mismatch:
+            rest = result.warning.removeprefix(f"{result.source}: ")
+            result = replace(result, warning=f"{result.mismatch} {rest}".strip())
+        if result.warning and not result.error:
             reported.append(result.warning)
         if work.single and result.error:
-            raise DataError(result.error)
-        if excluded:
+            raise kind(result.error)
+        if kind is ExcludedView:
             skipped[result.source] = result.error.removeprefix(f"{result.source}: ")
+            categories[result.source] = kind.reason
         else:
             results.append(result)
     if reported:
         more = f" (and {len(reported) - 1} more; see Prediction.warning)" if len(reported) > 1 else ""
         warn(reported[0] + more)
-    return results[0] if work.single else Predictions(results, skipped)
+    return results[0] if work.single else Predictions(results, skipped, categories)
 
 
 def _check_outputs(model: Classifier, allow_untrained: bool) -> None:
@@ -142,21 +156,30 @@ class _Item:
         tensor: the input of the model; ``None`` if there is an error.
         steps: for the prediction, if the model runs.
         warning: likewise.
-        excluded: whether the error is that the weights exclude the view.
+        mismatch: likewise.
+        kind: the type of the error, if there is one.
     """
 
     prediction: Prediction
     tensor: Tensor | None = None
     steps: tuple[str, ...] = ()
     warning: str = ""
-    excluded: bool = False
+    mismatch: str = ""
+    kind: type[DataError] = DataError
 
 
 class _Reader(Dataset[_Item]):
     """Reads and preprocesses the n-th planned image; pickled to the workers."""
 
-    def __init__(self, transform: Transform, images: tuple[PlannedImage, ...], provenance: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        transform: Transform,
+        images: tuple[PlannedImage, ...],
+        provenance: Mapping[str, str],
+        allow_mismatch: bool = False,
+    ) -> None:
         self.transform, self.images, self.provenance = transform, images, provenance
+        self.allow_mismatch = allow_mismatch
         self.last: tuple[object, Image] | None = None
 
     def __len__(self) -> int:
@@ -166,16 +189,16 @@ class _Reader(Dataset[_Item]):
         planned = self.images[index]
         base = Prediction(planned.label, provenance=self.provenance, point=planned.given_point)
         try:
-            prepared = self.transform.examine(self._read(planned), planned.point)
+            prepared = self.transform.examine(self._read(planned), planned.point, self.allow_mismatch)
         except DataError as error:
-            return _Item(replace(base, error=str(error)), excluded=isinstance(error, ExcludedView))
+            return _Item(replace(base, error=str(error), reason=error.reason), kind=type(error))
         except (MemoryError, RuntimeError, ValueError) as error:
             # An unexpected error of a library in one image must not stop the others.
             reason = str(error).split("\n")[0][:200]
             message = f"{planned.label}: preprocessing failed ({reason}). Check the image with medzoo.show(path)."
-            return _Item(replace(base, error=message))
+            return _Item(replace(base, error=message, reason="preprocessing failed"))
         found = replace(base, identity=dict(prepared.image.identity))
-        return _Item(found, prepared.tensor, prepared.steps, prepared.warning)
+        return _Item(found, prepared.tensor, prepared.steps, prepared.warning, prepared.mismatch)
 
     def _read(self, planned: PlannedImage) -> Image:
         """Read the image, or return the last one again: a scan may have many points."""
@@ -192,18 +215,22 @@ class _Reader(Dataset[_Item]):
 
 
 def _run(
-    model: Classifier, work: Plan, batch_size: int, device: torch.device | str | None, num_workers: int
-) -> Iterator[tuple[Prediction, bool]]:
-    """Yield each prediction in order, and whether its view is excluded."""
-    reader = _Reader(transform(model), work.images, _provenance(model))
+    model: Classifier,
+    reader: _Reader,
+    work: Plan,
+    batch_size: int,
+    device: torch.device | str | None,
+    num_workers: int,
+) -> Iterator[tuple[Prediction, type[DataError]]]:
+    """Yield each prediction in order, and the type of its error if it has one."""
     # The loader yields single images, so that a slow or broken one delays no batch; workers read ahead.
     loader: Iterable[_Item] = DataLoader(reader, batch_size=None, num_workers=num_workers)
     with _inference_mode(model, device) as target:
         runner = optimized_view(model, len(work.images))
         batch: list[_Item] = []
         for planned, item in zip(work.images, _check_workers(loader), strict=True):
-            if planned.in_memory and item.prediction.error and not item.excluded:
-                raise DataError(item.prediction.error)
+            if planned.in_memory and item.prediction.error and item.kind is not ExcludedView:
+                raise item.kind(item.prediction.error)
             batch.append(item)
             if sum(item.tensor is not None for item in batch) == batch_size:
                 yield from _run_batch(runner, batch, target, model.outputs)
@@ -226,7 +253,7 @@ def _check_workers(loader: Iterable[_Item]) -> Iterator[_Item]:
 
 def _run_batch(
     model: Classifier, batch: list[_Item], device: torch.device, outputs: Outputs
-) -> Iterator[tuple[Prediction, bool]]:
+) -> Iterator[tuple[Prediction, type[DataError]]]:
     """Run the tensors of a batch in one forward pass, and yield all results in order."""
     tensors = [item.tensor for item in batch if item.tensor is not None]
     rows: Iterator[Tensor] = iter(())
@@ -240,11 +267,12 @@ def _run_batch(
             failure = str(error)
     for item in batch:
         if item.tensor is None:
-            yield item.prediction, item.excluded
+            yield item.prediction, item.kind
         elif failure:
-            yield replace(item.prediction, error=f"{item.prediction.source}: {failure}"), False
+            message = f"{item.prediction.source}: {failure}"
+            yield replace(item.prediction, error=message, reason="out of memory"), DataError
         else:
-            yield _name_outputs(item, next(rows), outputs), False
+            yield _name_outputs(item, next(rows), outputs), DataError
 
 
 @contextmanager
@@ -279,7 +307,7 @@ def _name_outputs(item: _Item, logits: Tensor, outputs: Outputs) -> Prediction:
     if not bool(torch.isfinite(logits).all()):
         who = item.prediction.source
         error = f"{who}: the model returned NaN or infinity. Use float32, and check its weights."
-        return replace(item.prediction, error=error)
+        return replace(item.prediction, error=error, reason="outputs that are not finite")
     probabilities = outputs.probabilities(logits[None])
 
     def by_label(row: Tensor) -> dict[str, Any]:
@@ -293,6 +321,7 @@ def _name_outputs(item: _Item, logits: Tensor, outputs: Outputs) -> Prediction:
         untrained=tuple(label for label, trained in zip(outputs.labels, outputs.trained, strict=True) if not trained),
         steps=item.steps,
         warning=item.warning,
+        mismatch=item.mismatch,
     )
 
 

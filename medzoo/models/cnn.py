@@ -26,6 +26,7 @@ from medzoo.input_spec import InputSpec
 from medzoo.models.findings import CHESTXRAY14, IMAGENET_MEAN, IMAGENET_STD
 from medzoo.nn.conv import ConvEncoder, StageTable
 from medzoo.nn.head import Head
+from medzoo.provenance import RADIOGRAPH
 from medzoo.registry import register
 
 __all__ = ["cnn3d_base", "cnn3d_small", "xray_cnn"]
@@ -128,6 +129,7 @@ XRAY_INPUT = InputSpec("b c h w", channels=3, size=(320, 320), minimum=16, exact
     cam_layer="encoder.stages.3.relu",
     tiny={"size": 32, "widths": (4, 4, 8, 8), "hidden": 8},
     tiny_size=(32, 32),
+    intended_use=RADIOGRAPH,
 )
 def xray_cnn(
     *,

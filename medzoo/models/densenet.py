@@ -14,7 +14,7 @@ from medzoo.contract import Outputs, Preprocessing
 from medzoo.input_spec import InputSpec
 from medzoo.models.findings import TORCHXRAYVISION18
 from medzoo.nn.head import Head
-from medzoo.provenance import IntendedUse
+from medzoo.provenance import RADIOGRAPH, IntendedUse
 from medzoo.registry import register
 from medzoo.weights.record import UrlFile, Weights
 
@@ -112,6 +112,7 @@ WEIGHTS = (
     tiny={},
     tiny_size=(32, 64),
     weights=WEIGHTS,
+    intended_use=RADIOGRAPH,
 )
 def densenet121_xray(*, num_classes: int = 18, in_chans: int = 1) -> Classifier:
     """Build DenseNet-121 with a linear head, ``b c h w -> b n``; designed for 224 × 224, takes any size from 32.

@@ -14,6 +14,7 @@ from medzoo.errors import check_rate
 from medzoo.input_spec import InputSpec
 from medzoo.models.findings import CHESTXRAY14, IMAGENET_MEAN, IMAGENET_STD
 from medzoo.nn.head import Head
+from medzoo.provenance import RADIOGRAPH
 from medzoo.registry import register
 from medzoo.weights.record import HubFile, Weights
 
@@ -70,6 +71,7 @@ WEIGHTS = (
     tiny={},
     tiny_size=(32, 40),
     weights=WEIGHTS,
+    intended_use=RADIOGRAPH,
 )
 def resnet18_multilabel(*, num_classes: int = 14, in_chans: int = 3, drop_path_rate: float = 0.0) -> Classifier:
     """Build ResNet-18 with a linear head, ``b c h w -> b n``; any size from 32.

@@ -20,19 +20,19 @@ from medzoo.errors import ConfigError, DataError, InputError
 from medzoo.io.image import Image
 from medzoo.io.options import ReadOptions
 from medzoo.io.read import read_image
+from medzoo.provenance import UNSTATED, IntendedUse
 from medzoo.transforms.geometry import Geometry
+from medzoo.transforms.plausibility import implausible_input, implausible_values
 from medzoo.transforms.resample import crop_patch, join_values, resample_image, resample_volume
+from medzoo.transforms.suitability import check_kind
 from medzoo.warn import deprecated_alias, warn
 
 if TYPE_CHECKING:
     from medzoo.features import CheckedModel
 
-__all__ = ["ExcludedView", "ImageSource", "Prepared", "Transform", "as_array", "not_an_image", "transform"]
+__all__ = ["ImageSource", "ImplausibleValues", "Prepared", "Transform", "as_array", "not_an_image", "transform"]
 
 ImageSource = str | os.PathLike[str] | Image | NDArray[Any] | Tensor
-
-# The view positions that DICOM PS3.3 C.8.7.1.1.1 and C.8.3.1 define, and common longer forms.
-VIEWS = frozenset({"AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO", "LAT", "LATERAL", "LPO", "RPO", "LAO", "RAO"})
 
 _KIND = {2: "a 2D image", 3: "a 3D volume"}
 _ADVICE = {
@@ -50,7 +50,8 @@ class Prepared:
         steps: what was done, in order.
         geometry: maps results back to the original grid.
         image: the image that was read.
-        warning: why the values are implausible for the model; empty when they are plausible.
+        warning: why the values are implausible for the model, and what could not be checked; empty if there is nothing.
+        mismatch: why the image is not of the kind the model is for, where that was allowed; empty if it is.
     """
 
     tensor: Tensor
@@ -58,12 +59,27 @@ class Prepared:
     geometry: Geometry
     image: Image
     warning: str = ""
+    mismatch: str = ""
 
     doubt = deprecated_alias("doubt", "warning", removed_in="0.2.0")
 
 
-class ExcludedView(DataError):
-    """A view that the weights were not trained on; in a folder it is skipped."""
+class WrongAxes(DataError):
+    """A 2D image for a model of volumes, or the reverse."""
+
+    reason = "wrong number of axes"
+
+
+class WrongChannels(DataError):
+    """An image with another number of channels than the model takes."""
+
+    reason = "wrong number of channels"
+
+
+class ImplausibleValues(DataError):
+    """Values that cannot be right, or a header that leaves the kind of the image open, under ``strict``."""
+
+    reason = "a warning, under strict"
 
 
 def transform(model: CheckedModel, train: bool = False) -> Transform:
@@ -82,7 +98,7 @@ def transform(model: CheckedModel, train: bool = False) -> Transform:
             f"{model.name}: expected a model with preprocessing, got none. "
             "Make it with medzoo.create, or set model.preprocessing = medzoo.Preprocessing(...)."
         )
-    return Transform(model.preprocessing, channels=model.input_spec.channels, who=model.name)
+    return Transform(model.preprocessing, model.input_spec.channels, model.name, model.intended_use)
 
 
 @dataclass(frozen=True)
@@ -93,17 +109,26 @@ class Transform:
         preprocessing: the steps.
         channels: channels of the tensor.
         who: the model's name, for messages.
+        intended_use: what an image must not contradict.
     """
 
     preprocessing: Preprocessing
     channels: int
     who: str
+    intended_use: IntendedUse = UNSTATED
 
     def __call__(self, source: ImageSource) -> Tensor:
         """Return the tensor ``c *s`` for a path, an image or an array ``(c, …)``."""
         return self._warn_or_raise(self.examine(source), strict=False).tensor
 
-    def prepare(self, source: ImageSource, *, point: Sequence[float] | None = None, strict: bool = False) -> Prepared:
+    def prepare(
+        self,
+        source: ImageSource,
+        *,
+        point: Sequence[float] | None = None,
+        strict: bool = False,
+        allow_mismatch: bool = False,
+    ) -> Prepared:
         """Return the tensor, the steps taken and the geometry.
 
         Args:
@@ -111,26 +136,34 @@ class Transform:
                 orientation and spacing are skipped. Its range is that of its integer type; of floats, [0, 1].
             point: for a patch model, the centre in mm, in RAS.
             strict: raise instead of warn when the values are implausible.
+            allow_mismatch: accept an image that contradicts ``intended_use`` or the views; ``mismatch`` states how.
 
         Raises:
-            DataError: a file that cannot be read, NaN, infinity, the wrong number of axes or channels, a view the
-                weights were not trained on, a point outside, or, with ``strict``, implausible values.
+            WrongImage: a DataError; the modality, body part, age or view of the image is not what the model is for.
+            DataError: a file that cannot be read, NaN, infinity, the wrong number of axes or channels, a point outside,
+                or, with ``strict``, implausible values.
             InputError: neither path, image nor array.
             ConfigError: a patch model without a point, or a point for another.
         """
-        return self._warn_or_raise(self.examine(source, point), strict)
+        return self._warn_or_raise(self.examine(source, point, allow_mismatch), strict)
 
-    def examine(self, source: ImageSource, point: Sequence[float] | None = None) -> Prepared:
+    def examine(
+        self, source: ImageSource, point: Sequence[float] | None = None, allow_mismatch: bool = False
+    ) -> Prepared:
         """Return the same as :meth:`prepare`; implausible values only set ``warning``."""
         how = self.preprocessing
         self.check_point(point)
         image = _as_image(source, self.who, self.channels)
         label = image.identity.get("file", "the array")
-        self._check_kind(image, label)
+        self._check_dims(image, label)
+        kind = check_kind(image, self.intended_use, how.views)
+        error = kind.error(label, self.who, image.age)
+        if error is not None and not allow_mismatch:
+            raise error
         x = torch.from_numpy(np.require(image.array, np.float32, ["C", "W"]))
         if not torch.isfinite(x).all():
             raise DataError(f"{label}: expected finite values, got {int((~torch.isfinite(x)).sum())} NaN or infinite.")
-        faults = [fault for fault in (image.warning, _implausible(x, image, how)) if fault]
+        implausible = implausible_values(x, image, how)
         steps = list(image.notes)
         if point is not None:
             x, to_source = crop_patch(x, image, how, point, label, steps)
@@ -138,9 +171,15 @@ class Transform:
             x, to_source = resample_volume(x, image, how, label, steps)
         else:
             x, to_source = resample_image(x, image, how, steps)
-        x = self._normalise(self._set_channels(x, label, steps), steps)
+        x = self._set_channels(x, label, steps)
+        implausible = implausible or implausible_input(x, how)
+        faults = [image.warning, f"{self.who} {implausible}" if implausible else "", kind.warning]
+        x = self._normalise(x, steps)
         geometry = Geometry(tuple(image.array.shape[1:]), tuple(x.shape[1:]), to_source)
-        return Prepared(x, tuple(steps), geometry, image, warning=f"{label}: {' '.join(faults)}" if faults else "")
+        warning = f"{label}: {' '.join(filter(None, faults))}" if any(faults) else ""
+        return Prepared(
+            x, tuple(steps), geometry, image, warning, f"{label}: {kind.mismatch(self.who)}" if error else ""
+        )
 
     def check_point(self, point: Sequence[float] | None) -> None:
         """Raise ConfigError unless a point is given exactly where the model takes one."""
@@ -152,40 +191,41 @@ class Transform:
         if self.preprocessing.patch is None and point is not None:
             raise ConfigError(f"{self.who}: it takes whole images, not points. Leave points out.")
 
-    def _check_kind(self, image: Image, label: str) -> None:
-        """Raise DataError unless the image has the model's number of axes and a view it was trained on."""
-        how, dims = self.preprocessing, len(self.preprocessing.size)
+    def _check_dims(self, image: Image, label: str) -> None:
+        """Raise DataError unless the image has the model's number of axes."""
+        dims = len(self.preprocessing.size)
         if image.dims != dims:
-            raise DataError(f"{label}: {self.who} takes {_KIND[dims]}, got {_KIND[image.dims]}. {_ADVICE[dims]}")
-        view = image.identity.get("view", "")
-        if how.views and view and view not in how.views:
-            code = view if view in VIEWS else "another"  # free text in a file may hold a patient's name
-            raise ExcludedView(
-                f"{label}: {self.who} was trained on the views {', '.join(how.views)}, got {code}. Use another model."
-            )
+            raise WrongAxes(f"{label}: {self.who} takes {_KIND[dims]}, got {_KIND[image.dims]}. {_ADVICE[dims]}")
 
     def _warn_or_raise(self, prepared: Prepared, strict: bool) -> Prepared:
-        """Warn of implausible values at the line of the caller's caller, or raise."""
+        """Warn at the line of the caller's caller; with ``strict`` raise instead, but not for an allowed mismatch."""
         if prepared.warning and strict:
-            raise DataError(prepared.warning)
-        if prepared.warning:
-            warn(prepared.warning)
+            raise ImplausibleValues(prepared.warning)
+        for message in filter(None, (prepared.mismatch, prepared.warning)):
+            warn(message)
         return prepared
 
     def _set_channels(self, x: Tensor, label: str, steps: list[str]) -> Tensor:
-        """Repeat grey, or convert colour to grey; any other mismatch is an error."""
-        have = x.shape[0]
+        """Repeat grey for a 2D model of RGB, or convert colour to grey; any other mismatch is an error."""
+        have, is_picture = x.shape[0], x.ndim == 3
         if have == self.channels:
             return x
-        if have == 1:
+        if is_picture and (have, self.channels) == (1, 3):
             steps.append(f"grey repeated to {self.channels} channels")
             return x.expand(self.channels, *x.shape[1:]).contiguous()
-        if have == 3 and self.channels == 1:
+        if is_picture and (have, self.channels) == (3, 1):
             steps.append("colour converted to grey (0.299 red, 0.587 green, 0.114 blue)")
             return torch.einsum("c,c...->...", torch.tensor([0.299, 0.587, 0.114]), x)[None]
-        raise DataError(
-            f"{label}: {self.who} takes {self.channels} channels, got {have}. "
-            f"Give the channels it takes, or create it with in_chans={have}."
+        takes = f"{self.channels} channel{'s' * (self.channels > 1)}"
+        if is_picture:
+            advice = f"Give an array (c, h, w) with {takes}"
+        else:
+            advice = (
+                f"A volume is not repeated or averaged: give a file whose 4th axis holds {takes}, such as "
+                f"medzoo.read(path, channel_axis=3), or an array (c, d, h, w) with {takes}"
+            )
+        raise WrongChannels(
+            f"{label}: {self.who} takes {takes}, got {have}. {advice}, or create it with in_chans={have}."
         )
 
     def _normalise(self, x: Tensor, steps: list[str]) -> Tensor:
@@ -216,32 +256,3 @@ def not_an_image(source: object, who: str) -> InputError:
         f"{who}: expected a path, a medzoo.Image or an array (c, ...), got {type(source).__name__}. "
         "Use numpy.asarray(...) to make an array."
     )
-
-
-def _implausible(x: Tensor, image: Image, how: Preprocessing) -> str | None:
-    """Return why the values cannot be what the model expects, or ``None``."""
-    low, high = float(x.min()), float(x.max())
-    got = f"got {low:g} to {high:g}"
-    if how.intensity in ("zscore", "zscore_nonzero"):
-        return f"expected an image, {got}: every value is the same." if low == high else None
-    if how.intensity == "window" and how.window and image.unit != "HU":
-        if image.modality == "CT":
-            return f"expected Hounsfield units, {got} in an unknown unit: the CT has no rescale. Export it with one."
-        bottom, top = how.window
-        if bottom < 0 and (low >= 0 or high - low < 0.1 * (top - bottom)):
-            return f"expected values around {join_values(how.window)} (HU for CT), {got}: already scaled?"
-    if how.intensity != "unit":
-        return None
-    if image.unit == "HU":
-        return f"expected the grey levels of a picture, {got} HU: this model was not made for CT."
-    if image.value_range is None:
-        if low < -0.01 or high > 1.01:
-            return f"expected values in [0, 1] where the range of the storage is not known, {got}. Divide by the range."
-        return None
-    bottom, top = image.value_range
-    if 0 < high - low < 0.02 * (top - bottom) or (bottom < 0 <= low and image.array.dtype.kind == "i"):
-        return (
-            f"expected values that fill {bottom:g} to {top:g}, as {image.array.dtype} can hold, {got}. Give uint8 or "
-            "uint16, or divide by the range."
-        )
-    return None

@@ -1,0 +1,167 @@
+"""Whether the values of an image can be right: one check for every intensity rule, before and after preprocessing.
+
+The rule of ``intensity="unit"`` warns wherever TorchXRayVision's ``warn_normalization`` does.
+
+Axes: c channels, s spatial axes.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from medzoo.contract import Preprocessing
+from medzoo.io.image import Image
+
+__all__ = ["implausible_input", "implausible_values"]
+
+# On the scale of 0 to 1, TorchXRayVision's -255 and 255 of -1024 to 1024, and its margin of 1.
+DARKEST, BRIGHTEST, MARGIN = 769 / 2048, 1279 / 2048, 1 / 2048
+# The span of all pixels but the darkest and brightest 1%. Real radiographs have 0.33 or more (tests/real_values.py).
+LEAST_SPAN = 0.125
+# The share of voxels at one end of a window, or of one value, that leaves nothing to see. Masks of organs have 0.998.
+SATURATED, SINGLE_VALUE = 0.999, 0.9995
+# The smallest part of the storage's range that a z-scored volume uses, and of a window that a scan spans.
+LEAST_RANGE, LEAST_WINDOW = 0.002, 0.1
+# Relative to the largest value, rounding errors of float32.
+ROUNDING = 1e-5
+
+
+def implausible_values(x: Tensor, image: Image, how: Preprocessing) -> str:
+    """Return why the values of an image ``c *s`` cannot be what the preprocessing expects, or an empty text."""
+    low, high = float(x.min()), float(x.max())
+    faults = [_wrong_unit(low, high, image, how)]
+    if how.intensity == "unit":
+        faults += [_beyond_range(low, high, image), _constant(x, low, high, image), _unfilled_range(low, high, image)]
+    elif how.window:
+        faults += [_scaled(low, high, image, how.window), _constant(x, low, high, image)]
+    else:
+        faults += [_constant(x, low, high, image), _single_value(x, low, high, image)]
+    return next(filter(None, faults), "")
+
+
+def implausible_input(x: Tensor, how: Preprocessing) -> str:
+    """Return why a preprocessed tensor ``c *s``, before mean and std, shows nothing, or an empty text."""
+    if how.window and (fault := _saturated(x, how.window)):
+        return fault
+    low, high = float(x.min()), float(x.max())
+    got = f"got {low:.3g} to {high:.3g} after preprocessing"
+    if high - low <= ROUNDING:
+        part = "crop" if how.fit != "resize" or how.foreground or how.patch else "image"
+        return f"expected an image, {got}: every value of the {part} is the same. Check that it shows the patient."
+    if how.intensity != "unit":
+        return ""
+    if low > DARKEST or high < BRIGHTEST or low < -MARGIN or high > 1 + MARGIN:
+        return f"expected values that fill 0 to 1, {got}: too dark, too bright or without contrast. {_CHECK}"
+    darkest, brightest = (float(x.flatten().kthvalue(1 + (x.numel() - 1) * p // 100).values) for p in (1, 99))
+    if brightest - darkest < LEAST_SPAN:
+        span = f"{darkest:.3g} to {brightest:.3g}"
+        return f"expected values that fill 0 to 1, got 98% of them in {span} after preprocessing. {_CHECK}"
+    return ""
+
+
+def _saturated(x: Tensor, window: tuple[float, float]) -> str:
+    """Find a scan beside the model's window, where nearly every value is clipped to one end."""
+    for end, where in ((x <= 0, "below"), (x >= 1, "above")):
+        share = float(end.float().mean())
+        if share >= SATURATED:
+            return (
+                f"expected values within the window {window[0]:g} to {window[1]:g}, got {100 * share:.4g}% of them "
+                f"{where} it. Check the unit of the file, and that it shows the body part the model is for."
+            )
+    return ""
+
+
+_CHECK = "Check its bit depth and window with medzoo.show(path)."
+
+
+def _wrong_unit(low: float, high: float, image: Image, how: Preprocessing) -> str:
+    """Find HU where grey levels are expected, and the reverse."""
+    got = f"got {low:g} to {high:g}"
+    if how.intensity == "unit" and image.unit == "HU":
+        return f"expected the grey levels of a picture, {got} HU: this model was not made for CT."
+    if how.window and image.unit != "HU" and image.modality == "CT":
+        return f"expected Hounsfield units, {got} in an unknown unit: the CT has no rescale. Export it with one."
+    if how.window and image.unit == "HU" and how.window[0] < 0 <= low < high:
+        return (
+            f"expected Hounsfield units, {got} HU: no value is below 0, and air is -1000 HU. Check the rescale "
+            "intercept of the file."
+        )
+    return ""
+
+
+def _constant(x: Tensor, low: float, high: float, image: Image) -> str:
+    """Find an image, or a channel of a volume, in which every value is the same but for rounding."""
+    if high - low <= ROUNDING * max(abs(low), abs(high)):
+        bottom, top = image.value_range or (0.0, 1.0)
+        name = " (black)" if low == bottom else " (white)" if high == top else ""
+        return f"expected an image, got {low:g} to {high:g}: every value is the same{name}. {_cause_of_window(image)}"
+    if image.dims == 3 and len(x) > 1:
+        flat = [str(i) for i, channel in enumerate(x) if float(channel.min()) == float(channel.max())]
+        if flat:
+            return f"expected {len(x)} channels, got one value everywhere in channel {', '.join(flat)}. Is it missing?"
+    return ""
+
+
+def _beyond_range(low: float, high: float, image: Image) -> str:
+    """Find values beyond the range of the storage, which is 0 to 1 where it is not known."""
+    bottom, top = image.value_range or (0.0, 1.0)
+    margin = MARGIN * (top - bottom)
+    if bottom - margin <= low <= high <= top + margin:
+        return ""
+    got = f"got {low:g} to {high:g}"
+    if image.value_range is None:
+        return f"expected values in [0, 1] where the range of the storage is not known, {got}. Divide by the range."
+    return f"expected values in {bottom:g} to {top:g}, the range of the storage, {got}. Correct value_range."
+
+
+def _unfilled_range(low: float, high: float, image: Image) -> str:
+    """Find values that leave the dark or the bright part of the storage's range empty."""
+    bottom, top = image.value_range or (0.0, 1.0)
+    darkest, brightest = ((value - bottom) / (top - bottom) for value in (low, high))
+    if darkest <= DARKEST and brightest >= BRIGHTEST:
+        return ""
+    cause = _cause(low, high, bottom, top, image)
+    return f"expected values that fill {bottom:g} to {top:g}, got {low:g} to {high:g}. {cause}"
+
+
+def _cause(low: float, high: float, bottom: float, top: float, image: Image) -> str:
+    """Return the likely cause of values that leave much of the storage's range empty, and what to do."""
+    if any("window" in note or "LUT" in note for note in image.notes):
+        return _cause_of_window(image)
+    if bottom < 0 <= low:
+        return "These look like values without a sign in signed storage: give uint8 or uint16, or divide by the range."
+    if bottom == 0 and top > 1 and high <= 1:
+        return "These look like values that were scaled to 0 to 1 before: give them as float32."
+    bits = max(8, int(high).bit_length())
+    if bottom == 0 and 2**bits - 1 < top:
+        header = f", or set BitsStored to {bits}" if image.identity.get("sop") else ""
+        storage = f"{int(top).bit_length()}-bit storage"
+        return f"These look like {bits}-bit values in {storage}: divide by {2**bits - 1}{header}."
+    return f"It is too dark, too bright or without contrast. {_CHECK}"
+
+
+def _cause_of_window(image: Image) -> str:
+    """Return what to do about an image that was read through a window or LUT of its file, or without one."""
+    windows = [note for note in image.notes if "window" in note or "LUT" in note]
+    return f"Is the window of the file beside its values ({windows[-1]})?" if windows else _CHECK
+
+
+def _scaled(low: float, high: float, image: Image, window: tuple[float, float]) -> str:
+    """Find values that span a sliver of the model's window, as they do when they were scaled before."""
+    bottom, top = window
+    unsigned = bottom < 0 <= low and image.unit != "HU"
+    if unsigned or 0 < high - low < LEAST_WINDOW * (top - bottom):
+        return f"expected values around {bottom:g}, {top:g} (HU for CT), got {low:g} to {high:g}: already scaled?"
+    return ""
+
+
+def _single_value(x: Tensor, low: float, high: float, image: Image) -> str:
+    """Find a volume for z-scores that uses a sliver of its storage, or has one value nearly everywhere."""
+    bottom, top = image.value_range or (low, high)
+    if high - low < LEAST_RANGE * (top - bottom):
+        return f"expected values that use more of {bottom:g} to {top:g}, got {low:g} to {high:g}. Check the export."
+    for value in (low, high):
+        share = float((x == value).float().mean())
+        if share >= SINGLE_VALUE:
+            return f"expected an image, got {value:g} in {100 * share:.4g}% of the voxels. Check that it is complete."
+    return ""
