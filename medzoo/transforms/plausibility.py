@@ -98,7 +98,8 @@ def _constant(x: Tensor, low: float, high: float, image: Image) -> str:
     if image.dims == 3 and len(x) > 1:
         flat = [str(i) for i, channel in enumerate(x) if float(channel.min()) == float(channel.max())]
         if flat:
-            return f"expected {len(x)} channels, got one value everywhere in channel {', '.join(flat)}. Is it missing?"
+            names = ", ".join(flat)
+            return f"expected {len(x)} channels, got one value everywhere in channel {names} (from 0). Is it missing?"
     return ""
 
 

@@ -145,10 +145,10 @@ class Suitability:
         found = "; ".join(self.contradictions.values())
         if WrongAge in self.contradictions and age is not None:
             found += f" ({int(age)} years)"
-        return next(iter(self.contradictions))(
-            f"{label}: {who} {found}. Use another model, or pass allow_mismatch=True to run it and mark the result; "
-            "set model.intended_use if it was trained for such images."
-        )
+        advice = "Use another model, or pass allow_mismatch=True to run it and mark the result"
+        if self.contradictions.keys() - {ExcludedView}:
+            advice += "; set model.intended_use if it was trained for such images"
+        return next(iter(self.contradictions))(f"{label}: {who} {found}. {advice}.")
 
 
 def check_kind(image: Image, use: IntendedUse, views: Sequence[str]) -> Suitability:

@@ -219,9 +219,11 @@ class Transform:
         takes = f"{self.channels} channel{'s' * (self.channels > 1)}"
         if is_picture:
             advice = f"Give an array (c, h, w) with {takes}"
+        elif self.channels == 1:
+            advice = "The channels of a volume are not averaged: give one of them, such as array[:1]"
         else:
             advice = (
-                f"A volume is not repeated or averaged: give a file whose 4th axis holds {takes}, such as "
+                f"A volume is not repeated to fill them: give a file whose 4th axis holds {takes}, such as "
                 f"medzoo.read(path, channel_axis=3), or an array (c, d, h, w) with {takes}"
             )
         raise WrongChannels(
