@@ -201,6 +201,8 @@ def _size_faults(spec: ModelSpec) -> Iterator[str]:
             f"preprocessing: expected {allowed} numbers for each of mean and std, got {counts}. "
             "Give one for all channels, or one for each."
         )
+    if not isinstance(spec.intended_use, IntendedUse):
+        yield f"intended_use: expected medzoo.IntendedUse(...), got {spec.intended_use!r}. Write it so."
     if type(spec.parameters) is not int or spec.parameters < 0:
         yield f"parameters: expected the number of trainable ones, an int >= 0, got {spec.parameters!r}. Count them."
 

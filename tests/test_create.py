@@ -197,7 +197,8 @@ def test_a_replaced_head_is_reported(packaged):
     model.reset_classifier(2, whole_head=True)
     assert len(model.load_report.new) == 4
     model.set_outputs(labels=["p", "q"])
-    found = medzoo.predict(model, medzoo.Image(np.zeros((1, 16, 16, 16), np.int16), unit="HU"))
+    scan = np.arange(-2048, 2048, dtype=np.int16).reshape(1, 16, 16, 16)
+    found = medzoo.predict(model, medzoo.Image(scan, unit="HU"))
     assert found.provenance["weights"] == "cnn3d_small:ours, but for 4 new tensors of the head"
 
 

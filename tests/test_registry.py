@@ -178,6 +178,10 @@ WRONG = {
         {"parameters": "11.2 M"},
         "parameters: expected the number of trainable ones, an int >= 0, got '11.2 M'. Count them.",
     ),
+    "intended use": (
+        {"intended_use": "CT"},
+        "intended_use: expected medzoo.IntendedUse(...), got 'CT'. Write it so.",
+    ),
 }
 
 

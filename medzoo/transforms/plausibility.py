@@ -62,7 +62,7 @@ def implausible_input(x: Tensor, how: Preprocessing) -> str:
 def _saturated(x: Tensor, window: tuple[float, float]) -> str:
     """Find a scan beside the model's window, where nearly every value is clipped to one end."""
     for end, where in ((x <= 0, "below"), (x >= 1, "above")):
-        share = float(end.float().mean())
+        share = int(end.count_nonzero()) / end.numel()
         if share >= SATURATED:
             return (
                 f"expected values within the window {window[0]:g} to {window[1]:g}, got {100 * share:.4g}% of them "
@@ -93,7 +93,7 @@ def _constant(x: Tensor, low: float, high: float, image: Image) -> str:
     """Find an image, or a channel of a volume, in which every value is the same but for rounding."""
     if high - low <= ROUNDING * max(abs(low), abs(high)):
         bottom, top = image.value_range or (0.0, 1.0)
-        name = " (black)" if low == bottom else " (white)" if high == top else ""
+        name = "" if image.unit == "HU" else " (black)" if low == bottom else " (white)" if high == top else ""
         return f"expected an image, got {low:g} to {high:g}: every value is the same{name}. {_cause_of_window(image)}"
     if image.dims == 3 and len(x) > 1:
         flat = [str(i) for i, channel in enumerate(x) if float(channel.min()) == float(channel.max())]
@@ -106,6 +106,8 @@ def _constant(x: Tensor, low: float, high: float, image: Image) -> str:
 def _beyond_range(low: float, high: float, image: Image) -> str:
     """Find values beyond the range of the storage, which is 0 to 1 where it is not known."""
     bottom, top = image.value_range or (0.0, 1.0)
+    if not bottom < top:
+        return f"expected a value_range of two different values, low and high, got {bottom:g} and {top:g}. Correct it."
     margin = MARGIN * (top - bottom)
     if bottom - margin <= low <= high <= top + margin:
         return ""
@@ -162,7 +164,7 @@ def _single_value(x: Tensor, low: float, high: float, image: Image) -> str:
     if high - low < LEAST_RANGE * (top - bottom):
         return f"expected values that use more of {bottom:g} to {top:g}, got {low:g} to {high:g}. Check the export."
     for value in (low, high):
-        share = float((x == value).float().mean())
+        share = int((x == value).count_nonzero()) / x.numel()
         if share >= SINGLE_VALUE:
             return f"expected an image, got {value:g} in {100 * share:.4g}% of the voxels. Check that it is complete."
     return ""
