@@ -34,6 +34,7 @@ def write_models(app):
             f"- input: {spec.input_spec}; designed for {' × '.join(map(str, spec.input_spec.size))}\n"
             f"- outputs: {spec.outputs.task}: {', '.join(spec.outputs.labels)}\n"
             f"- trainable parameters: {spec.parameters:,}\n"
+            f"- made for: {str(spec.intended_use) or 'any image'}\n"
             f"- options: {options}\n"
             f"- activation maps are drawn from `{spec.cam_layer}`\n"
             f"- source: {spec.source}\n"

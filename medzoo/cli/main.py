@@ -183,7 +183,7 @@ def _print_prediction(result: Prediction) -> None:
 
 def _print_problems(results: Predictions) -> None:
     """Print warnings, skipped objects and errors to stderr, one line each."""
-    lines = [f"warning: {result.warning}" for result in results if result.warning]
+    lines = [f"warning: {result.warning}" for result in results if result.warning and not result.error]
     lines += [f"skipped {source}: {reason}" for source, reason in results.skipped.items()]
     lines += [f"DataError: {result.error}" for result in results.failed]
     if not results:
