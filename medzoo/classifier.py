@@ -149,6 +149,9 @@ class Classifier(CheckedModel):
         """Return the last linear layer, or an identity without a head."""
         return self.head.classifier
 
+    def _names_outputs(self) -> bool:
+        return self.num_classes > 0
+
     def reset_classifier(self, num_classes: int, global_pool: None = None, *, whole_head: bool = False) -> None:
         """Replace the last linear layer by a new one; its outputs are unnamed and untrained.
 

@@ -112,13 +112,18 @@ class CheckedModel(nn.Module):
     def intended_use(self) -> IntendedUse:
         """The images the model is for: as set by the user, else as the loaded weights state, else the builder's.
 
+        What weights state holds for the outputs they were trained with. An encoder without outputs, or with a new head,
+        is for the images that its head is trained on: abdominal CT teaches an encoder that finds nodules of the chest.
+
         :func:`medzoo.predict` and :func:`medzoo.transform` refuse an image that contradicts it. Set it after your own
         training; ``medzoo.IntendedUse()`` accepts every image until the model is saved and loaded again.
         """
         if self._own_use is not None:
             return self._own_use
-        stated = UNSTATED if self.load_report is None else self.load_report.intended_use
-        return self.default_use if stated == UNSTATED else stated
+        report = self.load_report
+        if report is None or report.new or not self._names_outputs() or report.intended_use == UNSTATED:
+            return self.default_use
+        return report.intended_use
 
     @intended_use.setter
     def intended_use(self, use: IntendedUse | None) -> None:
@@ -128,6 +133,10 @@ class CheckedModel(nn.Module):
                 "None restores what the weights state."
             )
         self._own_use = use
+
+    def _names_outputs(self) -> bool:
+        """Return whether the model has outputs with a meaning, unlike an encoder."""
+        return False
 
     def check_input(self, x: Tensor) -> None:
         """Raise unless ``x`` is what the model takes; see :meth:`medzoo.input_spec.InputSpec.check`."""

@@ -219,6 +219,17 @@ def test_134_the_intended_use_is_saved_and_reset(tmp_path):
         again.intended_use = "CT"
 
 
+def test_134_what_weights_state_does_not_hold_for_a_new_head(tmp_path):
+    """An encoder of chest X-rays may get a head for hands."""
+    xray(ADULT_CHEST).set_outputs().save_pretrained(tmp_path / "mine")
+    with pytest.warns(UserWarning, match="randomly initialised"):
+        another = medzoo.create(f"local-dir:{tmp_path / 'mine'}", num_classes=3)
+    assert another.load_report.intended_use == ADULT_CHEST
+    assert another.intended_use == medzoo.describe("xray_cnn").intended_use
+    backbone = medzoo.create(f"local-dir:{tmp_path / 'mine'}", num_classes=0)
+    assert backbone.intended_use == medzoo.describe("xray_cnn").intended_use
+
+
 def test_134_a_mismatch_is_allowed_on_purpose_and_marked(tmp_path):
     path = write(tmp_path / "a.dcm", RAMP, Modality="US")
     message = f"{path}: xray_cnn is for CR or DX images, got US."

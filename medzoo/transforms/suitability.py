@@ -18,51 +18,13 @@ from medzoo.transforms.body_parts import body_part
 __all__ = ["ExcludedView", "Suitability", "WrongAge", "WrongBodyPart", "WrongModality", "check_kind"]
 
 # The defined terms of PS3.3 C.7.3.1.1.1, the retired ones, and forms that are not DICOM's.
-_MODALITIES = frozenset(
-    {
-        *(
-            "AR",
-            "AU",
-            "BDUS",
-            "BI",
-            "BMD",
-            "CFM",
-            "CR",
-            "CT",
-            "DG",
-            "DMS",
-            "DX",
-            "ECG",
-            "EEG",
-            "EMG",
-            "EOG",
-            "EPS",
-            "ES",
-        ),
-        *(
-            "GM",
-            "HC",
-            "HD",
-            "IO",
-            "IVOCT",
-            "IVUS",
-            "KER",
-            "LEN",
-            "LS",
-            "M3D",
-            "MG",
-            "MR",
-            "NM",
-            "OAM",
-            "OCT",
-            "OP",
-            "OPM",
-        ),
-        *("OPR", "OPT", "OPTBSV", "OPTENF", "OPV", "OSS", "PA", "PT", "PX", "RESP", "RF", "RG", "RTIMAGE", "SM", "SMR"),
-        *("SRF", "STAIN", "TEXTUREMAP", "TG", "US", "VA", "XA", "XC"),
-        *("AS", "CD", "CF", "CP", "CS", "DD", "DF", "DM", "DS", "EC", "FA", "FS", "LP", "MA", "MS", "ST", "VF"),
-    }
-)
+_MODALITIES = frozenset({
+    "AR", "AU", "BDUS", "BI", "BMD", "CFM", "CR", "CT", "DG", "DMS", "DX", "ECG", "EEG", "EMG", "EOG", "EPS", "ES",
+    "GM", "HC", "HD", "IO", "IVOCT", "IVUS", "KER", "LEN", "LS", "M3D", "MG", "MR", "NM", "OAM", "OCT", "OP", "OPM",
+    "OPR", "OPT", "OPTBSV", "OPTENF", "OPV", "OSS", "PA", "PT", "PX", "RESP", "RF", "RG", "RTIMAGE", "SM", "SMR",
+    "SRF", "STAIN", "TEXTUREMAP", "TG", "US", "VA", "XA", "XC", "AS", "CD", "CF", "CP", "CS", "DD", "DF", "DM",
+    "DS", "EC", "FA", "FS", "LP", "MA", "MS", "ST", "VF",
+})  # fmt: skip
 _MODALITY_FORMS = {
     "DR": "DX", "XR": "DX", "XRAY": "DX", "RX": "DX", "CXR": "DX", "MRI": "MR", "PET": "PT", "ULTRASOUND": "US",
 }  # fmt: skip
