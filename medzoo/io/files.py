@@ -234,6 +234,10 @@ def unknown_format(path: Path) -> DataError:
     with wrap_read_errors(path, _FORMATS), path.open("rb") as file:
         head = file.read(_HEAD)
     found = next((name for magic, name in _OTHER_FORMATS.items() if head.lstrip().startswith(magic)), "other bytes")
+    if len(head) >= 348 and 348 in struct.unpack("<i", head[:4]) + struct.unpack(">i", head[:4]):
+        found = "an Analyze 7.5 header, which does not say where left is"
+    if path.name.lower().endswith((".img", ".img.gz")):
+        found = "voxels without a header (give the .hdr file of a pair)"
     if head[:2] in (b"\x08\x00", b"\x02\x00", b"\x00\x08", b"\x00\x02"):
         return DataError(
             f"{path}: expected {_FORMATS}, found what may be DICOM without its preamble, whose encoding is not known. "

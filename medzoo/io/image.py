@@ -98,7 +98,7 @@ class Image:
 
 
 def from_array(array: NDArray[Any], label: str, options: ReadOptions) -> Image:
-    """Return an array ``h w``, ``c h w`` or ``c d h w`` as an image without geometry.
+    """Return an array ``h w``, ``c h w`` or ``c d h w`` as an image without geometry; ``channel_axis`` may be the last.
 
     Raises:
         DataError: not real numbers, another number of axes, or a volume without its channel axis.
@@ -111,19 +111,33 @@ def from_array(array: NDArray[Any], label: str, options: ReadOptions) -> Image:
             f"{label}: expected axes (h, w), (c, h, w) or (c, d, h, w), got shape {array.shape}. "
             "Give one image, with its channels first."
         )
+    notes: list[str] = []
+    if options.channel_axis is not None:
+        array = _channels_first(array, label, options.channel_axis, notes)
     if array.ndim == 3 and array.shape[0] > 4:
         raise DataError(
             f"{label}: expected (c, h, w) with up to 4 channels, got shape {array.shape}. "
             "Put an axis in front of a volume, array[None], and the channels first in a colour image."
         )
-    options.refuse(label, "an array", "frame", "stack", "channel_axis")
+    options.refuse(label, "an array", "frame", "stack")
     check_size(Path(label), array.size, options.max_voxels, join_sizes(array.shape))
-    notes: list[str] = []
     values = handle_nan(as_native(array[None] if array.ndim == 2 else array), label, options.nan, notes)
     bits = 1 if values.dtype.kind == "b" else 8 * values.dtype.itemsize
     values = values.astype(np.uint8) if values.dtype.kind == "b" else values
     unit, value_range = integer_range(values.dtype, bits)
     return Image(values, unit=unit, value_range=value_range, identity={"file": label}, notes=tuple(notes))
+
+
+def _channels_first(array: NDArray[Any], label: str, axis: int, notes: list[str]) -> NDArray[Any]:
+    """Return an array with its last axis, of channels, in front."""
+    last = array.ndim - 1
+    if last < 2 or axis not in (-1, last):
+        raise DataError(
+            f"{label}: expected channels along axis {axis}, the axes are {join_sizes(array.shape)}. "
+            "Give channel_axis=-1 for channels that are last, and leave it out for channels that are first."
+        )
+    notes.append(f"axis {last} read as {array.shape[-1]} channels")
+    return np.moveaxis(array, -1, 0)
 
 
 def read_npy(path: Path, options: ReadOptions) -> Image:
@@ -132,7 +146,7 @@ def read_npy(path: Path, options: ReadOptions) -> Image:
     Raises:
         DataError: not an array of real numbers, cut short, or too large.
     """
-    options.refuse(path, "an NPY file", "frame", "stack", "channel_axis")
+    options.refuse(path, "an NPY file", "frame", "stack")
     with wrap_read_errors(path, "an NPY array", TokenError), path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
