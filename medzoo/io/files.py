@@ -50,6 +50,7 @@ _OTHER_FORMATS = {
     b"GIF8": "a GIF", b"BM": "a BMP", b"PK\x03\x04": "a zip archive (.npz or .zip)", b"%PDF": "a PDF",
     b"version https://git-lfs": "a Git LFS pointer (run git lfs pull)", b"\x89HDF": "an HDF5 file", b"NRRD": "an NRRD",
     b"<": "a web page or XML", b"\x00\x00\x00\x0cjP": "a bare JPEG 2000", b"RIFF": "a WebP or other RIFF",
+    b"\x1f\x8b": "a gzip file that holds no NIfTI", b"CDF\x01": "a NetCDF or MINC file",
 }  # fmt: skip
 
 

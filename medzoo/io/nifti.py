@@ -35,6 +35,7 @@ __all__ = ["read_nifti"]
 _CHUNK = 2**22
 _NIFTI_1 = 348  # bytes of its header
 _XFORM_CODES = range(1, 6)
+_CIFTI = range(3000, 3100)  # intent codes
 _ROUNDING = 1e-2  # of a quaternion that is stored with few digits
 _COLOURS = (("R", "G", "B"), ("R", "G", "B", "A"))
 _TO_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # by the spatial bits of xyzt_units; 0 is unknown, in practice mm
@@ -115,6 +116,8 @@ def _read_header(path: Path, file: BinaryIO | gzip.GzipFile) -> Any:
     header = (Nifti2Header if is_nifti2 else Nifti1Header).from_fileobj(file, check=False)
     if bytes(header["magic"])[:2] == b"ni":
         header = (Nifti2PairHeader if is_nifti2 else Nifti1PairHeader)(header.binaryblock, header.endianness, False)
+    if int(header["intent_code"]) in _CIFTI:
+        raise DataError(f"{path}: expected a volume, found CIFTI: values of a surface and of voxels that it lists.")
     dtype = header.get_data_dtype()
     if dtype.kind not in "uif" and dtype.names not in _COLOURS:
         raise DataError(f"{path}: expected real or RGB voxels, found {dtype}. Convert it to a real type.")
