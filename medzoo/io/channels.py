@@ -60,7 +60,7 @@ def volumes_to_channels(
 
 def channels_first(values: NDArray[Any]) -> NDArray[Any]:
     """Move the last axis to the front: ``*s c -> c *s``."""
-    return np.ascontiguousarray(np.moveaxis(values, -1, 0))
+    return np.moveaxis(values, -1, 0)
 
 
 def _longest(shape: tuple[int, ...], space: int) -> int:

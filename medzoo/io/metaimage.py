@@ -60,7 +60,7 @@ def read_metaimage(path: Path, options: ReadOptions) -> Image:
             raise DataError(f"{path}: expected volumes or channels, found both ({join_sizes(shape)}). Split the file.")
         is_rgb = header.channels == 3 and header.dtype == np.uint8 and options.channel_axis is options.frame is None
         stored, warnings = _read_voxels(path, header)
-        values = as_native(stored if is_rgb else volumes_to_channels(path, stored, shape, options, notes))
+        values = stored if is_rgb else volumes_to_channels(path, stored, shape, options, notes)
         if not has_independent_axes(header.affine):
             raise DataError(
                 f"{path}: expected {space} independent axes, found a singular TransformMatrix. Export the image again."
@@ -72,7 +72,7 @@ def read_metaimage(path: Path, options: ReadOptions) -> Image:
         else:
             values, affine = to_closest_ras(values, _TO_RAS @ header.affine, notes)
             spacing = voxel_sizes(affine)
-    values = channels_first(values.swapaxes(0, 1) if space == 2 else values)
+    values = as_native(channels_first(values.swapaxes(0, 1) if space == 2 else values))
     values = merge_equal_channels(values, notes) if is_rgb else handle_nan(values, path, options.nan, notes)
     unit, value_range = integer_range(values.dtype, 8) if is_rgb else ("raw", None)
     return Image(

@@ -72,12 +72,12 @@ def read_nifti(path: Path, kind: str, options: ReadOptions) -> Image:
                 stored = _read_voxels(data, file, header, size, warnings)
         stored, bits = _without_colour_fields(path, stored, options.frame, notes)
         values = stored if bits else _volumes(path, stored, options, notes)
-        values = as_native(values if bits else apply_read_scaling(values, *_scaling(path, header, warnings)))
+        values = values if bits else apply_read_scaling(values, *_scaling(path, header, warnings))
         affine, spacing = _geometry(path, header, notes, warnings)
     if affine is not None:
         values, affine = to_closest_ras(values, affine, notes)
         spacing = voxel_sizes(affine)
-    values = handle_nan(channels_first(values), path, options.nan, notes)
+    values = handle_nan(as_native(channels_first(values)), path, options.nan, notes)
     values = merge_equal_channels(values, notes) if bits else values
     unit, value_range = integer_range(values.dtype, bits) if bits else ("raw", None)
     return Image(

@@ -49,11 +49,15 @@ def read_raster(path: Path, kind: str, options: ReadOptions) -> Image:
                 Pillow.open(file, formats=_FORMATS[kind]).verify()
                 file.seek(0)
             with Pillow.open(file, formats=_FORMATS[kind]) as picture:
-                picture.seek(select_page(path, int(getattr(picture, "n_frames", 1)), options.frame))
+                frames = int(getattr(picture, "n_frames", 1))
+                picture.seek(select_page(path, frames, options.frame))
                 channels = len(picture.getbands())
                 sizes = f"{picture.width} × {picture.height} in {channels} channels"
                 check_size(path, picture.width * picture.height * channels, options.max_voxels, sizes)
                 deep = kind == "png" and picture.mode in ("RGB", "RGBA") and "16B" in str(getattr(picture, "tile", ""))
+                if deep and frames > 1:  # the stream of a frame is not taken apart
+                    notes.append("16-bit colour or alpha read as 8-bit")
+                    deep = False
                 values, bits = _deep_values(path, picture, notes) if deep else _values(path, picture, notes)
                 orientation = picture.getexif().get(_ORIENTATION, 1)
         except Pillow.DecompressionBombError:  # derives from Exception alone

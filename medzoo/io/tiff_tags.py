@@ -20,7 +20,7 @@ __all__ = ["Layout", "Page", "Tag", "read_pages", "tiff_damage", "unsupported_ti
 class Tag:
     """The numbers of the tags that are read; every other tag is skipped."""
 
-    SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 256, 257, 258, 259, 262
+    SUBFILE, OLD_SUBFILE, WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 254, 255, 256, 257, 258, 259, 262
     FILL_ORDER, DESCRIPTION, STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES = (
         266, 270, 273, 274, 277, 278, 279,
     )  # fmt: skip
@@ -33,7 +33,7 @@ class Tag:
 _KNOWN = {value for name, value in vars(Tag).items() if name.isupper()}
 _TYPES = {1: "B", 2: "s", 3: "H", 4: "I", 5: "II", 6: "b", 7: "s", 8: "h", 9: "i", 10: "ii", 11: "f", 12: "d",
           13: "I", 16: "Q", 17: "q", 18: "Q"}  # fmt: skip
-_REDUCED, _MASK = 1, 4  # bits of NewSubfileType
+_REDUCED, _MASK, _OLD_REDUCED = 1, 4, 2  # bits of NewSubfileType, and a value of SubfileType
 
 
 def tiff_damage(path: Path, what: str) -> DataError:
@@ -182,7 +182,10 @@ def read_pages(path: Path, file: BinaryIO) -> list[Page]:
         seen.add(offset)
         tags, offset = _read_directory(path, file, end, order, big, offset)
         pages.append(Page(path, order, tags))
-    full = [page for page in pages if not page.number(Tag.SUBFILE, 0) & (_REDUCED | _MASK)]
+    full = [
+        page for page in pages
+        if not page.number(Tag.SUBFILE, 0) & (_REDUCED | _MASK) and page.number(Tag.OLD_SUBFILE, 1) != _OLD_REDUCED
+    ]  # fmt: skip
     pages = full or pages[:1]
     if not pages:
         raise tiff_damage(path, "no page")
