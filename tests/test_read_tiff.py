@@ -333,6 +333,7 @@ def test_127_a_palette_of_16_bits_is_kept(tmp_path):
         ({258: 24}, "not read: 24-bit unsigned samples"),
         ({258: 24, 339: 3}, "not read: 24-bit float samples"),
         ({258: 12, 339: 2}, "not read: 12-bit signed samples"),
+        ({258: [1] * 3, 277: 3, 262: 2}, "not read: 1-bit samples of several channels together"),
         ({258: [5, 6, 5], 277: 3, 262: 2}, "not read: samples of different types"),
         ({262: 5, 277: 4, 258: [16] * 4}, "not read: palette, CMYK or YCbCr of 16 bits"),
         ({262: 5, 277: 4, 258: [8] * 4, 332: 2}, "not read: inks other than"),

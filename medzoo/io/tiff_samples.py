@@ -53,6 +53,8 @@ def _sample_type(page: Page, layout: Layout) -> np.dtype[Any]:
     if kind is None:
         what = "complex samples" if layout.kind in (5, 6) else f"an unknown sample format ({layout.kind})"
         raise unsupported_tiff(page.path, what)
+    if bits == 1 and layout.samples_together > 1:  # writers do not agree on how they are packed
+        raise unsupported_tiff(page.path, "1-bit samples of several channels together")
     widths = {"f": (16, 32, 64), "i": (8, 16, 32, 64), "u": (*range(1, 17), 32, 64)}[kind]
     if bits not in widths:
         raise unsupported_tiff(page.path, f"{bits}-bit {_NAMES[kind]} samples")
