@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -49,6 +50,8 @@ for _ in range(5 if writing else 1):
 stop.set()
 if writing:
     thread.join()
+loaded = {"SimpleITK", "tifffile", "imagecodecs"} & sys.modules.keys()
+wrong += [f"{name} is loaded" for name in loaded]
 open(folder + "/result", "w").write(repr((wrong, written)))
 """
 
@@ -98,6 +101,14 @@ def test_120_standard_streams_may_be_closed(folder, closed):
     command = ["sh", "-c", f'exec "$0" -c "$1" "$2" alone {closed}', sys.executable, READ_ALL, str(folder)]
     subprocess.run(command, check=True, capture_output=True)
     assert eval((folder / "result").read_text()) == ([], 0)
+
+
+def test_120_eight_threads_read_the_same_files(folder):
+    names = (folder / "names").read_text().split() * 10
+    with ThreadPoolExecutor(8) as threads:
+        images = list(threads.map(lambda name: read(folder / name), names))
+    for name, image in zip(names, images, strict=True):
+        np.testing.assert_array_equal(image.array, np.load(folder / f"{name}.npy"))
 
 
 def test_120_a_damaged_file_is_found_without_stderr(folder, capfd):

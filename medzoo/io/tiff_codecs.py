@@ -23,6 +23,8 @@ PREDICTED = (5, 8, 32946, 34925, 50000)
 """The compressions that a predictor applies to: LZW, deflate, LZMA, Zstandard."""
 
 _DEFLATE = (8, 32946)
+_JPEG_BLOCKS = 32  # pixels by which blocks of chroma may exceed a tile
+_LZMA_MEMORY = 2**28  # bytes: xz -9 needs a quarter
 _WITH_IMAGECODECS = {
     34887: ("LERC", "lerc_decode"), 34933: ("PNG", "png_decode"), 34934: ("JPEG XR", "jpegxr_decode"),
     22610: ("JPEG XR", "jpegxr_decode"), 50000: ("Zstandard", "zstd_decode"), 50001: ("WebP", "webp_decode"),
@@ -80,7 +82,7 @@ def _deflate(data: bytes, full: int) -> tuple[bytes, bool]:
 
 
 def _lzma(data: bytes, full: int) -> tuple[bytes, bool]:
-    inflate = lzma.LZMADecompressor()
+    inflate = lzma.LZMADecompressor(memlimit=_LZMA_MEMORY)
     try:
         out = inflate.decompress(data, full + 1)
         return out, inflate.eof
@@ -171,11 +173,14 @@ def _jpeg(page: Page, layout: Layout, data: bytes) -> NDArray[Any]:
     while data[start : start + 1] == b"\xff" and 0xE0 <= data[start + 1] <= 0xEF:  # JFIF and Adobe give other meanings
         start += 2 + int.from_bytes(data[start + 2 : start + 4], "big")
     stream = io.BytesIO(data[:2] + (adobe if layout.samples_together > 2 else b"") + tables + data[start:])
-    with Pillow.open(stream, formats=["JPEG"]) as picture:
-        columns, rows = picture.size
-        if not (layout.columns <= columns <= layout.columns + 32 and rows <= layout.rows + 32):
-            raise tiff_damage(page.path, f"a JPEG of {columns} × {rows} in a strip or tile")
-        values = np.asarray(picture)
+    try:
+        picture = Pillow.open(stream, formats=["JPEG"])
+    except Pillow.DecompressionBombError:  # derives from Exception alone
+        raise tiff_damage(page.path, "a JPEG larger than its strip or tile") from None
+    columns, rows = picture.size
+    if not (layout.columns <= columns <= layout.columns + _JPEG_BLOCKS and rows <= layout.rows + _JPEG_BLOCKS):
+        raise tiff_damage(page.path, f"a JPEG of {columns} × {rows} in a strip or tile")
+    values = np.asarray(picture)
     if picture.mode == "CMYK":  # Pillow inverts it, as Adobe's own files need
         values = 255 - values
     values = values.reshape(*values.shape[:2], -1)
