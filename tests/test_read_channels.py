@@ -88,3 +88,15 @@ def test_128_channels_of_an_array(tmp_path):
     assert read(np.zeros((5, 6, 3)), channel_axis=-1).array.shape == (3, 5, 6)
     with pytest.raises(DataError, match="expected channels along axis 4, the axes are 4 × 5 × 6 × 4"):
         read(tmp_path / "a.npy", channel_axis=4)
+
+
+def test_128_channels_of_a_flat_metaimage(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 4), dtype=np.uint8)
+    path = tmp_path / "a.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(pixels, isVector=True), str(path))
+    with pytest.raises(DataError, match=r"found 4 \(6 × 5 × 4\).* with channel_axis=-1"):
+        read(path)
+    np.testing.assert_array_equal(read(path, channel_axis=-1).array, np.moveaxis(pixels, -1, 0))
+    np.testing.assert_array_equal(read(path, frame=2).array[0], pixels[..., 2])
+    sitk.WriteImage(sitk.GetImageFromArray(pixels[..., :3].copy(), isVector=True), str(path))
+    np.testing.assert_array_equal(read(path).array, np.moveaxis(pixels[..., :3], -1, 0))

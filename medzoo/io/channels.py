@@ -38,7 +38,7 @@ def volumes_to_channels(
         if last < space or not space <= axis <= last or shape[axis] != count:
             raise DataError(
                 f"{path}: expected channels along axis {options.channel_axis}, the axes are {join_sizes(shape)}. "
-                + ("Leave channel_axis out." if last < space else f"Give channel_axis={_longest(shape, space)}.")
+                + ("Leave channel_axis out." if last < space else f"Give channel_axis={_option(shape, space)}.")
             )
         as_channels = True
     else:
@@ -49,7 +49,7 @@ def volumes_to_channels(
     if count > 1 and options.frame is None:
         raise DataError(
             f"{path}: expected one volume, found {count} ({join_sizes(shape)}). "
-            f"Choose one with frame=0, or read all as channels with channel_axis={_longest(shape, space)}."
+            f"Choose one with frame=0, or read all as channels with channel_axis={_option(shape, space)}."
         )
     check_frame(path, options.frame, count)
     if count > 1:
@@ -66,3 +66,9 @@ def channels_first(values: NDArray[Any]) -> NDArray[Any]:
 def _longest(shape: tuple[int, ...], space: int) -> int:
     """Return the axis after those of space that has more than one entry; the last one where none has."""
     return next((axis for axis in range(space, len(shape)) if shape[axis] > 1), len(shape) - 1)
+
+
+def _option(shape: tuple[int, ...], space: int) -> int:
+    """Return the ``channel_axis`` to ask for: that of a picture is -1, as 2 may be an axis of space."""
+    axis = _longest(shape, space)
+    return axis if axis >= 3 else -1

@@ -26,14 +26,15 @@ _DEFLATE = (8, 32946)
 _JPEG_BLOCKS = 32  # pixels by which blocks of chroma may exceed a tile
 _LZMA_MEMORY = 2**28  # bytes: xz -9 needs a quarter
 _WITH_IMAGECODECS = {
-    34887: ("LERC", "lerc_decode"), 34933: ("PNG", "png_decode"), 34934: ("JPEG XR", "jpegxr_decode"),
-    22610: ("JPEG XR", "jpegxr_decode"), 50000: ("Zstandard", "zstd_decode"), 50001: ("WebP", "webp_decode"),
+    34887: ("LERC", "lerc_decode"), 34933: ("PNG", "png_decode"), 50000: ("Zstandard", "zstd_decode"),
+    50001: ("WebP", "webp_decode"),
     50002: ("JPEG XL", "jpegxl_decode"), 52546: ("JPEG XL", "jpegxl_decode"), 33003: ("JPEG 2000", "jpeg2k_decode"),
     33005: ("JPEG 2000", "jpeg2k_decode"), 34712: ("JPEG 2000", "jpeg2k_decode"),
 }  # fmt: skip
+# imagecodecs decodes those of CCITT and JPEG XR too, and leaves blank what is cut off, without an error.
 _OTHERS = {
     2: "CCITT RLE", 3: "CCITT T.4", 4: "CCITT T.6", 6: "old-style JPEG", 32809: "ThunderScan", 34661: "JBIG",
-    34676: "SGI LogLuv", 34677: "SGI LogLuv", 34892: "lossy DNG JPEG",
+    34676: "SGI LogLuv", 34677: "SGI LogLuv", 34892: "lossy DNG JPEG", 22610: "JPEG XR", 34934: "JPEG XR",
 }  # fmt: skip
 _CLEAR, _END, _MOST_CODES = 256, 257, 3839  # the last is the one after which a table of 12-bit codes is full
 _WIDTHS = np.array([9] * 254 + [10] * 512 + [11] * 1024 + [12] * (_MOST_CODES - 1790))
@@ -167,7 +168,7 @@ def _jpeg(page: Page, layout: Layout, data: bytes) -> NDArray[Any]:
     tables = tables[2:-2] if isinstance(tables, bytes) and tables.endswith(b"\xff\xd9") else b""
     transform = int(page.number(Tag.PHOTOMETRIC, 6) == 6)
     adobe = b"\xff\xee\x00\x0eAdobe\x00\x64\x00\x00\x00\x00" + bytes([transform])
-    if not data.startswith(b"\xff\xd8") or b"\xff\xd9" not in data[-16:]:
+    if not data.startswith(b"\xff\xd8") or b"\xff\xd9" not in data.rstrip(b"\0")[-16:]:
         raise tiff_damage(page.path, "a strip or tile that is no complete JPEG")
     start = 2
     while data[start : start + 1] == b"\xff" and 0xE0 <= data[start + 1] <= 0xEF:  # JFIF and Adobe give other meanings
