@@ -25,10 +25,11 @@ resource = pytest.importorskip("resource", reason="limits on memory are set as o
 
 MEMORY = 2**30  # bytes above what the libraries themselves take
 MOST_VOXELS = 2**22
+FRAMES = {"big.tif": 1, "imagej.tif": 2, "four.nii.gz": 1}
 EXTREMES = [0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF]
 
 
-KINDS = ["png", "dicom", "nifti", "metaimage", "other"]
+KINDS = ["png", "tiff", "dicom", "nifti", "metaimage", "other"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -58,11 +59,12 @@ def _run(folder: Path, kind: str, count: int) -> None:
 def main(kind: str, count: int, folder: Path) -> None:
     """Read the mutants of one kind; any other exception ends the process with its seed."""
     from medzoo.errors import MedzooError
-    from medzoo.io.read import read
+    from medzoo.io.options import ReadOptions
+    from medzoo.io.read import read_image
 
     bases = BASES[kind](folder)
     for path, _, _ in bases:
-        read(path)  # loads the libraries
+        read_image(path, ReadOptions(frame=FRAMES.get(path.name)))  # loads the libraries
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -75,7 +77,7 @@ def main(kind: str, count: int, folder: Path) -> None:
         sys.stdout.write(f"seed {seed} of {path.name}\n")
         sys.stdout.flush()
         try:
-            image = read(path, nan="zero", max_voxels=MOST_VOXELS)
+            image = read_image(path, ReadOptions(frame=FRAMES.get(path.name), nan="zero", max_voxels=MOST_VOXELS))
             assert image.array.size <= MOST_VOXELS
             assert image.array.dtype.kind in "uif"
             assert np.isfinite(image.array.sum(dtype=np.float64))
@@ -194,11 +196,14 @@ def dicoms(folder: Path) -> list[Base]:
 
 
 def niftis(folder: Path) -> list[Base]:
+    import nibabel
     from make_images import write_nifti
 
     volume = np.random.default_rng(0).integers(-1000, 1000, (12, 10, 8), dtype=np.int16)
     plain = [write_nifti(folder / "a.nii", volume), write_nifti(folder / "b.nii", volume.astype(np.float64))]
-    packed = [write_nifti(folder / "a.nii.gz", volume)]
+    packed = [write_nifti(folder / "a.nii.gz", volume), write_nifti(folder / "four.nii.gz", np.stack([volume] * 2, -1))]
+    nibabel.save(nibabel.Nifti1Pair(volume, np.diag([-1, 2, 3, 1])), folder / "pair.img")
+    plain.append(folder / "pair.hdr")
     return [*((path, path, mutate) for path in plain), *((path, path, mutate_gzip) for path in packed)]
 
 
@@ -211,6 +216,10 @@ def metaimages(folder: Path) -> list[Base]:
         write_metaimage(folder / "p.mhd", volume, compressed=True),
     )
     joined = [write_metaimage(folder / f"{flag}.mha", volume, compressed=flag) for flag in (False, True)]
+    text = folder / "text.mha"
+    head = "NDims = 2\nBinaryData = False\nDimSize = 12 10\nElementType = MET_FLOAT\nElementDataFile = LOCAL\n"
+    text.write_text(head + " ".join(map(str, volume[0].ravel())))
+    joined.append(text)
     return [
         (split, split, mutate),
         (split, folder / "a.raw", mutate),
@@ -220,20 +229,43 @@ def metaimages(folder: Path) -> list[Base]:
     ]
 
 
+def tiffs(folder: Path) -> list[Base]:
+    import tifffile
+    from make_images import arrow
+    from PIL import Image as Pillow
+
+    grey, deep = Pillow.fromarray(arrow().astype(np.uint8)), arrow(top=60000)
+    colour = np.stack([deep, deep // 2, deep // 3], -1)
+    paths = [folder / f"{name}.tif" for name in ("plain", "lzw", "bits", "palette", "cmyk", "jpeg", "packbits")]
+    modes = ("L", "L", "1", "P", "CMYK", "RGB", "L")
+    methods = (None, "tiff_lzw", "packbits", "tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")
+    for path, mode, method in zip(paths, modes, methods, strict=True):
+        grey.convert(mode).save(path, compression=method)
+    written = {
+        "tiles": (deep, {"tile": (16, 32), "compression": "zlib", "predictor": True, "byteorder": ">"}),
+        "planar": (np.moveaxis(colour, -1, 0), {"photometric": "rgb", "planarconfig": "separate", "rowsperstrip": 7}),
+        "float": (deep.astype(np.float32), {"compression": "zlib", "predictor": True, "rowsperstrip": 5}),
+        "big": (np.stack([deep] * 2), {"bigtiff": True, "photometric": "miniswhite"}),
+        "double": (deep.astype(np.float64), {"compression": "lzma"}),
+        "imagej": (np.stack([deep] * 3), {"imagej": True}),
+    }
+    for name, (pixels, options) in written.items():
+        paths.append(folder / f"{name}.tif")
+        tifffile.imwrite(paths[-1], pixels, **options)
+    return [(path, path, mutate) for path in paths]
+
+
 def others(folder: Path) -> list[Base]:
     from make_images import arrow
     from PIL import Image as Pillow
 
-    picture = Pillow.fromarray(arrow().astype(np.uint8))
-    paths = [folder / name for name in ("a.jpg", "a.tif", "lzw.tif", "a.npy")]
-    picture.save(paths[0])
-    picture.save(paths[1])
-    picture.save(paths[2], compression="tiff_lzw")
-    np.save(paths[3], arrow()[None])
+    paths = [folder / name for name in ("a.jpg", "a.npy")]
+    Pillow.fromarray(arrow().astype(np.uint8)).save(paths[0])
+    np.save(paths[1], arrow()[None])
     return [(path, path, mutate) for path in paths]
 
 
-BASES = {"png": pngs, "dicom": dicoms, "nifti": niftis, "metaimage": metaimages, "other": others}
+BASES = {"png": pngs, "tiff": tiffs, "dicom": dicoms, "nifti": niftis, "metaimage": metaimages, "other": others}
 
 if __name__ == "__main__":
     main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]))

@@ -49,7 +49,7 @@ def test_65_a_cut_picture_is_refused(tmp_path, suffix):
     complete = path.read_bytes()
     for part in (0.3, 0.6, 0.9):
         path.write_bytes(complete[: int(len(complete) * part)])
-        with pytest.raises(DataError, match="cannot be read as one"):
+        with pytest.raises(DataError, match="damaged"):
             read(path)
 
 
@@ -93,12 +93,33 @@ def test_67_few_bits_span_the_full_range(tmp_path, bits):
     np.testing.assert_array_equal(image.array[0, 0] / top, np.array(want) / (steps - 1))
 
 
-def test_67_16_bit_colour_notes_that_it_lost_bits(tmp_path):
+@pytest.mark.parametrize("colour", [2, 4, 6])
+@pytest.mark.parametrize("filtered", range(5))
+def test_67_16_bit_colour_and_alpha_are_exact(tmp_path, colour, filtered):
+    """PNG of type 2 is RGB, 4 grey and alpha, 6 RGB and alpha; filters work on the bytes of a pixel before it."""
+    channels = {2: 3, 4: 2, 6: 4}[colour]
+    pixels = np.random.default_rng(0).integers(0, 65536, (2, 5, channels), dtype=np.uint16)
+    if colour != 2:
+        pixels[..., -1] = 65535
+    rows = np.frombuffer(pixels.astype(">u2").tobytes(), np.uint8).reshape(2, -1)
     path = tmp_path / "deep.png"
-    path.write_bytes(_png(1, 1, 16, 2, b"\0" + bytes([0x12, 0x34, 0x80, 0x00, 0xFF, 0xFF])))
+    path.write_bytes(_png(5, 2, 16, colour, _filter_rows(rows, 2 * channels, filtered)))
     image = read(path)
-    assert image.array.ravel().tolist() == [0x12, 0x80, 0xFF]
-    assert image.notes == ("16-bit colour or alpha read as 8-bit",)
+    colours = pixels[..., : 1 if colour == 4 else 3]
+    np.testing.assert_array_equal(image.array, np.moveaxis(colours, -1, 0))
+    assert (image.unit, image.value_range) == ("16-bit", (0.0, 65535.0))
+    assert image.notes == (() if colour == 2 else ("opaque alpha dropped",))
+
+
+@pytest.mark.parametrize("colour", [4, 6])
+def test_68_16_bit_alpha_that_varies_is_refused(tmp_path, colour):
+    pixels = np.full((2, 5, colour - 2), 65535, ">u2")
+    pixels[0, 0, -1] = 65534  # not visible in the high byte
+    rows = np.frombuffer(pixels.tobytes(), np.uint8).reshape(2, -1)
+    path = tmp_path / "deep.png"
+    path.write_bytes(_png(5, 2, 16, colour, _filter_rows(rows, 2 * pixels.shape[2], 0)))
+    with pytest.raises(DataError, match="found transparency"):
+        read(path)
 
 
 def test_67_16_bit_tiff_with_white_at_zero_is_inverted(tmp_path):
@@ -350,3 +371,18 @@ def _png(width: int, height: int, bits: int, colour: int, rows: bytes) -> bytes:
     for name, data in ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")):
         out.write(len(data).to_bytes(4, "big") + name + data + zlib.crc32(name + data).to_bytes(4, "big"))
     return out.getvalue()
+
+
+def _filter_rows(rows: np.ndarray, step: int, filtered: int) -> bytes:
+    """Return rows of bytes as PNG filters them: 0 none, 1 left, 2 above, 3 mean of both, 4 Paeth's choice."""
+    out = b""
+    for i, row in enumerate(rows.astype(int)):
+        left = np.concatenate([np.zeros(step, int), row[:-step]])
+        above = rows[i - 1].astype(int) if i else np.zeros_like(row)
+        corner = np.concatenate([np.zeros(step, int), above[:-step]])
+        guess = np.stack([left, above, corner])
+        choice = np.abs(left + above - corner - guess).argmin(axis=0)
+        paeth = np.take_along_axis(guess, choice[None], 0)[0]
+        base = [np.zeros_like(row), left, above, (left + above) // 2, paeth][filtered]
+        out += bytes([filtered]) + ((row - base) % 256).astype(np.uint8).tobytes()
+    return out

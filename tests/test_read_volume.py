@@ -1,4 +1,4 @@
-"""Reading NIfTI and MetaImage, on files written by nibabel and SimpleITK."""
+"""Reading NIfTI and MetaImage volumes, on files written by nibabel and SimpleITK."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import struct
 import nibabel
 import numpy as np
 import pytest
-import SimpleITK as sitk  # noqa: N813
 from make_images import write_metaimage, write_nifti
 
 from medzoo.errors import DataError
@@ -192,121 +191,5 @@ def test_87_spacing_is_kept_in_mm(tmp_path):
 
 
 def test_complex_voxels_are_refused(tmp_path):
-    with pytest.raises(DataError, match="expected real voxels, found complex64"):
+    with pytest.raises(DataError, match="expected real or RGB voxels, found complex64"):
         read(write_nifti(tmp_path / "a.nii", VOLUME.astype(np.complex64)))
-
-
-@pytest.mark.parametrize("name", ["a.mhd", "a.mha"])
-@pytest.mark.parametrize("compressed", [False, True])
-def test_88_metaimage_keeps_the_position_of_every_voxel(tmp_path, name, compressed):
-    direction = (0.0, 1.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
-    path = write_metaimage(tmp_path / name, VOLUME, compressed, direction=direction)
-    stored = sitk.ReadImage(str(path))
-    image = read(path)
-    assert image.orientation == "RAS"
-    assert image.unit == "raw"
-    for index in itertools.product(range(6), range(5), range(4)):
-        world = np.array(stored.TransformIndexToPhysicalPoint(index)) * [-1, -1, 1]
-        there = np.round(np.linalg.solve(image.affine, [*world, 1])[:3]).astype(int)
-        assert image.array[(0, *there)] == stored[index]
-
-
-def test_88_a_flat_metaimage_is_height_by_width(tmp_path):
-    image = read(write_metaimage(tmp_path / "a.mha", VOLUME[0]))
-    np.testing.assert_array_equal(image.array, VOLUME[:1])
-    assert image.spacing == (0.8, 0.7)
-
-
-def test_88_a_missing_spacing_stays_unknown(tmp_path):
-    path = write_metaimage(tmp_path / "a.mhd", VOLUME)
-    lines = [line for line in path.read_text().splitlines(keepends=True) if not line.startswith("ElementSpacing")]
-    path.write_text("".join(lines))
-    image = read(path)
-    assert (image.spacing, image.affine) == (None, None)
-    assert image.notes == ("the file gives no spacing: axes left as stored",)
-
-
-def test_88_big_endian_voxels(tmp_path):
-    path = write_metaimage(tmp_path / "a.mhd", VOLUME)
-    path.write_text(path.read_text().replace("MSB = False", "MSB = True"))
-    (tmp_path / "a.raw").write_bytes(VOLUME.astype(">i2").tobytes())
-    image = read(path)
-    assert image.array.dtype.isnative
-    assert set(image.array.ravel()) == set(VOLUME.ravel())
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-def test_88_voxels_missing_or_cut_are_refused(tmp_path, compressed, capfd):
-    path = write_metaimage(tmp_path / "a.mhd", VOLUME, compressed)
-    voxels = next(p for p in tmp_path.iterdir() if p != path)
-    data = voxels.read_bytes()
-    voxels.write_bytes(data[:-1])
-    with pytest.raises(DataError, match=r"a\.mhd: expected 240 bytes .*cut short"):
-        read(path)
-    voxels.unlink()
-    with pytest.raises(DataError, match=r"expected its voxels in a\.z?raw, found no such file"):
-        read(path)
-    assert capfd.readouterr().err == ""
-
-
-@pytest.mark.parametrize("compressed", [False, True])
-def test_88_a_cut_mha_is_refused(tmp_path, compressed):
-    path = write_metaimage(tmp_path / "a.mha", VOLUME, compressed)
-    path.write_bytes(path.read_bytes()[:-3])
-    with pytest.raises(DataError, match="cut short"):
-        read(path)
-
-
-@pytest.mark.parametrize("where", ["absolute", "parent", "link", "list", "pattern"])
-def test_88_voxels_outside_the_folder_are_refused(tmp_path, where):
-    home = tmp_path / "home"
-    home.mkdir()
-    path = write_metaimage(home / "a.mhd", VOLUME)
-    outside = (home / "a.raw").rename(tmp_path / "secret.raw")
-    if where == "link":
-        (home / "a.raw").symlink_to(outside)
-    name = {"absolute": outside, "parent": "../secret.raw", "list": "LIST", "pattern": "a%03d.raw 1 4 1"}.get(where)
-    if name:
-        path.write_text(path.read_text().replace("a.raw", str(name)))
-    with pytest.raises(DataError, match=r"found a (path|link) that leaves it|found a list of them"):
-        read(path)
-
-
-def test_88_a_subfolder_and_a_store_of_links_are_accepted(tmp_path):
-    path = write_metaimage(tmp_path / "a.mhd", VOLUME)
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "a.raw").rename(tmp_path / "sub" / "a.raw")
-    path.write_text(path.read_text().replace("a.raw", "sub/a.raw"))
-    assert read(path).array.size == 120
-    write_metaimage(tmp_path / "b.mhd", VOLUME)
-    view = tmp_path / "view"
-    view.mkdir()
-    for name in ("b.mhd", "b.raw"):
-        (view / name).symlink_to(tmp_path / name)
-    assert read(view / "b.mhd").array.size == 120
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "found"),
-    [
-        ("DimSize = 6 5 4", "DimSize = 60000 60000 4", "expected at most"),
-        ("DimSize = 6 5 4", "DimSize = 6 5", "declares 3 axes and 2 sizes"),
-        ("DimSize = 6 5 4", "DimSize = 6 5 -4", "at least one pixel"),
-        ("DimSize = 6 5 4", "DimSize = 6 5 x", "has a value that is not a number"),
-        ("DimSize = 6 5 4", "", "expected a MetaImage header of lines"),
-        ("MET_SHORT", "MET_STRING", "lacks MET_STRING"),
-        ("MET_SHORT", "MET_INT", "expected 480 bytes"),
-        ("2.5", "nan", "ElementSpacing that is not finite"),
-        ("2.5", "-2.5", "ElementSpacing that is not positive"),
-        ("1 0 0 0 1 0 0 0 1", "1 0 0 1 0 0 0 0 1", "MetaImage"),
-        ("NDims = 3", "NDims = 3\nElementNumberOfChannels = 3", "declares 3 channels"),
-        ("NDims = 3", "NDims = 3\nNDims = 2", "each key once"),
-        ("BinaryData = True", "BinaryData = False", "declares voxels stored as text"),
-    ],
-)
-def test_88_an_invalid_header_is_refused(tmp_path, old, new, found, capfd):
-    path = write_metaimage(tmp_path / "a.mhd", VOLUME)
-    path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(DataError, match=found):
-        read(path)
-    assert capfd.readouterr().err == ""

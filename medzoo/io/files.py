@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 import struct
-import sys
-import tempfile
 import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from medzoo.errors import DataError, MedzooError
 
 __all__ = [
-    "DEFLATE_LIMIT", "MAX_VOXELS", "capture_stderr", "check_frame", "check_size", "existing", "has_image_suffix",
-    "identify", "inflated_size", "join_sizes", "unknown_format", "wrap_read_errors",
+    "DEFLATE_LIMIT", "MAX_VOXELS", "check_frame", "check_size", "existing", "has_image_suffix", "identify",
+    "inflated_size", "join_sizes", "select_page", "unknown_format", "wrap_read_errors",
 ]  # fmt: skip
 
 MAX_VOXELS = 2**29
@@ -42,12 +42,16 @@ _HEAD = 352  # a NIfTI-1 header and its extension flag
 _IMAGE_SUFFIXES = (
     ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".ima", ".nii", ".nii.gz", ".mhd", ".mha", ".npy",
 )  # fmt: skip
+_METAIMAGE_KEYS = {
+    b"ObjectType", b"ObjectSubType", b"NDims", b"Comment", b"DimSize", b"ElementType", b"ElementSpacing", b"BinaryData",
+    b"BinaryDataByteOrderMSB", b"ElementByteOrderMSB", b"CompressedData", b"TransformMatrix", b"Offset",
+}  # fmt: skip
 _OTHER_FORMATS = {
     b"GIF8": "a GIF", b"BM": "a BMP", b"PK\x03\x04": "a zip archive (.npz or .zip)", b"%PDF": "a PDF",
     b"version https://git-lfs": "a Git LFS pointer (run git lfs pull)", b"\x89HDF": "an HDF5 file", b"NRRD": "an NRRD",
     b"<": "a web page or XML", b"\x00\x00\x00\x0cjP": "a bare JPEG 2000", b"RIFF": "a WebP or other RIFF",
+    b"\x1f\x8b": "a gzip file that holds no NIfTI", b"CDF\x01": "a NetCDF or MINC file",
 }  # fmt: skip
-_STDERR_LOCK = threading.Lock()
 
 
 def existing(path: str | os.PathLike[str]) -> Path:
@@ -76,55 +80,63 @@ def existing(path: str | os.PathLike[str]) -> Path:
     return here
 
 
+class _Recorder(threading.local):
+    """The message of a filter of warnings: it matches, and records, each warning of a thread that is in a reader."""
+
+    def __init__(self) -> None:
+        self.readers: list[list[warnings.WarningMessage]] = []
+
+    def match(self, text: str) -> bool:
+        """Return whether to drop a warning; called as the method of a compiled pattern."""
+        if self.readers:
+            self.readers[-1].append(warnings.WarningMessage(text, UserWarning, "", 0))
+        return bool(self.readers)
+
+
+class _NeverIssued(Warning):
+    """A category that lets Python forget which warnings it has shown already, and would not issue again."""
+
+
+_recorder = _Recorder()
+_FILTER: Any = ("ignore", _recorder, Warning, None, 0)
+
+
 @contextmanager
 def wrap_read_errors(path: Path, what: str, *more: type[Exception]) -> Iterator[list[warnings.WarningMessage]]:
     """Raise DataError for any exception of a library that reads ``path``, and yield the warnings it issued.
 
-    The library's own message is left out: in DICOM and MetaImage it may quote a patient's name or id.
+    The library's own messages are left out: in DICOM they may quote a patient's name or id. Its warnings are dropped
+    by a filter that has an effect in threads which are in this block, and in no other: ``warnings.catch_warnings``
+    replaces the filters of the process, and two threads that leave it in the order they entered leave them replaced.
 
     Args:
         path: the file, for the message.
         what: what was expected of it, such as ``"a PNG image"``.
         more: exceptions of the library that derive directly from ``Exception``.
     """
-    # Not thread-safe before Python 3.14, as all of ``warnings``: with concurrent readers a warning may escape.
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            yield caught
-        except MedzooError:
-            raise
-        except MemoryError:
-            raise DataError(
-                f"{path}: expected {what} that fits into memory, found one that does not. Free some memory."
-            ) from None
-        except _LIBRARY_ERRORS + more as error:
-            raise DataError(
-                f"{path}: expected {what}, found bytes that cannot be read as one ({type(error).__name__}). "
-                "The file is damaged or cut short: copy it again from its source, or export it again."
-            ) from None
-
-
-@contextmanager
-def capture_stderr() -> Iterator[list[str]]:
-    """Redirect what C code prints to stderr, and yield its lines, available when the block ends.
-
-    Some libraries report damaged data only there. The file descriptor belongs to the process, so one thread captures
-    at a time. Lines with warnings, such as libtiff's about a private tag, are dropped.
-    """
-    lines: list[str] = []
-    with _STDERR_LOCK, tempfile.TemporaryFile() as sink:
-        sys.stderr.flush()
-        stderr = os.dup(2)
-        try:
-            os.dup2(sink.fileno(), 2)
-            yield lines
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            sink.seek(0)
-            printed = sink.read().decode(errors="replace").splitlines()
-            lines.extend(line for line in printed if "warning" not in line.lower())
+    filters: Any = warnings.filters
+    if not filters or filters[0] is not _FILTER:
+        if _FILTER in filters:
+            filters.remove(_FILTER)
+        filters.insert(0, _FILTER)
+    warnings.simplefilter("ignore", _NeverIssued, append=True)
+    issued: list[warnings.WarningMessage] = []
+    _recorder.readers.append(issued)
+    try:
+        yield issued
+    except MedzooError:
+        raise
+    except MemoryError:
+        raise DataError(
+            f"{path}: expected {what} that fits into memory, found one that does not. Free some memory."
+        ) from None
+    except _LIBRARY_ERRORS + more as error:
+        raise DataError(
+            f"{path}: expected {what}, found bytes that cannot be read as one ({type(error).__name__}). "
+            "The file is damaged or cut short: copy it again from its source, or export it again."
+        ) from None
+    finally:
+        _recorder.readers.pop()
 
 
 def join_sizes(sizes: Sequence[int]) -> str:
@@ -157,6 +169,18 @@ def check_frame(path: Path, frame: int | None, count: int) -> None:
     """Raise DataError unless ``frame`` is ``None`` or the index of one of ``count`` frames, pages or volumes."""
     if frame is not None and frame >= count:
         raise DataError(f"{path}: expected frame below {count}, got frame={frame}. Count frames from 0.")
+
+
+def select_page(path: Path, count: int, frame: int | None) -> int:
+    """Return the index of the page or frame to read.
+
+    Raises:
+        DataError: there are several and none is chosen, or it does not exist.
+    """
+    if count > 1 and frame is None:
+        raise DataError(f"{path}: expected one picture, found {count} pages or frames. Choose one: frame=0.")
+    check_frame(path, frame, count)
+    return frame or 0
 
 
 def inflated_size(path: Path, start: int, limit: int, wbits: int = zlib.MAX_WBITS) -> tuple[int, bool]:
@@ -196,8 +220,9 @@ def identify(path: Path) -> str:
         return "npy"
     if _is_nifti(head):
         return "nifti"
-    key, equals, _ = head.lstrip().partition(b"=")
-    return "metaimage" if equals and key.strip() in (b"ObjectType", b"NDims", b"Comment", b"ObjectSubType") else ""
+    keys = set(re.findall(rb"^[ \t]*(\w+)[ \t]*[=:]", head, re.MULTILINE))
+    named = path.name.lower().endswith((".mhd", ".mha"))
+    return "metaimage" if len(keys & _METAIMAGE_KEYS) >= (1 if named else 2) else ""
 
 
 def has_image_suffix(path: Path) -> bool:
@@ -210,6 +235,10 @@ def unknown_format(path: Path) -> DataError:
     with wrap_read_errors(path, _FORMATS), path.open("rb") as file:
         head = file.read(_HEAD)
     found = next((name for magic, name in _OTHER_FORMATS.items() if head.lstrip().startswith(magic)), "other bytes")
+    if len(head) >= 348 and 348 in struct.unpack("<i", head[:4]) + struct.unpack(">i", head[:4]):
+        found = "an Analyze 7.5 header, which does not say where left is"
+    if path.name.lower().endswith((".img", ".img.gz")):
+        found = "voxels without a header (give the .hdr file of a pair)"
     if head[:2] in (b"\x08\x00", b"\x02\x00", b"\x00\x08", b"\x00\x02"):
         return DataError(
             f"{path}: expected {_FORMATS}, found what may be DICOM without its preamble, whose encoding is not known. "

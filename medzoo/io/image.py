@@ -20,8 +20,8 @@ from medzoo.io.files import check_size, join_sizes, wrap_read_errors
 from medzoo.io.options import ReadOptions
 
 __all__ = [
-    "Image", "as_native", "from_array", "handle_nan", "has_independent_axes", "merge_equal_channels", "read_npy",
-    "to_closest_ras", "voxel_sizes",
+    "Image", "as_native", "from_array", "handle_nan", "has_independent_axes", "integer_range", "merge_equal_channels",
+    "read_npy", "to_closest_ras", "upright", "voxel_sizes",
 ]  # fmt: skip
 
 
@@ -98,7 +98,7 @@ class Image:
 
 
 def from_array(array: NDArray[Any], label: str, options: ReadOptions) -> Image:
-    """Return an array ``h w``, ``c h w`` or ``c d h w`` as an image without geometry.
+    """Return an array ``h w``, ``c h w`` or ``c d h w`` as an image without geometry; ``channel_axis`` may be the last.
 
     Raises:
         DataError: not real numbers, another number of axes, or a volume without its channel axis.
@@ -111,23 +111,33 @@ def from_array(array: NDArray[Any], label: str, options: ReadOptions) -> Image:
             f"{label}: expected axes (h, w), (c, h, w) or (c, d, h, w), got shape {array.shape}. "
             "Give one image, with its channels first."
         )
+    notes: list[str] = []
+    if options.channel_axis is not None:
+        array = _channels_first(array, label, options.channel_axis, notes)
     if array.ndim == 3 and array.shape[0] > 4:
         raise DataError(
             f"{label}: expected (c, h, w) with up to 4 channels, got shape {array.shape}. "
             "Put an axis in front of a volume, array[None], and the channels first in a colour image."
         )
-    options.refuse(label, "an array", "frame", "stack", "channel_axis")
+    options.refuse(label, "an array", "frame", "stack")
     check_size(Path(label), array.size, options.max_voxels, join_sizes(array.shape))
-    notes: list[str] = []
     values = handle_nan(as_native(array[None] if array.ndim == 2 else array), label, options.nan, notes)
-    unit, value_range = "raw", None
-    if values.dtype.kind == "b":
-        values, unit, value_range = values.astype(np.uint8), "1-bit", (0.0, 1.0)
-    elif values.dtype.kind != "f" and values.dtype.itemsize <= 2:  # the range of a wider type is never filled
-        info = np.iinfo(values.dtype)
-        unit = f"{info.bits}-bit" if values.dtype.kind == "u" else "raw"
-        value_range = (float(info.min), float(info.max))
+    bits = 1 if values.dtype.kind == "b" else 8 * values.dtype.itemsize
+    values = values.astype(np.uint8) if values.dtype.kind == "b" else values
+    unit, value_range = integer_range(values.dtype, bits)
     return Image(values, unit=unit, value_range=value_range, identity={"file": label}, notes=tuple(notes))
+
+
+def _channels_first(array: NDArray[Any], label: str, axis: int, notes: list[str]) -> NDArray[Any]:
+    """Return an array with its last axis, of channels, in front."""
+    last = array.ndim - 1
+    if last < 2 or axis not in (-1, last):
+        raise DataError(
+            f"{label}: expected channels along axis {axis}, the axes are {join_sizes(array.shape)}. "
+            "Give channel_axis=-1 for channels that are last, and leave it out for channels that are first."
+        )
+    notes.append(f"axis {last} read as {array.shape[-1]} channels")
+    return np.moveaxis(array, -1, 0)
 
 
 def read_npy(path: Path, options: ReadOptions) -> Image:
@@ -136,7 +146,7 @@ def read_npy(path: Path, options: ReadOptions) -> Image:
     Raises:
         DataError: not an array of real numbers, cut short, or too large.
     """
-    options.refuse(path, "an NPY file", "frame", "stack", "channel_axis")
+    options.refuse(path, "an NPY file", "frame", "stack")
     with wrap_read_errors(path, "an NPY array", TokenError), path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -182,12 +192,41 @@ def as_native(array: NDArray[Any]) -> NDArray[Any]:
     return np.ascontiguousarray(array, dtype=dtype)
 
 
+def integer_range(dtype: np.dtype[Any], bits: int) -> tuple[str, tuple[float, float] | None]:
+    """Return the unit and value range of integers of up to 16 bits; the range of a wider type is never filled.
+
+    >>> integer_range(np.dtype(np.uint16), 12)
+    ('12-bit', (0.0, 4095.0))
+    >>> integer_range(np.dtype(np.int16), 16)
+    ('raw', (-32768.0, 32767.0))
+    >>> integer_range(np.dtype(np.float32), 32)
+    ('raw', None)
+    """
+    if dtype.kind == "f" or bits > 16:
+        return "raw", None
+    if dtype.kind == "i":
+        return "raw", (float(-(2 ** (bits - 1))), float(2 ** (bits - 1) - 1))
+    return f"{bits}-bit", (0.0, float(2**bits - 1))
+
+
 def merge_equal_channels(values: NDArray[Any], notes: list[str]) -> NDArray[Any]:
     """Return one channel of three that are exactly equal, ``3 *s -> 1 *s``: grey that was stored as colour."""
     if values.shape[0] == 3 and np.array_equal(values[0], values[1]) and np.array_equal(values[0], values[2]):
         notes.append("three equal channels merged into one")
         return np.ascontiguousarray(values[:1])
     return values
+
+
+def upright(values: NDArray[Any], orientation: int, notes: list[str]) -> NDArray[Any]:
+    """Return ``c h w`` as the EXIF or TIFF orientation says it is displayed."""
+    if orientation not in range(2, 9):
+        return values
+    notes.append(f"EXIF orientation {orientation} applied")
+    if orientation >= 5:
+        values = values.swapaxes(1, 2)
+    down = -1 if orientation in (3, 4, 7, 8) else 1
+    across = -1 if orientation in (2, 3, 6, 7) else 1
+    return values[:, ::down, ::across]
 
 
 def voxel_sizes(affine: NDArray[np.float64]) -> tuple[float, ...]:
@@ -205,12 +244,12 @@ def has_independent_axes(affine: NDArray[np.float64]) -> bool:
 def to_closest_ras(
     values: NDArray[Any], affine: NDArray[np.float64], notes: list[str]
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
-    """Permute and flip ``x y z`` until its axes point as nearly as they can to the right, front and head."""
+    """Permute and flip ``x y z *c`` until x y z point as nearly as they can to the right, front and head."""
     from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
 
     change = io_orientation(affine)
     if not np.array_equal(change, [[0, 1], [1, 1], [2, 1]]):
         notes.append(f"reoriented from {''.join(aff2axcodes(affine))} to RAS")
-        affine = affine @ inv_ornt_aff(change, values.shape)
+        affine = affine @ inv_ornt_aff(change, values.shape[:3])
         values = apply_orientation(values, change)
     return np.ascontiguousarray(values), np.asarray(affine, dtype=np.float64)
