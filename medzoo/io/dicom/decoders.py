@@ -1,0 +1,175 @@
+"""Which decoders read which transfer syntax, in which order, and the decoding with the first that succeeds.
+
+Every decoder returns the samples as they were compressed, without a conversion of colours other than the one that is
+part of JPEG 2000. What follows is the same after each of them: see :func:`~medzoo.io.dicom.pixels.decode_pixels`.
+
+Those that medzoo depends on come first, so that the values do not depend on what else is installed.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from medzoo.errors import DataError
+from medzoo.io.dicom import decoder
+from medzoo.io.dicom.codestream import Codestream, parse
+
+__all__ = ["DECODER_DEPENDENCIES", "SYNTAXES", "Syntax", "decode_encapsulated", "is_available"]
+
+
+@dataclass(frozen=True)
+class Syntax:
+    """How a compressed transfer syntax is decoded.
+
+    Attributes:
+        decoders: names of pydicom's decoding plugins, in the order in which they are tried.
+        packages: what to install for the decoders that medzoo does not depend on.
+        lossy: the compression always loses something.
+    """
+
+    decoders: tuple[str, ...]
+    packages: str = ""
+    lossy: bool = False
+
+
+_LIBJPEG = "pylibjpeg pylibjpeg-libjpeg"
+_OPENJPEG = "pylibjpeg pylibjpeg-openjpeg"
+_JPEG_LS = ("simpleitk", "pyjpegls", "pylibjpeg", "gdcm")
+_JPEG = ("pillow", "simpleitk", "pylibjpeg", "gdcm")
+_LOSSLESS = ("simpleitk", "pylibjpeg", "gdcm")
+
+SYNTAXES = {
+    "1.2.840.10008.1.2.5": Syntax(("pydicom", "pylibjpeg")),  # RLE
+    "1.2.840.10008.1.2.4.50": Syntax(_JPEG, _LIBJPEG, lossy=True),  # JPEG baseline, 8 bits
+    "1.2.840.10008.1.2.4.51": Syntax(_JPEG, _LIBJPEG, lossy=True),  # JPEG extended, 8 or 12 bits
+    "1.2.840.10008.1.2.4.57": Syntax(_LOSSLESS, _LIBJPEG),  # JPEG lossless
+    "1.2.840.10008.1.2.4.70": Syntax(_LOSSLESS, _LIBJPEG),  # JPEG lossless, first-order prediction
+    "1.2.840.10008.1.2.4.80": Syntax(_JPEG_LS, "pyjpegls"),
+    "1.2.840.10008.1.2.4.81": Syntax(_JPEG_LS, "pyjpegls"),
+    "1.2.840.10008.1.2.4.90": Syntax(("pillow", "simpleitk", "pylibjpeg", "gdcm"), _OPENJPEG),  # JPEG 2000
+    "1.2.840.10008.1.2.4.91": Syntax(("pillow", "simpleitk", "pylibjpeg", "gdcm"), _OPENJPEG),
+    "1.2.840.10008.1.2.4.201": Syntax(("pylibjpeg",), _OPENJPEG),  # high-throughput JPEG 2000
+    "1.2.840.10008.1.2.4.202": Syntax(("pylibjpeg",), _OPENJPEG),
+    "1.2.840.10008.1.2.4.203": Syntax(("pylibjpeg",), _OPENJPEG),
+}
+"""The compressed transfer syntaxes that can be decoded, by UID."""
+
+_RLE = "1.2.840.10008.1.2.5"
+_JPEG_2000 = frozenset(uid for uid in SYNTAXES if uid.startswith("1.2.840.10008.1.2.4.") and int(uid[20:]) >= 90)
+_VIDEO = tuple(f"1.2.840.10008.1.2.4.10{number}" for number in range(10))
+
+_PLUGINS = {name: f"pydicom.pixels.decoders.{name}" for name in ("gdcm", "pillow", "pyjpegls", "pylibjpeg")} | {
+    "pydicom": "pydicom.pixels.decoders.rle", "simpleitk": __name__,
+}  # fmt: skip
+"""The module of each decoder, with its function ``_decode_frame``."""
+
+DECODER_DEPENDENCIES = {uid: ("SimpleITK>=2.3",) for uid, row in SYNTAXES.items() if "simpleitk" in row.decoders}
+"""What pydicom asks of a module with a decoding plugin, as :func:`is_available` and ``_decode_frame``."""
+
+
+def is_available(uid: str) -> bool:
+    """Return whether SimpleITK decodes a transfer syntax."""
+    return uid in DECODER_DEPENDENCIES
+
+
+def _decode_frame(frame: bytes, runner: Any) -> bytes:
+    """Decode one frame with SimpleITK, as a decoding plugin of pydicom does."""
+    form = parse(frame)
+    if form is None:
+        raise ValueError("not a JPEG, JPEG-LS or JPEG 2000 codestream")
+    samples = decoder.decode_frame(frame, form, str(runner.transfer_syntax))
+    runner.set_option("bits_allocated", 8 * samples.dtype.itemsize)
+    runner.set_option("planar_configuration", 0)
+    if runner.transfer_syntax in _JPEG_2000 and str(runner.photometric_interpretation) in ("YBR_RCT", "YBR_ICT"):
+        runner.set_option("photometric_interpretation", "RGB")  # the conversion is part of the codestream
+    return samples.tobytes()
+
+
+@functools.cache
+def _pydicom_decoder(uid: str) -> Any:
+    """Return a decoder of pydicom with the plugins of the table; pydicom's own instance is not changed."""
+    from pydicom.pixels.decoders.base import Decoder
+    from pydicom.uid import UID
+
+    known = Decoder(UID(uid))
+    for name in SYNTAXES[uid].decoders:
+        known.add_plugin(name, (_PLUGINS[name], "_decode_frame"))
+    return known
+
+
+def _supports(name: str, form: Codestream, jpeg_2000: bool) -> bool:
+    """Return whether a decoder reads a codestream, and reads it right."""
+    if name == "pillow" and jpeg_2000:  # it shifts what is signed, and reads colour of more than 8 bits as 8
+        return not form.signed and form.precision <= (8 if form.samples > 1 else 16)
+    if name == "pillow":  # by Adobe's marker it converts to RGB, and pydicom then converts once more
+        return form.precision == 8 and not (form.samples == 3 and form.adobe)
+    if name == "simpleitk":
+        return form.precision <= 16
+    return name != "gdcm" or form.precision != 12 or jpeg_2000
+
+
+def decode_encapsulated(
+    ds: Any, path: Path, frame: int | None, forms: list[Codestream | None]
+) -> tuple[NDArray[Any], str]:
+    """Decode one frame, or with ``None`` all, with the first decoder that succeeds.
+
+    Args:
+        ds: the pixel module and the pixels.
+        path: the file, for messages.
+        frame: which frame.
+        forms: the header of each codestream; empty for RLE.
+
+    Returns:
+        The samples ``h w``, ``f h w``, ``h w s`` or ``f h w s``, and the photometric interpretation that they have.
+
+    Raises:
+        DataError: no installed decoder supports the codestream, or each of those that do fails.
+    """
+    from pydicom.uid import UID
+
+    uid = UID(ds.file_meta.TransferSyntaxUID)
+    if uid not in SYNTAXES:
+        video = "It is a video: export its frames as images."
+        advice = video if uid.startswith(_VIDEO) else "Decompress it first, for example with gdcmconv --raw."
+        raise DataError(f"{path}: expected a transfer syntax that can be decoded, found {_name(uid)}. {advice}")
+    row, decoder = SYNTAXES[uid], _pydicom_decoder(str(uid))
+    failed = []
+    for name in row.decoders:
+        jpeg_2000 = uid in _JPEG_2000
+        if name not in decoder.available_plugins or not all(_supports(name, f, jpeg_2000) for f in forms if f):
+            continue
+        try:
+            # Excess frames would be returned too, and the array would no longer match the header. Bits beyond the
+            # stored ones are handled after every decoder.
+            array, found = decoder.as_array(
+                ds, index=frame, raw=True, decoding_plugin=name, allow_excess_frames=False, correct_unused_bits=False
+            )
+        except MemoryError:
+            raise
+        except Exception:
+            failed.append(name)
+            continue
+        return array, str(found["photometric_interpretation"])
+    if failed:
+        raise DataError(
+            f"{path}: expected sound frames of {_name(uid)}, found damage: {' and '.join(failed)} cannot decode them. "
+            "Copy the file again from its source."
+        )
+    raise DataError(
+        f"{path}: expected a transfer syntax that can be decoded, found {_name(uid)}{_bits(forms)}, which none of the "
+        f"installed decoders reads. Run pip install {row.packages}, or decompress it first."
+    )
+
+
+def _name(uid: Any) -> str:
+    return str(getattr(uid, "name", uid))
+
+
+def _bits(forms: list[Codestream | None]) -> str:
+    first = next(filter(None, forms), None)
+    return f" of {first.precision} bits in {first.samples} component(s)" if first else ""
