@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Codestream", "parse"]
+__all__ = ["Codestream", "declare_rgb", "parse"]
 
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC} | {0xF7}  # 0xF7: JPEG-LS
 _LOSSLESS_JPEG = frozenset({0xC3, 0xC7, 0xCB, 0xCF})
 _J2K_START = b"\xff\x4f\xff\x51"  # start of codestream, then the sizes
 _CODING_STYLE = b"\xff\x52"
+_ADOBE_RGB = b"\xff\xee\x00\x0eAdobe\x00\x64" + bytes(5)  # transform 0: the samples are RGB
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,22 @@ def parse(frame: bytes) -> Codestream | None:
         return _parse_jpeg(frame, complete)
     start = frame.find(_J2K_START, 0, 512)  # some are wrapped in the boxes of a JP2 file
     return _parse_j2k(frame[start:], complete) if start >= 0 else None
+
+
+def declare_rgb(frame: bytes) -> bytes:
+    """Return a JPEG of three components that declares RGB, so that libjpeg returns the samples as they are.
+
+    Anything else is returned as it is; JPEG-LS, which starts as a JPEG does, converts nothing.
+    """
+    if frame[:2] != b"\xff\xd8":
+        return frame
+    kept, at = [frame[:2], _ADOBE_RGB], 2
+    while at + 4 <= len(frame) and frame[at] == 0xFF and frame[at + 1] not in _START_OF_FRAME:
+        end = at + 2 + int.from_bytes(frame[at + 2 : at + 4])
+        if frame[at + 1] not in (0xE0, 0xEE):
+            kept.append(frame[at:end])
+        at = end
+    return frame if frame[at + 1 : at + 2] == b"\xf7" else b"".join(kept) + frame[at:]
 
 
 def _parse_jpeg(frame: bytes, complete: bool) -> Codestream | None:

@@ -17,7 +17,7 @@ __all__ = ["apply_palette", "table_from", "to_rgb"]
 _PALETTE = "PaletteColorLookupTable"
 _MOST_ENTRIES = 2**16
 
-# PS3.3 C.7.6.3.1.2, in float32 as in pydicom, whose values these are for 8 bits.
+# PS3.3 C.7.6.3.1.2, in float32 as in pydicom, whose values these are.
 _YBR_TO_RGB = np.array([[1, 1, 1], [0, -0.114 * 1.772 / 0.587, 1.772], [1.402, -0.299 * 1.402 / 0.587, 0]], np.float32)
 
 
@@ -31,21 +31,20 @@ def to_rgb(array: NDArray[Any], photometric: str, signed: bool, high: float) -> 
         high: the highest value that they could have.
 
     Raises:
-        ElementError: a colour space that is not converted, or signed YBR.
+        ElementError: a colour space that is not converted, or YBR of other than 8 unsigned bits.
     """
     if photometric == "RGB":
         return array
     if photometric not in ("YBR_FULL", "YBR_FULL_422"):
         raise ElementError("PhotometricInterpretation", f"is {photometric}, which only JPEG 2000 defines")
-    if signed:
-        raise ElementError("PixelRepresentation", f"is 1, signed, which {photometric} does not allow")
-    half = np.float32((high + 1) / 2)
+    if signed or high != 255:
+        raise ElementError("PhotometricInterpretation", f"is {photometric}, which is defined for 8 unsigned bits alone")
     frames = array if array.ndim == 4 else array[None]
     for i, frame in enumerate(frames):  # one by one: float32 needs four times the memory of 8 bits
         ybr = frame.astype(np.float32)
-        ybr -= np.array([0, half, half], np.float32)
+        ybr -= np.array([0, 128, 128], np.float32)
         rgb = np.floor(ybr @ _YBR_TO_RGB + np.float32(0.5))
-        frames[i] = np.clip(rgb, 0, high)
+        frames[i] = np.clip(rgb, 0, 255)
     return array
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medzoo.io.dicom.codestream import Codestream
+from medzoo.io.dicom.codestream import Codestream, declare_rgb
 
 __all__ = ["decode_frame"]
 
@@ -107,7 +107,7 @@ def decode_frame(codestream: bytes, form: Codestream, syntax: str) -> NDArray[An
         raise ValueError("the codestream has no end")  # GDCM would return undefined samples
     with tempfile.TemporaryDirectory(prefix="medzoo-") as folder:
         file = Path(folder) / "frame.dcm"
-        _write_frame(file, codestream, form, syntax)
+        _write_frame(file, declare_rgb(codestream) if form.samples == 3 else codestream, form, syntax)
         if _ask(file) != _SOUND:
             raise ValueError("SimpleITK cannot decode the codestream, or finds damage in it")
         samples = np.load(file.with_suffix(".npy"), allow_pickle=False)

@@ -97,13 +97,14 @@ def decode_pixels(ds: Any, path: Path, frame: int | None, max_voxels: int) -> Pi
             warnings.append(f"NumberOfFrames is {module.frames}, but there are pixels of {len(codestreams)} frames.")
     array, photometric = _decode(ds, path, module, syntax, frame, forms)
     shape = (wanted, module.rows, module.columns) + ((3,) if module.samples == 3 else ())
-    array = _stored_bits(array.reshape(shape), module, path, warnings)
+    lossless = (not first or first.lossless) and not (syntax in SYNTAXES and SYNTAXES[syntax].lossy)
+    array = _stored_bits(array.reshape(shape), module, path, lossless, warnings)
     low, high = module.range
     if module.samples == 3:
         space = _colour_space(module.photometric, photometric, first, warnings)
         array, photometric = to_rgb(array, space, module.signed, high), "RGB"
     elif photometric == "PALETTE COLOR":
-        if (first and not first.lossless) or (syntax in SYNTAXES and SYNTAXES[syntax].lossy):
+        if not lossless:
             raise ElementError("PhotometricInterpretation", "is PALETTE COLOR, whose indices were compressed with loss")
         array, high = apply_palette(array, ds, module.signed)
         low, photometric = 0.0, "RGB"
@@ -258,8 +259,13 @@ def _without_patient(ds: Any, module: PixelModule, syntax: Any) -> Any:
     return bare
 
 
-def _stored_bits(array: NDArray[Any], module: PixelModule, path: Path, warnings: list[str]) -> NDArray[Any]:
-    """Return the samples from the bits that hold them: the others may hold overlays or anything else (PS3.5 8.1.1)."""
+def _stored_bits(
+    array: NDArray[Any], module: PixelModule, path: Path, lossless: bool, warnings: list[str]
+) -> NDArray[Any]:
+    """Return the samples from the bits that hold them: the others may hold overlays or anything else (PS3.5 8.1.1).
+
+    A codec with loss may go a little beyond the range, and is clipped to it.
+    """
     low, high = module.range
     if module.keyword != "PixelData" or module.allocated == 1:
         return array
@@ -271,6 +277,10 @@ def _stored_bits(array: NDArray[Any], module: PixelModule, path: Path, warnings:
     array = array >> module.shift if module.shift else array
     if low <= array.min() and array.max() <= high:
         return array
+    if not lossless and not module.shift:
+        if array.max() - high > (high - low) / 16 or low - array.min() > (high - low) / 16:
+            warnings.append(f"Values need more than the {module.stored} bits of BitsStored: they were clipped.")
+        return np.clip(array, array.dtype.type(low), array.dtype.type(high))
     # Of a signed sample the other bits may repeat its sign or be 0: both are common.
     patterns = 2.0**module.stored - 1
     if not module.overlays and not (low <= array.min() and array.max() <= patterns):
