@@ -45,7 +45,7 @@ def parse(frame: bytes) -> Codestream | None:
     complete = frame.rstrip(b"\0\xff").endswith(b"\xff\xd9") or frame.endswith(b"\xff\xd9")
     if frame[:2] == b"\xff\xd8":
         return _parse_jpeg(frame, complete)
-    start = frame.find(_J2K_START, 0, 512)  # some are wrapped in the boxes of a JP2 file
+    start = frame.find(_J2K_START, 0, 2**16)  # some are wrapped in the boxes of a JP2 file
     return _parse_j2k(frame[start:], complete) if start >= 0 else None
 
 

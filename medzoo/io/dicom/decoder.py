@@ -44,7 +44,8 @@ class _Decoder:
         env = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
         command = [sys.executable, "-P", "-W", "ignore", "-m", "medzoo.io.dicom.decoder"]
         self.owner = os.getpid()
-        self.process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, text=True, encoding="utf-8", env=env)
+        # Unbuffered: a buffer has a lock, which a fork could copy while another thread holds it.
+        self.process = Popen(command, bufsize=0, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=env)
 
     def ask(self, path: Path) -> str:
         """Return the answer, or an empty string if the process died or was killed after the timeout."""
@@ -52,12 +53,14 @@ class _Decoder:
         timer.daemon = True
         timer.start()
         try:
-            print(path, file=self.process.stdin, flush=True)
-            return self.process.stdout.readline().strip() if self.process.stdout else ""
+            if self.process.stdin and self.process.stdout:
+                self.process.stdin.write(os.fsencode(path) + b"\n")
+                return self.process.stdout.readline().decode().strip()
         except OSError:  # it died between two frames
-            return ""
+            pass
         finally:
             timer.cancel()
+        return ""
 
     def stop(self) -> None:
         """End the process and close its pipes."""
@@ -173,8 +176,8 @@ def _serve() -> None:
     reader.SetImageIO("GDCMImageIO")
     with tempfile.TemporaryFile() as printed:
         os.dup2(printed.fileno(), 2)  # of this process alone
-        for line in sys.stdin:
-            path = Path(line.rstrip("\n"))
+        for line in sys.stdin.buffer:
+            path = Path(os.fsdecode(line.rstrip(b"\n")))
             printed.seek(0)
             printed.truncate()
             try:

@@ -61,6 +61,7 @@ SYNTAXES = {
 
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG_2000 = frozenset(uid for uid in SYNTAXES if uid.startswith("1.2.840.10008.1.2.4.") and int(uid[20:]) >= 90)
+_JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _VIDEO = tuple(f"1.2.840.10008.1.2.4.10{number}" for number in range(10))
 
 _PLUGINS = {name: f"pydicom.pixels.decoders.{name}" for name in ("gdcm", "pillow", "pyjpegls", "pylibjpeg")} | {
@@ -102,15 +103,22 @@ def _pydicom_decoder(uid: str) -> Any:
     return known
 
 
-def _supports(name: str, form: Codestream, jpeg_2000: bool) -> bool:
-    """Return whether a decoder reads a codestream, and reads it right."""
-    if name == "pillow" and jpeg_2000:  # it shifts what is signed, and reads colour of more than 8 bits as 8
-        return not form.signed and form.precision <= (8 if form.samples > 1 else 16)
+def _supports(name: str, form: Codestream, uid: str, signed: bool) -> bool:
+    """Return whether a decoder reads a codestream, and reads it right.
+
+    Args:
+        name: the decoder.
+        form: the header of the codestream.
+        uid: the transfer syntax.
+        signed: the DICOM header declares signed samples.
+    """
+    if name == "pillow" and uid in _JPEG_2000:  # it shifts signed samples, and reads colour of over 8 bits as 8
+        return signed >= form.signed and form.precision <= (8 if form.samples > 1 else 16)
     if name == "pillow":  # by Adobe's marker it converts to RGB, and pydicom then converts once more
         return form.precision == 8 and not (form.samples == 3 and form.adobe)
     if name == "simpleitk":
-        return form.precision <= 16
-    return name != "gdcm" or form.precision != 12 or jpeg_2000
+        return 8 <= form.precision <= 16
+    return name != "gdcm" or form.precision != 12 or uid != _JPEG_EXTENDED
 
 
 def decode_encapsulated(
@@ -140,8 +148,8 @@ def decode_encapsulated(
     row, decoder = SYNTAXES[uid], _pydicom_decoder(str(uid))
     failed = []
     for name in row.decoders:
-        jpeg_2000 = uid in _JPEG_2000
-        if name not in decoder.available_plugins or not all(_supports(name, f, jpeg_2000) for f in forms if f):
+        supported = all(_supports(name, form, uid, bool(ds.get("PixelRepresentation"))) for form in forms if form)
+        if name not in decoder.available_plugins or not supported:
             continue
         try:
             # Excess frames would be returned too, and the array would no longer match the header. Bits beyond the

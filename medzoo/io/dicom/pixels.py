@@ -277,7 +277,9 @@ def _stored_bits(
     array = array >> module.shift if module.shift else array
     if low <= array.min() and array.max() <= high:
         return array
-    if not lossless and not module.shift:
+    if not lossless and not module.shift and module.signed and array.min() >= 0:  # compressed as unsigned
+        array = np.minimum(array, array.dtype.type(2**module.stored - 1))
+    elif not lossless and not module.shift:
         if array.max() - high > (high - low) / 16 or low - array.min() > (high - low) / 16:
             warnings.append(f"Values need more than the {module.stored} bits of BitsStored: they were clipped.")
         return np.clip(array, array.dtype.type(low), array.dtype.type(high))
