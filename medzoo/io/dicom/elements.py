@@ -61,9 +61,13 @@ def _from_text(ds: Any, keyword: str) -> tuple[float, ...]:
 
     element = ds.get_item(tag_for_keyword(keyword))
     value = getattr(element, "value", None)
-    parts = value.decode("ascii", errors="replace") if isinstance(value, bytes) else str(value or "")
+    if getattr(element, "VR", None) not in (None, "DS", "IS", "UN"):
+        raise ElementError(keyword, "cannot be read")
+    if isinstance(value, bytes):
+        value = value.decode("ascii", errors="replace")
+    parts = value.split("\\") if isinstance(value, str) else [str(part) for part in value or ()]
     found = []
-    for part in parts.strip(" \0").split("\\"):
+    for part in parts:
         number = part.strip(" \0")
         try:
             found.append(float(number.replace(",", ".") if _DECIMAL_COMMA.fullmatch(number) else number))

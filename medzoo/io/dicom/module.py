@@ -104,11 +104,12 @@ def pixel_module(ds: Any, form: Codestream | None, native: bool, warnings: list[
     if allocated is None:
         raise ElementError("BitsAllocated", "is missing")
     stored = integer(ds, "BitsStored")
+    declared = stored
     allocated, stored = _resolve_bits(allocated, stored, per_sample, form, warnings)
     representation = integer(ds, "PixelRepresentation")
     if representation not in (0, 1):
         raise ElementError("PixelRepresentation", "is neither 0, unsigned, nor 1, signed")
-    shift = _shift(ds, allocated, stored, form, warnings, notes)
+    shift = _shift(ds, allocated, stored, form, warnings, notes) if stored == declared else 0
     return PixelModule(
         keyword, rows, columns, samples, frames, allocated, stored, shift, bool(representation), planar, photometric,
         overlays,
