@@ -195,6 +195,15 @@ def test_129_what_no_installed_decoder_reads_is_not_called_damaged(tmp_path):
         read(path)
 
 
+def test_129_a_private_transfer_syntax_is_named(tmp_path):
+    path = write_dicom(tmp_path / "x", GREY8)
+    data = path.read_bytes()
+    private = b"1.2.840.113619.5.2\0\0"  # as long as the one that it replaces
+    path.write_bytes(data.replace(b"1.2.840.10008.1.2.1\0", private))
+    with pytest.raises(DataError, match=r"expected a transfer syntax of the DICOM standard, found another 1\.2\.840"):
+        read(path)
+
+
 def test_129_a_codestream_of_another_size_is_not_called_damaged(tmp_path):
     stream = imagecodecs.jpeg8_encode(GREY8[:, :9], level=95)
     path = write_frames(tmp_path / "x", GREY8, JPEGBaseline8Bit, [stream])

@@ -235,7 +235,7 @@ def test_76_a_signed_picture_has_a_signed_range(tmp_path):
 
 def test_76_bits_that_do_not_start_at_zero_are_refused(tmp_path):
     """The low bits that HighBit leaves out are set, so either it or BitsStored is wrong."""
-    with pytest.raises(DataError, match="HighBit is 15 for 12 stored bits, but bits below them are set too"):
+    with pytest.raises(DataError, match=r"HighBit \(0028,0102\) is 15 for 12 stored bits, but bits below them are set"):
         read(write_dicom(tmp_path / "x", GREY12, BitsStored=12, HighBit=15))
 
 

@@ -10,11 +10,14 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from medzoo.io.dicom.codestream import Codestream
 from medzoo.io.dicom.elements import ElementError, integer, integer_or_none, text
 from medzoo.io.dicom.header import frame_count, modality_of
 
-__all__ = ["MEASUREMENTS", "PIXEL_KEYWORDS", "PixelModule", "native_length", "pixel_module"]
+__all__ = ["MEASUREMENTS", "PIXEL_KEYWORDS", "PixelModule", "native_length", "pixel_module", "stored_bits"]
 
 MEASUREMENTS = frozenset({"CT", "PT", "NM"})
 """Modalities whose values are measurements: a window or MONOCHROME1 defines only how they are displayed."""
@@ -216,3 +219,34 @@ def _shift(ds: Any, allocated: int, stored: int, form: Codestream | None, warnin
         warnings.append(f"HighBit is {high}, which the other elements contradict: read as {stored - 1}.")
         return 0
     return shift
+
+
+def stored_bits(array: NDArray[Any], module: PixelModule, lossless: bool, warnings: list[str]) -> NDArray[Any]:
+    """Return the samples from the bits that hold them: the others may hold overlays or anything else (PS3.5 8.1.1).
+
+    A codec with loss may go a little beyond the range, and is clipped to it.
+    """
+    low, high = module.range
+    if module.keyword != "PixelData" or module.allocated == 1:
+        return array
+    if module.shift and not module.overlays and np.any(array & array.dtype.type((1 << module.shift) - 1)):
+        high = module.shift + module.stored - 1
+        raise ElementError(
+            "HighBit",
+            f"is {high} for {module.stored} stored bits, but bits below them are set: one of the two is wrong",
+        )
+    array = array >> module.shift if module.shift else array
+    if low <= array.min() and array.max() <= high:
+        return array
+    if not lossless and not module.shift and module.signed and array.min() >= 0:  # compressed as unsigned
+        array = np.minimum(array, array.dtype.type(2**module.stored - 1))
+    elif not lossless and not module.shift:
+        if array.max() - high > (high - low) / 16 or low - array.min() > (high - low) / 16:
+            warnings.append(f"Values need more than the {module.stored} bits of BitsStored: they were clipped.")
+        return np.clip(array, array.dtype.type(low), array.dtype.type(high))
+    # Of a signed sample the other bits may repeat its sign or be 0: both are common.
+    patterns = 2.0**module.stored - 1
+    if not module.overlays and not (low <= array.min() and array.max() <= patterns):
+        warnings.append(f"Values need more than the {module.stored} bits of BitsStored: the rest was cut off.")
+    unused = 8 * array.dtype.itemsize - module.stored
+    return np.asarray((array << unused) >> unused)

@@ -10,16 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.errors import DataError
 from medzoo.io.dicom.codestream import Codestream, parse
 from medzoo.io.dicom.colour import apply_palette, to_rgb
 from medzoo.io.dicom.decoders import SYNTAXES, decode_encapsulated
-from medzoo.io.dicom.elements import ElementError
+from medzoo.io.dicom.elements import ElementError, text
 from medzoo.io.dicom.header import frame_count, wrap_dicom_errors
-from medzoo.io.dicom.module import PIXEL_KEYWORDS, PixelModule, native_length, pixel_module
+from medzoo.io.dicom.module import PIXEL_KEYWORDS, PixelModule, native_length, pixel_module, stored_bits
 from medzoo.io.files import DEFLATE_LIMIT, check_size, inflated_size
 
 __all__ = ["Pixels", "decode_pixels", "load"]
@@ -80,7 +79,7 @@ def decode_pixels(ds: Any, path: Path, frame: int | None, max_voxels: int) -> Pi
         )
     warnings: list[str] = []
     notes: list[str] = []
-    syntax = _transfer_syntax(ds, warnings)
+    syntax = _transfer_syntax(ds, path, warnings)
     native = not syntax.is_encapsulated
     codestreams = [] if native else _codestreams(ds, path)
     forms = [None if syntax == _RLE or syntax not in SYNTAXES else parse(stream) for stream in codestreams]
@@ -98,7 +97,7 @@ def decode_pixels(ds: Any, path: Path, frame: int | None, max_voxels: int) -> Pi
     array, photometric = _decode(ds, path, module, syntax, frame, forms)
     shape = (wanted, module.rows, module.columns) + ((3,) if module.samples == 3 else ())
     lossless = (not first or first.lossless) and not (syntax in SYNTAXES and SYNTAXES[syntax].lossy)
-    array = _stored_bits(array.reshape(shape), module, path, lossless, warnings)
+    array = stored_bits(array.reshape(shape), module, lossless, warnings)
     low, high = module.range
     if module.samples == 3:
         space = _colour_space(module.photometric, photometric, first, warnings)
@@ -124,12 +123,18 @@ def _colour_space(declared: str, decoded: str, first: Codestream | None, warning
     return first.colour
 
 
-def _transfer_syntax(ds: Any, warnings: list[str]) -> Any:
+def _transfer_syntax(ds: Any, path: Path, warnings: list[str]) -> Any:
     """Return the transfer syntax, for uncompressed pixels also where the header names none."""
     from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-    if syntax := str(ds.file_meta.get("TransferSyntaxUID") or "").strip():
-        return UID(syntax)
+    if named := text(ds.file_meta, "TransferSyntaxUID"):
+        syntax = UID(named)
+        if syntax.is_private or not syntax.is_transfer_syntax:
+            shown = f" {named}" if named.replace(".", "").isdigit() else ""
+            raise DataError(
+                f"{path}: expected a transfer syntax of the DICOM standard, found another{shown}. Export it again."
+            )
+        return syntax
     implicit, little = ds.original_encoding
     element = ds[next(keyword for keyword in PIXEL_KEYWORDS if keyword in ds)]
     if element.is_undefined_length:  # compressed, and nothing says how
@@ -257,38 +262,6 @@ def _without_patient(ds: Any, module: PixelModule, syntax: Any) -> Any:
     bare.file_meta = FileMetaDataset()
     bare.file_meta.TransferSyntaxUID = syntax
     return bare
-
-
-def _stored_bits(
-    array: NDArray[Any], module: PixelModule, path: Path, lossless: bool, warnings: list[str]
-) -> NDArray[Any]:
-    """Return the samples from the bits that hold them: the others may hold overlays or anything else (PS3.5 8.1.1).
-
-    A codec with loss may go a little beyond the range, and is clipped to it.
-    """
-    low, high = module.range
-    if module.keyword != "PixelData" or module.allocated == 1:
-        return array
-    if module.shift and not module.overlays and np.any(array & array.dtype.type((1 << module.shift) - 1)):
-        raise DataError(
-            f"{path}: HighBit is {module.shift + module.stored - 1} for {module.stored} stored bits, but bits below "
-            "them are set too, so one of the two is wrong. Export the image again."
-        )
-    array = array >> module.shift if module.shift else array
-    if low <= array.min() and array.max() <= high:
-        return array
-    if not lossless and not module.shift and module.signed and array.min() >= 0:  # compressed as unsigned
-        array = np.minimum(array, array.dtype.type(2**module.stored - 1))
-    elif not lossless and not module.shift:
-        if array.max() - high > (high - low) / 16 or low - array.min() > (high - low) / 16:
-            warnings.append(f"Values need more than the {module.stored} bits of BitsStored: they were clipped.")
-        return np.clip(array, array.dtype.type(low), array.dtype.type(high))
-    # Of a signed sample the other bits may repeat its sign or be 0: both are common.
-    patterns = 2.0**module.stored - 1
-    if not module.overlays and not (low <= array.min() and array.max() <= patterns):
-        warnings.append(f"Values need more than the {module.stored} bits of BitsStored: the rest was cut off.")
-    unused = 8 * array.dtype.itemsize - module.stored
-    return np.asarray((array << unused) >> unused)
 
 
 def _check_inflated_size(path: Path, max_voxels: int) -> None:

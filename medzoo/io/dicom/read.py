@@ -81,7 +81,7 @@ def _grey(
         if pixels.photometric == "MONOCHROME1":
             notes.append("MONOCHROME1 ignored: the values are measurements")
         if modality == "CT":
-            unit = _unit_of_ct(values, ds, chosen[0], notes)
+            unit = _unit_of_ct(values, ds, chosen, notes)
     else:
         if modality != "MR":
             values = _by_frame(
@@ -118,17 +118,18 @@ def _by_frame(values: PixelValues, groups: list[Any], step: Callable[[PixelValue
     return PixelValues(array, low, high, notes, all(part.rescaled for part in parts), warnings)
 
 
-def _unit_of_ct(values: PixelValues, ds: Any, frame: int, notes: list[str]) -> str:
-    """Return the unit of the values of a CT: HU, which is the standard's default, where they are rescaled to it."""
+def _unit_of_ct(values: PixelValues, ds: Any, chosen: list[int], notes: list[str]) -> str:
+    """Return the unit of the values of a CT: HU, which is the standard's default, where all are rescaled to it."""
     if not values.rescaled:
         notes.append("no rescale: values as stored")
         return "raw"
-    source = header.functional_group(ds, "PixelValueTransformationSequence", frame)
+    sources = [header.functional_group(ds, "PixelValueTransformationSequence", frame) for frame in chosen]
     luts = items(ds, "ModalityLUTSequence")
-    unit = (text(luts[0], "ModalityLUTType") if luts else text(source, "RescaleType")).upper()
-    if unit in ("", "HU"):
+    units = {text(luts[0], "ModalityLUTType")} if luts else {text(source, "RescaleType") for source in sources}
+    others = {unit.upper() for unit in units} - {"", "HU"}
+    if not others:
         return "HU"
-    notes.append("rescaled to a unit other than HU" + (", modified HU (HU_MOD)" if unit == "HU_MOD" else ""))
+    notes.append("rescaled to a unit other than HU" + (", modified HU (HU_MOD)" if others == {"HU_MOD"} else ""))
     return "raw"
 
 
