@@ -122,15 +122,22 @@ def _supports(name: str, form: Codestream, uid: str, signed: bool) -> bool:
 
 
 def decode_encapsulated(
-    ds: Any, path: Path, frame: int | None, forms: list[Codestream | None]
+    data: bytes,
+    options: dict[str, Any],
+    syntax: Any,
+    path: Path,
+    frame: int | None,
+    forms: list[Codestream | None],
 ) -> tuple[NDArray[Any], str]:
     """Decode one frame, or with ``None`` all, with the first decoder that succeeds.
 
     Args:
-        ds: the pixel module and the pixels.
+        data: the encapsulated pixels.
+        options: the pixel module, as options of pydicom's decoders.
+        syntax: the UID of the transfer syntax.
         path: the file, for messages.
         frame: which frame.
-        forms: the header of each codestream; empty for RLE.
+        forms: the header of each codestream that is decoded; ``None`` for RLE.
 
     Returns:
         The samples ``h w``, ``f h w``, ``h w s`` or ``f h w s``, and the photometric interpretation that they have.
@@ -138,44 +145,34 @@ def decode_encapsulated(
     Raises:
         DataError: no installed decoder supports the codestream, or each of those that do fails.
     """
-    from pydicom.uid import UID
-
-    uid = UID(ds.file_meta.TransferSyntaxUID)
-    if uid not in SYNTAXES:
+    if syntax not in SYNTAXES:
         video = "It is a video: export its frames as images."
-        advice = video if uid.startswith(_VIDEO) else "Decompress it first, for example with gdcmconv --raw."
-        raise DataError(f"{path}: expected a transfer syntax that can be decoded, found {_name(uid)}. {advice}")
-    row, decoder = SYNTAXES[uid], _pydicom_decoder(str(uid))
+        advice = video if syntax.startswith(_VIDEO) else "Decompress it first, for example with gdcmconv --raw."
+        raise DataError(f"{path}: expected a transfer syntax that can be decoded, found {syntax.name}. {advice}")
+    row, decoder = SYNTAXES[syntax], _pydicom_decoder(str(syntax))
+    signed = bool(options.get("pixel_representation"))
     failed = []
     for name in row.decoders:
-        supported = all(_supports(name, form, uid, bool(ds.get("PixelRepresentation"))) for form in forms if form)
+        supported = all(_supports(name, form, syntax, signed) for form in forms if form)
         if name not in decoder.available_plugins or not supported:
             continue
         try:
-            # Excess frames would be returned too, and the array would no longer match the header. Bits beyond the
-            # stored ones are handled after every decoder.
-            array, found = decoder.as_array(
-                ds, index=frame, raw=True, decoding_plugin=name, allow_excess_frames=False, correct_unused_bits=False
-            )
+            array, found = decoder.as_array(data, index=frame, decoding_plugin=name, **options)
         except MemoryError:
             raise
-        except Exception:
+        except Exception:  # whatever a decoder raises, the next may read it
             failed.append(name)
             continue
         return array, str(found["photometric_interpretation"])
     if failed:
         raise DataError(
-            f"{path}: expected sound frames of {_name(uid)}, found damage: {' and '.join(failed)} cannot decode them. "
+            f"{path}: expected sound frames of {syntax.name}, found damage: {' and '.join(failed)} cannot decode them. "
             "Copy the file again from its source."
         )
     raise DataError(
-        f"{path}: expected a transfer syntax that can be decoded, found {_name(uid)}{_bits(forms)}, which none of the "
+        f"{path}: expected a transfer syntax that can be decoded, found {syntax.name}{_bits(forms)}, which none of the "
         f"installed decoders reads. Run pip install {row.packages}, or decompress it first."
     )
-
-
-def _name(uid: Any) -> str:
-    return str(getattr(uid, "name", uid))
 
 
 def _bits(forms: list[Codestream | None]) -> str:

@@ -65,6 +65,8 @@ def _from_text(ds: Any, keyword: str) -> tuple[float, ...]:
         raise ElementError(keyword, "cannot be read")
     if isinstance(value, bytes):
         value = value.decode("ascii", errors="replace")
+    if isinstance(value, str):
+        value = value.rstrip("\\ \0")  # values that are left out at the end
     parts = value.split("\\") if isinstance(value, str) else [str(part) for part in value or ()]
     found = []
     for part in parts:

@@ -234,34 +234,31 @@ def _decode(
     """Return the samples as stored, and the photometric interpretation that they have."""
     from pydicom.pixels import get_decoder
 
-    bare = _without_patient(ds, module, syntax)
+    data, options = ds[module.keyword].value, _options(ds, module)
     if syntax.is_encapsulated:
-        return decode_encapsulated(bare, path, frame, forms if frame is None else forms[frame : frame + 1])
-    decoder = get_decoder(syntax)
-    array, found = decoder.as_array(bare, index=frame, raw=True, allow_excess_frames=False, correct_unused_bits=False)
+        chosen = forms if frame is None else forms[frame : frame + 1]
+        return decode_encapsulated(data, options, syntax, path, frame, chosen)
+    array, found = get_decoder(syntax).as_array(data, index=frame, **options)
     return array, str(found["photometric_interpretation"])
 
 
-def _without_patient(ds: Any, module: PixelModule, syntax: Any) -> Any:
-    """Return a data set with the pixels of ``ds`` and the checked pixel module."""
-    from pydicom.dataset import Dataset, FileMetaDataset
+def _options(ds: Any, module: PixelModule) -> dict[str, Any]:
+    """Return the checked pixel module as options of pydicom's decoders.
 
-    bare = Dataset()
-    bare.Rows, bare.Columns, bare.SamplesPerPixel = module.rows, module.columns, module.samples
-    bare.NumberOfFrames = module.frames
-    bare.PhotometricInterpretation = module.photometric
-    bare.BitsAllocated = module.allocated
-    if module.samples == 3:
-        bare.PlanarConfiguration = int(module.planar)
+    Excess frames would be returned too, and the array would no longer match the header. Bits beyond the stored ones are
+    handled after every decoder, and so are colours (``raw``).
+    """
+    options: dict[str, Any] = {
+        "rows": module.rows, "columns": module.columns, "samples_per_pixel": module.samples,
+        "number_of_frames": module.frames, "bits_allocated": module.allocated, "pixel_keyword": module.keyword,
+        "photometric_interpretation": module.photometric, "planar_configuration": int(module.planar),
+        "pixel_vr": ds[module.keyword].VR, "raw": True, "allow_excess_frames": False, "correct_unused_bits": False,
+    }  # fmt: skip
     if module.keyword == "PixelData":
-        bare.BitsStored, bare.HighBit = module.stored, module.stored - 1
-        bare.PixelRepresentation = int(module.signed)
-    for keyword in (module.keyword, "ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
-        if keyword in ds:
-            bare[keyword] = ds[keyword]
-    bare.file_meta = FileMetaDataset()
-    bare.file_meta.TransferSyntaxUID = syntax
-    return bare
+        options |= {"bits_stored": module.stored, "pixel_representation": int(module.signed)}
+    if "ExtendedOffsetTable" in ds and "ExtendedOffsetTableLengths" in ds:
+        options["extended_offsets"] = (ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths)
+    return options
 
 
 def _check_inflated_size(path: Path, max_voxels: int) -> None:

@@ -127,7 +127,9 @@ def _apply_window(values: PixelValues, source: Any) -> PixelValues:
     write that there is no window.
     """
     centres, widths = numbers(source, "WindowCenter"), numbers(source, "WindowWidth")
-    if not centres or not widths:
+    if bool(centres) != bool(widths):
+        return _warn(values, "WindowCenter and WindowWidth are not both given: the values are shown without a window.")
+    if not centres:
         return values
     centre, width = centres[0], widths[0]
     function = text(source, "VOILUTFunction").upper() or "LINEAR"
