@@ -18,8 +18,8 @@ from pydicom.data import get_testdata_file
 from pydicom.encaps import encapsulate
 from pydicom.pixels import convert_color_space
 from pydicom.uid import (
-    HTJ2K,
     ExplicitVRBigEndian,
+    HTJ2KLossless,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -190,13 +190,22 @@ def test_129_the_next_decoder_that_supports_it_is_tried(tmp_path, monkeypatch):
 
 
 def test_129_what_no_installed_decoder_reads_is_not_called_damaged(tmp_path):
-    stream = imagecodecs.jpeg2k_encode(GREY8, codecformat="J2K", mct=False)
-    with pytest.raises(DataError, match=r"found High-Throughput JPEG 2000.*pip install pylibjpeg pylibjpeg-openjpeg"):
-        read(write_frames(tmp_path / "ht", GREY8, HTJ2K, [stream]))
     stream = imagecodecs.jpeg8_encode(GREY8 // 4, lossless=True, predictor=1, bitspersample=6)
     path = write_frames(tmp_path / "six", GREY8 // 4, JPEGLosslessSV1, [stream], BitsStored=6)
     with pytest.raises(DataError, match=r"of 6 bits in 1 component\(s\), which none of .*pip install pylibjpeg"):
         read(path)
+
+
+@pytest.mark.parametrize("colour", [False, True])
+def test_129_high_throughput_jpeg_2000(tmp_path, colour):
+    pixels = np.stack([GREY8, GREY8[::-1], GREY8 // 2], -1) if colour else GREY12
+    stream = imagecodecs.htj2k_encode(pixels)
+    fields = {"PhotometricInterpretation": "YBR_RCT"} if colour else {"BitsStored": 12}
+    image = read(write_frames(tmp_path / "x", pixels, HTJ2KLossless, [stream], **fields))
+    np.testing.assert_array_equal(image.array, np.moveaxis(pixels, -1, 0) if colour else pixels[None])
+    stream = stream[: len(stream) // 2] + b"\xff\xd9"
+    with pytest.raises(DataError, match="damaged, or it is too old: run pip install pylibjpeg pylibjpeg-openjpeg"):
+        read(write_frames(tmp_path / "x", pixels, HTJ2KLossless, [stream], **fields))
 
 
 def test_129_a_private_transfer_syntax_is_named(tmp_path):

@@ -30,11 +30,13 @@ class Syntax:
         decoders: names of pydicom's decoding plugins, in the order in which they are tried.
         packages: what to install for the decoders that medzoo does not depend on.
         lossy: the compression always loses something.
+        partial: SimpleITK reads it only if it is new enough, so that its failure does not prove damage.
     """
 
     decoders: tuple[str, ...]
     packages: str = ""
     lossy: bool = False
+    partial: bool = False
 
 
 _LIBJPEG = "pylibjpeg pylibjpeg-libjpeg"
@@ -53,14 +55,15 @@ SYNTAXES = {
     "1.2.840.10008.1.2.4.81": Syntax(_JPEG_LS, "pyjpegls"),
     "1.2.840.10008.1.2.4.90": Syntax(("pillow", "simpleitk", "pylibjpeg", "gdcm"), _OPENJPEG),  # JPEG 2000
     "1.2.840.10008.1.2.4.91": Syntax(("pillow", "simpleitk", "pylibjpeg", "gdcm"), _OPENJPEG),
-    "1.2.840.10008.1.2.4.201": Syntax(("pylibjpeg",), _OPENJPEG),  # high-throughput JPEG 2000
-    "1.2.840.10008.1.2.4.202": Syntax(("pylibjpeg",), _OPENJPEG),
-    "1.2.840.10008.1.2.4.203": Syntax(("pylibjpeg",), _OPENJPEG),
+    "1.2.840.10008.1.2.4.201": Syntax(("simpleitk", "pylibjpeg"), _OPENJPEG, partial=True),  # high-throughput JPEG 2000
+    "1.2.840.10008.1.2.4.202": Syntax(("simpleitk", "pylibjpeg"), _OPENJPEG, partial=True),
+    "1.2.840.10008.1.2.4.203": Syntax(("simpleitk", "pylibjpeg"), _OPENJPEG, partial=True),
 }
 """The compressed transfer syntaxes that can be decoded, by UID."""
 
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG_2000 = frozenset(uid for uid in SYNTAXES if uid.startswith("1.2.840.10008.1.2.4.") and int(uid[20:]) >= 90)
+_JPEG_2000_LOSSLESS = "1.2.840.10008.1.2.4.90"
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _VIDEO = tuple(f"1.2.840.10008.1.2.4.10{number}" for number in range(10))
 
@@ -83,7 +86,9 @@ def _decode_frame(frame: bytes, runner: Any) -> bytes:
     form = parse(frame)
     if form is None:
         raise ValueError("not a JPEG, JPEG-LS or JPEG 2000 codestream")
-    samples = decoder.decode_frame(frame, form, str(runner.transfer_syntax))
+    syntax = str(runner.transfer_syntax)
+    # GDCM does not know the syntaxes of high-throughput JPEG 2000; its OpenJPEG reads them as JPEG 2000.
+    samples = decoder.decode_frame(frame, form, _JPEG_2000_LOSSLESS if SYNTAXES[syntax].partial else syntax)
     runner.set_option("bits_allocated", 8 * samples.dtype.itemsize)
     runner.set_option("planar_configuration", 0)
     if runner.transfer_syntax in _JPEG_2000 and str(runner.photometric_interpretation) in ("YBR_RCT", "YBR_ICT"):
@@ -164,6 +169,11 @@ def decode_encapsulated(
             failed.append(name)
             continue
         return array, str(found["photometric_interpretation"])
+    if failed == ["simpleitk"] and row.partial:
+        raise DataError(
+            f"{path}: expected frames of {syntax.name} that can be decoded, but SimpleITK cannot decode them. "
+            f"They are damaged, or it is too old: run pip install {row.packages}, or copy the file again."
+        )
     if failed:
         raise DataError(
             f"{path}: expected sound frames of {syntax.name}, found damage: {' and '.join(failed)} cannot decode them. "

@@ -56,14 +56,9 @@ def load(path: Path, *, max_voxels: int, tags: list[str] | None = None) -> Any:
     """
     from pydicom import dcmread
 
-    with wrap_dicom_errors(path, "a DICOM file") as issued:
+    with wrap_dicom_errors(path, "a DICOM file"):
         _check_inflated_size(path, max_voxels)
-        ds = dcmread(path, stop_before_pixels=tags is not None, specific_tags=tags)
-    if any("End of file reached" in str(warning.message) for warning in issued):  # pydicom returns what there is
-        raise DataError(
-            f"{path}: expected a complete DICOM file, found one that is cut short. Copy it again from its source."
-        )
-    return ds
+        return dcmread(path, stop_before_pixels=tags is not None, specific_tags=tags)
 
 
 def decode_pixels(ds: Any, path: Path, frame: int | None, max_voxels: int) -> Pixels:
@@ -151,6 +146,10 @@ def _codestreams(ds: Any, path: Path) -> list[bytes]:
     frames = frame_count(ds)
     if len(ds.PixelData) < 8 * frames:  # before memory is allocated for them: each needs at least one item
         raise _too_many(path, frames, len(ds.PixelData))
+    if not _is_complete(ds.PixelData):  # of a file that is cut short, pydicom returns what there is
+        raise DataError(
+            f"{path}: expected a complete DICOM file, found one that is cut short. Copy it again from its source."
+        )
     offsets = None
     if "ExtendedOffsetTable" in ds and "ExtendedOffsetTableLengths" in ds:
         offsets = (ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths)
@@ -163,6 +162,14 @@ def _codestreams(ds: Any, path: Path) -> list[bytes]:
             f"{path}: expected {frames} compressed frame(s), found fragments that do not divide into them. "
             "It is damaged or cut short: copy it again from its source."
         ) from None
+
+
+def _is_complete(data: bytes) -> bool:
+    """Return whether encapsulated pixels end where an item of them does, but for padding."""
+    at = 0
+    while at + 8 <= len(data):
+        at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
+    return at <= len(data) and not any(data[at:])
 
 
 def _too_many(path: Path, frames: int, stored: int) -> DataError:

@@ -37,7 +37,7 @@ def read_dicom(path: Path, options: ReadOptions) -> Image:
     """
     frame = options.frame
     ds = load(path, max_voxels=options.max_voxels)
-    with header.wrap_dicom_errors(path, "a DICOM image") as issued:
+    with header.wrap_dicom_errors(path, "a DICOM image"):
         if kind := header.non_image_kind(ds):
             raise DataError(f"{path}: expected an image, found {kind}. {header.non_image_advice(ds)}")
         frames = header.frame_count(ds)
@@ -59,8 +59,6 @@ def read_dicom(path: Path, options: ReadOptions) -> Image:
         affine, spacing = _geometry(ds, path, chosen, notes)
         identity = header.identity_of(ds, path)
         array = as_native(handle_nan(array[:, 0] if len(chosen) == 1 else array, path, options.nan, notes))
-        if issued:
-            notes.append(f"pydicom issued {len(issued)} warnings about the header")
         part, age = header.body_part_of(ds), header.age_of(ds)
         warning = " ".join(warnings)
         return Image(array, affine, spacing, modality, unit, value_range, identity, tuple(notes), part, age, warning)
