@@ -231,6 +231,26 @@ def test_131_full_colours_are_not_read_as_subsampled(tmp_path):
         read(write_dicom(tmp_path / "x", colour, PhotometricInterpretation="YBR_FULL_422"))
 
 
+def test_131_pairs_of_columns_need_even_columns(tmp_path):
+    ds = dataset(np.zeros((3, 3, 3), np.uint8), PhotometricInterpretation="YBR_FULL_422")
+    ds.PixelData = bytes(18)
+    with pytest.raises(DataError, match=r"Columns \(0028,0011\) is 3, odd"):
+        read(save(ds, tmp_path / "x"))
+
+
+def test_131_a_window_of_one_number_is_ignored(tmp_path):
+    image = read_image(write_dicom(tmp_path / "x", GREY12, **DX, WindowCenter=10), ReadOptions())
+    np.testing.assert_array_equal(image.array[0], GREY12)
+    assert image.warning.startswith("WindowCenter and WindowWidth are not both given")
+
+
+def test_131_tiles_are_not_slices(tmp_path):
+    tiles = np.zeros((4, 8, 8), np.uint8)
+    path = write_dicom(tmp_path / "x", tiles, Modality="SM", TotalPixelMatrixColumns=16, TotalPixelMatrixRows=16)
+    assert "tiles of one large image" in read_image(path, ReadOptions()).warning
+    assert read(path, frame=1).warning == ""
+
+
 def test_131_a_width_below_one_is_exact(tmp_path):
     """Values from 0 to 1, whose window runs from 0 to 0.4; LINEAR needs a width of 1."""
     fields = {"RescaleSlope": 1 / 4095, "RescaleIntercept": 0, "WindowCenter": 0.2, "WindowWidth": 0.4}

@@ -94,6 +94,8 @@ def pixel_module(ds: Any, form: Codestream | None, native: bool, warnings: list[
     keyword, rows, columns, frames = found[0], integer(ds, "Rows"), integer(ds, "Columns"), frame_count(ds)
     photometric, samples = _colours(ds, form, native, rows * columns * frames, warnings, notes)
     length = len(ds[keyword].value) if native else 0
+    if native and photometric == "YBR_FULL_422" and columns % 2:
+        raise ElementError("Columns", f"is {columns}, odd, where YBR_FULL_422 stores pairs of columns")
     overlays = _has_overlays(ds)
     planar = _planar(ds, samples, native, photometric)
     if keyword != "PixelData":
@@ -106,6 +108,8 @@ def pixel_module(ds: Any, form: Codestream | None, native: bool, warnings: list[
         notes.append(f"BitsAllocated is missing; the length of the pixels gives {allocated}")
     if allocated is None:
         raise ElementError("BitsAllocated", "is missing")
+    if allocated == 1 and not native:
+        raise ElementError("BitsAllocated", "is 1, which compressed pixels cannot have")
     stored = integer(ds, "BitsStored")
     declared = stored
     allocated, stored = _resolve_bits(allocated, stored, per_sample, form, warnings)

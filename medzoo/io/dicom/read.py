@@ -54,6 +54,8 @@ def read_dicom(path: Path, options: ReadOptions) -> Image:
             array, unit, value_range = _colour(pixels, notes)
         else:
             array, unit, value_range = _grey(pixels, ds, path, modality, chosen, notes, warnings)
+        if len(chosen) > 1 and "TotalPixelMatrixColumns" in ds:
+            warnings.append("The frames are tiles of one large image, not slices: read them with frame.")
         if ignored := header.ignored_geometry(ds, path, chosen[0]):
             notes.append(f"{ignored} is invalid and ignored")
         affine, spacing = _geometry(ds, path, chosen, notes)
