@@ -165,13 +165,18 @@ def pngs(folder: Path) -> list[Base]:
 
 
 def dicoms(folder: Path) -> list[Base]:
+    import imagecodecs
     from make_images import arrow, dataset, save, slice_fields, write_compressed, write_dicom, write_jpeg_lossless
+    from pydicom.dataset import Dataset
+    from pydicom.encaps import encapsulate
     from pydicom.uid import (
         DeflatedExplicitVRLittleEndian,
         ExplicitVRBigEndian,
         ImplicitVRLittleEndian,
         JPEG2000Lossless,
         JPEGBaseline8Bit,
+        JPEGExtended12Bit,
+        JPEGLSLossless,
         RLELossless,
     )
 
@@ -179,7 +184,29 @@ def dicoms(folder: Path) -> list[Base]:
     window = {"BitsStored": 12, "WindowCenter": 2000, "WindowWidth": 3000, "PhotometricInterpretation": "MONOCHROME1"}
     rle = dataset(np.stack([deep] * 2), BitsStored=12)
     rle.compress(RLELossless)
+    for name, syntax, stream in (
+        ("ls", JPEGLSLossless, imagecodecs.jpegls_encode(deep)),
+        ("jpeg12", JPEGExtended12Bit, imagecodecs.jpeg8_encode(deep, level=90, bitspersample=12)),
+    ):
+        ds = dataset(deep, BitsStored=12)
+        ds.file_meta.TransferSyntaxUID, ds.PixelData = syntax, encapsulate([stream])
+        ds["PixelData"].VR = "OB"
+        save(ds, folder / name)
+    palette = dataset(grey, PhotometricInterpretation="PALETTE COLOR")
+    for colour in ("Red", "Green", "Blue"):
+        setattr(palette, f"{colour}PaletteColorLookupTableDescriptor", [250, 0, 16])
+        words = np.array([0, 2, 10, 20, 1, 200, 65535, 2, 1, 0, 0, 1, 46, 0], "<u2").tobytes()
+        setattr(palette, f"Segmented{colour}PaletteColorLookupTableData", words)
+    frames, voi = dataset(np.stack([deep] * 2), BitsStored=12), Dataset()
+    voi.WindowCenter, voi.WindowWidth = 2000, 3000
+    group = Dataset()
+    group.FrameVOILUTSequence = [voi]
+    frames.PerFrameFunctionalGroupsSequence = [group, group]
     paths = [
+        folder / "ls",
+        folder / "jpeg12",
+        save(palette, folder / "palette"),
+        save(frames, folder / "enhanced"),
         write_dicom(folder / "plain", deep, **window),
         write_dicom(folder / "ct", deep, **slice_fields((0, 0, 0))),
         write_dicom(folder / "frames", np.stack([grey] * 3), syntax=ImplicitVRLittleEndian),
@@ -191,7 +218,7 @@ def dicoms(folder: Path) -> list[Base]:
         write_jpeg_lossless(folder / "lossless", deep, **window),
         save(rle, folder / "rle"),
     ]
-    jpegs = [path for path in paths if path.name in ("jpeg", "j2k", "lossless")]
+    jpegs = [path for path in paths if path.name in ("jpeg", "j2k", "lossless", "ls", "jpeg12")]
     return [*((path, path, mutate) for path in paths), *((path, path, mutate_codestream) for path in jpegs)]
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -18,12 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.errors import DataError
+from medzoo.io.dicom.elements import ElementError, integer_or_none, items, numbers, text
+from medzoo.io.dicom.kinds import non_image_advice, non_image_kind
 from medzoo.io.files import wrap_read_errors
 
 __all__ = [
-    "PROJECTION_MODALITIES", "SLICE_TAGS", "Plane", "age_of", "body_part_of", "finite_values", "float_values",
-    "frame_count", "functional_group", "identity_of", "modality_of", "non_image_kind", "pixel_spacing", "plane_of",
-    "sample_count", "wrap_dicom_errors",
+    "PROJECTION_MODALITIES", "SLICE_TAGS", "Plane", "age_of", "body_part_of", "finite_values", "frame_count",
+    "functional_group", "identity_of", "ignored_geometry", "modality_of", "non_image_advice", "non_image_kind",
+    "pixel_spacing", "plane_of", "sample_count", "wrap_dicom_errors",
 ]  # fmt: skip
 
 PROJECTION_MODALITIES = frozenset({"CR", "DX", "IO", "MG", "PX", "RF", "RG", "XA"})
@@ -34,11 +37,6 @@ _MODALITY_OF_CLASS = {
         "1": "CR", "1.1": "DX", "1.1.1": "DX", "1.2": "MG", "1.2.1": "MG", "12.1": "XA", "12.2": "RF", "2": "CT",
         "2.1": "CT", "2.2": "CT", "4": "MR", "4.1": "MR", "4.4": "MR", "128": "PT", "20": "NM",
     }.items()
-}  # fmt: skip
-_NON_IMAGE_MODALITIES = {
-    "SR": "a structured report", "PR": "a presentation state", "KO": "a key object selection", "SEG": "a segmentation",
-    "RTSTRUCT": "a structure set", "RTPLAN": "a treatment plan", "RTDOSE": "a dose map", "REG": "a registration",
-    "DOC": "a document", "ECG": "a waveform",
 }  # fmt: skip
 _IDENTITY = {
     "study": "StudyInstanceUID", "series": "SeriesInstanceUID", "sop": "SOPInstanceUID", "view": "ViewPosition",
@@ -54,66 +52,66 @@ SLICE_TAGS = [
 ]  # fmt: skip
 """The elements that :func:`~medzoo.io.folder.scan` groups slices by, and those that give their position."""
 
+_SLICE_MODALITIES = frozenset({"CT", "MR", "PT", "NM"})
+_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 _TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
-def wrap_dicom_errors(path: Path, what: str) -> AbstractContextManager[list[WarningMessage]]:
-    """Return :func:`~medzoo.io.files.wrap_read_errors` with pydicom's own exceptions."""
+@contextmanager
+def wrap_dicom_errors(path: Path, what: str) -> Iterator[list[WarningMessage]]:
+    """Raise DataError as :func:`~medzoo.io.files.wrap_read_errors` does; a faulty element is named with its tag."""
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
-    return wrap_read_errors(path, what, BytesLengthException, InvalidDicomError)
+    with wrap_read_errors(path, what, BytesLengthException, InvalidDicomError) as issued:
+        try:
+            yield issued
+        except ElementError as error:
+            raise DataError(
+                f"{path}: expected {what}, but {error}. Correct that element, or export it again."
+            ) from None
 
 
 def modality_of(ds: Any) -> str:
     """Return the modality, from the SOP class where the tag is missing; ``""`` where neither gives it."""
-    return str(ds.get("Modality") or "").strip() or _MODALITY_OF_CLASS.get(str(ds.get("SOPClassUID") or ""), "")
+    return text(ds, "Modality") or _MODALITY_OF_CLASS.get(text(ds, "SOPClassUID"), "")
 
 
 def body_part_of(ds: Any) -> str:
     """Return the body part in capitals, from the anatomic region where its tag is missing; ``""`` without either."""
-    if part := str(ds.get("BodyPartExamined") or "").strip():
+    if part := text(ds, "BodyPartExamined"):
         return part.upper()
-    regions = ds.get("AnatomicRegionSequence")
-    return str(regions[0].get("CodeMeaning") or "").strip().upper() if regions else ""
+    regions = items(ds, "AnatomicRegionSequence")
+    return text(regions[0], "CodeMeaning").upper() if regions else ""
 
 
 def age_of(ds: Any) -> float | None:
     """Return the age of the patient in years, or from birth to the study; ``None`` where the header gives neither."""
-    text = str(ds.get("PatientAge") or "").strip().upper()
-    if text[:-1].isdigit() and text[-1:] in _DAYS:
-        return int(text[:-1]) * _DAYS[text[-1:]] / _DAYS["Y"]
-    dates = [str(ds.get(keyword) or "") for keyword in ("PatientBirthDate", "StudyDate")]
+    age = text(ds, "PatientAge").upper()
+    if age[:-1].isdigit() and age[-1:] in _DAYS:
+        return int(age[:-1]) * _DAYS[age[-1:]] / _DAYS["Y"]
+    dates = [text(ds, keyword) for keyword in ("PatientBirthDate", "StudyDate")]
     try:
-        born, studied = (date(int(text[:4]), int(text[4:6]), int(text[6:8])) for text in dates)
+        born, studied = (date(int(day[:4]), int(day[4:6]), int(day[6:8])) for day in dates)
     except ValueError:
         return None
     return (studied - born).days / _DAYS["Y"] if born <= studied else None
 
 
-def non_image_kind(ds: Any) -> str | None:
-    """Return what a DICOM object is if it is not an image that a model could take, else ``None``."""
-    from pydicom.uid import UID
-
-    modality = modality_of(ds)
-    if modality in _NON_IMAGE_MODALITIES:
-        return f"{_NON_IMAGE_MODALITIES[modality]} ({modality})"
-    if "Rows" in ds and "Columns" in ds:
-        return None
-    sop_class = str(ds.get("SOPClassUID") or "")
-    if not sop_class or "Image Storage" in UID(sop_class).name:
-        return None  # an image that lacks its size: reading it reports what is wrong
-    return "a DICOM object without pixels"
-
-
 def frame_count(ds: Any) -> int:
-    """Return the number of frames that the header declares."""
-    value = ds.get("NumberOfFrames")
-    return int(value) if value not in (None, "") else 1
+    """Return the number of frames that the header declares; 0, which some vendors write, is one frame.
+
+    Raises:
+        ElementError: not an integer, or negative.
+    """
+    count = integer_or_none(ds, "NumberOfFrames") or 1
+    if count < 1:
+        raise ElementError("NumberOfFrames", f"is {count}")
+    return count
 
 
 def sample_count(ds: Any) -> int:
     """Return the number of samples of a pixel: 1 for grey, 3 for colour."""
-    return int(ds.get("SamplesPerPixel") or 1)
+    return integer_or_none(ds, "SamplesPerPixel") or 1
 
 
 def identity_of(ds: Any, path: Path) -> dict[str, str]:
@@ -124,19 +122,11 @@ def identity_of(ds: Any, path: Path) -> dict[str, str]:
     """
     found = {"file": str(path)}
     for key, keyword in _IDENTITY.items():
-        if value := str(ds.get(keyword) or "").strip():
+        if value := text(ds, keyword):
             found[key] = value
-    if patient := str(ds.get("PatientID") or "").strip():
+    if patient := text(ds, "PatientID"):
         found["patient"] = hashlib.sha256(patient.encode(errors="backslashreplace")).hexdigest()[:12]
     return found
-
-
-def float_values(ds: Any, keyword: str) -> tuple[float, ...]:
-    """Return the values of an element with one or several; ``()`` where it is absent or empty."""
-    value = ds.get(keyword)
-    if value is None or value == "":
-        return ()
-    return tuple(float(v) for v in (value if hasattr(value, "__len__") and not isinstance(value, str) else [value]))
 
 
 def finite_values(ds: Any, keyword: str, count: int, path: Path) -> tuple[float, ...] | None:
@@ -145,7 +135,7 @@ def finite_values(ds: Any, keyword: str, count: int, path: Path) -> tuple[float,
     Raises:
         DataError: another count, or NaN or infinity.
     """
-    values = float_values(ds, keyword)
+    values = numbers(ds, keyword)
     if not values:
         return None
     if len(values) != count or not all(math.isfinite(v) for v in values):
@@ -162,9 +152,9 @@ def functional_group(ds: Any, sequence: str, frame: int) -> Any:
     An enhanced image stores what differs between frames in one sequence, and what they share in another.
     """
     for groups, index in (("PerFrameFunctionalGroupsSequence", frame), ("SharedFunctionalGroupsSequence", 0)):
-        items = ds.get(groups) or ()
-        if index < len(items) and items[index].get(sequence):
-            return items[index].get(sequence)[0]
+        found = items(ds, groups)
+        if index < len(found) and (group := items(found[index], sequence)):
+            return group[0]
     return ds
 
 
@@ -200,31 +190,79 @@ class Plane:
 def plane_of(ds: Any, path: Path, frame: int = 0) -> Plane | None:
     """Return the plane of a frame, or ``None`` where the header does not give all of it.
 
+    A picture, such as a projection X-ray, has pixels that mean the same without a plane: an invalid one is ``None``.
+
     Raises:
-        DataError: NaN or infinity, a wrong count, or directions that are not perpendicular unit vectors.
+        DataError: of a slice, NaN or infinity, a wrong count, a spacing that is not positive, or directions that are
+            not perpendicular unit vectors.
     """
+    if not _is_slice(ds):
+        return None if ignored_geometry(ds, path, frame) else _plane(ds, path, frame)
+    return _plane(ds, path, frame)
+
+
+def pixel_spacing(ds: Any, path: Path, frame: int = 0) -> tuple[float, float] | None:
+    """Return the mm between rows and between columns; ``None`` where they are absent.
+
+    Raises:
+        DataError: of a slice, not two finite positive numbers; a picture then has none.
+    """
+    for keyword in _SPACINGS:
+        source = functional_group(ds, "PixelMeasuresSequence", frame) if keyword == "PixelSpacing" else ds
+        try:
+            found = _positive_pair(source, keyword, path)
+        except (DataError, ElementError):
+            if _is_slice(ds):
+                raise
+            continue
+        if found is not None:
+            return found
+    return None
+
+
+def ignored_geometry(ds: Any, path: Path, frame: int = 0) -> str:
+    """Return which invalid geometry of a picture is ignored; ``""`` where it is valid, absent, or a slice's."""
+    if _is_slice(ds):
+        return ""
+    try:
+        source = functional_group(ds, "PixelMeasuresSequence", frame)
+        for keyword in _SPACINGS:
+            _positive_pair(source if keyword == "PixelSpacing" else ds, keyword, path)
+        _plane(ds, path, frame)
+    except DataError as error:
+        return next(k for k in (*_SPACINGS, "ImagePositionPatient", "ImageOrientationPatient") if k in str(error))
+    except ElementError as error:
+        return error.keyword
+    return ""
+
+
+def _is_slice(ds: Any) -> bool:
+    """Return whether the pixels are a slice, whose position and spacing a volume needs."""
+    return modality_of(ds) in _SLICE_MODALITIES
+
+
+def _positive_pair(ds: Any, keyword: str, path: Path) -> tuple[float, float] | None:
+    found = finite_values(ds, keyword, 2, path)
+    if found is None:
+        return None
+    if min(found) <= 0:
+        raise ElementError(keyword, "is not positive")
+    return found[0], found[1]
+
+
+def _plane(ds: Any, path: Path, frame: int) -> Plane | None:
     position = finite_values(functional_group(ds, "PlanePositionSequence", frame), "ImagePositionPatient", 3, path)
     orientation = functional_group(ds, "PlaneOrientationSequence", frame)
     cosines = finite_values(orientation, "ImageOrientationPatient", 6, path)
-    spacing = pixel_spacing(ds, path, frame)
-    if position is None or cosines is None or spacing is None:
-        return None
-    right, down = np.array(cosines[:3]), np.array(cosines[3:])
+    right, down = (np.array(cosines[:3]), np.array(cosines[3:])) if cosines else (np.zeros(3), np.zeros(3))
     lengths = np.array([np.linalg.norm(right), np.linalg.norm(down)])
-    if np.abs(lengths - 1).max() > 0.01 or abs(right @ down) > 0.01:  # rounding in headers is below 0.001
+    if cosines and (np.abs(lengths - 1).max() > 0.01 or abs(right @ down) > 0.01):  # rounding is below 0.001
         raise DataError(
             f"{path}: expected two perpendicular unit vectors in ImageOrientationPatient, "
             f"found {', '.join(f'{v:g}' for v in cosines)}. Export the image again."
         )
+    spacing = pixel_spacing(ds, path, frame)
+    if position is None or cosines is None or spacing is None:
+        return None
     down, right = _TO_RAS @ down / lengths[1] * spacing[0], _TO_RAS @ right / lengths[0] * spacing[1]
     return Plane(_TO_RAS @ np.array(position), down, right)
-
-
-def pixel_spacing(ds: Any, path: Path, frame: int = 0) -> tuple[float, float] | None:
-    """Return the mm between rows and between columns; ``None`` where they are absent or not positive."""
-    for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-        source = functional_group(ds, "PixelMeasuresSequence", frame) if keyword == "PixelSpacing" else ds
-        found = finite_values(source, keyword, 2, path)
-        if found is not None and min(found) > 0:
-            return found[0], found[1]
-    return None

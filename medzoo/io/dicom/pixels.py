@@ -1,35 +1,51 @@
-"""The stored pixels of a DICOM file: pydicom decodes them, SimpleITK those that pydicom and Pillow cannot.
+"""The stored pixels of a DICOM file: decoded, in the bits that hold them, and colour as RGB.
 
 Axes: f frames, h w rows and columns, s samples of a colour pixel.
 """
 
 from __future__ import annotations
 
-import tempfile
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.errors import DataError
-from medzoo.io.dicom.decoder import decode_in_subprocess
-from medzoo.io.dicom.header import frame_count, sample_count, wrap_dicom_errors
+from medzoo.io.dicom.codestream import Codestream, parse
+from medzoo.io.dicom.colour import apply_palette, to_rgb
+from medzoo.io.dicom.decoders import SYNTAXES, decode_encapsulated
+from medzoo.io.dicom.elements import ElementError, text
+from medzoo.io.dicom.header import frame_count, wrap_dicom_errors
+from medzoo.io.dicom.module import PIXEL_KEYWORDS, PixelModule, native_length, pixel_module, stored_bits
 from medzoo.io.files import DEFLATE_LIMIT, check_size, inflated_size
 
-__all__ = ["decode_pixels", "load"]
+__all__ = ["Pixels", "decode_pixels", "load"]
 
 _DEFLATED = "1.2.840.10008.1.2.1.99"
-_JPEG_12_BIT = "1.2.840.10008.1.2.4.51"
 _RLE = "1.2.840.10008.1.2.5"
-# JPEG extended, JPEG lossless with any selection value and with value 1, JPEG-LS lossless and near-lossless.
-_ITK_SYNTAXES = frozenset(f"1.2.840.10008.1.2.4.{number}" for number in (51, 57, 70, 80, 81))
-_START_OF_FRAME = (0xC0, 0xC1, 0xC3, 0xF7)  # baseline, extended, lossless, JPEG-LS
-_PIXEL_MODULE = (
-    "Rows", "Columns", "SamplesPerPixel", "PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit",
-    "PixelRepresentation", "NumberOfFrames",
-)  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Decoded pixels.
+
+    Attributes:
+        array: ``f h w`` of grey, or ``f h w 3`` of RGB.
+        low: the lowest value that the storage could hold.
+        high: the highest.
+        photometric: ``"MONOCHROME1"``, ``"MONOCHROME2"`` or ``"RGB"``.
+        notes: what was done to them.
+        warnings: what is known against them.
+    """
+
+    array: NDArray[Any]
+    low: float
+    high: float
+    photometric: str
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
 
 
 def load(path: Path, *, max_voxels: int, tags: list[str] | None = None) -> Any:
@@ -40,144 +56,216 @@ def load(path: Path, *, max_voxels: int, tags: list[str] | None = None) -> Any:
     """
     from pydicom import dcmread
 
-    with wrap_dicom_errors(path, "a DICOM file") as issued:
+    with wrap_dicom_errors(path, "a DICOM file"):
         _check_inflated_size(path, max_voxels)
-        ds = dcmread(path, stop_before_pixels=tags is not None, specific_tags=tags)
-    if any("End of file reached" in str(warning.message) for warning in issued):  # pydicom returns what there is
-        raise DataError(
-            f"{path}: expected a complete DICOM file, found one that is cut short. Copy it again from its source."
-        )
-    return ds
+        return dcmread(path, stop_before_pixels=tags is not None, specific_tags=tags)
 
 
-def decode_pixels(ds: Any, path: Path, frame: int | None, max_voxels: int) -> NDArray[Any]:
-    """Decode one frame, or with ``None`` all, to ``f h w`` or ``f h w s``.
+def decode_pixels(ds: Any, path: Path, frame: int | None, max_voxels: int) -> Pixels:
+    """Decode one frame, or with ``None`` all.
 
     Raises:
         DataError: no pixels, sizes that the data cannot hold, or a transfer syntax that cannot be decoded.
+        ElementError: an element of the pixel module is missing or contradicts the others.
     """
-    stored = any(keyword in ds for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
-    if not stored or "Rows" not in ds or "Columns" not in ds:
+    if not any(keyword in ds for keyword in PIXEL_KEYWORDS):
         raise DataError(
             f"{path}: expected an image, found a DICOM object without pixels. It is cut or stripped: export it again."
         )
-    rows, columns, samples, frames = int(ds.Rows), int(ds.Columns), sample_count(ds), frame_count(ds)
-    wanted = frames if frame is None else 1
-    sizes = f"{frames} × {rows} × {columns} × {samples}"
-    check_size(path, wanted * rows * columns * samples, max_voxels, sizes)
-    if frames < 1 or samples not in (1, 3):
-        raise DataError(
-            f"{path}: expected frames of 1 or 3 samples per pixel, the header declares {sizes}. Export it again."
-        )
-    if "PixelData" in ds and int(ds.get("HighBit", int(ds.BitsStored) - 1)) != int(ds.BitsStored) - 1:
-        raise DataError(
-            f"{path}: expected the high bit to be {int(ds.BitsStored) - 1} for {int(ds.BitsStored)} stored bits, "
-            f"found {int(ds.HighBit)}. Export the image again."
-        )
-    array = _decode(ds, path, frame, max_voxels)
-    shape = (wanted, rows, columns) + ((3,) if samples == 3 else ())
-    if array.size != np.prod(shape):
-        raise DataError(f"{path}: expected pixels {shape}, found {array.size} values. Copy the file again.")
-    return array.reshape(shape)
+    warnings: list[str] = []
+    notes: list[str] = []
+    syntax = _transfer_syntax(ds, path, warnings)
+    native = not syntax.is_encapsulated
+    codestreams = [] if native else _codestreams(ds, path)
+    forms = [None if syntax == _RLE or syntax not in SYNTAXES else parse(stream) for stream in codestreams]
+    first = forms[0] if forms else None
+    module = pixel_module(ds, first, native, warnings, notes)
+    wanted = module.frames if frame is None else 1
+    sizes = f"{module.frames} × {module.rows} × {module.columns} × {module.samples}"
+    check_size(path, wanted * module.rows * module.columns * module.samples, max_voxels, sizes)
+    if native:
+        _check_length(ds, path, module, warnings, notes)
+    else:
+        _check_codestreams(path, module, codestreams, forms, syntax, frame)
+        if len(codestreams) > module.frames:
+            warnings.append(f"NumberOfFrames is {module.frames}, but there are pixels of {len(codestreams)} frames.")
+    array, photometric = _decode(ds, path, module, syntax, frame, forms)
+    shape = (wanted, module.rows, module.columns) + ((3,) if module.samples == 3 else ())
+    lossless = (not first or first.lossless) and not (syntax in SYNTAXES and SYNTAXES[syntax].lossy)
+    array = stored_bits(array.reshape(shape), module, lossless, warnings)
+    low, high = module.range
+    if module.samples == 3:
+        space = _colour_space(module.photometric, photometric, first, warnings)
+        array, photometric = to_rgb(array, space, module.signed, high), "RGB"
+    elif photometric == "PALETTE COLOR":
+        if not lossless:
+            raise ElementError("PhotometricInterpretation", "is PALETTE COLOR, whose indices were compressed with loss")
+        array, high = apply_palette(array, ds, module.signed)
+        low, photometric = 0.0, "RGB"
+        notes.append("palette converted to RGB")
+    return Pixels(array, low, high, photometric, tuple(notes), tuple(warnings))
 
 
-def _decode(ds: Any, path: Path, frame: int | None, max_voxels: int) -> NDArray[Any]:
-    from pydicom.pixels import get_decoder, pixel_array
+def _colour_space(declared: str, decoded: str, first: Codestream | None, warnings: list[str]) -> str:
+    """Return the colour space of decoded samples, which a JPEG may declare other than its DICOM header.
+
+    By the names of its components, JFIF or Adobe's marker, as pydicom decides it.
+    """
+    if not first or not first.colour or not declared.startswith(("RGB", "YBR_FULL")):
+        return decoded
+    if declared.removesuffix("_422") != first.colour:
+        warnings.append(f"PhotometricInterpretation is {declared}, but the JPEG is {first.colour}: read as that.")
+    return first.colour
+
+
+def _transfer_syntax(ds: Any, path: Path, warnings: list[str]) -> Any:
+    """Return the transfer syntax, for uncompressed pixels also where the header names none."""
+    from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    if named := text(ds.file_meta, "TransferSyntaxUID"):
+        syntax = UID(named)
+        if syntax.is_private or not syntax.is_transfer_syntax:
+            shown = f" {named}" if named.replace(".", "").isdigit() else ""
+            raise DataError(
+                f"{path}: expected a transfer syntax of the DICOM standard, found another{shown}. Export it again."
+            )
+        return syntax
+    implicit, little = ds.original_encoding
+    element = ds[next(keyword for keyword in PIXEL_KEYWORDS if keyword in ds)]
+    if element.is_undefined_length:  # compressed, and nothing says how
+        raise ElementError("TransferSyntaxUID", "is missing")
+    syntax = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+    warnings.append(f"TransferSyntaxUID is missing: read as {syntax.name}, in which the header is written.")
+    return syntax
+
+
+def _codestreams(ds: Any, path: Path) -> list[bytes]:
+    """Return the compressed frames."""
+    from pydicom.encaps import generate_frames
 
     frames = frame_count(ds)
-    syntax = ds.file_meta.get("TransferSyntaxUID")
-    if syntax is None:
-        raise DataError(f"{path}: expected a transfer syntax in the header, found none. Rewrite the file with dcmconv.")
+    if len(ds.PixelData) < 8 * frames:  # before memory is allocated for them: each needs at least one item
+        raise _too_many(path, frames, len(ds.PixelData))
+    if not _is_complete(ds.PixelData):  # of a file that is cut short, pydicom returns what there is
+        raise DataError(
+            f"{path}: expected a complete DICOM file, found one that is cut short. Copy it again from its source."
+        )
+    offsets = None
+    if "ExtendedOffsetTable" in ds and "ExtendedOffsetTableLengths" in ds:
+        offsets = (ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths)
     try:
-        available = bool(get_decoder(syntax).is_available)
-    except NotImplementedError:
-        available = False
-    count = frames * int(ds.Rows) * int(ds.Columns) * sample_count(ds)
-    if available and not (syntax == _JPEG_12_BIT and int(ds.BitsAllocated) > 8):  # Pillow's JPEG is 8-bit
-        if getattr(syntax, "is_encapsulated", False):
-            _check_encapsulated_size(ds, path, syntax, frames, count * int(ds.BitsAllocated) // 8)
-        # Excess frames would be returned too, and the array would no longer match the header.
-        return pixel_array(ds, index=frame, allow_excess_frames=False)
-    if syntax in _ITK_SYNTAXES:
-        check_size(path, count, max_voxels, f"{frames} frames of {ds.Rows} × {ds.Columns}")  # it decodes them all
-        volume = _decode_with_itk(ds, path, frames)
-        return volume if frame is None else volume[frame : frame + 1]
-    raise DataError(
-        f"{path}: expected a transfer syntax that can be decoded, found {syntax.name}. "
-        "Decompress it first, for example with dcmdjpeg or gdcmconv --raw."
+        return list(generate_frames(ds.PixelData, number_of_frames=frames, extended_offsets=offsets))
+    except MemoryError:
+        raise
+    except Exception:
+        raise DataError(
+            f"{path}: expected {frames} compressed frame(s), found fragments that do not divide into them. "
+            "It is damaged or cut short: copy it again from its source."
+        ) from None
+
+
+def _is_complete(data: bytes) -> bool:
+    """Return whether encapsulated pixels end where an item of them does, but for padding."""
+    at = 0
+    while at + 8 <= len(data):
+        at += 8 + int.from_bytes(data[at + 4 : at + 8], "little")
+    return at <= len(data) and not any(data[at:])
+
+
+def _too_many(path: Path, frames: int, stored: int) -> DataError:
+    return DataError(
+        f"{path}: the header declares more than its {stored} bytes of pixels can hold, in {frames} frame(s). "
+        "It is damaged or cut short: copy it again from its source."
     )
 
 
-def _check_encapsulated_size(ds: Any, path: Path, syntax: str, frames: int, size: int) -> None:
-    """Check the size in bytes that a header declares against compressed pixels, before memory is allocated.
-
-    pydicom itself checks uncompressed pixels. RLE cannot shrink below 1/64. JPEG and JPEG 2000 carry their own size,
-    which their decoder checks, but each frame needs at least one item.
-    """
-    stored = len(ds.PixelData)
-    if stored < 8 * frames or (syntax == _RLE and size > 64 * stored):
+def _check_length(ds: Any, path: Path, module: PixelModule, warnings: list[str], notes: list[str]) -> None:
+    """Check the length of uncompressed pixels against the header."""
+    count = module.rows * module.columns * module.samples
+    expected = native_length(count * module.frames, module.allocated, module.photometric)
+    found = len(ds[module.keyword].value)
+    if found < expected:
         raise DataError(
-            f"{path}: the header declares {size} bytes in {frames} frame(s), more than its {stored} bytes can hold. "
+            f"{path}: expected {expected} bytes of pixels, found {found}. "
             "It is damaged or cut short: copy it again from its source."
         )
+    if module.photometric == "YBR_FULL_422" and found >= native_length(count * module.frames, module.allocated, ""):
+        raise ElementError(
+            "PhotometricInterpretation", "is YBR_FULL_422, but the pixels are not subsampled: RGB or YBR_FULL"
+        )
+    extra = found - expected
+    if extra >= native_length(count, module.allocated, module.photometric) > 1:
+        warnings.append(f"NumberOfFrames is {module.frames}, but there are {extra} bytes more, enough for another.")
+    elif extra > 1:
+        notes.append(f"{extra} bytes behind the pixels ignored")
 
 
-def _decode_with_itk(ds: Any, path: Path, frames: int) -> NDArray[Any]:
-    """Decode with SimpleITK, which by itself would also rescale and invert MONOCHROME1.
-
-    It gets a file with the pixel module alone, no rescale and MONOCHROME2, so that it only decodes. No patient data
-    reaches the temporary file.
-    """
-    from pydicom.encaps import generate_frames
-
-    expected = (int(ds.Rows), int(ds.Columns), sample_count(ds))
-    codestreams = list(generate_frames(ds.PixelData, number_of_frames=frames))
-    for codestream in codestreams:
-        complete = codestream.rstrip(b"\0\xff").endswith(b"\xff\xd9")
-        # GDCM would write an image of the codestream's size into memory allocated for the header's.
-        if not complete or len(codestreams) != frames or _jpeg_shape(codestream) != expected:
+def _check_codestreams(
+    path: Path,
+    module: PixelModule,
+    codestreams: list[bytes],
+    forms: list[Codestream | None],
+    syntax: Any,
+    frame: int | None,
+) -> None:
+    """Check the compressed frames against the header, before memory is allocated for what it declares."""
+    if syntax not in SYNTAXES:
+        return  # refused by name
+    if len(codestreams) < module.frames:
+        raise DataError(
+            f"{path}: expected {module.frames} frames, found pixels of {len(codestreams)}. "
+            "It is cut short, or NumberOfFrames is wrong: copy it again from its source."
+        )
+    size = module.rows * module.columns * module.samples * module.allocated // 8
+    declared = (module.rows, module.columns, module.samples)
+    for index in range(module.frames) if frame is None else [frame]:
+        form = forms[index]
+        if syntax == _RLE:  # cannot shrink below 1/64
+            if size > 64 * len(codestreams[index]):
+                raise _too_many(path, module.frames, len(codestreams[index]))
+        elif form is None:
             raise DataError(
-                f"{path}: expected {frames} complete JPEG frame(s), found one cut short or of another size. Copy the "
-                "file again."
+                f"{path}: expected {syntax.name} in frame {index}, found bytes without its header. "
+                "It is damaged: copy it again from its source."
             )
-    with tempfile.TemporaryDirectory(prefix="medzoo-") as folder:
-        file = Path(folder) / "pixels.dcm"
-        _without_patient(ds).save_as(file, enforce_file_format=True)
-        pixels = decode_in_subprocess(file)
-    if pixels is None:
-        raise DataError(f"{path}: expected {frames} sound JPEG frame(s), found damage. Copy the file again.")
-    return pixels
+        elif (form.rows, form.columns, form.samples) != declared:
+            raise DataError(
+                f"{path}: the header declares {' × '.join(map(str, declared))}, the codestream of frame {index} "
+                f"{form.rows} × {form.columns} × {form.samples}. Export the image again."
+            )
 
 
-def _jpeg_shape(codestream: bytes) -> tuple[int, int, int] | None:
-    """Return rows, columns and components from the frame header of a JPEG or JPEG-LS, or ``None`` if it has none."""
-    if codestream[:2] != b"\xff\xd8":
-        return None
-    at = 2
-    while at + 10 <= len(codestream) and codestream[at] == 0xFF:
-        if codestream[at + 1] in _START_OF_FRAME:
-            rows, columns = codestream[at + 5 : at + 7], codestream[at + 7 : at + 9]
-            return int.from_bytes(rows), int.from_bytes(columns), codestream[at + 9]
-        at += 2 + int.from_bytes(codestream[at + 2 : at + 4])
-    return None
+def _decode(
+    ds: Any, path: Path, module: PixelModule, syntax: Any, frame: int | None, forms: list[Codestream | None]
+) -> tuple[NDArray[Any], str]:
+    """Return the samples as stored, and the photometric interpretation that they have."""
+    from pydicom.pixels import get_decoder
+
+    data, options = ds[module.keyword].value, _options(ds, module)
+    if syntax.is_encapsulated:
+        chosen = forms if frame is None else forms[frame : frame + 1]
+        return decode_encapsulated(data, options, syntax, path, frame, chosen)
+    array, found = get_decoder(syntax).as_array(data, index=frame, **options)
+    return array, str(found["photometric_interpretation"])
 
 
-def _without_patient(ds: Any) -> Any:
-    """Return a data set with the pixels of ``ds``, as plain grey or RGB, and nothing about the patient."""
-    from pydicom.dataset import Dataset, FileMetaDataset
-    from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
+def _options(ds: Any, module: PixelModule) -> dict[str, Any]:
+    """Return the checked pixel module as options of pydicom's decoders.
 
-    bare = Dataset()
-    for keyword in _PIXEL_MODULE:
-        if keyword in ds:
-            setattr(bare, keyword, ds[keyword].value)
-    bare.PhotometricInterpretation = "MONOCHROME2" if sample_count(ds) == 1 else "RGB"
-    bare.SOPClassUID = SecondaryCaptureImageStorage
-    bare.SOPInstanceUID = generate_uid()
-    bare["PixelData"] = ds["PixelData"]
-    bare.file_meta = FileMetaDataset()
-    bare.file_meta.TransferSyntaxUID = ds.file_meta.TransferSyntaxUID
-    return bare
+    Excess frames would be returned too, and the array would no longer match the header. Bits beyond the stored ones are
+    handled after every decoder, and so are colours (``raw``).
+    """
+    options: dict[str, Any] = {
+        "rows": module.rows, "columns": module.columns, "samples_per_pixel": module.samples,
+        "number_of_frames": module.frames, "bits_allocated": module.allocated, "pixel_keyword": module.keyword,
+        "photometric_interpretation": module.photometric, "planar_configuration": int(module.planar),
+        "pixel_vr": ds[module.keyword].VR, "raw": True, "allow_excess_frames": False, "correct_unused_bits": False,
+    }  # fmt: skip
+    if module.keyword == "PixelData":
+        options |= {"bits_stored": module.stored, "pixel_representation": int(module.signed)}
+    if "ExtendedOffsetTable" in ds and "ExtendedOffsetTableLengths" in ds:
+        options["extended_offsets"] = (ds.ExtendedOffsetTable, ds.ExtendedOffsetTableLengths)
+    return options
 
 
 def _check_inflated_size(path: Path, max_voxels: int) -> None:

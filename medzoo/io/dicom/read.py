@@ -5,6 +5,8 @@ Axes: c channels, f frames, h w rows and columns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from numpy.typing import NDArray
 
 from medzoo.errors import DataError
 from medzoo.io.dicom import header
-from medzoo.io.dicom.pixels import decode_pixels, load
+from medzoo.io.dicom.elements import items, text
+from medzoo.io.dicom.module import MEASUREMENTS
+from medzoo.io.dicom.pixels import Pixels, decode_pixels, load
 from medzoo.io.dicom.values import PixelValues, apply_modality, apply_voi, invert
 from medzoo.io.files import check_frame
 from medzoo.io.image import Image, as_native, handle_nan, merge_equal_channels
@@ -24,9 +28,6 @@ __all__ = ["read_dicom"]
 _Values = tuple[NDArray[Any], str, tuple[float, float] | None]  # c f h w, its unit and its range
 _Geometry = tuple[NDArray[np.float64] | None, tuple[float, ...] | None]  # affine and spacing
 
-_QUANTITATIVE = frozenset({"CT", "PT", "NM"})
-"""Modalities whose values are measurements: a window or MONOCHROME1 defines only how they are displayed."""
-
 
 def read_dicom(path: Path, options: ReadOptions) -> Image:
     """Read one DICOM file, ``c h w``, or ``c f h w`` of several frames.
@@ -36,89 +37,107 @@ def read_dicom(path: Path, options: ReadOptions) -> Image:
     """
     frame = options.frame
     ds = load(path, max_voxels=options.max_voxels)
-    with header.wrap_dicom_errors(path, "a DICOM image") as issued:
+    with header.wrap_dicom_errors(path, "a DICOM image"):
         if kind := header.non_image_kind(ds):
-            raise DataError(f"{path}: expected an image, found {kind}. Give the images it refers to.")
+            raise DataError(f"{path}: expected an image, found {kind}. {header.non_image_advice(ds)}")
         frames = header.frame_count(ds)
         check_frame(path, frame, frames)
         chosen = [frame] if frame is not None else list(range(frames))
-        stored = decode_pixels(ds, path, frame if frames > 1 else None, options.max_voxels)
+        pixels = decode_pixels(ds, path, frame if frames > 1 else None, options.max_voxels)
         modality = header.modality_of(ds)
-        notes: list[str] = []
+        notes, warnings = list(pixels.notes), list(pixels.warnings)
         if not ds.get("Modality") and modality:
             notes.append(f"modality {modality} taken from the SOP class")
         if frames > 1 and frame is not None:
             notes.append(f"frame {frame} of {frames}")
-        colour = stored.ndim == 4 or str(ds.get("PhotometricInterpretation")) == "PALETTE COLOR"
-        values = _colour(stored, ds, notes) if colour else _grey(stored, ds, path, modality, chosen, notes)
-        array, unit, value_range = values
+        if pixels.array.ndim == 4:
+            array, unit, value_range = _colour(pixels, notes)
+        else:
+            array, unit, value_range = _grey(pixels, ds, path, modality, chosen, notes, warnings)
+        if len(chosen) > 1 and "TotalPixelMatrixColumns" in ds:
+            warnings.append("The frames are tiles of one large image, not slices: read them with frame.")
+        if ignored := header.ignored_geometry(ds, path, chosen[0]):
+            notes.append(f"{ignored} is invalid and ignored")
         affine, spacing = _geometry(ds, path, chosen, notes)
         identity = header.identity_of(ds, path)
         array = as_native(handle_nan(array[:, 0] if len(chosen) == 1 else array, path, options.nan, notes))
-        if issued:
-            notes.append(f"pydicom issued {len(issued)} warnings about the header")
         part, age = header.body_part_of(ds), header.age_of(ds)
-        return Image(array, affine, spacing, modality, unit, value_range, identity, tuple(notes), part, age)
+        warning = " ".join(warnings)
+        return Image(array, affine, spacing, modality, unit, value_range, identity, tuple(notes), part, age, warning)
 
 
-def _grey(stored: NDArray[Any], ds: Any, path: Path, modality: str, chosen: list[int], notes: list[str]) -> _Values:
+def _grey(
+    pixels: Pixels, ds: Any, path: Path, modality: str, chosen: list[int], notes: list[str], warnings: list[str]
+) -> _Values:
     """Return ``1 f h w``, its unit and its range, by the meaning of the modality's values."""
-    photometric = str(ds.get("PhotometricInterpretation"))
-    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        raise DataError(f"{path}: expected MONOCHROME1 or 2 for grey pixels, found {photometric}. Export it again.")
-    values = _rescale_frames(stored, ds, path, chosen)
+    values = _by_frame(
+        PixelValues(pixels.array, pixels.low, pixels.high),
+        [header.functional_group(ds, "PixelValueTransformationSequence", frame) for frame in chosen],
+        lambda part, i: apply_modality(part, ds, path, chosen[i]),
+    )
     unit, value_range = "raw", None
-    if modality in _QUANTITATIVE:
+    if modality in MEASUREMENTS:
         notes.extend(values.notes)
-        if photometric == "MONOCHROME1":
+        if pixels.photometric == "MONOCHROME1":
             notes.append("MONOCHROME1 ignored: the values are measurements")
-        if modality == "CT" and values.rescaled and _is_hounsfield(ds, chosen[0]):
-            unit = "HU"
-        elif modality == "CT":
-            notes.append("rescaled to a unit other than HU" if values.rescaled else "no rescale: values as stored")
-    elif modality == "MR":
-        values = invert(values, path) if photometric == "MONOCHROME1" else values
-        notes.extend(values.notes)
+        if modality == "CT":
+            unit = _unit_of_ct(values, ds, chosen, notes)
     else:
-        values = apply_voi(values, ds, path)
+        if modality != "MR":
+            values = _by_frame(
+                values,
+                [header.functional_group(ds, "FrameVOILUTSequence", frame) for frame in chosen],
+                lambda part, i: apply_voi(part, ds, path, chosen[i]),
+            )
+        values = invert(values, path) if pixels.photometric == "MONOCHROME1" else values
         notes.extend(values.notes)
-        if np.isfinite(values.low + values.high):
-            value_range = (values.low, values.high)
-            bits = np.log2(values.high + 1) if values.low == 0 else 0.0
-            unit = f"{int(bits)}-bit" if bits and bits.is_integer() else "raw"
+    warnings.extend(values.warnings)
+    if modality not in MEASUREMENTS | {"MR"} and np.isfinite(values.low + values.high):
+        value_range = (values.low, values.high)
+        bits = np.log2(values.high + 1) if values.low == 0 else 0.0
+        unit = f"{int(bits)}-bit" if bits and bits.is_integer() else "raw"
     return values.array[None], unit, value_range
 
 
-def _rescale_frames(stored: NDArray[Any], ds: Any, path: Path, chosen: list[int]) -> PixelValues:
-    """Rescale all frames at once, or one by one where each has its own slope and intercept."""
-    items = {id(header.functional_group(ds, "PixelValueTransformationSequence", frame)) for frame in chosen}
-    if len(items) == 1:
-        return apply_modality(stored, ds, path, chosen[0])
-    parts = [apply_modality(stored[i], ds, path, frame) for i, frame in enumerate(chosen)]
+def _by_frame(values: PixelValues, groups: list[Any], step: Callable[[PixelValues, int], PixelValues]) -> PixelValues:
+    """Apply a step to all frames at once, or to each where its functional group is its own.
+
+    Args:
+        values: ``f h w``.
+        groups: the functional group of each frame.
+        step: the step, of some frames and the index of the first of them.
+    """
+    if all(group is groups[0] or group == groups[0] for group in groups):
+        return step(values, 0)
+    parts = [step(replace(values, array=values.array[i]), i) for i in range(len(groups))]
     array = np.stack([part.array for part in parts])
     low, high = min(part.low for part in parts), max(part.high for part in parts)
-    notes = parts[0].notes if len({part.notes for part in parts}) == 1 else ("each frame rescaled by its own values",)
-    return PixelValues(array, low, high, notes, all(part.rescaled for part in parts))
+    same = len({part.notes for part in parts}) == 1
+    notes = parts[0].notes if same else (*values.notes, "each frame by values of its own")
+    warnings = tuple(dict.fromkeys(warning for part in parts for warning in part.warnings))
+    return PixelValues(array, low, high, notes, all(part.rescaled for part in parts), warnings)
 
 
-def _is_hounsfield(ds: Any, frame: int) -> bool:
-    """Return whether the rescaled values of a CT are HU, which is the standard's default."""
-    item = header.functional_group(ds, "PixelValueTransformationSequence", frame)
-    luts = ds.get("ModalityLUTSequence")
-    unit = luts[0].get("ModalityLUTType") if luts else item.get("RescaleType")
-    return str(unit or "HU").strip().upper() == "HU"
+def _unit_of_ct(values: PixelValues, ds: Any, chosen: list[int], notes: list[str]) -> str:
+    """Return the unit of the values of a CT: HU, which is the standard's default, where all are rescaled to it."""
+    if not values.rescaled:
+        notes.append("no rescale: values as stored")
+        return "raw"
+    sources = [header.functional_group(ds, "PixelValueTransformationSequence", frame) for frame in chosen]
+    luts = items(ds, "ModalityLUTSequence")
+    units = {text(luts[0], "ModalityLUTType")} if luts else {text(source, "RescaleType") for source in sources}
+    others = {unit.upper() for unit in units} - {"", "HU"}
+    if not others:
+        return "HU"
+    notes.append("rescaled to a unit other than HU" + (", modified HU (HU_MOD)" if others == {"HU_MOD"} else ""))
+    return "raw"
 
 
-def _colour(stored: NDArray[Any], ds: Any, notes: list[str]) -> _Values:
+def _colour(pixels: Pixels, notes: list[str]) -> _Values:
     """Return ``c f h w`` of RGB, or of grey that was stored as RGB."""
-    from pydicom.pixels import apply_color_lut
-
-    bits = int(ds.BitsStored)
-    if str(ds.get("PhotometricInterpretation")) == "PALETTE COLOR":
-        stored = apply_color_lut(stored, ds)[..., :3]
-        bits = 8 * stored.dtype.itemsize
-        notes.append("palette converted to RGB")
-    return merge_equal_channels(np.moveaxis(stored, -1, 0), notes), f"{bits}-bit", (0.0, 2.0**bits - 1)
+    bits = np.log2(pixels.high + 1) if pixels.low == 0 else 0.0
+    unit = f"{int(bits)}-bit" if bits else "raw"
+    return merge_equal_channels(np.moveaxis(pixels.array, -1, 0), notes), unit, (pixels.low, pixels.high)
 
 
 def _geometry(ds: Any, path: Path, chosen: list[int], notes: list[str]) -> _Geometry:

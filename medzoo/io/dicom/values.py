@@ -16,9 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.errors import DataError
-from medzoo.io.dicom.header import finite_values, float_values, functional_group
+from medzoo.io.dicom.colour import table_from
+from medzoo.io.dicom.elements import ElementError, items, numbers, text
+from medzoo.io.dicom.header import finite_values, functional_group
 
 __all__ = ["PixelValues", "apply_modality", "apply_voi", "invert"]
+
+_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +35,7 @@ class PixelValues:
         high: the highest.
         notes: the steps applied.
         rescaled: a modality LUT or a rescale was applied, so the values are in the modality's own unit.
+        warnings: what is known against them.
     """
 
     array: NDArray[Any]
@@ -38,10 +43,11 @@ class PixelValues:
     high: float
     notes: tuple[str, ...] = ()
     rescaled: bool = False
+    warnings: tuple[str, ...] = ()
 
 
-def apply_modality(stored: NDArray[Any], ds: Any, path: Path, frame: int = 0) -> PixelValues:
-    """Apply the modality LUT or the rescale slope and intercept of one frame.
+def apply_modality(values: PixelValues, ds: Any, path: Path, frame: int = 0) -> PixelValues:
+    """Apply the modality LUT or the rescale slope and intercept of one frame, which it may have for itself.
 
     Integers stay integers where slope and intercept are: the dtype is the smallest that holds the complete range of
     the storage, so that the slices of a series agree. Everything else becomes float32.
@@ -49,14 +55,14 @@ def apply_modality(stored: NDArray[Any], ds: Any, path: Path, frame: int = 0) ->
     Raises:
         DataError: slope 0 or not finite, slope without intercept, or a broken LUT.
     """
-    low, high = _stored_range(ds) if stored.dtype.kind in "iu" else (-math.inf, math.inf)
-    if luts := ds.get("ModalityLUTSequence"):
-        return _apply_lut(PixelValues(stored, low, high), luts[0], ds, path, "modality")
+    stored, low, high = values.array, values.low, values.high
+    if luts := items(ds, "ModalityLUTSequence"):
+        return _apply_lut(values, luts[0], ds, path, "modality")
     source = functional_group(ds, "PixelValueTransformationSequence", frame)
     slopes = finite_values(source, "RescaleSlope", 1, path)
     intercepts = finite_values(source, "RescaleIntercept", 1, path)
     if slopes is None and intercepts is None:
-        return PixelValues(stored, low, high)
+        return values
     if slopes is None or intercepts is None:
         raise DataError(
             f"{path}: expected RescaleSlope and RescaleIntercept together, found one. Export the image again."
@@ -78,18 +84,20 @@ def apply_modality(stored: NDArray[Any], ds: Any, path: Path, frame: int = 0) ->
     return PixelValues(array, low, high, notes, rescaled=True)
 
 
-def apply_voi(values: PixelValues, ds: Any, path: Path) -> PixelValues:
-    """Apply the VOI LUT or window and invert MONOCHROME1: the image as a radiologist sees it, white is high.
+def apply_voi(values: PixelValues, ds: Any, path: Path, frame: int = 0) -> PixelValues:
+    """Apply the VOI LUT or window of one frame, which it may have for itself, or of the file.
 
     Raises:
-        DataError: an invalid window or LUT.
+        DataError: a broken LUT.
+        ElementError: an invalid window.
     """
-    luts = ds.get("VOILUTSequence")
+    source = functional_group(ds, "FrameVOILUTSequence", frame)
+    luts = items(source, "VOILUTSequence")
     if luts and values.array.dtype.kind in "iu":
-        values = _apply_lut(values, luts[0], ds, path, "VOI")
-    else:
-        values = _apply_window(values, ds, path)
-    return invert(values, path) if str(ds.get("PhotometricInterpretation")) == "MONOCHROME1" else values
+        return _apply_lut(values, luts[0], ds, path, "VOI")
+    if luts:
+        values = _warn(values, "VOILUTSequence ignored: the rescaled values are not integers.")
+    return _apply_window(values, source)
 
 
 def invert(values: PixelValues, path: Path) -> PixelValues:
@@ -111,53 +119,68 @@ def invert(values: PixelValues, path: Path) -> PixelValues:
     return replace(values, array=array, notes=(*values.notes, "MONOCHROME1 inverted"))
 
 
-def _stored_range(ds: Any) -> tuple[float, float]:
-    """Return the lowest and highest value that the stored bits can hold."""
-    bits = int(ds.BitsStored)
-    return (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if int(ds.PixelRepresentation) else (0.0, 2.0**bits - 1)
+def _apply_window(values: PixelValues, source: Any) -> PixelValues:
+    """Apply the first window (PS3.3 C.11.2.1.2); the result keeps the range of its input.
 
-
-def _apply_window(values: PixelValues, ds: Any, path: Path) -> PixelValues:
-    """Apply the first window (PS3.3 C.11.2.1.2); the result keeps the range of its input."""
-    centres, widths = float_values(ds, "WindowCenter"), float_values(ds, "WindowWidth")
-    if not centres or not widths:
+    LINEAR needs a width of at least 1, since it subtracts 1 from it. A width between 0 and 1 is meant for values that
+    are fractions, and is read as LINEAR_EXACT, which is defined for it. A width of 0 or below is how some vendors
+    write that there is no window.
+    """
+    centres, widths = numbers(source, "WindowCenter"), numbers(source, "WindowWidth")
+    if bool(centres) != bool(widths):
+        return _warn(values, "WindowCenter and WindowWidth are not both given: the values are shown without a window.")
+    if not centres:
         return values
     centre, width = centres[0], widths[0]
-    function = str(ds.get("VOILUTFunction") or "LINEAR").upper()
-    narrow = width < 1 if function == "LINEAR" else width <= 0
-    if not (math.isfinite(centre) and math.isfinite(width)) or narrow:
-        raise DataError(
-            f"{path}: expected a window with a positive width, found {width:g} at {centre:g}. Export it again."
-        )
+    function = text(source, "VOILUTFunction").upper() or "LINEAR"
+    for keyword, number in (("WindowCenter", centre), ("WindowWidth", width)):
+        if not math.isfinite(number):
+            raise ElementError(keyword, "is not a finite number")
+    if function not in _FUNCTIONS:
+        raise ElementError("VOILUTFunction", f"is none of {', '.join(_FUNCTIONS)}")
+    if width <= 0:
+        return _warn(values, f"WindowWidth is {width:g}, which is no window: the values are shown without one.")
     if not math.isfinite(values.low + values.high):
         return replace(values, notes=(*values.notes, "window not applied: the values have no fixed range"))
-    x = values.array.astype(np.float64)
-    if function == "SIGMOID":
-        unit: NDArray[Any] = 1 / (1 + np.exp(np.clip(-4 * (x - centre) / width, -700, 700)))
-    elif function == "LINEAR_EXACT":
-        unit = np.clip((x - centre) / width + 0.5, 0, 1)
-    elif function == "LINEAR":  # a width of 1 is a step at the centre
-        unit = np.clip((x - (centre - 0.5)) / (width - 1) + 0.5, 0, 1) if width > 1 else (x > centre - 0.5) * 1.0
-    else:
-        raise DataError(f"{path}: expected VOILUTFunction LINEAR, LINEAR_EXACT or SIGMOID, found another one.")
-    array = (unit * (values.high - values.low) + values.low).astype(np.float32)
+    if function == "LINEAR" and width < 1:
+        function = "LINEAR_EXACT"
+        values = _warn(values, f"WindowWidth is {width:g}, below the 1 that LINEAR needs: applied as LINEAR_EXACT.")
+    array = (_windowed(values.array, centre, width, function) * (values.high - values.low) + values.low).astype(
+        np.float32
+    )
     which = f", the first of {len(centres)}" if len(centres) > 1 else ""
     note = f"window centre {centre:g} width {width:g} applied{which}"
     return replace(values, array=array, notes=(*values.notes, note))
 
 
+def _windowed(array: NDArray[Any], centre: float, width: float, function: str) -> NDArray[Any]:
+    """Return the window's output from 0 to 1."""
+    x = array.astype(np.float64)
+    if function == "SIGMOID":
+        return np.asarray(1 / (1 + np.exp(np.clip(-4 * (x - centre) / width, -700, 700))))
+    if function == "LINEAR_EXACT":
+        return np.clip((x - centre) / width + 0.5, 0, 1)
+    if width > 1:
+        return np.clip((x - (centre - 0.5)) / (width - 1) + 0.5, 0, 1)
+    return np.asarray((x > centre - 0.5) * 1.0)  # a width of 1 is a step at the centre
+
+
+def _warn(values: PixelValues, warning: str) -> PixelValues:
+    return replace(values, warnings=(*values.warnings, warning))
+
+
 def _apply_lut(values: PixelValues, item: Any, ds: Any, path: Path, which: str) -> PixelValues:
     """Map values through a LUT (PS3.3 C.11.1, C.11.2); values beyond either end get its first or last entry."""
-    entries, first, bits = (int(v) for v in item.LUTDescriptor)
+    descriptor = numbers(item, "LUTDescriptor")
+    if len(descriptor) != 3:
+        raise ElementError("LUTDescriptor", "does not hold a length, a first value, and bits")
+    entries, first, bits = (int(number) for number in descriptor)
     entries = entries or 2**16
     if values.low < 0 and first >= 2**15:  # stored as signed, read as unsigned
         first -= 2**16
-    data = item.LUTData
-    if isinstance(data, (bytes, bytearray)):
-        order = "<" if ds.original_encoding[1] is not False else ">"
-        table = np.frombuffer(data, dtype=f"{order}u2" if len(data) >= 2 * entries else "u1")
-    else:
-        table = np.asarray(data, dtype=np.int64)
+    if "LUTData" not in item:
+        raise ElementError("LUTData", "is missing")
+    table = table_from(item["LUTData"].value, entries, ds)
     if not 8 <= bits <= 16 or len(table) < entries or table.min() < 0 or table.max() > 2**bits - 1:
         raise DataError(
             f"{path}: expected a {which} LUT of {entries} entries of 8 to 16 bits, "
@@ -165,4 +188,5 @@ def _apply_lut(values: PixelValues, item: Any, ds: Any, path: Path, which: str) 
         )
     index = np.clip(values.array.astype(np.int64) - first, 0, entries - 1)
     mapped = table[:entries].astype(np.uint8 if bits == 8 else np.uint16)[index]
-    return PixelValues(mapped, 0.0, 2.0**bits - 1, (*values.notes, f"{which} LUT applied"), rescaled=True)
+    notes = (*values.notes, f"{which} LUT applied")
+    return PixelValues(mapped, 0.0, 2.0**bits - 1, notes, rescaled=True, warnings=values.warnings)
