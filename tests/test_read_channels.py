@@ -40,7 +40,7 @@ def test_128_a_fourth_axis_is_read_as_channels(tmp_path, shape, axis):
 def test_128_the_error_names_both_ways(tmp_path):
     path = write_nifti(tmp_path / "a.nii", SEQUENCES)
     for options in (ReadOptions(), ReadOptions(channels=3)):
-        ways = r"Choose one with frame=0, or read all as channels with channel_axis=3"
+        ways = r"Choose one with frame=0, or split the file\. To read all as channels, give channel_axis=3"
         with pytest.raises(DataError, match=rf"found 4 \(4 × 5 × 6 × 4\)\. {ways}"):
             read_image(path, options)
     assert read_image(path, ReadOptions(channels=4, frame=1)).array.shape == (1, 4, 5, 6)
@@ -94,7 +94,7 @@ def test_128_channels_of_a_flat_metaimage(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 4), dtype=np.uint8)
     path = tmp_path / "a.mha"
     sitk.WriteImage(sitk.GetImageFromArray(pixels, isVector=True), str(path))
-    with pytest.raises(DataError, match=r"found 4 \(6 × 5 × 4\).* with channel_axis=-1"):
+    with pytest.raises(DataError, match=r"found 4 \(6 × 5 × 4\).* give channel_axis=-1"):
         read(path)
     np.testing.assert_array_equal(read(path, channel_axis=-1).array, np.moveaxis(pixels, -1, 0))
     np.testing.assert_array_equal(read(path, frame=2).array[0], pixels[..., 2])
