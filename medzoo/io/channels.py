@@ -49,7 +49,8 @@ def volumes_to_channels(
     if count > 1 and options.frame is None:
         raise DataError(
             f"{path}: expected one volume, found {count} ({join_sizes(shape)}). "
-            f"Choose one with frame=0, or split the file. To read all as channels, give channel_axis={_option(shape, space)}."
+            f"Choose one with frame=0, or split the file. To read all as channels, give "
+            f"channel_axis={_option(shape, space)}."
         )
     check_frame(path, options.frame, count)
     if count > 1:
