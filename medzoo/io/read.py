@@ -7,6 +7,7 @@ its DICOM reader handles neither MONOCHROME1 nor the order of frames.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -81,8 +82,9 @@ def read_image(path: str | os.PathLike[str] | NDArray[Any] | tuple[Path, ...], o
         return from_array(path, "the array", options)
     here = existing(path)
     if here.is_dir():
-        series = single_series(here)
-        return read_series(series.paths, options).with_warning(series.warning)
+        series = single_series(here, options)
+        own = replace(options, stack=series.stack)
+        return read_series(series.paths, own).with_stack(series.name).with_warning(series.warning)
     return _read_file(here, options)
 
 

@@ -21,7 +21,7 @@ from medzoo.errors import DataError
 from medzoo.io.files import wrap_read_errors
 
 __all__ = [
-    "PROJECTION_MODALITIES", "SLICE_TAGS", "Plane", "age_of", "body_part_of", "finite_values", "float_values",
+    "PROJECTION_MODALITIES", "Plane", "age_of", "body_part_of", "finite_values", "float_values",
     "frame_count", "functional_group", "identity_of", "modality_of", "non_image_kind", "pixel_spacing", "plane_of",
     "sample_count", "wrap_dicom_errors",
 ]  # fmt: skip
@@ -46,13 +46,6 @@ _IDENTITY = {
 
 _DAYS = {"D": 1, "W": 7, "M": 30.4375, "Y": 365.25}
 """Days in a unit of an age string (PS3.5 6.2)."""
-
-SLICE_TAGS = [
-    "SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing",
-    "NominalScannedPixelSpacing",
-]  # fmt: skip
-"""The elements that :func:`~medzoo.io.folder.scan` groups slices by, and those that give their position."""
 
 _TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
@@ -197,8 +190,14 @@ class Plane:
         return matrix
 
 
-def plane_of(ds: Any, path: Path, frame: int = 0) -> Plane | None:
+def plane_of(ds: Any, path: Path, frame: int = 0, spacing: Any = None) -> Plane | None:
     """Return the plane of a frame, or ``None`` where the header does not give all of it.
+
+    Args:
+        ds: the data set, or an item of it that holds position and direction.
+        path: the file, for messages.
+        frame: which frame.
+        spacing: the data set that holds the pixel spacing, if that is another one.
 
     Raises:
         DataError: NaN or infinity, a wrong count, or directions that are not perpendicular unit vectors.
@@ -206,8 +205,8 @@ def plane_of(ds: Any, path: Path, frame: int = 0) -> Plane | None:
     position = finite_values(functional_group(ds, "PlanePositionSequence", frame), "ImagePositionPatient", 3, path)
     orientation = functional_group(ds, "PlaneOrientationSequence", frame)
     cosines = finite_values(orientation, "ImageOrientationPatient", 6, path)
-    spacing = pixel_spacing(ds, path, frame)
-    if position is None or cosines is None or spacing is None:
+    between = pixel_spacing(ds if spacing is None else spacing, path, frame)
+    if position is None or cosines is None or between is None:
         return None
     right, down = np.array(cosines[:3]), np.array(cosines[3:])
     lengths = np.array([np.linalg.norm(right), np.linalg.norm(down)])
@@ -216,7 +215,7 @@ def plane_of(ds: Any, path: Path, frame: int = 0) -> Plane | None:
             f"{path}: expected two perpendicular unit vectors in ImageOrientationPatient, "
             f"found {', '.join(f'{v:g}' for v in cosines)}. Export the image again."
         )
-    down, right = _TO_RAS @ down / lengths[1] * spacing[0], _TO_RAS @ right / lengths[0] * spacing[1]
+    down, right = _TO_RAS @ down / lengths[1] * between[0], _TO_RAS @ right / lengths[0] * between[1]
     return Plane(_TO_RAS @ np.array(position), down, right)
 
 

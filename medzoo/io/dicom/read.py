@@ -13,16 +13,15 @@ from numpy.typing import NDArray
 
 from medzoo.errors import DataError
 from medzoo.io.dicom import header
+from medzoo.io.dicom.frames import select_frames
 from medzoo.io.dicom.pixels import decode_pixels, load
 from medzoo.io.dicom.values import PixelValues, apply_modality, apply_voi, invert
-from medzoo.io.files import check_frame
 from medzoo.io.image import Image, as_native, handle_nan, merge_equal_channels
 from medzoo.io.options import ReadOptions
 
 __all__ = ["read_dicom"]
 
 _Values = tuple[NDArray[Any], str, tuple[float, float] | None]  # c f h w, its unit and its range
-_Geometry = tuple[NDArray[np.float64] | None, tuple[float, ...] | None]  # affine and spacing
 
 _QUANTITATIVE = frozenset({"CT", "PT", "NM"})
 """Modalities whose values are measurements: a window or MONOCHROME1 defines only how they are displayed."""
@@ -34,31 +33,33 @@ def read_dicom(path: Path, options: ReadOptions) -> Image:
     Raises:
         DataError: not an image, damaged, or not decodable.
     """
-    frame = options.frame
     ds = load(path, max_voxels=options.max_voxels)
     with header.wrap_dicom_errors(path, "a DICOM image") as issued:
         if kind := header.non_image_kind(ds):
             raise DataError(f"{path}: expected an image, found {kind}. Give the images it refers to.")
         frames = header.frame_count(ds)
-        check_frame(path, frame, frames)
-        chosen = [frame] if frame is not None else list(range(frames))
-        stored = decode_pixels(ds, path, frame if frames > 1 else None, options.max_voxels)
+        selected = select_frames(ds, path, options)
+        chosen = list(selected.frames)
+        stored = decode_pixels(ds, path, options.frame if frames > 1 else None, options.max_voxels)
+        if len(stored) == frames and chosen != list(range(frames)):
+            stored = stored[chosen]
         modality = header.modality_of(ds)
         notes: list[str] = []
         if not ds.get("Modality") and modality:
             notes.append(f"modality {modality} taken from the SOP class")
-        if frames > 1 and frame is not None:
-            notes.append(f"frame {frame} of {frames}")
         colour = stored.ndim == 4 or str(ds.get("PhotometricInterpretation")) == "PALETTE COLOR"
         values = _colour(stored, ds, notes) if colour else _grey(stored, ds, path, modality, chosen, notes)
         array, unit, value_range = values
-        affine, spacing = _geometry(ds, path, chosen, notes)
-        identity = header.identity_of(ds, path)
+        notes.extend(selected.notes)
+        if selected.channels > 1:  # 1 (c d) h w -> c d h w
+            array = array.reshape(selected.channels, -1, *array.shape[2:])
+        identity = header.identity_of(ds, path) | ({"stack": selected.stack} if selected.stack else {})
         array = as_native(handle_nan(array[:, 0] if len(chosen) == 1 else array, path, options.nan, notes))
         if issued:
             notes.append(f"pydicom issued {len(issued)} warnings about the header")
         part, age = header.body_part_of(ds), header.age_of(ds)
-        return Image(array, affine, spacing, modality, unit, value_range, identity, tuple(notes), part, age)
+        geometry = selected.affine, selected.spacing
+        return Image(array, *geometry, modality, unit, value_range, identity, tuple(notes), part, age, selected.warning)
 
 
 def _grey(stored: NDArray[Any], ds: Any, path: Path, modality: str, chosen: list[int], notes: list[str]) -> _Values:
@@ -119,26 +120,3 @@ def _colour(stored: NDArray[Any], ds: Any, notes: list[str]) -> _Values:
         bits = 8 * stored.dtype.itemsize
         notes.append("palette converted to RGB")
     return merge_equal_channels(np.moveaxis(stored, -1, 0), notes), f"{bits}-bit", (0.0, 2.0**bits - 1)
-
-
-def _geometry(ds: Any, path: Path, chosen: list[int], notes: list[str]) -> _Geometry:
-    """Return affine and spacing of a slice, or of frames at even steps along a line."""
-    if len(chosen) == 1:
-        plane = header.plane_of(ds, path, chosen[0])
-        spacing = header.pixel_spacing(ds, path, chosen[0])
-        if spacing is None:
-            notes.append("no pixel spacing")
-        return (plane.affine() if plane else None), spacing
-    planes = [plane for plane in (header.plane_of(ds, path, frame) for frame in chosen) if plane is not None]
-    if len(planes) < len(chosen):
-        notes.append("frames without a position in the patient")
-        return None, None
-    first = planes[0]
-    steps = np.diff([p.origin for p in planes], axis=0)
-    step = steps.mean(axis=0)
-    length = float(np.linalg.norm(step))
-    turned = max(float(np.abs(p.down - first.down).max() + np.abs(p.right - first.right).max()) for p in planes)
-    if not length or np.abs(steps - step).max() > 0.1 * length or turned > 1e-3:
-        notes.append("frames not at even steps along a line: no geometry")
-        return None, None
-    return first.affine(step), (length, float(np.linalg.norm(first.down)), float(np.linalg.norm(first.right)))
