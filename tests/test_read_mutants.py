@@ -58,11 +58,12 @@ def _run(folder: Path, kind: str, count: int) -> None:
 def main(kind: str, count: int, folder: Path) -> None:
     """Read the mutants of one kind; any other exception ends the process with its seed."""
     from medzoo.errors import MedzooError
-    from medzoo.io.read import read
+    from medzoo.io.options import ReadOptions
+    from medzoo.io.read import read_image
 
     bases = BASES[kind](folder)
     for path, _, _ in bases:
-        read(path)  # loads the libraries
+        read_image(path, ReadOptions())  # loads the libraries
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -75,7 +76,7 @@ def main(kind: str, count: int, folder: Path) -> None:
         sys.stdout.write(f"seed {seed} of {path.name}\n")
         sys.stdout.flush()
         try:
-            image = read(path, nan="zero", max_voxels=MOST_VOXELS)
+            image = read_image(path, ReadOptions(nan="zero", max_voxels=MOST_VOXELS))
             assert image.array.size <= MOST_VOXELS
             assert image.array.dtype.kind in "uif"
             assert np.isfinite(image.array.sum(dtype=np.float64))

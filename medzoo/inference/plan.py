@@ -6,6 +6,7 @@ import csv
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ Point = tuple[float, float, float]
 Points = str | os.PathLike[str] | Sequence[Sequence[float]]
 
 UNKNOWN_POINT: Point = (math.nan, math.nan, math.nan)
+_OWNER_TAGS = ("PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID")
 COLUMNS = ("coordX", "coordY", "coordZ")
 
 
@@ -222,6 +224,7 @@ def _with_points(
             "Add it, or give one image."
         )
     sign = -1.0 if frame == "LPS" else 1.0
+    _check_owners(images, points, who)
     planned: list[PlannedImage] = []
     unused = {name: len(own) for name, own in points.items() if name}
     for image in images:
@@ -243,6 +246,31 @@ def _with_points(
         )
     skipped |= {f"points of {name}": f"{count} points of a scan that was not given" for name, count in unused.items()}
     return planned
+
+
+def _check_owners(images: Sequence[PlannedImage], points: Mapping[str, list[Point]], who: str) -> None:
+    """Raise DataError if images of different patients, studies or frames of reference share a UID with points."""
+    owners: dict[str, set[tuple[str, ...]]] = {}
+    for image in images:
+        with suppress(DataError):
+            owners.setdefault(_series_name(image), set()).add(_owner(image))
+    for name, found in owners.items():
+        if len(found) > 1 and points.get(name):
+            raise DataError(
+                f"{who}: expected the points of {name} to belong to one scan, found {len(found)} images of different "
+                "patients, studies or frames of reference with this name. Give each with its own points."
+            )
+
+
+def _owner(planned: PlannedImage) -> tuple[str, ...]:
+    """Return what distinguishes scans with one series UID."""
+    image = planned.image[0] if isinstance(planned.image, tuple) else planned.image
+    if isinstance(image, Image):
+        return tuple(image.identity.get(key, "") for key in ("patient", "study"))
+    if identify(existing(image)) != "dicom":
+        return (str(image),)
+    ds = load(image, max_voxels=MAX_VOXELS, tags=list(_OWNER_TAGS))
+    return tuple(str(ds.get(keyword) or "") for keyword in _OWNER_TAGS)
 
 
 def _series_name(planned: PlannedImage) -> str:

@@ -77,7 +77,7 @@ def partial_header(file: Path) -> tuple[str, bool]:
             media = str(ds.file_meta.get("MediaStorageSOPClassUID") or "")
             if media and "SOPClassUID" not in ds:
                 ds.SOPClassUID = media
-            skipped = media == _MEDIA_DIRECTORY or header.non_image_kind(ds) is not None
+            skipped = media == _MEDIA_DIRECTORY or (_has_known_class(ds) and header.non_image_kind(ds) is not None)
             return str(ds.get("SeriesInstanceUID") or "").strip(), not skipped
     except DataError:
         return "", True
@@ -85,6 +85,8 @@ def partial_header(file: Path) -> tuple[str, bool]:
 
 def _classify_dicom(file: Path, ds: Any, complete: bool, options: ReadOptions) -> Found:
     own = slice_of(ds, file)
+    if not complete and not _has_known_class(ds) and header.modality_of(ds) == "":
+        return Found(file, "image", "", own, readable=False)
     if reason := _reason_to_skip(ds):
         return Found(file, "skip", reason, own)
     if not complete:
@@ -92,6 +94,13 @@ def _classify_dicom(file: Path, ds: Any, complete: bool, options: ReadOptions) -
     if header.frame_count(ds) > 1:
         return Found(file, "image", "", own, stacks=stack_names(ds, file, options))
     return Found(file, "image", "", own, _is_slice(own))
+
+
+def _has_known_class(ds: Any) -> bool:
+    """Return whether the SOP class is one of the standard's: a UID that is cut is not."""
+    from pydicom.uid import UID
+
+    return UID(str(ds.get("SOPClassUID") or "")).name.endswith("Storage")
 
 
 def _reason_to_skip(ds: Any) -> str:

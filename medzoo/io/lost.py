@@ -46,7 +46,11 @@ def assign_lost(unreadable: Sequence[Found], volumes: Sequence[Volume]) -> tuple
         if not image:
             continue
         if series:
-            targets = [i for i, volume in enumerate(volumes) if volume.series == series]
+            targets = [i for i, volume in enumerate(volumes) if volume.series == series] or [
+                i
+                for i in near
+                if volumes[i].series.startswith(series)  # the UID itself may be cut
+            ]
         else:
             targets = [i for i, names in near.items() if names.matches_name(one.path)]
             targets = targets or [i for i, names in near.items() if names.could_hold(one.path)]

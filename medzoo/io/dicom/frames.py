@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class Selection:
         warning: why this may not be the volume that was meant.
     """
 
-    frames: tuple[int, ...]
+    frames: Sequence[int]
     affine: NDArray[np.float64] | None = None
     spacing: tuple[float, ...] | None = None
     channels: int = 1
@@ -100,7 +101,7 @@ def _select(ds: Any, path: Path, options: ReadOptions) -> Selection:
         if options.stack:
             raise DataError(f"{path}: expected one stack, got stack={options.stack}. {_ORDER_UNKNOWN}")
         notes = ("frames without a position in the patient",)
-        return Selection(tuple(range(count)), notes=notes, warning=_ORDER_UNKNOWN)
+        return Selection(range(count), notes=notes, warning=_ORDER_UNKNOWN)
     stacks = split(frames)
     if are_channels(frames, stacks, options):
         chosen = [_volume(frames, stack, path) for stack in stacks]

@@ -39,8 +39,8 @@ def read_dicom(path: Path, options: ReadOptions) -> Image:
             raise DataError(f"{path}: expected an image, found {kind}. Give the images it refers to.")
         frames = header.frame_count(ds)
         selected = select_frames(ds, path, options)
-        chosen = list(selected.frames)
         stored = decode_pixels(ds, path, options.frame if frames > 1 else None, options.max_voxels)
+        chosen = list(selected.frames)
         if len(stored) == frames and chosen != list(range(frames)):
             stored = stored[chosen]
         modality = header.modality_of(ds)
@@ -52,6 +52,10 @@ def read_dicom(path: Path, options: ReadOptions) -> Image:
         array, unit, value_range = values
         notes.extend(selected.notes)
         if selected.channels > 1:  # 1 (c d) h w -> c d h w
+            if len(array) != 1:
+                raise DataError(
+                    f"{path}: expected grey stacks to read as channels, found colour. Choose one with stack=."
+                )
             array = array.reshape(selected.channels, -1, *array.shape[2:])
         identity = header.identity_of(ds, path) | ({"stack": selected.stack} if selected.stack else {})
         array = as_native(handle_nan(array[:, 0] if len(chosen) == 1 else array, path, options.nan, notes))
