@@ -8,13 +8,13 @@ import shutil
 
 import numpy as np
 import pytest
-from make_images import arrow, dataset, save, slice_fields, write_dicom, write_nifti, write_png
+from make_images import arrow, dataset, save, slice_fields, write_compressed, write_dicom, write_nifti, write_png
 from tensors import TINY
 
 import medzoo
 from medzoo.errors import ConfigError, DataError
 from medzoo.io.dicom.series import read_series
-from medzoo.io.folder import scan
+from medzoo.io.folder import group, scan
 from medzoo.io.options import ReadOptions
 from medzoo.io.read import read
 
@@ -334,6 +334,32 @@ def test_118_one_sop_instance_uid_with_two_contents(tmp_path):
     slices(tmp_path / "same", SOPInstanceUID="1.2.3")
     with pytest.warns(UserWarning, match="10 slices of the volume share a SOPInstanceUID"):
         read(tmp_path / "same")
+
+
+def test_118_compressed_pixels_that_are_cut(tmp_path):
+    from pydicom.uid import JPEG2000Lossless
+
+    for i in range(5):
+        pixels = VOLUME[i].astype(np.uint8)
+        write_compressed(tmp_path / f"{i}", pixels, JPEG2000Lossless, **slice_fields((0.0, 0.0, 2.0 * i), i + 1))
+    assert read(tmp_path).array.shape == (1, 5, 12, 16)
+    (tmp_path / "4").write_bytes((tmp_path / "4").read_bytes()[:-20])
+    with pytest.warns(UserWarning, match="1 file beside the slices cannot be read: 4"):
+        assert read(tmp_path).array.shape == (1, 4, 12, 16)
+
+
+def test_118_a_file_given_twice_is_predicted_twice(tmp_path, xray):
+    path = write_png(tmp_path / "x.png", VOLUME[0].astype(np.uint8))
+    assert len(medzoo.predict(xray, [path, path], allow_untrained=True)) == 2
+    paths = slices(tmp_path / "ct")
+    (item,) = group([*paths, *paths], tmp_path)
+    assert (len(item.paths), item.warning) == (10, "")
+
+
+def test_117_slices_without_a_series_number(tmp_path):
+    slices(tmp_path, 7, SeriesNumber=1)
+    slices(tmp_path, 3, 7)
+    assert all("Other stacks of the series have" in item.warning for item in scan(tmp_path))
 
 
 def test_118_a_folder_whose_files_are_all_lost_has_failed_results(tmp_path, cnn):

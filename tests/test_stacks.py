@@ -220,6 +220,25 @@ def test_119_a_part_of_an_image_that_was_stored_in_parts(tmp_path):
         read(path)
 
 
+def test_119_a_file_that_shows_lost_frames(tmp_path):
+    frames = interleaved("TemporalPositionIndex", [1, 2])
+    path = enhanced(tmp_path / "x", [one for one in frames if one["value"] != 203])
+    assert read(path, stack=0).warning == ""
+    with pytest.warns(UserWarning, match="Other stacks of the series have 1 slices where temporal position 2 has none"):
+        read(path, stack=1)
+    path = enhanced(tmp_path / "y", [{"z": 2 * i, "value": i} for i in range(3)])
+    import pydicom
+
+    ds = pydicom.dcmread(path)
+    for i, group in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        group.FrameContentSequence = [item(InStackPositionNumber=i + 2)]
+    with pytest.warns(UserWarning, match="1 of the numbers of the frames in their stack are missing"):
+        read(save(ds, path))
+    ds.NumberOfFrames, ds.PixelData = 2, ds.PixelData[:80]
+    with pytest.warns(UserWarning, match="The header describes 3 frames, the file has 2: some are missing"):
+        read(save(ds, path))
+
+
 def test_119_predict_takes_each_stack(tmp_path):
     rng = np.random.default_rng(0)
     frames = interleaved("EffectiveEchoTime", [10.0, 80.0], 5)
@@ -316,7 +335,7 @@ def test_119_slices_that_differ_without_sharing_a_position_are_a_warning(tmp_pat
     with pytest.warns(UserWarning, match="differ in what one volume has in common: 2 values of kVp"):
         read(classic(tmp_path / "x", frames))
     frames = [{"z": 2 * z, "value": z, "AcquisitionNumber": 1 + z % 2} for z in range(6)]
-    with pytest.warns(UserWarning, match="2 acquisitions that alternate"):
+    with pytest.warns(UserWarning, match="2 values of acquisition that alternate"):
         read(classic(tmp_path / "y", frames))
 
 

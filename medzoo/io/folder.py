@@ -103,8 +103,8 @@ def _is_dicom(item: ScanItem) -> bool:
 
 def _group(files: Sequence[Path], root: Path, options: ReadOptions | None) -> list[tuple[Path, ScanItem]]:
     """Return the items, each with the path to sort it by: the volumes of a series stay in the order of their values."""
-    found = [classify(file, options or ReadOptions()) for file in dict.fromkeys(files)]
-    slices = [one.header for one in found if one.header is not None and one.is_slice]
+    found = [classify(file, options or ReadOptions()) for file in files]
+    slices = list({one.path: one.header for one in found if one.header is not None and one.is_slice}.values())
     others = [one.header for one in found if one.header is not None and not one.is_slice and one.readable]
     volumes = volumes_of(slices, others, options or ReadOptions())
     lost, warnings = assign_lost([one for one in found if not one.readable], volumes)

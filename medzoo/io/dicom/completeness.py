@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medzoo.io.dicom.slices import Slice
 from medzoo.io.dicom.stacks import Frame, Stack
 from medzoo.io.dicom.tags import DISTINCTIONS
+
+if TYPE_CHECKING:
+    from medzoo.io.dicom.slices import Slice
 
 __all__ = ["declared_counts", "missing_numbers", "shorter_than_others"]
 
@@ -114,4 +117,6 @@ def shorter_than_others(frames: Sequence[Frame], stacks: Sequence[Stack], declar
 
 def _comparable(one: Frame, other: Frame) -> bool:
     parallel = np.abs(one.plane.down - other.plane.down).max() + np.abs(one.plane.right - other.plane.right).max()
-    return bool(parallel < 0.01) and all(one.values[w] == other.values[w] for w in _REGIONS)
+    return bool(parallel < 0.01) and all(
+        one.values[w] == other.values[w] or "" in (one.values[w], other.values[w]) for w in _REGIONS
+    )

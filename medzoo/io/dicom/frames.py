@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from medzoo.errors import DataError
 from medzoo.io.dicom import header
+from medzoo.io.dicom.completeness import shorter_than_others
 from medzoo.io.dicom.header import Plane
 from medzoo.io.dicom.stacks import (
     Frame,
@@ -79,6 +80,10 @@ def select_frames(ds: Any, path: Path, options: ReadOptions) -> Selection:
             gap, or are not along one line.
     """
     found = _select(ds, path, options)
+    described = len(ds.get("PerFrameFunctionalGroupsSequence") or ())
+    if options.frame is None and described > (count := header.frame_count(ds)):
+        lost = f"The header describes {described} frames, the file has {count}: some are missing."
+        found = replace(found, warning=" ".join(filter(None, (found.warning, lost))))
     part, parts = ds.get("InConcatenationNumber"), ds.get("InConcatenationTotalNumber")
     if options.frame is None and parts and int(parts) > 1:
         incomplete = f"The file is part {part or '?'} of {parts} of an image that was stored in parts."
@@ -92,6 +97,7 @@ def _select(ds: Any, path: Path, options: ReadOptions) -> Selection:
     if options.frame is not None and options.stack is not None:
         raise DataError(f"{path}: expected frame or stack, got both. A frame is counted in the file: give one.")
     if count <= 1 or options.frame is not None:
+        options.refuse(path, "a DICOM file of one frame", "channel_axis")
         if options.stack:
             choose_stack([Stack((0,))], options.stack, str(path))
         frame = options.frame or 0
@@ -113,7 +119,26 @@ def _select(ds: Any, path: Path, options: ReadOptions) -> Selection:
             f"{path}: expected stacks of the same geometry for channel_axis={options.channel_axis}, found "
             f"{len(stacks)}: {list_stacks(stacks)}. Choose one with stack=."
         )
-    return _volume(frames, choose_stack(stacks, options.stack, str(path)), path)
+    chosen_stack = choose_stack(stacks, options.stack, str(path))
+    short = shorter_than_others(frames, stacks, _declared(ds, frames))[stacks.index(chosen_stack)]
+    volume = _volume(frames, chosen_stack, path)
+    return replace(volume, warning=" ".join(filter(None, (volume.warning, short, _holes(ds, chosen_stack)))))
+
+
+def _declared(ds: Any, frames: Sequence[Frame]) -> list[int]:
+    """Return for each frame how many slices the header declares in its volume; 0 where it does not."""
+    declared = header.float_values(ds, "NumberOfSlices")
+    return [int(declared[0]) if declared else 0] * len(frames)
+
+
+def _holes(ds: Any, stack: Stack) -> str:
+    """Return a warning if the numbers of the frames in their stack do not run from 1 without holes."""
+    items = ds.get("PerFrameFunctionalGroupsSequence") or ()
+    contents = [items[i].get("FrameContentSequence") for i in stack.members] if items else []
+    numbers = {int(one[0].get("InStackPositionNumber") or 0) for one in contents if one}
+    if len(numbers) < len(stack.members) or 0 in numbers or max(numbers) == len(numbers):
+        return ""
+    return f"{max(numbers) - len(numbers)} of the numbers of the frames in their stack are missing."
 
 
 def stack_names(ds: Any, path: Path, options: ReadOptions) -> tuple[str, ...]:

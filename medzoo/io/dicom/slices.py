@@ -63,6 +63,8 @@ _PLANE = (
 _GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _HEAD = 8192
+_TAIL = 2**16
+_DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"  # ends compressed pixels; little more follows them
 _PIXELS = (b"\xe0\x7f\x08\x00", b"\xe0\x7f\x09\x00", b"\xe0\x7f\x10\x00")
 
 
@@ -234,7 +236,10 @@ def _has_pixels(file: BinaryIO) -> bool:
     explicit = element[4:6].isalpha() and element[4:6].isupper()
     length = int.from_bytes(element[8:12] if explicit else element[4:8], order)  # type: ignore[arg-type]
     left = os.fstat(file.fileno()).st_size - start - (12 if explicit else 8)
-    return left > 0 if length == 0xFFFFFFFF else left >= length > 0
+    if length != 0xFFFFFFFF:
+        return left >= length > 0
+    file.seek(-min(max(left, 0), _TAIL), os.SEEK_END)
+    return _DELIMITER in file.read()
 
 
 @cache

@@ -33,7 +33,10 @@ _ALWAYS = tuple(i for i, one in enumerate(DISTINCTIONS) if one.use == "always")
 _OTHERS = tuple(i for i, one in enumerate(DISTINCTIONS) if one.use != "always")
 _TIMES = tuple(i for i, one in enumerate(DISTINCTIONS) if one.use == "time")
 _EQUAL = tuple(i for i, one in enumerate(DISTINCTIONS) if one.expected_equal)
-_ACQUISITION = next(i for i, one in enumerate(DISTINCTIONS) if one.name == "acquisition")
+# Not the acquisition time, which alternates where odd and even slices are acquired one after the other.
+_ALTERNATING = tuple(
+    i for i, one in enumerate(DISTINCTIONS) if one.name in ("acquisition", "time offset", "trigger time")
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,10 +120,11 @@ def suspicions(frames: Sequence[Frame]) -> str:
         values = list(dict.fromkeys(one.values[i] for one in frames if one.values[i]))
         if len(values) > 1:
             found.append(f"{len(values)} values of {DISTINCTIONS[i].name}")
-    numbers = [one.values[_ACQUISITION] for one in frames]
-    distinct = len(set(numbers))
-    if 1 < distinct <= len(numbers) / 2 and sum(a != b for a, b in pairwise(numbers)) >= distinct:
-        found.append(f"{distinct} acquisitions that alternate")
+    for i in _ALTERNATING:
+        numbers = [one.values[i] for one in frames]
+        distinct = len(set(numbers))
+        if 1 < distinct <= len(numbers) / 2 and sum(a != b for a, b in pairwise(numbers)) >= distinct:
+            found.append(f"{distinct} values of {DISTINCTIONS[i].name} that alternate")
     if not found:
         return ""
     return f"The slices differ in what one volume has in common: {'; '.join(found)}. Two may be mixed."

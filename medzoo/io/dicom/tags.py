@@ -71,7 +71,7 @@ DISTINCTIONS = (
     _row("repetition time", "MRTimingAndRelatedParametersSequence/RepetitionTime", "RepetitionTime"),
     _row("dimension", "FrameContentSequence/DimensionIndexValues"),
     _row("acquisition", "FrameContentSequence/FrameAcquisitionNumber", "AcquisitionNumber", use="time"),
-    _row("time offset", "TemporalPositionSequence/TemporalPositionTimeOffset", use="time"),
+    _row("time offset", "TemporalPositionSequence/TemporalPositionTimeOffset", "FrameReferenceTime", use="time"),
     _row(
         "trigger time", "CardiacSynchronizationSequence/NominalCardiacTriggerDelayTime", "TriggerTime", use="time"
     ),
