@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,7 @@ class Series:
     frame_of_reference: int = 0
     slices: int = 4
     start: int = 0
+    step: int = 1
     phases: int = 1
     by: str = "temporal"
     numbering: str = "series"  # or "phase", "none"
@@ -54,21 +55,52 @@ class Truth:
 HARMS = ("deleted", "empty", "cut", "preamble", "garbage", "copy", "recoded", "overwritten")
 
 
+LOSSES = ("deleted", "deleted", "empty", "cut", "preamble", "garbage")
+
+
 @st.composite
-def series(draw):
-    slices = draw(st.integers(2, 5))
-    phases = draw(st.sampled_from([1, 1, 1, 2, 3]))
-    total = slices * phases
-    harm = draw(
-        st.lists(st.tuples(st.integers(0, total - 1), st.sampled_from(HARMS)), max_size=3, unique_by=lambda h: h[0])
-    )
-    return Series(
-        patient=draw(st.integers(0, 1)), study=draw(st.integers(0, 1)), uid=draw(st.integers(0, 1)),
-        frame_of_reference=draw(st.integers(0, 1)), slices=slices, start=draw(st.sampled_from([0, 0, slices, 7])),
-        phases=phases, by=draw(st.sampled_from(sorted(PHASES))),
-        numbering=draw(st.sampled_from(["series", "series", "phase", "none"])), harm=tuple(harm),
-        folder=draw(st.sampled_from(["", "a", "b"])),
+def harms(draw, slices, phases):
+    """Return what happened to which slices: nothing, the end or the start of a phase lost, or a few at random."""
+    how = draw(st.sampled_from(["none", "none", "end", "start", "disjoint", "random"]))
+    if how == "none":
+        return ()
+    if how == "random":
+        index = st.integers(0, slices * phases - 1)
+        pairs = st.lists(st.tuples(index, st.sampled_from(HARMS)), max_size=3, unique_by=lambda h: h[0])
+        return tuple(draw(pairs))
+    kind, count = draw(st.sampled_from(LOSSES)), draw(st.integers(1, slices - 1))
+    if how == "disjoint":  # each position keeps one phase
+        keep = [draw(st.integers(0, phases - 1)) for _ in range(slices)]
+        return tuple(
+            (p * slices + z, kind) for p in range(phases) for z in range(slices) if phases > 1 and keep[z] != p
+        )
+    phase = draw(st.integers(0, phases - 1))
+    lost = range(count) if how == "start" else range(slices - count, slices)
+    return tuple((phase * slices + z, kind) for z in lost)
+
+
+@st.composite
+def series(draw, base=None):
+    """Return a series; with ``base``, one that differs little from it, and continues, repeats or alternates with it."""
+    slices, phases = draw(st.integers(2, 5)), draw(st.sampled_from([1, 1, 2, 3]))
+    one = Series(
+        slices=slices, phases=phases, by=draw(st.sampled_from(sorted(PHASES))), step=draw(st.sampled_from([1, 1, 2])),
+        numbering=draw(st.sampled_from(["series", "series", "phase", "none"])), harm=draw(harms(slices, phases)),
+        folder=draw(st.sampled_from(["", "", "a"])),
     )  # fmt: skip
+    if base is None:
+        return one
+    for name in draw(st.sets(st.sampled_from(["patient", "study", "uid", "frame_of_reference"]), max_size=2)):
+        one = replace(one, **{name: 1})
+    start = draw(st.sampled_from([0, base.start + base.step * base.slices, 1]))
+    step = draw(st.sampled_from([base.step, one.step]))
+    return replace(one, start=start, step=step, phases=1 if draw(st.booleans()) else phases)
+
+
+@st.composite
+def several(draw):
+    base = draw(series())
+    return [base, *draw(st.lists(series(base), max_size=2))]
 
 
 def write(root, studies, names):
@@ -76,7 +108,7 @@ def write(root, studies, names):
     truth = Truth()
     counter = 0
     for k, one in enumerate(studies):
-        harm = dict(one.harm)
+        harm = {i: how for i, how in one.harm if i < one.slices * one.phases}
         for phase in range(one.phases):
             values, complete = [], True
             for z in range(one.slices):
@@ -84,7 +116,7 @@ def write(root, studies, names):
                 value = 1 + k * 100 + phase * 20 + z  # unique in the study
                 values.append(value)
                 number = {"series": index + 1, "phase": z + 1, "none": None}[one.numbering]
-                fields = slice_fields((0.0, 0.0, 2.0 * (one.start + z))) | {
+                fields = slice_fields((0.0, 0.0, 2.0 * (one.start + one.step * z))) | {
                     "SOPInstanceUID": f"{UID}.{k}.{index + 1}",
                     "PatientID": f"P{one.patient}", "PatientName": f"N{one.patient}", "PatientBirthDate": None,
                     "StudyInstanceUID": f"{UID}.9.{one.study}", "SeriesInstanceUID": f"{UID}.8.{one.uid}",
@@ -177,14 +209,19 @@ def check_image(image, truth, studies):
 
 
 def is_one_volume(values, joined, studies):
-    """Return whether two series of one identity that continue each other in space and share every tag were joined."""
-    owners = [studies[(v[0] - 1) // 100] for v in joined]
-    same = {(s.patient, s.study, s.uid, s.frame_of_reference) for s in owners}
-    return len(same) == 1 and (
-        len({(s.phases > 1, s.by if s.phases > 1 else "") for s in owners}) >= 1
-        and len(owners) > 1
-        and any(s.phases == 1 or s.by not in ALWAYS for s in owners)
-    )
+    """Return whether series with one UID that continue each other in space have no tag or number that differs."""
+    owners = {studies[(v[0] - 1) // 100] for v in joined}
+    if len({(s.patient, s.study, s.uid, s.frame_of_reference) for s in owners}) != 1:
+        return False
+    tags, numbers = set(), []
+    for value in values:
+        one = studies[(value - 1) // 100]
+        phase, z = divmod((value - 1) % 100, 20)
+        tags.add((one.by, phase) if one.phases > 1 and one.by != "trigger" and one.by != "acquisition" else "")
+        numbers.append({"series": phase * one.slices + z + 1, "phase": z + 1, "none": None}[one.numbering])
+    known = [number for number in numbers if number is not None]
+    # A single block of acquisitions or trigger times is what scans in steps have.
+    return len(tags - {""}) <= 1 and (len(set(known)) == len(known) or len(set(known)) < 2)
 
 
 def undetectable(studies, k, phase):
@@ -216,7 +253,8 @@ def check_folders(root, truth, studies):
             check_image(image, truth, studies)
 
 
-STUDIES = st.lists(series(), min_size=1, max_size=3)
+DISJOINT = tuple((i, "deleted") for i in (0, 2, 5, 7))
+STUDIES = several()
 NAMES = st.permutations(range(8))
 
 
@@ -225,6 +263,10 @@ NAMES = st.permutations(range(8))
 @example([Series(patient=0), Series(patient=1, start=4)], list(range(8)))
 @example([Series(frame_of_reference=0), Series(frame_of_reference=1, start=4)], list(range(8)))
 @example([Series(phases=2, harm=((0, "deleted"), (5, "deleted")))], list(range(8)))
+@example([Series(phases=2, numbering="phase", harm=DISJOINT)], list(range(8)))
+@example([Series(phases=2, by="kvp", numbering="phase", harm=DISJOINT)], list(range(8)))
+@example([Series(phases=2, by="acquisition", numbering="phase", harm=DISJOINT)], list(range(8)))
+@example([Series(), Series(uid=0, start=4)], list(range(8)))
 def test_117_118_119_no_image_is_mixed_or_incomplete_in_silence(studies, names):
     check(studies, names)
 

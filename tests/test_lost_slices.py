@@ -367,3 +367,10 @@ def test_118_a_folder_whose_files_are_all_lost_has_failed_results(tmp_path, cnn)
         path.write_bytes(path.read_bytes()[:300])
     found = medzoo.predict(cnn, tmp_path, allow_untrained=True)
     assert len(found.errors) == 10
+
+
+def test_117_two_series_that_share_every_tag_share_numbers(tmp_path):
+    slices(tmp_path, 5)
+    slices(tmp_path, 5, 5, InstanceNumber=lambda i: i - 4, SOPInstanceUID=lambda i: f"1.2.3.{i}")
+    (item,) = scan(tmp_path)
+    assert "10 slices of the volume share an instance number: slices of two series may be mixed." in item.warning

@@ -14,7 +14,7 @@ from medzoo.io.dicom.tags import DISTINCTIONS
 if TYPE_CHECKING:
     from medzoo.io.dicom.slices import Slice
 
-__all__ = ["declared_counts", "missing_numbers", "shorter_than_others"]
+__all__ = ["declared_counts", "missing_numbers", "repeated_numbers", "shorter_than_others"]
 
 _LISTED = 5
 _ROUND = 100  # a numbering that starts after a multiple of it, such as at 1001, is a scheme
@@ -47,6 +47,16 @@ def missing_numbers(
         f"{len(missing)} of the instance numbers of the series {'are' if len(missing) > 1 else 'is'} missing "
         f"({listed}): slices may be missing."
     )
+
+
+def repeated_numbers(slices: Sequence[Slice]) -> str:
+    """Return a warning if slices of one volume share an instance number, unless all have the same."""
+    numbers = [one.number for one in slices if one.number is not None]
+    distinct = len(set(numbers))
+    if distinct < 2 or distinct == len(numbers):
+        return ""
+    shared = sum(count for count in Counter(numbers).values() if count > 1)
+    return f"{shared} slices of the volume share an instance number: slices of two series may be mixed."
 
 
 def _holes(numbers: set[int], elsewhere: Mapping[str, set[int]]) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from medzoo.io.dicom.completeness import declared_counts, missing_numbers, shorter_than_others
+from medzoo.io.dicom.completeness import declared_counts, missing_numbers, repeated_numbers, shorter_than_others
 from medzoo.io.dicom.slices import IDENTITY, Slice, describe_difference, frames_with_planes, without_copies
 from medzoo.io.dicom.stacks import Stack, are_channels, split
 from medzoo.io.options import ReadOptions
@@ -88,9 +88,11 @@ def _stacks(
     frames = frames_with_planes(placed)
     stacks = split(frames) if placed else []
     together = [one for one in together if one.path not in copied]
-    whole = [absent, missing_numbers(together, [[placed[i] for i in s.members] for s in stacks], elsewhere)]
+    volumes = [[placed[j] for j in stack.members] for stack in stacks]
+    whole = [absent, missing_numbers(together, volumes, elsewhere)]
     whole.append(declared_counts(together, len(stacks)))
     shorter = shorter_than_others(frames, stacks, [one.counts[1] for one in placed])
+    shorter = [" ".join(filter(None, (s, repeated_numbers(v)))) for s, v in zip(shorter, volumes, strict=True)]
     if are_channels(frames, stacks, options):
         stacks, shorter = [Stack(tuple(i for s in stacks for i in s.members))], [""]
     if not stacks:
