@@ -21,7 +21,8 @@ from medzoo.io.read import read, read_image
 NO_POSITION = "The frames have no position: their order and distance are not known"
 GROUPS = {
     "StackID": "FrameContentSequence", "TemporalPositionIndex": "FrameContentSequence",
-    "FrameAcquisitionNumber": "FrameContentSequence", "DimensionIndexValues": "FrameContentSequence",
+    "FrameAcquisitionNumber": "FrameContentSequence",
+    "FrameAcquisitionDateTime": "FrameContentSequence", "DimensionIndexValues": "FrameContentSequence",
     "EffectiveEchoTime": "MREchoSequence", "DiffusionBValue": "MRDiffusionSequence",
     "NominalPercentageOfCardiacPhase": "CardiacSynchronizationSequence",
     "NominalCardiacTriggerDelayTime": "CardiacSynchronizationSequence", "KVP": "CTXRayDetailsSequence",
@@ -303,6 +304,14 @@ def test_119_each_slice_has_a_time_of_its_own_in_each_phase(tmp_path):
     folder = classic(tmp_path / "x", frames)
     assert values(read(folder, stack=0)) == [0, 1, 2, 3]
     assert values(read(folder, stack=1)) == [100, 101, 102, 103]
+
+
+def test_119_times_with_a_date_keep_their_digits(tmp_path):
+    times = ["20200101120000.25", "20200101120000.75"]
+    folder = classic(tmp_path / "x", interleaved("AcquisitionDateTime", times))
+    assert values(read(folder, stack=1)) == [200, 201, 202, 203]
+    path = enhanced(tmp_path / "y", interleaved("FrameAcquisitionDateTime", times))
+    assert values(read(path, stack=1)) == [200, 201, 202, 203]
 
 
 def test_119_tags_that_disagree_leave_duplicates_which_are_refused(tmp_path):

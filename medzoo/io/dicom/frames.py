@@ -117,7 +117,7 @@ def _select(ds: Any, path: Path, options: ReadOptions) -> Selection:
     if options.channel_axis is not None:
         raise DataError(
             f"{path}: expected stacks of the same geometry for channel_axis={options.channel_axis}, found "
-            f"{len(stacks)}: {list_stacks(stacks)}. Choose one with stack=."
+            f"{len(stacks)}: {list_stacks(stacks)}. Leave channel_axis out."
         )
     chosen_stack = choose_stack(stacks, options.stack, str(path))
     short = shorter_than_others(frames, stacks, _declared(ds, frames))[stacks.index(chosen_stack)]

@@ -54,7 +54,7 @@ def read_dicom(path: Path, options: ReadOptions) -> Image:
         if selected.channels > 1:  # 1 (c d) h w -> c d h w
             if len(array) != 1:
                 raise DataError(
-                    f"{path}: expected grey stacks to read as channels, found colour. Choose one with stack=."
+                    f"{path}: expected grey stacks to read as channels, found colour. Read them one by one."
                 )
             array = array.reshape(selected.channels, -1, *array.shape[2:])
         identity = header.identity_of(ds, path) | ({"stack": selected.stack} if selected.stack else {})

@@ -6,6 +6,7 @@ The slices of a series and the frames of a multi-frame file are treated alike. D
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
@@ -150,7 +151,8 @@ def choose_stack(stacks: Sequence[Stack], stack: int | None, where: str) -> Stac
     """
     if len(stacks) > 1 and stack is None:
         raise DataError(
-            f"{where}: expected one volume, found {len(stacks)} stacks: {list_stacks(stacks)}. Choose one with stack=."
+            f"{where}: expected one volume, found {len(stacks)} stacks: {list_stacks(stacks)}. "
+            f"Choose one with stack=0 to {len(stacks) - 1}."
         )
     if (stack or 0) >= len(stacks):
         raise DataError(f"{where}: expected stack below {len(stacks)}, got stack={stack}. Count stacks from 0.")
@@ -198,9 +200,10 @@ def _by_values(frames: Sequence[Frame], members: Sequence[int], which: Sequence[
 
 def _natural(value: str) -> tuple[float, str]:
     try:
-        return float(value), ""
+        number = float(value)
     except ValueError:
-        return (float("inf") if value else float("-inf")), value
+        number = math.nan
+    return (number, "") if math.isfinite(number) else (math.inf if value else -math.inf, value)
 
 
 def _sorted(frames: Sequence[Frame], members: Sequence[int]) -> list[int]:

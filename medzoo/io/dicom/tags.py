@@ -166,8 +166,10 @@ def _plain(value: Any) -> str:
 
 
 def _number(value: Any) -> str:
+    """Return a number as text that is equal for equal numbers, with the digits of a time; other text as it is."""
     text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
     try:
-        return f"{float(text):.6g}" if len(text) < 17 else text.strip()
+        number = float(text)
     except ValueError:
         return text.strip()
+    return f"{number:.6g}" if abs(number) < 1e5 else f"{number:.17g}"
