@@ -374,3 +374,9 @@ def test_117_two_series_that_share_every_tag_share_numbers(tmp_path):
     slices(tmp_path, 5, 5, InstanceNumber=lambda i: i - 4, SOPInstanceUID=lambda i: f"1.2.3.{i}")
     (item,) = scan(tmp_path)
     assert "10 slices of the volume share an instance number: slices of two series may be mixed." in item.warning
+
+
+def test_118_a_gap_names_the_files_that_cannot_be_read(tmp_path):
+    slices(tmp_path)[4].write_bytes(b"")
+    with pytest.raises(DataError, match=r"A slice is missing.* 1 file beside the slices cannot be read: IM0004"):
+        read(tmp_path)
