@@ -36,6 +36,9 @@ def assign_lost(unreadable: Sequence[Found], volumes: Sequence[Volume]) -> tuple
     lost: dict[Path, str] = {}
     by_volume: dict[int, list[Path]] = {}
     neighbours = _Neighbourhood(volumes) if unreadable and volumes else None
+    by_series: dict[str, list[int]] = {}
+    for i, volume in enumerate(volumes):
+        by_series.setdefault(volume.series, []).append(i)
     for one in unreadable if neighbours else ():
         near = neighbours.of(one.path) if neighbours else {}
         series, image = (one.header.of("series"), True) if one.header else ("", True)
@@ -46,7 +49,7 @@ def assign_lost(unreadable: Sequence[Found], volumes: Sequence[Volume]) -> tuple
         if not image:
             continue
         if series:
-            targets = [i for i, volume in enumerate(volumes) if volume.series == series] or [
+            targets = by_series.get(series) or [
                 i
                 for i in near
                 if volumes[i].series.startswith(series)  # the UID itself may be cut

@@ -62,15 +62,16 @@ def repeated_numbers(slices: Sequence[Slice]) -> str:
 def _holes(numbers: set[int], elsewhere: Mapping[str, set[int]]) -> list[int]:
     if len(numbers) < 2 or min(numbers) < 0:
         return []
-    known = numbers.union(*(other for other in elsewhere.values() if not other & numbers))
     low, high = min(numbers), max(numbers)
-    inner: list[int] = []
-    if high - low < 5 * len(numbers):  # otherwise the numbers are not consecutive by design
-        inner = [n for n in range(low, high) if n not in known]
-    head: list[int] = []
+    missing: list[int] = []
     if low - 1 <= 3 * len(numbers) and (low - 1) % _ROUND:
-        head = [n for n in range(1, low) if n not in known]
-    return head + inner
+        missing += range(1, low)
+    if high - low < 5 * len(numbers):  # otherwise the numbers are not consecutive by design
+        missing += [n for n in range(low, high) if n not in numbers]
+    if not missing:
+        return []
+    known: set[int] = set().union(*(other for other in elsewhere.values() if not other & numbers))
+    return [n for n in missing if n not in known]
 
 
 def declared_counts(slices: Sequence[Slice], stacks: int) -> str:

@@ -46,17 +46,18 @@ def volumes_of(slices: Sequence[Slice], others: Sequence[Slice], options: ReadOp
     by_series: dict[str, list[Slice]] = {}
     for one in slices:
         by_series.setdefault(one.of("series"), []).append(one)
+    beside: dict[str, list[Slice]] = {}
+    for one in others:
+        beside.setdefault(one.of("series"), []).append(one)
     numbers = _numbers_by_study([*slices, *others])
     found: list[Volume] = []
     for series, own in by_series.items():
-        found += _volumes_of_series(
-            series, own, [one for one in others if one.of("series") == series], numbers, options
-        )
+        found += _volumes_of_series(own, beside.get(series, []), numbers, options)
     return found
 
 
 def _volumes_of_series(
-    series: str, slices: list[Slice], others: list[Slice], numbers: dict[str, dict[str, set[int]]], options: ReadOptions
+    slices: list[Slice], others: list[Slice], numbers: dict[str, dict[str, set[int]]], options: ReadOptions
 ) -> list[Volume]:
     groups: dict[tuple[str, ...], list[Slice]] = {}
     for one in slices:
@@ -71,7 +72,7 @@ def _volumes_of_series(
         ]
         together = [one for key, group in groups.items() if key[:5] == identity[:5] for one in group]
         together += [one for one in others if one.identity[:5] == identity[:5]]
-        elsewhere = {uid: n for uid, n in numbers.get(own[0].of("study"), {}).items() if uid != series}
+        elsewhere = numbers.get(own[0].of("study"), {})
         found += _stacks(own, together, elsewhere, named, absent, options)
     return found
 
