@@ -13,7 +13,8 @@ from PIL import Image as Pillow
 
 from medzoo.errors import DataError
 from medzoo.io.folder import scan
-from medzoo.io.read import read
+from medzoo.io.options import ReadOptions
+from medzoo.io.read import read, read_image
 
 
 def test_reading_loads_no_library_before_it_is_needed():
@@ -26,21 +27,26 @@ def test_reading_loads_no_library_before_it_is_needed():
 def test_every_small_set_is_read_or_refused(data):
     folders = ["brain_mr", "chest_ct", "chestxray14_1024px", "chestxray14_dicom", "ct_slices", "dicom_edge_cases"]
     sources = [source for folder in folders for source in scan(data / folder)]
-    refused = {}
+    refused, warned = {}, {source.label: source.warning for source in sources if source.warning}
     for source in sources:
         for path in source.paths if source.kind != "skip" else ():
             try:
-                image = read(path)
+                image = read_image(path, ReadOptions())
             except DataError as error:
                 refused[path.name] = str(error)
                 continue
+            if image.warning:
+                warned[path.name] = image.warning
             assert np.isfinite(image.array).all()
             assert image.array.flags.c_contiguous
             if image.value_range:
                 assert image.value_range[0] <= image.array.min() <= image.array.max() <= image.value_range[1]
     assert set(refused) == {"pydicom-data__emri_small_jpeg_2k_lossless_too_short.dcm"}
+    names = ("emri_small", "emri_small_RLE", "emri_small_big_endian")
+    order = "The frames have no position: their order and distance are not known."
+    assert warned == {f"pydicom-data__{name}.dcm": order for name in names}
     kinds = Counter(source.kind for source in sources)
-    assert kinds == {"image": 41, "series": 4, "skip": 5}
+    assert kinds == {"image": 43, "series": 3, "skip": 5}
     assert {s.reason for s in sources if s.kind == "skip"} == {"not an image file", "a segmentation (SEG)"}
 
 
@@ -96,7 +102,7 @@ def test_74_the_copy_relabelled_monochrome1_is_the_exact_inverse(data):
 def test_78_multiframe_reads_the_same_raw_rle_and_big_endian(data):
     folder = data / "dicom_edge_cases"
     names = ("emri_small", "emri_small_RLE", "emri_small_big_endian")
-    raw, *others = [read(folder / f"pydicom-data__{name}.dcm") for name in names]
+    raw, *others = [read_image(folder / f"pydicom-data__{name}.dcm", ReadOptions()) for name in names]
     assert raw.array.shape == (1, 10, 64, 64)
     for other in others:
         np.testing.assert_array_equal(other.array, raw.array)

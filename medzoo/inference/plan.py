@@ -6,6 +6,7 @@ import csv
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ Point = tuple[float, float, float]
 Points = str | os.PathLike[str] | Sequence[Sequence[float]]
 
 UNKNOWN_POINT: Point = (math.nan, math.nan, math.nan)
+_OWNER_TAGS = ("PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID")
 COLUMNS = ("coordX", "coordY", "coordZ")
 
 
@@ -44,6 +46,8 @@ class PlannedImage:
         point: centre of a patch in mm, RAS.
         given_point: the same point in the caller's frame.
         warning: what is known against the image before it is read.
+        stack: which stack of a multi-frame file with several.
+        stack_name: what distinguishes the image from the others of its series, for its identity.
     """
 
     label: str
@@ -52,6 +56,12 @@ class PlannedImage:
     point: Point | None = None
     given_point: Point | None = None
     warning: str = ""
+    stack: int | None = None
+    stack_name: str = ""
+
+    def annotate(self, image: Image) -> Image:
+        """Return the image with what the plan knows about it."""
+        return image.with_stack(self.stack_name).with_warning(self.warning)
 
 
 @dataclass(frozen=True)
@@ -79,6 +89,7 @@ def plan(
         DataError: a path cannot be opened, or no point belongs to an image.
         InputError: something that is not an image.
     """
+    options = ReadOptions(channels=model.input_spec.channels)
     is_list = isinstance(source, (list, tuple))
     sources: Sequence[Any] = source if isinstance(source, (list, tuple)) else [source]
     files = [Path(item) for item in sources if isinstance(item, (str, os.PathLike)) and not _is_folder(item)]
@@ -94,13 +105,13 @@ def plan(
         elif not str(item).strip():
             raise InputError(f"{model.name}: expected a path, got an empty one. Check the variable it came from.")
         elif _is_folder(item):
-            found = _from_scan(model, scan(item), skipped)
+            found = _from_scan(model, scan(item, options), skipped)
             one_image &= len(found) == 1 and isinstance(found[0].image, tuple)
             images += found
-        elif len(files) == 1:
-            images.append(PlannedImage(str(item), Path(item), in_memory=False))
-        elif files:  # the first of several: they are grouped by series, as the files of a folder are
-            images += _from_scan(model, group(files, Path()), skipped)
+        elif files:  # the first file: all are grouped into volumes, as the files of a folder are
+            found = _files(model, files, options, skipped)
+            one_image &= len(found) == 1
+            images += found
             files = []
     single = not is_list and one_image and points is None
     transform(model).check_point(None if points is None else (0.0, 0.0, 0.0))
@@ -170,16 +181,31 @@ def _labelled(item: Image | NDArray[Any] | Tensor, label: str) -> Image:
     return replace(item, identity={**item.identity, "file": label})
 
 
+def _files(model: Classifier, files: list[Path], options: ReadOptions, skipped: dict[str, str]) -> list[PlannedImage]:
+    """Return the images among files that were given by name; a single one is an image whatever it is."""
+    items = group(files, Path(), options)
+    if len(files) == 1:
+        items = [replace(item, kind="image", reason="") for item in items]
+    return _from_scan(model, items, skipped)
+
+
 def _from_scan(model: Classifier, items: Sequence[ScanItem], skipped: dict[str, str]) -> list[PlannedImage]:
     """Return the images among the items, and add the others to ``skipped``; a 2D model takes the slices of a series."""
     images = []
+    volumes = model.input_spec.dims == 3
     for item in items:
-        if item.kind == "skip":
-            skipped[str(item.paths[0])] = item.reason
-        elif item.kind == "series" and model.input_spec.dims == 3:
-            images.append(PlannedImage(str(item.paths[0]), item.paths, in_memory=False, warning=item.warning))
-        else:
-            images += [PlannedImage(str(file), file, in_memory=False) for file in item.paths]
+        label = str(item.paths[0])
+        if item.kind == "skip" or (item.kind == "lost" and volumes):
+            skipped[label] = item.reason
+        elif volumes:
+            image = item.paths if item.kind == "series" else item.paths[0]
+            images.append(
+                PlannedImage(
+                    label, image, in_memory=False, warning=item.warning, stack=item.stack, stack_name=item.name
+                )
+            )
+        else:  # slices are images of their own, and so are those that are lost
+            images += [PlannedImage(str(file), file, in_memory=False, stack=item.stack) for file in item.paths]
     return images
 
 
@@ -198,6 +224,7 @@ def _with_points(
             "Add it, or give one image."
         )
     sign = -1.0 if frame == "LPS" else 1.0
+    _check_owners(images, points, who)
     planned: list[PlannedImage] = []
     unused = {name: len(own) for name, own in points.items() if name}
     for image in images:
@@ -219,6 +246,31 @@ def _with_points(
         )
     skipped |= {f"points of {name}": f"{count} points of a scan that was not given" for name, count in unused.items()}
     return planned
+
+
+def _check_owners(images: Sequence[PlannedImage], points: Mapping[str, list[Point]], who: str) -> None:
+    """Raise DataError if images of different patients, studies or frames of reference share a UID with points."""
+    owners: dict[str, set[tuple[str, ...]]] = {}
+    for image in images:
+        with suppress(DataError):
+            owners.setdefault(_series_name(image), set()).add(_owner(image))
+    for name, found in owners.items():
+        if len(found) > 1 and points.get(name):
+            raise DataError(
+                f"{who}: expected the points of {name} to belong to one scan, found {len(found)} images of different "
+                "patients, studies or frames of reference with this name. Give each with its own points."
+            )
+
+
+def _owner(planned: PlannedImage) -> tuple[str, ...]:
+    """Return what distinguishes scans with one series UID."""
+    image = planned.image[0] if isinstance(planned.image, tuple) else planned.image
+    if isinstance(image, Image):
+        return tuple(image.identity.get(key, "") for key in ("patient", "study"))
+    if identify(existing(image)) != "dicom":
+        return (str(image),)
+    ds = load(image, max_voxels=MAX_VOXELS, tags=list(_OWNER_TAGS))
+    return tuple(str(ds.get(keyword) or "") for keyword in _OWNER_TAGS)
 
 
 def _series_name(planned: PlannedImage) -> str:

@@ -204,13 +204,13 @@ class _Reader(Dataset[_Item]):
         """Read the image, or return the last one again: a scan may have many points."""
         if isinstance(planned.image, Image):
             return planned.image
-        if self.last is None or self.last[0] != planned.image:
+        if self.last is None or self.last[0] != (planned.image, planned.stack):
             self.last = None  # two scans at once may exceed the memory
-            options = ReadOptions(channels=self.transform.channels)
-            image = read_image(planned.image, options).with_warning(planned.warning)
+            options = ReadOptions(channels=self.transform.channels, stack=planned.stack)
+            image = planned.annotate(read_image(planned.image, options))
             if planned.point is None:
                 return image
-            self.last = (planned.image, image)
+            self.last = ((planned.image, planned.stack), image)
         return self.last[1]
 
 

@@ -1,89 +1,144 @@
-"""What a folder tree holds: single images, DICOM slices grouped into series, and files skipped with a reason."""
+"""What a folder tree holds: single images, DICOM slices grouped into volumes, and files skipped with a reason."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from medzoo.errors import DataError
-from medzoo.io.dicom import header
-from medzoo.io.dicom.pixels import load
-from medzoo.io.files import MAX_VOXELS, existing, has_image_suffix, identify
+from medzoo.io.classify import Found, classify
+from medzoo.io.dicom.grouping import Volume, volumes_of
+from medzoo.io.dicom.stacks import describe
+from medzoo.io.files import existing, identify
+from medzoo.io.lost import assign_lost, slices_without_series
+from medzoo.io.options import ReadOptions
 
 __all__ = ["ScanItem", "group", "scan", "single_series"]
-
-_VOLUME_MODALITIES = ("CT", "MR", "PT")
-_MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
-_Kind = Literal["image", "series", "skip"]
 
 
 @dataclass(frozen=True)
 class ScanItem:
-    """One image, series or skipped file that a scan found.
+    """One image, volume or skipped file that a scan found.
 
     Attributes:
-        paths: the file, or the files of a series.
-        kind: ``"image"`` for one file, ``"series"`` for the slices of a volume, ``"skip"`` for what is not an image.
-        reason: why it is skipped; empty otherwise.
+        paths: the file, or the files of a volume.
+        kind: ``"image"`` for one file, ``"series"`` for the slices of a volume, ``"lost"`` for a file that cannot be
+            read and is probably a slice of a volume beside it, ``"skip"`` for what is not an image.
+        reason: why it is skipped or lost; empty otherwise.
         label: its name: the path relative to the scanned folder, and how many files.
         warning: what is known against it from the files around it, such as slices that cannot be read.
+        stack: the index of a stack in a multi-frame file of several; ``None`` for other items.
+        name: what distinguishes it from the other volumes of its series or file; empty for the only one.
     """
 
     paths: tuple[Path, ...]
-    kind: _Kind
+    kind: Literal["image", "series", "lost", "skip"]
     reason: str
     label: str
     warning: str = ""
+    stack: int | None = None
+    name: str = ""
 
 
-def scan(path: str | os.PathLike[str]) -> list[ScanItem]:
+def scan(path: str | os.PathLike[str], options: ReadOptions | None = None) -> list[ScanItem]:
     """List the contents of a file or folder tree, sorted by path.
 
-    DICOM slices are grouped by SeriesInstanceUID in whichever folder they are; projection X-rays and multi-frame files
-    are single images. A damaged image is listed as an image, so that reading it reports what is wrong.
+    DICOM slices are grouped into volumes in whichever folder they are: by patient, study, series, frame of reference,
+    size, direction and pixel spacing, and by what distinguishes stacks, such as echoes and phases. Projection X-rays
+    and multi-frame files are single images. A damaged image is listed as an image, so that reading it reports what is
+    wrong, unless it is probably a slice of a volume beside it, which then has a warning.
+
+    Args:
+        path: the file or folder.
+        options: where these read several stacks as channels, the stacks are one item.
 
     Raises:
         DataError: the path cannot be opened.
     """
     root = existing(path)
     if not root.is_dir():
-        return group([root], root.parent)
+        return group([root], root.parent, options)
     files, skipped = _walk(root)
-    return sorted(group(files, root) + skipped, key=lambda item: item.paths)
+    listed = _group(files, root, options) + [(item.paths[0], item) for item in skipped]
+    return [item for _, item in sorted(listed, key=lambda pair: pair[0])]
 
 
-def group(files: Sequence[Path], root: Path) -> list[ScanItem]:
-    """Classify files, with the slices of a DICOM series as one item; labels are relative to ``root``."""
-    groups: dict[str | int, tuple[_Kind, str, list[Path]]] = {}  # by series UID; a number for each other file
-    for file in files:
-        kind, reason, uid = _classify(file)
-        groups.setdefault(uid or len(groups), (kind, reason, []))[2].append(file)
-    items = []
-    for kind, reason, paths in groups.values():
-        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        items.append(ScanItem(tuple(paths), "series" if more else kind, reason, _label(paths[0], root) + more))
+def group(files: Sequence[Path], root: Path, options: ReadOptions | None = None) -> list[ScanItem]:
+    """Classify files, with the slices of a volume as one item; labels are relative to ``root``."""
+    return [item for _, item in _group(files, root, options)]
+
+
+def single_series(folder: Path, options: ReadOptions) -> ScanItem:
+    """Return the one DICOM image directly in a folder, or the one that ``options.stack`` chooses.
+
+    Raises:
+        DataError: there is none, or there are several and none is chosen.
+    """
+    files = sorted(p for p in folder.iterdir() if not p.is_dir() and not p.name.startswith("."))
+    found = [item for item in group(files, folder, options) if item.kind in ("image", "series") and _is_dicom(item)]
+    if len(found) == 1 and options.stack in (None, 0):
+        return found[0]
+    if len(found) > 1 and options.stack is not None and options.stack < len(found):
+        return found[options.stack]
+    if not found or options.stack is None:
+        listed = describe([", ".join(filter(None, (item.label, item.name))) for item in found])
+        count = f"{len(found)} of them: {listed}" if found else f"none among {len(files)} other file(s)"
+        choose = f"Choose one with stack=0 to {len(found) - 1}, or give" if found else "Give"
+        raise DataError(
+            f"{folder}: expected exactly one DICOM series, found {count}. "
+            f"{choose} a file, a folder with one series, or use medzoo.predict for a folder tree."
+        )
+    raise DataError(f"{folder}: expected stack below {len(found)}, got stack={options.stack}. Count from 0.")
+
+
+def _is_dicom(item: ScanItem) -> bool:
+    try:
+        return len(item.paths) > 1 or identify(item.paths[0]) == "dicom"
+    except DataError:  # a file that cannot be opened
+        return False
+
+
+def _group(files: Sequence[Path], root: Path, options: ReadOptions | None) -> list[tuple[Path, ScanItem]]:
+    """Return the items, each with the path to sort it by: the volumes of a series stay in the order of their values."""
+    found = [classify(file, options or ReadOptions()) for file in files]
+    slices = list({one.path: one.header for one in found if one.header is not None and one.is_slice}.values())
+    others = [one.header for one in found if one.header is not None and not one.is_slice and one.readable]
+    volumes = volumes_of(slices, others, options or ReadOptions())
+    lost, warnings = assign_lost([one for one in found if not one.readable], volumes)
+    for path_warnings in (slices_without_series(found, volumes), warnings):
+        volumes = [_warned(volume, path_warnings.get(i, "")) for i, volume in enumerate(volumes)]
+    by_series: dict[str, list[Volume]] = {}
+    for volume in volumes:
+        by_series.setdefault(volume.series, []).append(volume)
+    items: list[tuple[Path, ScanItem]] = []
+    for one in found:
+        if not one.is_slice or one.header is None:
+            items += [(one.path, item) for item in _single_items(one, lost.get(one.path, ""), root)]
+            continue
+        own = by_series.pop(one.header.of("series"), [])
+        first = min((volume.paths[0] for volume in own), default=one.path)
+        items += [(first, _volume_item(volume, root)) for volume in own]
     return items
 
 
-def single_series(folder: Path) -> ScanItem:
-    """Return the one DICOM series directly in a folder.
+def _warned(volume: Volume, warning: str) -> Volume:
+    return replace(volume, warning=" ".join(filter(None, (volume.warning, warning))))
 
-    Raises:
-        DataError: there is none, or there are several.
-    """
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-    dicom = [file for file in files if file.stat().st_size and identify(file) == "dicom"]
-    series = [item for item in group(dicom, folder) if item.kind != "skip"]
-    if len(series) != 1:
-        found = f"{len(series)} of them" if series else f"none among {len(files) - len(dicom)} other file(s)"
-        raise DataError(
-            f"{folder}: expected exactly one DICOM series, found {found}. "
-            "Give a file, a folder with one series, or use medzoo.predict for a folder tree."
-        )
-    return series[0]
+
+def _volume_item(volume: Volume, root: Path) -> ScanItem:
+    more = f" and {len(volume.paths) - 1} more" if len(volume.paths) > 1 else ""
+    label = _label(volume.paths[0], root) + more
+    return ScanItem(volume.paths, "series" if more else "image", "", label, volume.warning, name=volume.name)
+
+
+def _single_items(one: Found, lost: str, root: Path) -> list[ScanItem]:
+    item = ScanItem((one.path,), "lost" if lost else one.kind, lost or one.reason, _label(one.path, root))
+    if len(one.stacks) < 2:
+        return [item]
+    return [replace(item, stack=i, name=name) for i, name in enumerate(one.stacks)]
 
 
 def _walk(root: Path) -> tuple[list[Path], list[ScanItem]]:
@@ -106,43 +161,3 @@ def _walk(root: Path) -> tuple[list[Path], list[ScanItem]]:
 
 def _label(path: Path, root: Path) -> str:
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
-
-
-def _classify(file: Path) -> tuple[_Kind, str, str]:
-    """Return the kind of a file, the reason to skip it, and the UID of the series that it is a slice of, or ``""``."""
-    try:
-        found = identify(existing(file)) if file.is_file() else "closed"
-    except (DataError, OSError):  # an unreadable file may be an image, so reading it must report it; an empty one not
-        empty = os.access(file, os.R_OK) and not has_image_suffix(file)
-        return ("skip", "an empty file", "") if empty else ("image", "", "")
-    if found == "" and not has_image_suffix(file):
-        return "skip", "not an image file", ""
-    if found != "dicom":
-        return "image", "", ""
-    try:
-        ds = load(file, max_voxels=MAX_VOXELS, tags=header.SLICE_TAGS)
-        with header.wrap_dicom_errors(file, "a DICOM header"):
-            reason = _reason_to_skip(ds)
-            return "skip" if reason else "image", reason, "" if reason else _series_uid(ds)
-    except DataError:
-        return "image", "", ""
-
-
-def _reason_to_skip(ds: Any) -> str:
-    if str(ds.file_meta.get("MediaStorageSOPClassUID") or "") == _MEDIA_DIRECTORY:
-        return "a DICOMDIR"
-    if kind := header.non_image_kind(ds):
-        return kind
-    return "a scout (LOCALIZER)" if "LOCALIZER" in [str(v).upper() for v in (ds.get("ImageType") or ())] else ""
-
-
-def _series_uid(ds: Any) -> str:
-    """Return the UID of the series that a file is a slice of, or ``""`` for an image of its own.
-
-    CT, MR and PT without a position are slices, so that reading the series reports what is missing.
-    """
-    modality = header.modality_of(ds)
-    if modality in header.PROJECTION_MODALITIES or header.frame_count(ds) > 1:
-        return ""
-    is_slice = modality in _VOLUME_MODALITIES or ds.get("ImagePositionPatient") is not None
-    return str(ds.get("SeriesInstanceUID") or "") if is_slice else ""

@@ -43,7 +43,8 @@ class Image:
             ``(0, 255)``; ``None`` where values are unbounded. X-ray models scale by this, never by the image's own
             extremes.
         identity: ``file``, and for DICOM ``study``, ``series``, ``sop`` (instance UIDs), ``patient`` (hashed),
-            ``view`` (AP, PA, LL...). Never a name, a date of birth or a patient id in plain text.
+            ``view`` (AP, PA, LL...), ``stack`` (what distinguishes it from other volumes of its series or file).
+            Never a name, a date of birth or a patient id in plain text.
         notes: what the reader changed: ``"MONOCHROME1 inverted"``, ``"EXIF orientation 6 applied"``.
         body_part: DICOM body part in capitals, such as ``"CHEST"``; ``""`` where the file does not give it.
         age: age of the patient in years; ``None`` where the file does not give it.
@@ -87,6 +88,10 @@ class Image:
     def with_warning(self, warning: str) -> Image:
         """Return the image with one more warning; an empty one changes nothing."""
         return replace(self, warning=" ".join(filter(None, (self.warning, warning)))) if warning else self
+
+    def with_stack(self, name: str) -> Image:
+        """Return the image with what distinguishes it from the others of its series in its identity, as ``stack``."""
+        return replace(self, identity={**self.identity, "stack": name}) if name else self
 
     def __repr__(self) -> str:
         axes = "c h w" if self.dims == 2 else "c d h w"

@@ -7,11 +7,13 @@ its DICOM reader handles neither MONOCHROME1 nor the order of frames.
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from medzoo.errors import DataError
 from medzoo.io.dicom.read import read_dicom
 from medzoo.io.dicom.series import read_series
 from medzoo.io.files import MAX_VOXELS, existing, identify, unknown_format
@@ -42,13 +44,15 @@ def read(
 
     Args:
         path: a file, a folder that holds exactly one DICOM series, or an array ``(c, h, w)`` or ``(c, d, h, w)``.
-        frame: which one of several to read, from 0: a frame of a multi-frame DICOM file, a slice of a DICOM series
-            counted along its normal, a page of a TIFF, a volume of a 4D NIfTI. ``None`` reads a multi-frame DICOM
-            file as a volume, and is an error for the other formats where there are several.
+        frame: which one of several to read, from 0: a frame of a multi-frame DICOM file in the order in which it is
+            stored, a slice of a DICOM series counted along its normal, a page of a TIFF, a volume of a 4D NIfTI.
+            ``None`` reads a multi-frame DICOM file as a volume with its frames sorted by position, and is an error for
+            the other formats where there are several.
         stack: which one of several stacks of a multi-frame DICOM file or of the series of a folder, in the order in
             which the error names them.
         channel_axis: the axis of the file, from 0, that holds channels: 3 for a NIfTI of x, y, z and channels, as BraTS
-            stacks four sequences. The result is ``(c, d, h, w)``.
+            stacks four sequences. With 3 or -1, the stacks of a DICOM series or file are the channels, if their
+            geometry is identical. The result is ``(c, d, h, w)``.
         nan: ``"raise"`` refuses NaN and infinite values, ``"zero"`` sets them to 0 and notes how many.
         max_voxels: the most values of the image, checked before memory is allocated.
 
@@ -81,8 +85,12 @@ def read_image(path: str | os.PathLike[str] | NDArray[Any] | tuple[Path, ...], o
         return from_array(path, "the array", options)
     here = existing(path)
     if here.is_dir():
-        series = single_series(here)
-        return read_series(series.paths, options).with_warning(series.warning)
+        series = single_series(here, options)
+        own = replace(options, stack=series.stack)
+        try:
+            return read_series(series.paths, own).with_stack(series.name).with_warning(series.warning)
+        except DataError as error:  # such as a gap, where slices beside it cannot be read
+            raise DataError(" ".join(filter(None, (str(error), series.warning)))) from None
     return _read_file(here, options)
 
 

@@ -24,9 +24,9 @@ from medzoo.io.dicom.kinds import non_image_advice, non_image_kind
 from medzoo.io.files import wrap_read_errors
 
 __all__ = [
-    "PROJECTION_MODALITIES", "SLICE_TAGS", "Plane", "age_of", "body_part_of", "finite_values", "frame_count",
-    "functional_group", "identity_of", "ignored_geometry", "modality_of", "non_image_advice", "non_image_kind",
-    "pixel_spacing", "plane_of", "sample_count", "wrap_dicom_errors",
+    "PROJECTION_MODALITIES", "Plane", "age_of", "body_part_of", "finite_values", "frame_count", "functional_group",
+    "identity_of", "ignored_geometry", "modality_of", "non_image_advice", "non_image_kind", "pixel_spacing", "plane_of",
+    "sample_count", "wrap_dicom_errors",
 ]  # fmt: skip
 
 PROJECTION_MODALITIES = frozenset({"CR", "DX", "IO", "MG", "PX", "RF", "RG", "XA"})
@@ -44,13 +44,6 @@ _IDENTITY = {
 
 _DAYS = {"D": 1, "W": 7, "M": 30.4375, "Y": 365.25}
 """Days in a unit of an age string (PS3.5 6.2)."""
-
-SLICE_TAGS = [
-    "SOPClassUID", "Modality", "ImageType", "SeriesInstanceUID", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing",
-    "NominalScannedPixelSpacing",
-]  # fmt: skip
-"""The elements that :func:`~medzoo.io.folder.scan` groups slices by, and those that give their position."""
 
 _SLICE_MODALITIES = frozenset({"CT", "MR", "PT", "NM"})
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
@@ -187,18 +180,25 @@ class Plane:
         return matrix
 
 
-def plane_of(ds: Any, path: Path, frame: int = 0) -> Plane | None:
+def plane_of(ds: Any, path: Path, frame: int = 0, whole: Any = None) -> Plane | None:
     """Return the plane of a frame, or ``None`` where the header does not give all of it.
 
     A picture, such as a projection X-ray, has pixels that mean the same without a plane: an invalid one is ``None``.
+
+    Args:
+        ds: the data set, or an item of it that holds position and direction.
+        path: the file, for messages.
+        frame: which frame.
+        whole: the data set, if ``ds`` is an item of it.
 
     Raises:
         DataError: of a slice, NaN or infinity, a wrong count, a spacing that is not positive, or directions that are
             not perpendicular unit vectors.
     """
-    if not _is_slice(ds):
-        return None if ignored_geometry(ds, path, frame) else _plane(ds, path, frame)
-    return _plane(ds, path, frame)
+    whole = ds if whole is None else whole
+    if not _is_slice(whole) and ignored_geometry(whole, path, frame):
+        return None
+    return _plane(ds, path, frame, whole)
 
 
 def pixel_spacing(ds: Any, path: Path, frame: int = 0) -> tuple[float, float] | None:
@@ -228,7 +228,7 @@ def ignored_geometry(ds: Any, path: Path, frame: int = 0) -> str:
         source = functional_group(ds, "PixelMeasuresSequence", frame)
         for keyword in _SPACINGS:
             _positive_pair(source if keyword == "PixelSpacing" else ds, keyword, path)
-        _plane(ds, path, frame)
+        _plane(ds, path, frame, ds)
     except DataError as error:
         return next(k for k in (*_SPACINGS, "ImagePositionPatient", "ImageOrientationPatient") if k in str(error))
     except ElementError as error:
@@ -250,7 +250,7 @@ def _positive_pair(ds: Any, keyword: str, path: Path) -> tuple[float, float] | N
     return found[0], found[1]
 
 
-def _plane(ds: Any, path: Path, frame: int) -> Plane | None:
+def _plane(ds: Any, path: Path, frame: int, whole: Any) -> Plane | None:
     position = finite_values(functional_group(ds, "PlanePositionSequence", frame), "ImagePositionPatient", 3, path)
     orientation = functional_group(ds, "PlaneOrientationSequence", frame)
     cosines = finite_values(orientation, "ImageOrientationPatient", 6, path)
@@ -261,7 +261,7 @@ def _plane(ds: Any, path: Path, frame: int) -> Plane | None:
             f"{path}: expected two perpendicular unit vectors in ImageOrientationPatient, "
             f"found {', '.join(f'{v:g}' for v in cosines)}. Export the image again."
         )
-    spacing = pixel_spacing(ds, path, frame)
+    spacing = pixel_spacing(whole, path, frame)
     if position is None or cosines is None or spacing is None:
         return None
     down, right = _TO_RAS @ down / lengths[1] * spacing[0], _TO_RAS @ right / lengths[0] * spacing[1]

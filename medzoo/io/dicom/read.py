@@ -16,17 +16,16 @@ from numpy.typing import NDArray
 from medzoo.errors import DataError
 from medzoo.io.dicom import header
 from medzoo.io.dicom.elements import items, text
+from medzoo.io.dicom.frames import select_frames
 from medzoo.io.dicom.module import MEASUREMENTS
 from medzoo.io.dicom.pixels import Pixels, decode_pixels, load
 from medzoo.io.dicom.values import PixelValues, apply_modality, apply_voi, invert
-from medzoo.io.files import check_frame
 from medzoo.io.image import Image, as_native, handle_nan, merge_equal_channels
 from medzoo.io.options import ReadOptions
 
 __all__ = ["read_dicom"]
 
 _Values = tuple[NDArray[Any], str, tuple[float, float] | None]  # c f h w, its unit and its range
-_Geometry = tuple[NDArray[np.float64] | None, tuple[float, ...] | None]  # affine and spacing
 
 
 def read_dicom(path: Path, options: ReadOptions) -> Image:
@@ -35,21 +34,20 @@ def read_dicom(path: Path, options: ReadOptions) -> Image:
     Raises:
         DataError: not an image, damaged, or not decodable.
     """
-    frame = options.frame
     ds = load(path, max_voxels=options.max_voxels)
     with header.wrap_dicom_errors(path, "a DICOM image"):
         if kind := header.non_image_kind(ds):
             raise DataError(f"{path}: expected an image, found {kind}. {header.non_image_advice(ds)}")
         frames = header.frame_count(ds)
-        check_frame(path, frame, frames)
-        chosen = [frame] if frame is not None else list(range(frames))
-        pixels = decode_pixels(ds, path, frame if frames > 1 else None, options.max_voxels)
+        selected = select_frames(ds, path, options)
+        pixels = decode_pixels(ds, path, options.frame if frames > 1 else None, options.max_voxels)
+        chosen = list(selected.frames)
+        if len(pixels.array) == frames and chosen != list(range(frames)):
+            pixels = replace(pixels, array=pixels.array[chosen])
         modality = header.modality_of(ds)
         notes, warnings = list(pixels.notes), list(pixels.warnings)
         if not ds.get("Modality") and modality:
             notes.append(f"modality {modality} taken from the SOP class")
-        if frames > 1 and frame is not None:
-            notes.append(f"frame {frame} of {frames}")
         if pixels.array.ndim == 4:
             array, unit, value_range = _colour(pixels, notes)
         else:
@@ -58,12 +56,19 @@ def read_dicom(path: Path, options: ReadOptions) -> Image:
             warnings.append("The frames are tiles of one large image, not slices: read them with frame.")
         if ignored := header.ignored_geometry(ds, path, chosen[0]):
             notes.append(f"{ignored} is invalid and ignored")
-        affine, spacing = _geometry(ds, path, chosen, notes)
-        identity = header.identity_of(ds, path)
+        notes.extend(selected.notes)
+        if selected.channels > 1:  # 1 (c d) h w -> c d h w
+            if len(array) != 1:
+                raise DataError(
+                    f"{path}: expected grey stacks to read as channels, found colour. Read them one by one."
+                )
+            array = array.reshape(selected.channels, -1, *array.shape[2:])
+        identity = header.identity_of(ds, path) | ({"stack": selected.stack} if selected.stack else {})
         array = as_native(handle_nan(array[:, 0] if len(chosen) == 1 else array, path, options.nan, notes))
         part, age = header.body_part_of(ds), header.age_of(ds)
-        warning = " ".join(warnings)
-        return Image(array, affine, spacing, modality, unit, value_range, identity, tuple(notes), part, age, warning)
+        geometry = selected.affine, selected.spacing
+        warning = " ".join(filter(None, (*warnings, selected.warning)))
+        return Image(array, *geometry, modality, unit, value_range, identity, tuple(notes), part, age, warning)
 
 
 def _grey(
@@ -138,26 +143,3 @@ def _colour(pixels: Pixels, notes: list[str]) -> _Values:
     bits = np.log2(pixels.high + 1) if pixels.low == 0 else 0.0
     unit = f"{int(bits)}-bit" if bits else "raw"
     return merge_equal_channels(np.moveaxis(pixels.array, -1, 0), notes), unit, (pixels.low, pixels.high)
-
-
-def _geometry(ds: Any, path: Path, chosen: list[int], notes: list[str]) -> _Geometry:
-    """Return affine and spacing of a slice, or of frames at even steps along a line."""
-    if len(chosen) == 1:
-        plane = header.plane_of(ds, path, chosen[0])
-        spacing = header.pixel_spacing(ds, path, chosen[0])
-        if spacing is None:
-            notes.append("no pixel spacing")
-        return (plane.affine() if plane else None), spacing
-    planes = [plane for plane in (header.plane_of(ds, path, frame) for frame in chosen) if plane is not None]
-    if len(planes) < len(chosen):
-        notes.append("frames without a position in the patient")
-        return None, None
-    first = planes[0]
-    steps = np.diff([p.origin for p in planes], axis=0)
-    step = steps.mean(axis=0)
-    length = float(np.linalg.norm(step))
-    turned = max(float(np.abs(p.down - first.down).max() + np.abs(p.right - first.right).max()) for p in planes)
-    if not length or np.abs(steps - step).max() > 0.1 * length or turned > 1e-3:
-        notes.append("frames not at even steps along a line: no geometry")
-        return None, None
-    return first.affine(step), (length, float(np.linalg.norm(first.down)), float(np.linalg.norm(first.right)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +12,22 @@ from numpy.typing import NDArray
 
 from medzoo.errors import DataError
 from medzoo.io.dicom import header
-from medzoo.io.dicom.pixels import load
 from medzoo.io.dicom.read import read_dicom
+from medzoo.io.dicom.slices import (
+    IDENTITY,
+    Slice,
+    describe_difference,
+    frames_with_planes,
+    read_header,
+    slice_of,
+    without_copies,
+)  # fmt: skip
+from medzoo.io.dicom.stacks import are_channels, choose_stack, list_stacks, slice_step, split, suspicions
 from medzoo.io.files import check_frame, check_size, join_sizes
 from medzoo.io.image import Image
 from medzoo.io.options import ReadOptions
 
 __all__ = ["read_series"]
-
-_STEP_TOLERANCE = 0.1  # as a share of the step: scanners round positions; a missing slice doubles the step
-_PARALLEL_TOLERANCE = 1e-3  # mm
-
-
-@dataclass(frozen=True, eq=False)
-class _Slice:
-    path: Path
-    plane: header.Plane
-    series: str
-    modality: str
-    size: tuple[int, int]
 
 
 def read_series(paths: Sequence[Path], options: ReadOptions) -> Image:
@@ -38,33 +35,67 @@ def read_series(paths: Sequence[Path], options: ReadOptions) -> Image:
 
     Returns:
         ``1 d h w``, slices sorted by position along right × down of the first; the affine is in RAS mm. With
-        ``frame``, that slice alone.
+        ``frame``, that slice alone. Several stacks are read as ``c d h w`` where ``options`` asks for channels.
 
     Raises:
-        DataError: files of several series; slices that differ in size or direction, share a position, leave a gap, or
-            have no position.
+        DataError: files of several patients, studies, series or frames of reference; slices that differ in size, share
+            a position, leave a gap, or have no position; several stacks, and none is asked for.
     """
     if len(paths) == 1:
         return read_dicom(paths[0], options)
-    slices = [_read_header(path, options.max_voxels) for path in paths]
-    _check_uniform(slices)
-    normal = slices[0].plane.normal
-    slices.sort(key=lambda s: float(s.plane.origin @ normal))
-    step = _slice_step(slices)
+    folder = paths[0].parent
+    slices, copies = without_copies([_read_slice(path, options.max_voxels) for path in paths])
+    _check_uniform(slices, folder)
+    notes = (f"{len(copies)} second {'copies' if len(copies) > 1 else 'copy'} of a slice left out",) if copies else ()
+    frames = frames_with_planes(slices)
+    stacks = split(frames)
+    if are_channels(frames, stacks, options):
+        volumes = [
+            _read_stack([slices[i] for i in stack.members], replace(options, channel_axis=None)) for stack in stacks
+        ]
+        read_as = f"{len(stacks)} stacks read as channels: {list_stacks(stacks)}"
+        image = replace(volumes[0], array=np.concatenate([volume.array for volume in volumes]))
+        return _with_notes(image, (*notes, read_as))
+    if options.channel_axis is not None:
+        found = list_stacks(stacks) if len(stacks) > 1 else "one stack"
+        raise DataError(
+            f"{folder}: expected several stacks of the same geometry for channel_axis={options.channel_axis}, found "
+            f"{found}. Leave channel_axis out."
+        )
+    stack = choose_stack(stacks, options.stack, str(folder))
+    image = _read_stack([slices[i] for i in stack.members], replace(options, stack=None))
+    if stack.name:
+        image = replace(image, identity={**image.identity, "stack": stack.name})
+    return _with_notes(image, notes)
+
+
+def _with_notes(image: Image, notes: tuple[str, ...]) -> Image:
+    return replace(image, notes=(*image.notes, *notes)) if notes else image
+
+
+def _read_stack(slices: list[Slice], options: ReadOptions) -> Image:
+    """Read the sorted slices of one volume, or the slice that ``frame`` asks for."""
+    folder = slices[0].path.parent
     single = replace(options, frame=None)
+    if len(slices) == 1:
+        check_frame(folder, options.frame, 1)
+        return read_dicom(slices[0].path, single)
+    frames = frames_with_planes(slices)
+    step = slice_step(frames, str(folder))
     if options.frame is not None:
-        check_frame(_folder(slices), options.frame, len(slices))
+        check_frame(folder, options.frame, len(slices))
         return read_dicom(slices[options.frame].path, single)
-    size = (len(slices), *slices[0].size)
-    check_size(paths[0].parent, math.prod(size), options.max_voxels, join_sizes(size))
-    return _stack(slices, step, single)
+    first = read_dicom(slices[0].path, single)
+    size = (len(slices), *first.array.shape[1:])
+    check_size(folder, math.prod(size), options.max_voxels, join_sizes(size))
+    image = _stack(slices, first, step, single)
+    return image.with_warning(" ".join(filter(None, (suspicions(frames), _shared_uid(slices)))))
 
 
-def _stack(slices: list[_Slice], step: NDArray[np.float64], options: ReadOptions) -> Image:
+def _stack(slices: list[Slice], first: Image, step: NDArray[np.float64], options: ReadOptions) -> Image:
     """Read the slices one by one into one array."""
-    first = read_dicom(slices[0].path, options)
     notes = list(first.notes)
-    volume = np.empty((1, len(slices), *slices[0].size), first.array.dtype)
+    volume = np.empty((1, len(slices), *first.array.shape[1:]), first.array.dtype)
     for i, one in enumerate(slices):
         image = first if i == 0 else read_dicom(one.path, options)
         if image.array.shape != first.array.shape or image.unit != first.unit:
@@ -77,8 +108,10 @@ def _stack(slices: list[_Slice], step: NDArray[np.float64], options: ReadOptions
         volume[:, i] = image.array
         notes.extend(note for note in image.notes if note not in notes)
     plane = slices[0].plane
+    if plane is None:  # _read_slice has refused it
+        raise DataError(f"{slices[0].path}: expected a position, found none. Export the series again.")
     spacing = tuple(float(np.linalg.norm(v)) for v in (step, plane.down, plane.right))
-    identity = {k: v for k, v in first.identity.items() if k != "sop"} | {"file": str(_folder(slices))}
+    identity = {k: v for k, v in first.identity.items() if k != "sop"} | {"file": str(slices[0].path.parent)}
     shear = float(np.linalg.norm(np.cross(step, plane.normal)) / np.linalg.norm(step))
     if shear > 0.01:
         notes.append(f"gantry tilt of {math.degrees(math.asin(min(1.0, shear))):.1f} degrees kept in the affine")
@@ -93,8 +126,8 @@ def _stack(slices: list[_Slice], step: NDArray[np.float64], options: ReadOptions
     )
 
 
-def _read_header(path: Path, max_voxels: int) -> _Slice:
-    ds = load(path, max_voxels=max_voxels, tags=header.SLICE_TAGS)
+def _read_slice(path: Path, max_voxels: int) -> Slice:
+    ds, _ = read_header(path, max_voxels)
     with header.wrap_dicom_errors(path, "a slice of a DICOM series"):
         if header.frame_count(ds) != 1 or header.sample_count(ds) != 1:
             raise DataError(f"{path}: expected a grey single-frame slice, found frames or colour. Read it by itself.")
@@ -103,57 +136,29 @@ def _read_header(path: Path, max_voxels: int) -> _Slice:
             raise DataError(
                 f"{path}: expected slices of a volume, found {modality} pictures. Read each file by itself."
             )
-        plane = header.plane_of(ds, path)
-        if plane is None:
+        if header.plane_of(ds, path) is None:
             raise DataError(
                 f"{path}: expected ImagePositionPatient, ImageOrientationPatient and PixelSpacing of the slice, "
                 "found not all of them. Read the files one by one, or export the series again."
             )
-        return _Slice(path, plane, str(ds.get("SeriesInstanceUID") or ""), modality, (int(ds.Rows), int(ds.Columns)))
+        return slice_of(ds, path)
 
 
-def _check_uniform(slices: list[_Slice]) -> None:
-    """Raise DataError unless all slices share series, modality, size, direction and pixel spacing."""
+def _check_uniform(slices: list[Slice], folder: Path) -> None:
+    """Raise DataError unless all slices share patient, study, series, frame of reference, modality and size."""
     first = slices[0]
     for other in slices[1:]:
-        for what in ("series", "modality", "size"):
-            a, b = getattr(first, what), getattr(other, what)
+        for name, a, b in zip(IDENTITY, first.identity, other.identity, strict=True):
             if a != b:
                 raise DataError(
-                    f"{_folder(slices)}: expected slices of one {what}, found {a} in {first.path.name} and {b} in "
-                    f"{other.path.name}. Put each series in a folder of its own."
+                    f"{folder}: expected slices of one {name}, found {describe_difference(name, a)} in "
+                    f"{first.path.name} and {describe_difference(name, b)} in {other.path.name}. "
+                    "Put each image in a folder of its own."
                 )
-        differences = [first.plane.down - other.plane.down, first.plane.right - other.plane.right]
-        if np.abs(np.stack(differences)).max() > _PARALLEL_TOLERANCE:
-            raise DataError(
-                f"{_folder(slices)}: expected parallel slices of one spacing, {other.path.name} differs from "
-                f"{first.path.name}. Put a scout or another series in a folder of its own."
-            )
 
 
-def _slice_step(slices: list[_Slice]) -> NDArray[np.float64]:
-    """Return the vector from slice to slice in RAS mm; raise DataError for duplicates, gaps and shifted slices."""
-    origins = np.stack([s.plane.origin for s in slices])
-    gaps = np.diff(origins @ slices[0].plane.normal)
-    usual = float(np.median(gaps))
-    for i, gap in enumerate(gaps):
-        pair = f"{slices[i].path.name} and {slices[i + 1].path.name}"
-        if gap <= max(1e-3, _STEP_TOLERANCE * usual):
-            raise DataError(
-                f"{_folder(slices)}: expected one slice at each position, found {pair} {gap:.3g} mm apart. "
-                "Remove copies; put each phase or echo in a folder of its own."
-            )
-        if abs(gap - usual) > _STEP_TOLERANCE * usual:
-            raise DataError(
-                f"{_folder(slices)}: expected slices {usual:.4g} mm apart, found {gap:.4g} mm between {pair}. "
-                "A slice is missing, or two series are mixed: export the series again."
-            )
-    step = np.asarray((origins[-1] - origins[0]) / (len(slices) - 1))
-    ideal = origins[0] + np.arange(len(slices))[:, None] * step
-    if np.linalg.norm(origins - ideal, axis=1).max() > 0.5 * float(np.linalg.norm(step)):
-        raise DataError(f"{_folder(slices)}: expected slices along one line, found them shifted. Export it again.")
-    return step
-
-
-def _folder(slices: list[_Slice]) -> Path:
-    return slices[0].path.parent
+def _shared_uid(slices: list[Slice]) -> str:
+    """Return a warning if slices with different content have one SOPInstanceUID."""
+    sops = [one.sop for one in slices if one.sop]
+    shared = len(sops) - len(set(sops))
+    return f"{shared + 1} slices of the volume share a SOPInstanceUID: some may be of another." if shared else ""

@@ -1,0 +1,130 @@
+"""The volumes among DICOM slices: by patient, study, series, frame of reference, size, direction and stack."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medzoo.io.dicom.completeness import declared_counts, missing_numbers, repeated_numbers, shorter_than_others
+from medzoo.io.dicom.slices import IDENTITY, Slice, describe_difference, frames_with_planes, without_copies
+from medzoo.io.dicom.stacks import Stack, are_channels, split
+from medzoo.io.options import ReadOptions
+
+__all__ = ["Volume", "volumes_of"]
+
+_MAY_BE_ABSENT = ("patient", "patient name", "birth date", "study", "frame of reference")
+
+
+@dataclass(frozen=True)
+class Volume:
+    """The files of one volume.
+
+    Attributes:
+        paths: the files, with second copies of a slice.
+        count: how many slices there are without the copies.
+        series: SeriesInstanceUID.
+        name: what distinguishes it from the other volumes of its series; ``""`` for the only one.
+        warning: what is known against it.
+    """
+
+    paths: tuple[Path, ...]
+    count: int
+    series: str
+    name: str
+    warning: str
+
+
+def volumes_of(slices: Sequence[Slice], others: Sequence[Slice], options: ReadOptions) -> list[Volume]:
+    """Group slices into volumes, in the order of their first slice; stacks in the order of their values.
+
+    Args:
+        slices: the slices that have a SeriesInstanceUID.
+        others: other objects of the scan, such as scouts, which have instance numbers too.
+        options: whether the stacks of a series are read as channels, and so remain together.
+    """
+    by_series: dict[str, list[Slice]] = {}
+    for one in slices:
+        by_series.setdefault(one.of("series"), []).append(one)
+    beside: dict[str, list[Slice]] = {}
+    for one in others:
+        beside.setdefault(one.of("series"), []).append(one)
+    numbers = _numbers_by_study([*slices, *others])
+    found: list[Volume] = []
+    for series, own in by_series.items():
+        found += _volumes_of_series(own, beside.get(series, []), numbers, options)
+    return found
+
+
+def _volumes_of_series(
+    slices: list[Slice], others: list[Slice], numbers: dict[str, dict[str, set[int]]], options: ReadOptions
+) -> list[Volume]:
+    groups: dict[tuple[str, ...], list[Slice]] = {}
+    for one in slices:
+        groups.setdefault(one.identity, []).append(one)
+    absent = _absent(slices)
+    found = []
+    for identity, own in groups.items():
+        named = [
+            describe_difference(name, value)
+            for name, value, several in zip(IDENTITY, identity, map(set, zip(*groups, strict=True)), strict=True)
+            if len(several) > 1
+        ]
+        together = [one for key, group in groups.items() if key[:5] == identity[:5] for one in group]
+        together += [one for one in others if one.identity[:5] == identity[:5]]
+        elsewhere = numbers.get(own[0].of("study"), {})
+        found += _stacks(own, together, elsewhere, named, absent, options)
+    return found
+
+
+def _stacks(
+    slices: list[Slice], together: list[Slice], elsewhere: dict[str, set[int]], named: list[str], absent: str,
+    options: ReadOptions,
+) -> list[Volume]:  # fmt: skip
+    """Return the volumes among slices of one identity."""
+    kept, copies = without_copies(slices)
+    copied = {one.path for one, _ in copies}
+    placed = [one for one in kept if one.plane is not None]
+    unplaced = [one for one in kept if one.plane is None]
+    frames = frames_with_planes(placed)
+    stacks = split(frames) if placed else []
+    together = [one for one in together if one.path not in copied]
+    volumes = [[placed[j] for j in stack.members] for stack in stacks]
+    whole = [absent, missing_numbers(together, volumes, elsewhere)]
+    whole.append(declared_counts(together, len(stacks)))
+    shorter = shorter_than_others(frames, stacks, [one.counts[1] for one in placed])
+    shorter = [" ".join(filter(None, (s, repeated_numbers(v)))) for s, v in zip(shorter, volumes, strict=True)]
+    if are_channels(frames, stacks, options):
+        stacks, shorter = [Stack(tuple(i for s in stacks for i in s.members))], [""]
+    if not stacks:
+        stacks, shorter = [Stack(())], [""]
+    largest = max(range(len(stacks)), key=lambda i: len(stacks[i].members))
+    found = []
+    for i, (stack, short) in enumerate(zip(stacks, shorter, strict=True)):
+        # Slices without a valid position join the largest stack, so that reading it reports them.
+        own = [placed[j] for j in stack.members] + (unplaced if i == largest else [])
+        inside = {one.path for one in own}
+        paths = [one.path for one in own] + [one.path for one, original in copies if original.path in inside]
+        name = ", ".join(filter(None, (*named, stack.name)))
+        warning = " ".join(filter(None, (*whole, short)))
+        found.append(Volume(tuple(sorted(paths)), len(own), slices[0].of("series"), name, warning))
+    return found
+
+
+def _absent(slices: Sequence[Slice]) -> str:
+    """Return a warning if slices of a series lack an identifier that others have: they may be of one volume."""
+    found = []
+    for name in _MAY_BE_ABSENT:
+        lacking = sum(not one.of(name) for one in slices)
+        if 0 < lacking < len(slices):
+            found.append(f"{lacking} of {len(slices)} slices of the series lack the {name} that the others have")
+    return f"{'; '.join(found)}. They are read as separate images, and may belong together." if found else ""
+
+
+def _numbers_by_study(slices: Sequence[Slice]) -> dict[str, dict[str, set[int]]]:
+    """Return the instance numbers in each series of each study."""
+    found: dict[str, dict[str, set[int]]] = {}
+    for one in slices:
+        if one.number is not None:
+            found.setdefault(one.of("study"), {}).setdefault(one.of("series"), set()).add(one.number)
+    return found

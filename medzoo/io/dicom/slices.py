@@ -1,0 +1,265 @@
+"""The header of one slice of a series: whose it is, where it lies, and what distinguishes it from others."""
+
+from __future__ import annotations
+
+import filecmp
+import hashlib
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from medzoo.errors import DataError
+from medzoo.io.dicom import header
+from medzoo.io.dicom.frames import FRAME_TAGS
+from medzoo.io.dicom.header import Plane
+from medzoo.io.dicom.pixels import load
+from medzoo.io.dicom.read import read_dicom
+from medzoo.io.dicom.stacks import Frame
+from medzoo.io.dicom.tags import distinction_tags, distinctions_of
+from medzoo.io.options import ReadOptions
+
+__all__ = [
+    "IDENTITY",
+    "Slice",
+    "describe_difference",
+    "frames_with_planes",
+    "read_header",
+    "slice_of",
+    "without_copies",
+]
+
+IDENTITY = (
+    "patient", "patient name", "birth date", "study", "series", "frame of reference", "modality", "size",
+)  # fmt: skip
+"""What all slices of a volume have in common. One UID is not enough: anonymisers give the same to several series."""
+
+_KEYWORDS = (
+    "PatientID",
+    "PatientName",
+    "PatientBirthDate",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "FrameOfReferenceUID",
+)
+_COUNTS = ("ImagesInAcquisition", "NumberOfSlices", "NumberOfTemporalPositions", "NumberOfSeriesRelatedInstances")
+_SCAN_KEYWORDS = (
+    "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing", "InstanceNumber", "AcquisitionNumber", "PerFrameFunctionalGroupsSequence",
+    "SharedFunctionalGroupsSequence", *_KEYWORDS, *_COUNTS,
+)  # fmt: skip
+_TEXTS = (*_KEYWORDS, "SOPInstanceUID", "InstanceNumber", "AcquisitionNumber")
+_PLANE = (
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing",
+    "NominalScannedPixelSpacing",
+)  # fmt: skip
+_GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_HEAD = 8192
+_TAIL = 2**16
+_DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"  # ends compressed pixels; little more follows them
+_PIXELS = (b"\xe0\x7f\x08\x00", b"\xe0\x7f\x09\x00", b"\xe0\x7f\x10\x00")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Slice:
+    """What a scan keeps of a slice.
+
+    Attributes:
+        path: the file.
+        identity: the values of :data:`IDENTITY`, ``""`` where the header has none. Those of the patient are hashed.
+        plane: its position; ``None`` where the header gives none that is valid.
+        positioned: the header gives a position, valid or not.
+        values: the value of each of :data:`~medzoo.io.dicom.tags.DISTINCTIONS`.
+        sop: SOPInstanceUID.
+        number: InstanceNumber.
+        acquisition: AcquisitionNumber.
+        counts: how many images the header declares: in the acquisition, in the volume, of temporal positions, and in
+            the series.
+    """
+
+    path: Path
+    identity: tuple[str, ...]
+    plane: Plane | None
+    positioned: bool
+    values: tuple[str, ...]
+    sop: str
+    number: int | None
+    acquisition: str
+    counts: tuple[int, ...]
+
+    def of(self, name: str) -> str:
+        """Return one of :data:`IDENTITY`."""
+        return self.identity[IDENTITY.index(name)]
+
+
+def read_header(path: Path, max_voxels: int) -> tuple[Any, bool]:
+    """Return the elements of a DICOM file that a scan needs, and whether its pixels are complete.
+
+    Raises:
+        DataError: not DICOM, or a damaged header.
+    """
+    from pydicom import dcmread
+
+    with header.wrap_dicom_errors(path, "a DICOM header") as issued, path.open("rb") as file:
+        head = file.read(_HEAD)
+        if _DEFLATED in head or int.from_bytes(head[140:144], "little") > _HEAD - 512:
+            return load(path, max_voxels=max_voxels, tags=list(_tags())), True
+        file.seek(0)
+        ds = dcmread(file, stop_before_pixels=True, specific_tags=_tags())
+        complete = _has_pixels(file)
+        if header.frame_count(ds) > 1:
+            file.seek(0)
+            ds = dcmread(file, stop_before_pixels=True, specific_tags=[*_tags(), *FRAME_TAGS])
+    if any("End of file reached" in str(warning.message) for warning in issued):
+        raise DataError(
+            f"{path}: expected a complete DICOM file, found one that is cut short. Copy it again from its source."
+        )
+    return ds, complete
+
+
+def slice_of(ds: Any, path: Path) -> Slice:
+    """Return the slice that a header describes; a position that is not valid counts as none."""
+    plane = _plane(ds, path)
+    present = {int(tag) for tag in ds.keys()}  # noqa: SIM118
+    texts = {keyword: _text(ds, tag) if (tag := _tag(keyword)) in present else "" for keyword in _TEXTS}
+    identity = [texts[keyword] for keyword in _KEYWORDS]
+    identity[:3] = [_hashed(value) for value in identity[:3]]
+    size = f"{_int(ds.get('Rows'))} × {_int(ds.get('Columns'))}"
+    return Slice(
+        path,
+        tuple(sys.intern(value) for value in (*identity, header.modality_of(ds), size)),
+        plane,
+        plane is not None or _tag("ImagePositionPatient") in present,
+        tuple(sys.intern(value) for value in distinctions_of(ds)),
+        texts["SOPInstanceUID"],
+        _int(texts["InstanceNumber"]),
+        texts["AcquisitionNumber"],
+        tuple(_int(ds.get(keyword)) or 0 if _tag(keyword) in present else 0 for keyword in _COUNTS),
+    )
+
+
+def _plane(ds: Any, path: Path) -> Plane | None:
+    """Return the plane of a slice. The slices of a volume share their directions, which are parsed once."""
+    present = [tag in ds for tag in map(_tag, (*_PLANE, *_GROUPS))]
+    try:
+        if present[0] and present[1] and not any(present[len(_PLANE) :]):
+            raw = [ds.get_item(_tag(k)).value if here else b"" for k, here in zip(_PLANE, present, strict=False)]
+            if all(isinstance(value, bytes) for value in raw):
+                x, y, z = (float(part) for part in raw[0].split(b"\\"))
+                first = _directions(*raw[1:])
+                if first is None or not math.isfinite(x + y + z):
+                    return None
+                return Plane(np.array((-x, -y, z)), first.down, first.right)
+        return header.plane_of(ds, path)
+    except (DataError, ValueError, OverflowError):  # reading the slice reports it
+        return None
+
+
+@lru_cache(1024)
+def _directions(*raw: bytes) -> Plane | None:
+    """Return the plane at the origin of an orientation and the spacings, as the bytes of their elements."""
+    from pydicom.dataset import Dataset
+
+    ds = Dataset()
+    ds.ImagePositionPatient = [0.0, 0.0, 0.0]
+    for keyword, value in zip(_PLANE[1:], raw, strict=True):
+        if value:
+            setattr(ds, keyword, value.decode("latin-1").strip(" \0"))
+    return header.plane_of(ds, Path())
+
+
+def describe_difference(name: str, value: str) -> str:
+    """Return a value of :data:`IDENTITY` for a message; the values of a patient are hashed already."""
+    return f"{name} {value}" if value else f"no {name}"
+
+
+def frames_with_planes(slices: Sequence[Slice]) -> list[Frame]:
+    """Return the slices as frames; all have a plane."""
+    return [Frame(one.path.name, one.plane, one.values, one.sop) for one in slices if one.plane is not None]
+
+
+def without_copies(slices: Sequence[Slice]) -> tuple[list[Slice], list[tuple[Slice, Slice]]]:
+    """Return the slices without second copies of a file, and each copy with its original.
+
+    A copy has the same SOPInstanceUID and position, and the same content: the same bytes, or the same pixels.
+    """
+    kept: list[Slice] = []
+    copies: list[tuple[Slice, Slice]] = []
+    seen: dict[tuple[str, tuple[float, ...]], list[Slice]] = {}
+    for one in slices:
+        position = () if one.plane is None else tuple(np.round(one.plane.origin, 3).tolist())
+        same = seen.setdefault((one.sop, position), [])
+        original = next((other for other in same if _same_content(one, other)), None)
+        if original is None:
+            kept.append(one)
+            same.append(one)
+        else:
+            copies.append((one, original))
+    return kept, copies
+
+
+def _same_content(one: Slice, other: Slice) -> bool:
+    try:
+        if filecmp.cmp(one.path, other.path, shallow=False):
+            return True
+        if not one.sop or (one.values, one.identity) != (other.values, other.identity):
+            return False
+        first, second = (read_dicom(path, ReadOptions()) for path in (one.path, other.path))
+    except (DataError, OSError):
+        return False
+    return first.unit == second.unit and np.array_equal(first.array, second.array)
+
+
+@cache
+def _tags() -> tuple[Any, ...]:
+    from pydicom.datadict import tag_for_keyword
+    from pydicom.tag import Tag
+
+    return tuple(Tag(tag) for tag in {*map(tag_for_keyword, _SCAN_KEYWORDS), *distinction_tags()} if tag)
+
+
+def _has_pixels(file: BinaryIO) -> bool:
+    """Return whether the pixels at the position of the file are all there, as far as their length shows it."""
+    start = file.tell()
+    element = file.read(12)
+    order = "big" if element[:2] == b"\x7f\xe0" else "little"
+    if element[:4] not in _PIXELS and order == "little":
+        return False
+    explicit = element[4:6].isalpha() and element[4:6].isupper()
+    length = int.from_bytes(element[8:12] if explicit else element[4:8], order)  # type: ignore[arg-type]
+    left = os.fstat(file.fileno()).st_size - start - (12 if explicit else 8)
+    if length != 0xFFFFFFFF:
+        return left >= length > 0
+    file.seek(-min(max(left, 0), _TAIL), os.SEEK_END)
+    return _DELIMITER in file.read()
+
+
+@cache
+def _tag(keyword: str) -> int:
+    from pydicom.datadict import tag_for_keyword
+
+    return int(tag_for_keyword(keyword) or 0)
+
+
+def _text(ds: Any, tag: int) -> str:
+    value = ds.get_item(tag).value
+    return (value.decode("latin-1") if isinstance(value, bytes) else str(value or "")).strip(" \0")
+
+
+def _hashed(value: str) -> str:
+    return hashlib.sha256(value.encode(errors="backslashreplace")).hexdigest()[:12] if value else ""
+
+
+def _int(value: Any) -> int | None:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return None
