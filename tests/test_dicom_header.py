@@ -99,7 +99,8 @@ def test_125_each_frame_has_its_own_rescale(tmp_path, modality):
         for i, s in enumerate(slopes)
     ]
     path = enhanced(tmp_path / "x", np.stack([GREY12] * 3), per_frame=groups, Modality=modality)
-    image = read(path)
+    with pytest.warns(UserWarning, match="The frames have no position"):
+        image = read(path)
     for i, slope in enumerate(slopes):
         np.testing.assert_allclose(image.array[0, i], GREY12 * slope - 10 * i)
         np.testing.assert_allclose(read(path, frame=i).array[0], GREY12 * slope - 10 * i)

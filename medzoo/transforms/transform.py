@@ -173,7 +173,7 @@ class Transform:
             x, to_source = resample_image(x, image, how, steps)
         x = self._set_channels(x, label, steps)
         implausible = implausible or implausible_input(x, how)
-        faults = [image.warning, f"{self.who} {implausible}" if implausible else "", kind.warning]
+        faults = [image.warning, _unplaced(image), f"{self.who} {implausible}" if implausible else "", kind.warning]
         x = self._normalise(x, steps)
         geometry = Geometry(tuple(image.array.shape[1:]), tuple(x.shape[1:]), to_source)
         warning = f"{label}: {' '.join(filter(None, faults))}" if any(faults) else ""
@@ -237,6 +237,13 @@ class Transform:
         steps.append(f"normalised with mean {join_values(mean)} and std {join_values(std)}")
         shape = (-1, *[1] * (x.ndim - 1))
         return (x - torch.tensor(mean).view(shape)) / torch.tensor(std).view(shape)
+
+
+def _unplaced(image: Image) -> str:
+    """Return why the frames of a DICOM file may be no volume; empty for a volume with a position, or a warning."""
+    if image.dims == 2 or image.affine is not None or "sop" not in image.identity or image.warning:
+        return ""
+    return "The frames have no position: their order and distance are not known."
 
 
 def _as_image(source: ImageSource, who: str, channels: int) -> Image:

@@ -108,7 +108,9 @@ def _select(ds: Any, path: Path, options: ReadOptions) -> Selection:
         if options.stack:
             raise DataError(f"{path}: expected one stack, got stack={options.stack}. {_ORDER_UNKNOWN}")
         notes = ("frames without a position in the patient",)
-        return Selection(range(count), notes=notes, warning=_ORDER_UNKNOWN)
+        # A clip of ultrasound or angiography is no volume; where it is given to a model of volumes, that is a warning.
+        expected = header.modality_of(ds) in header.SLICE_MODALITIES
+        return Selection(range(count), notes=notes, warning=_ORDER_UNKNOWN if expected else "")
     stacks = split(frames)
     if are_channels(frames, stacks, options):
         chosen = [_volume(frames, stack, path) for stack in stacks]

@@ -24,9 +24,9 @@ from medzoo.io.dicom.kinds import non_image_advice, non_image_kind
 from medzoo.io.files import wrap_read_errors
 
 __all__ = [
-    "PROJECTION_MODALITIES", "Plane", "age_of", "body_part_of", "finite_values", "frame_count", "functional_group",
-    "identity_of", "ignored_geometry", "modality_of", "non_image_advice", "non_image_kind", "pixel_spacing", "plane_of",
-    "sample_count", "wrap_dicom_errors",
+    "PROJECTION_MODALITIES", "SLICE_MODALITIES", "Plane", "age_of", "body_part_of", "finite_values", "frame_count",
+    "functional_group", "identity_of", "ignored_geometry", "modality_of", "non_image_advice", "non_image_kind",
+    "pixel_spacing", "plane_of", "sample_count", "wrap_dicom_errors",
 ]  # fmt: skip
 
 PROJECTION_MODALITIES = frozenset({"CR", "DX", "IO", "MG", "PX", "RF", "RG", "XA"})
@@ -45,7 +45,9 @@ _IDENTITY = {
 _DAYS = {"D": 1, "W": 7, "M": 30.4375, "Y": 365.25}
 """Days in a unit of an age string (PS3.5 6.2)."""
 
-_SLICE_MODALITIES = frozenset({"CT", "MR", "PT", "NM"})
+SLICE_MODALITIES = frozenset({"CT", "MR", "PT", "NM"})
+"""Their pixels are slices, whose position and spacing a volume needs."""
+
 _SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 _TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
@@ -238,7 +240,7 @@ def ignored_geometry(ds: Any, path: Path, frame: int = 0) -> str:
 
 def _is_slice(ds: Any) -> bool:
     """Return whether the pixels are a slice, whose position and spacing a volume needs."""
-    return modality_of(ds) in _SLICE_MODALITIES
+    return modality_of(ds) in SLICE_MODALITIES
 
 
 def _positive_pair(ds: Any, keyword: str, path: Path) -> tuple[float, float] | None:
