@@ -147,12 +147,13 @@ def predict(model: str, paths: tuple[str, ...], output: str, **options: Any) -> 
 @click.argument("path", type=click.Path())
 @click.option("--out", required=True, type=click.Path(), help="Image file to write, such as scan.png.")
 @click.option("--frame", type=click.IntRange(0), help="Index of the frame, page or volume to draw.")
-def show(path: str, out: str, frame: int | None) -> None:
+@click.option("--stack", type=click.IntRange(0), help="Index of the stack, of several in a DICOM file or folder.")
+def show(path: str, out: str, frame: int | None, stack: int | None) -> None:
     """Draw PATH as it was read, to check its orientation.
 
     The picture shows the X-ray, or three planes of a volume, with orientation, spacing and value range.
     """
-    medzoo.show(path, out=out, frame=frame)
+    medzoo.show(path, out=out, frame=frame, stack=stack)
     click.echo(out)
 
 
@@ -171,8 +172,7 @@ def quickstart(file: str | None, to: str) -> None:
 
 def _print_prediction(result: Prediction) -> None:
     """Print one prediction: its source, its outputs and the preprocessing steps."""
-    where = f" · point {result.point}" if result.point else ""
-    click.echo(f"{result.source}{where} · {result.provenance['model']} · weights {result.provenance['weights']}")
+    click.echo(f"{result.name} · {result.provenance['model']} · weights {result.provenance['weights']}")
     if not result.trained:
         click.secho("untrained outputs: these numbers mean nothing", fg="red", bold=True)
     if result.mismatch:

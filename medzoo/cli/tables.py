@@ -38,6 +38,8 @@ ADVICE = {
         "Use a 3D model (medzoo list --dims 3)."
     ),
     "use a model with dims=2; see medzoo.list_models(dims=2)": "use a 2D model (medzoo list --dims 2)",
+    "give channel_axis=": "in Python give channel_axis=",
+    "Choose one with stack=0 to": "Choose one in Python with stack=0 to",
     "allow it with max_voxels=": "read it in Python with max_voxels=",
     "read it with nan='zero'": "read it in Python with nan='zero'",
     "create it with in_chans=": "create it in Python with in_chans=",
@@ -50,8 +52,12 @@ ADVICE = {
     "medzoo.list_models()": "medzoo list",
 }
 
-# The only command with --frame; these come before the others.
-SHOW_ADVICE = {"Choose one: frame=0.": "Choose one: --frame 0.", "with frame=0": "with --frame 0"}
+# The only command with --frame and --stack; these come before the others.
+SHOW_ADVICE = {
+    "Choose one: frame=0.": "Choose one: --frame 0.",
+    "with frame=0": "with --frame 0",
+    "with stack=0 to": "with --stack 0 to",
+}
 
 
 def console() -> Console:

@@ -32,7 +32,8 @@ class Prediction:
         logits: label to logit.
         untrained: labels whose outputs were never trained; their values are meaningless.
         steps: the preprocessing steps, as text.
-        identity: what the file says about itself: UIDs, view, and the patient id as a hash only.
+        identity: what the file says about itself: UIDs, view, and the patient id as a hash only; ``stack`` is what
+            distinguishes the image from others of its series or file.
         provenance: model, weights, digest and the version of medzoo.
         point: centre of the patch in mm, in the caller's frame, for a patch model.
         warning: what is known against the image, such as implausible values, or what could not be checked; empty if
@@ -58,6 +59,12 @@ class Prediction:
     reason: str = ""
 
     doubt = deprecated_alias("doubt", "warning", removed_in="0.2.0")
+
+    @property
+    def name(self) -> str:
+        """The source, with the stack of its series and the point if there are several images of it."""
+        stack = f" ({self.identity['stack']})" if "stack" in self.identity else ""
+        return self.source + stack + (f" at {self.point}" if self.point else "")
 
     @property
     def trained(self) -> bool:
@@ -103,7 +110,8 @@ class Predictions(list[Prediction]):
     """Predictions in the order of their sources, including those that failed.
 
     Attributes:
-        skipped: path to the reason why it was skipped: objects that are not images, views that the weights exclude.
+        skipped: path to the reason why it was skipped: objects that are not images, views that the weights exclude,
+            files beside the slices of a series that cannot be read.
     """
 
     def __init__(
@@ -129,8 +137,8 @@ class Predictions(list[Prediction]):
 
     @property
     def errors(self) -> dict[str, str]:
-        """The error of each source that failed; the key of a patch includes its point."""
-        return {p.source + (f" at {p.point}" if p.point else ""): p.error for p in self.failed}
+        """The error of each image that failed, by its name."""
+        return {p.name: p.error for p in self.failed}
 
     def counts(self) -> dict[str, Any]:
         """Return how many images were predicted, and how many failed or were skipped for each reason.
@@ -171,9 +179,9 @@ class Predictions(list[Prediction]):
     def rows(self) -> list[dict[str, Any]]:
         """Return one flat row per prediction.
 
-        Columns: source, error, reason, mismatch, warning, x y z of the point, UIDs, ``probability:LABEL`` and
-        ``positive:LABEL`` for each label, untrained labels, steps, and provenance. The column ``doubt`` is deprecated:
-        it repeats ``warning``.
+        Columns: source, error, reason, mismatch, warning, x y z of the point, UIDs and stack, ``probability:LABEL``
+        and ``positive:LABEL`` for each label, untrained labels, steps, and provenance. The column ``doubt`` is
+        deprecated: it repeats ``warning``.
         """
         labels = list(dict.fromkeys(label for p in self for label in p.probabilities))
         rows = []
@@ -181,7 +189,7 @@ class Predictions(list[Prediction]):
             row: dict[str, Any] = {"source": p.source, "error": p.error, "reason": p.reason, "mismatch": p.mismatch}
             row |= {"warning": p.warning, "doubt": p.warning}
             row |= zip("xyz", p.point or ("", "", ""), strict=True)
-            row |= {key: p.identity.get(key, "") for key in ("study", "series", "sop", "patient")}
+            row |= {key: p.identity.get(key, "") for key in ("study", "series", "stack", "sop", "patient")}
             for label in labels:
                 row[f"probability:{label}"] = p.probabilities.get(label, "")
                 row[f"positive:{label}"] = p.positive.get(label, "")

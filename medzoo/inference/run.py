@@ -72,6 +72,10 @@ def predict(
     error, objects that are not images are skipped with a reason, and the other images are predicted. An object in
     memory that cannot be an image raises an error, also in a list.
 
+    Slices are one image where patient, study, series, frame of reference, size, direction and spacing agree; phases,
+    echoes and stacks of a series or of a multi-frame file are predicted one by one. What is known against an image is
+    its ``warning``: lost or unreadable slices, values that cannot be right, tags that are missing.
+
     The model runs as :func:`medzoo.optimize` would run it, where that takes less time; it is not changed.
 
     Args:
@@ -187,7 +191,8 @@ class _Reader(Dataset[_Item]):
 
     def __getitem__(self, index: int) -> _Item:
         planned = self.images[index]
-        base = Prediction(planned.label, provenance=self.provenance, point=planned.given_point)
+        identity = {"stack": planned.stack_name} if planned.stack_name else {}
+        base = Prediction(planned.label, identity=identity, provenance=self.provenance, point=planned.given_point)
         try:
             prepared = self.transform.examine(self._read(planned), planned.point, self.allow_mismatch)
         except DataError as error:
