@@ -277,6 +277,16 @@ def test_the_command_line_predicts_the_others_and_exits_5(study):
     assert "Traceback" not in result.output
 
 
+def test_the_command_line_shortens_what_an_archive_repeats(tmp_path):
+    for i in range(60):
+        (tmp_path / f"{i:02d}.txt").write_text("not an image")
+    result = run("predict", "cnn3d_small", tmp_path, "--allow-untrained")
+    lines = result.stderr.splitlines()
+    assert sum(line.startswith("skipped") for line in lines) == 50
+    assert "… and 10 more: --output json or csv has them all" in lines
+    assert lines[-1] == "nothing to predict: 60 skipped"
+
+
 def test_the_command_line_exits_0_on_success(study):
     result = run("predict", "cnn3d_small", study / "a", "--allow-untrained", "--output", "csv", "--batch-size", "2")
     assert result.exit_code == 0, result.stderr

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+MOST_LINES = 50  # of each kind of problem that "predict" prints
+
 
 class LogLines(logging.Handler):
     """Prints what the library logs to stderr, one line each."""
@@ -181,11 +183,17 @@ def _print_prediction(result: Prediction) -> None:
     click.echo(" → ".join(result.steps) + "\n")
 
 
+def _first(lines: list[str]) -> list[str]:
+    """Return the lines, of which an archive may have thousands, up to a number that a person reads."""
+    more = len(lines) - MOST_LINES
+    return lines if more < 2 else [*lines[:MOST_LINES], f"… and {more} more: --output json or csv has them all"]
+
+
 def _print_problems(results: Predictions) -> None:
-    """Print warnings, skipped objects and errors to stderr, one line each."""
-    lines = [f"warning: {result.warning}" for result in results if result.warning and not result.error]
-    lines += [f"skipped {source}: {reason}" for source, reason in results.skipped.items()]
-    lines += [f"DataError: {result.error}" for result in results.failed]
+    """Print warnings, skipped objects and errors to stderr, one line each, and the counts."""
+    lines = _first([f"warning: {result.warning}" for result in results if result.warning and not result.error])
+    lines += _first([f"skipped {source}: {reason}" for source, reason in results.skipped.items()])
+    lines += _first([f"DataError: {result.error}" for result in results.failed])
     if not results:
         reason = f"{len(results.skipped)} skipped" if results.skipped else "no image was found"
         lines.append(f"nothing to predict: {reason}")
