@@ -26,14 +26,8 @@ from medzoo.io.dicom.tags import distinction_tags, distinctions_of
 from medzoo.io.options import ReadOptions
 
 __all__ = [
-    "IDENTITY",
-    "Slice",
-    "describe_difference",
-    "frames_with_planes",
-    "read_header",
-    "slice_of",
-    "without_copies",
-]
+    "IDENTITY", "Slice", "describe_difference", "frames_with_planes", "read_header", "slice_of", "without_copies",
+]  # fmt: skip
 
 IDENTITY = (
     "patient", "patient name", "birth date", "study", "series", "frame of reference", "modality", "size",
@@ -41,13 +35,8 @@ IDENTITY = (
 """What all slices of a volume have in common. One UID is not enough: anonymisers give the same to several series."""
 
 _KEYWORDS = (
-    "PatientID",
-    "PatientName",
-    "PatientBirthDate",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "FrameOfReferenceUID",
-)
+    "PatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID",
+)  # fmt: skip
 _COUNTS = ("ImagesInAcquisition", "NumberOfSlices", "NumberOfTemporalPositions", "NumberOfSeriesRelatedInstances")
 _SCAN_KEYWORDS = (
     "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames",
@@ -108,7 +97,7 @@ def read_header(path: Path, max_voxels: int) -> tuple[Any, bool]:
     """
     from pydicom import dcmread
 
-    with header.wrap_dicom_errors(path, "a DICOM header") as issued, path.open("rb") as file:
+    with header.wrap_dicom_errors(path, "a DICOM header"), path.open("rb") as file:
         head = file.read(_HEAD)
         if _DEFLATED in head or int.from_bytes(head[140:144], "little") > _HEAD - 512:
             return load(path, max_voxels=max_voxels, tags=list(_tags())), True
@@ -118,10 +107,6 @@ def read_header(path: Path, max_voxels: int) -> tuple[Any, bool]:
         if header.frame_count(ds) > 1:
             file.seek(0)
             ds = dcmread(file, stop_before_pixels=True, specific_tags=[*_tags(), *FRAME_TAGS])
-    if any("End of file reached" in str(warning.message) for warning in issued):
-        raise DataError(
-            f"{path}: expected a complete DICOM file, found one that is cut short. Copy it again from its source."
-        )
     return ds, complete
 
 
