@@ -16,7 +16,14 @@ from medzoo.io.dicom.completeness import shorter_than_others
 from medzoo.io.dicom.elements import numbers
 from medzoo.io.dicom.header import Plane
 from medzoo.io.dicom.stacks import (
-    Frame, Stack, are_channels, choose_stack, list_stacks, slice_step, split, suspicions,
+    Frame,
+    Stack,
+    are_channels,
+    choose_stack,
+    list_stacks,
+    slice_step,
+    split,
+    suspicions,
 )  # fmt: skip
 from medzoo.io.dicom.tags import DISTINCTIONS, distinctions_of
 from medzoo.io.files import check_frame
