@@ -387,8 +387,9 @@ def test_127_compressions_of_pictures(tmp_path, compression, layout, samples):
         tag = file.pages[0].tags["TileByteCounts" if "tile" in layout else "StripByteCounts"]
         start, at, count = file.pages[0].dataoffsets[0], tag.valueoffset, tag.value[0]
     blob = bytearray(path.read_bytes())
-    count = len(blob[start : start + count].rstrip(b"\0")) - 20  # imagecodecs 2024.6.1 pads JPEG 2000
-    blob[at : at + (2 if tag.dtype == 3 else 4)] = struct.pack("<H" if tag.dtype == 3 else "<I", count)
+    if compression == "jpeg2000":  # imagecodecs 2024.6.1 writes further bytes behind its end marker
+        count = blob.index(b"\xff\xd9", start) + 2 - start
+    blob[at : at + (2 if tag.dtype == 3 else 4)] = struct.pack("<H" if tag.dtype == 3 else "<I", count - 20)
     path.write_bytes(blob)
     with pytest.raises(DataError, match=r"a strip or tile that is .* cut short or damaged"):
         read(path)
