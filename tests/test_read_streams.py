@@ -50,8 +50,7 @@ for _ in range(5 if writing else 1):
 stop.set()
 if writing:
     thread.join()
-loaded = {"SimpleITK", "tifffile", "imagecodecs"} & sys.modules.keys()
-wrong += [f"{name} is loaded" for name in loaded]
+wrong += ["SimpleITK is loaded"] if "SimpleITK" in sys.modules else []
 open(folder + "/result", "w").write(repr((wrong, written)))
 """
 
@@ -128,14 +127,14 @@ def test_120_itk_keeps_its_setting_of_warnings(folder):
 
 def test_120_warnings_of_a_library_are_dropped_in_the_reading_thread_alone(tmp_path):
     """``warnings.catch_warnings`` in two threads leaves the filters of the process replaced."""
-    inside, outside, leave = threading.Event(), [], threading.Event()
+    inside, leave = threading.Event(), threading.Event()
 
     def read_slowly():
-        with wrap_read_errors(tmp_path, "a file") as issued:
+        with wrap_read_errors(tmp_path, "a file"):
             warnings.warn("from a library", UserWarning, stacklevel=1)
             inside.set()
             leave.wait(10)
-            outside.append([str(warning.message) for warning in issued])
+            warnings.warn("from a library again", UserWarning, stacklevel=1)
 
     threads = [threading.Thread(target=read_slowly) for _ in range(2)]
     with warnings.catch_warnings(record=True, action="always") as caught:
@@ -150,7 +149,6 @@ def test_120_warnings_of_a_library_are_dropped_in_the_reading_thread_alone(tmp_p
         assert warnings.showwarning is before
         warnings.warn("from the user again", UserWarning, stacklevel=1)
     assert [str(warning.message) for warning in caught] == ["from the user", "from the user again"]
-    assert outside == [["from a library"]] * 2
 
 
 def test_120_reading_does_not_add_to_the_filters_of_warnings(tmp_path):

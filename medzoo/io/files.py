@@ -9,6 +9,7 @@ import gzip
 import os
 import re
 import struct
+import sys
 import threading
 import warnings
 import zlib
@@ -21,7 +22,7 @@ from medzoo.errors import DataError, MedzooError
 
 __all__ = [
     "DEFLATE_LIMIT", "MAX_VOXELS", "check_frame", "check_size", "existing", "has_image_suffix", "identify",
-    "inflated_size", "join_sizes", "select_page", "unknown_format", "wrap_read_errors",
+    "inflated_size", "is_outside_readers", "join_sizes", "select_page", "unknown_format", "wrap_read_errors",
 ]  # fmt: skip
 
 MAX_VOXELS = 2**29
@@ -80,50 +81,60 @@ def existing(path: str | os.PathLike[str]) -> Path:
     return here
 
 
-class _Recorder(threading.local):
-    """The message of a filter of warnings: it matches, and records, each warning of a thread that is in a reader."""
+class _Readers(threading.local):
+    """How many readers the thread is in; as the pattern of a filter of warnings, it matches while there is one."""
 
-    def __init__(self) -> None:
-        self.readers: list[list[warnings.WarningMessage]] = []
+    count = 0
 
-    def match(self, text: str) -> bool:
+    def match(self, _: str) -> bool:
         """Return whether to drop a warning; called as the method of a compiled pattern."""
-        if self.readers:
-            self.readers[-1].append(warnings.WarningMessage(text, UserWarning, "", 0))
-        return bool(self.readers)
+        return self.count > 0
 
 
-class _NeverIssued(Warning):
-    """A category that lets Python forget which warnings it has shown already, and would not issue again."""
+_readers = _Readers()
+_FILTER: Any = ("ignore", _readers, Warning, None, 0)
 
 
-_recorder = _Recorder()
-_FILTER: Any = ("ignore", _recorder, Warning, None, 0)
+def is_outside_readers(_: object) -> bool:
+    """Return whether to keep a message of a library, as a filter of its logger: not while its thread is in a reader."""
+    return _readers.count == 0
 
 
 @contextmanager
-def wrap_read_errors(path: Path, what: str, *more: type[Exception]) -> Iterator[list[warnings.WarningMessage]]:
-    """Raise DataError for any exception of a library that reads ``path``, and yield the warnings it issued.
+def _without_warnings() -> Iterator[None]:
+    """Drop the warnings that this thread issues, and no other's.
 
-    The library's own messages are left out: in DICOM they may quote a patient's name or id. Its warnings are dropped
-    by a filter that has an effect in threads which are in this block, and in no other: ``warnings.catch_warnings``
-    replaces the filters of the process, and two threads that leave it in the order they entered leave them replaced.
+    ``warnings.catch_warnings`` does so where it is aware of contexts (an option of Python 3.14). Elsewhere it replaces
+    the filters of the process, and two threads that leave it in the order they entered leave them replaced; so there a
+    filter is put in front of them, once, that matches in threads which are in a reader alone.
+    """
+    if getattr(sys.flags, "context_aware_warnings", False):
+        with warnings.catch_warnings(action="ignore"):
+            yield
+        return
+    filters: Any = warnings.filters
+    if not filters or filters[0] is not _FILTER:
+        if _FILTER in filters:
+            filters.remove(_FILTER)
+        filters.insert(0, _FILTER)
+    yield
+
+
+@contextmanager
+def wrap_read_errors(path: Path, what: str, *more: type[Exception]) -> Iterator[None]:
+    """Raise DataError for any exception of a library that reads ``path``, and drop the warnings that it issues.
+
+    The library's own messages are left out: in DICOM they may quote a patient's name or id.
 
     Args:
         path: the file, for the message.
         what: what was expected of it, such as ``"a PNG image"``.
         more: exceptions of the library that derive directly from ``Exception``.
     """
-    filters: Any = warnings.filters
-    if not filters or filters[0] is not _FILTER:
-        if _FILTER in filters:
-            filters.remove(_FILTER)
-        filters.insert(0, _FILTER)
-    warnings.simplefilter("ignore", _NeverIssued, append=True)
-    issued: list[warnings.WarningMessage] = []
-    _recorder.readers.append(issued)
+    _readers.count += 1
     try:
-        yield issued
+        with _without_warnings():
+            yield
     except MedzooError:
         raise
     except MemoryError:
@@ -136,7 +147,7 @@ def wrap_read_errors(path: Path, what: str, *more: type[Exception]) -> Iterator[
             "The file is damaged or cut short: copy it again from its source, or export it again."
         ) from None
     finally:
-        _recorder.readers.pop()
+        _readers.count -= 1
 
 
 def join_sizes(sizes: Sequence[int]) -> str:

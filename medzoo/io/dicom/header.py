@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
-from warnings import WarningMessage
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,13 +52,13 @@ _TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
 @contextmanager
-def wrap_dicom_errors(path: Path, what: str) -> Iterator[list[WarningMessage]]:
+def wrap_dicom_errors(path: Path, what: str) -> Iterator[None]:
     """Raise DataError as :func:`~medzoo.io.files.wrap_read_errors` does; a faulty element is named with its tag."""
     from pydicom.errors import BytesLengthException, InvalidDicomError
 
-    with wrap_read_errors(path, what, BytesLengthException, InvalidDicomError) as issued:
+    with wrap_read_errors(path, what, BytesLengthException, InvalidDicomError):
         try:
-            yield issued
+            yield
         except ElementError as error:
             raise DataError(
                 f"{path}: expected {what}, but {error}. Correct that element, or export it again."
