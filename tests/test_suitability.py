@@ -325,16 +325,17 @@ def test_128_a_picture_is_repeated_to_rgb_alone():
 
 
 def test_134_the_command_line(tmp_path):
+    xray().save_pretrained(tmp_path / "mine")
+
     def run(*options):
-        return CliRunner().invoke(main, ["predict", "densenet121_xray", "--allow-untrained", *map(str, options)])
+        command = ["predict", f"local-dir:{tmp_path / 'mine'}", "--allow-untrained", *map(str, options)]
+        return CliRunner().invoke(main, command)
 
     path = write(tmp_path / "a.dcm", RAMP, Modality="MR", SOPClassUID=SECONDARY_CAPTURE)
     good = write_png(tmp_path / "b.png", RAMP)
     result = run(path)
     assert result.exit_code == 5
-    assert (
-        "densenet121_xray is for CR or DX images, got MR. Use another model, or pass --allow-mismatch" in result.stderr
-    )
+    assert "xray_cnn is for CR or DX images, got MR. Use another model, or pass --allow-mismatch" in result.stderr
     assert "medzoo.IntendedUse(...)" in result.stderr
     assert "predicted" not in result.stderr, "a single image needs no summary"
     result = run(path, good)
@@ -342,8 +343,6 @@ def test_134_the_command_line(tmp_path):
     assert result.stderr.splitlines()[-1] == "1 predicted; 1 failed: 1 wrong modality"
     result = run(path, good, "--allow-mismatch")
     assert result.exit_code == 0, result.output
-    assert (
-        f"another kind of image: these numbers mean nothing ({path}: densenet121_xray is for CR or DX" in result.stdout
-    )
+    assert f"another kind of image: these numbers mean nothing ({path}: xray_cnn is for CR or DX" in result.stdout
     assert result.stderr.splitlines()[-1] == "2 predicted (1 with a warning, 1 of another kind than the model's)"
-    assert "CR, DX" in CliRunner().invoke(main, ["info", "densenet121_xray"]).stdout
+    assert "CR, DX" in CliRunner().invoke(main, ["info", "xray_cnn"]).stdout
