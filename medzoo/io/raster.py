@@ -58,7 +58,7 @@ def read_raster(path: Path, kind: str, options: ReadOptions) -> Image:
                 if deep and frames > 1:  # the stream of a frame is not taken apart
                     notes.append("16-bit colour or alpha read as 8-bit")
                     deep = False
-                values, bits = _deep_values(path, picture, notes) if deep else _values(path, picture, notes)
+                values, bits = _deep_values(path, notes) if deep else _values(path, picture, notes)
                 orientation = picture.getexif().get(_ORIENTATION, 1)
         except Pillow.DecompressionBombError:  # derives from Exception alone
             raise DataError(
@@ -90,45 +90,17 @@ def _values(path: Path, picture: Picture, notes: list[str]) -> tuple[NDArray[Any
     raise DataError(f"{path}: expected grey or RGB pixels, found Pillow mode {mode!r}. Convert it to grey or RGB.")
 
 
-def _deep_values(path: Path, picture: Picture, notes: list[str]) -> tuple[NDArray[Any], int]:
-    """Return the pixels ``c h w`` of a PNG with 16-bit colour or alpha, and their bits.
+def _deep_values(path: Path, notes: list[str]) -> tuple[NDArray[Any], int]:
+    """Return the pixels ``c h w`` of a PNG with 16-bit colour or alpha, for which Pillow has no mode, and their bits."""
+    import imagecodecs
 
-    Pillow has no mode of 16 bits for several channels. It decodes the high bytes here, and then the low ones.
-    """
-    from PIL import Image as Pillow
-
-    stream, interlaced = _image_data(path), int(bool(picture.info.get("interlace")))
-    grey = "LA;16B" in str(getattr(picture, "tile", ""))
-    if grey:  # four bytes a pixel, as 8-bit RGBA
-        four = np.asarray(Pillow.frombytes("RGBA", picture.size, stream, "zip", "RGBA", interlaced)).astype(np.uint16)
-        values = four[..., ::2] << 8 | four[..., 1::2]
-    else:
-        high, low = (
-            np.asarray(
-                Pillow.frombytes(picture.mode, picture.size, stream, "zip", f"{picture.mode};16{order}", interlaced)
-            ).astype(np.uint16)
-            for order in "BL"
-        )
-        values = high << 8 | low
-    alpha = values[..., -1] if picture.mode == "RGBA" else None
-    if "transparency" in picture.info:  # one colour is marked as transparent
-        alpha = np.where((values == np.asarray(picture.info["transparency"])).all(axis=-1), 0, 65535)
-    if alpha is not None:
-        if not (alpha == 65535).all():
+    values = imagecodecs.png_decode(path.read_bytes())  # a colour marked as transparent becomes alpha
+    colours = 1 if values.shape[-1] == 2 else 3
+    if values.shape[-1] > colours:
+        if not (values[..., -1] == np.iinfo(values.dtype).max).all():
             raise _transparent(path)
         notes.append("opaque alpha dropped")
-    return np.moveaxis(values[..., : 1 if grey else 3], -1, 0), 16
-
-
-def _image_data(path: Path) -> bytes:
-    """Return the compressed pixels of a PNG, whose chunks were verified before."""
-    data, at, parts = path.read_bytes(), 8, []
-    while at + 8 <= len(data):
-        length, name = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        if name == b"IDAT":
-            parts.append(data[at + 8 : at + 8 + length])
-        at += length + 12
-    return b"".join(parts)
+    return np.moveaxis(values[..., :colours], -1, 0), 8 * values.dtype.itemsize
 
 
 def _without_alpha(path: Path, picture: Picture, notes: list[str]) -> Picture:
