@@ -91,7 +91,7 @@ def _values(path: Path, picture: Picture, notes: list[str]) -> tuple[NDArray[Any
 
 
 def _deep_values(path: Path, notes: list[str]) -> tuple[NDArray[Any], int]:
-    """Return the pixels ``c h w`` of a PNG with 16-bit colour or alpha, for which Pillow has no mode, and their bits."""
+    """Return the pixels ``c h w``, and their bits, of a PNG of 16-bit colour or alpha, which Pillow has no mode for."""
     import imagecodecs
 
     values = imagecodecs.png_decode(path.read_bytes())  # a colour marked as transparent becomes alpha
