@@ -5,8 +5,8 @@ Axes: b batch, c channels, s spatial axes, n classes.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, Unpack, overload
 
@@ -83,7 +83,7 @@ def predict(
         source: a path, an image, an array ``(c, …)``, or a list of those. In a folder tree, and among the files
             of a list, DICOM slices are grouped by series: a 3D model takes series and volumes, a 2D model images.
         batch_size: images per forward pass.
-        device: where to run; ``None`` is the device of the model. The model is moved back afterwards.
+        device: where to run; ``None`` is the device of the model. The model itself is neither moved nor changed.
         num_workers: processes that read and preprocess while the model runs; 0 uses the calling process.
         points: for a patch model, centres in mm: a list of (x, y, z), or a CSV file like LUNA16's annotations
             (``coordX``, ``coordY``, ``coordZ``, and ``seriesuid`` if it covers several scans).
@@ -230,17 +230,17 @@ def _run(
     """Yield each prediction in order, and the type of its error if it has one."""
     # The loader yields single images, so that a slow or broken one delays no batch; workers read ahead.
     loader: Iterable[_Item] = DataLoader(reader, batch_size=None, num_workers=num_workers)
-    with _inference_mode(model, device) as target:
-        runner = optimized_view(model, len(work.images))
-        batch: list[_Item] = []
-        for planned, item in zip(work.images, _check_workers(loader), strict=True):
-            if planned.in_memory and item.prediction.error and item.kind is not ExcludedView:
-                raise item.kind(item.prediction.error)
-            batch.append(item)
-            if sum(item.tensor is not None for item in batch) == batch_size:
-                yield from _run_batch(runner, batch, target, model.outputs)
-                batch = []
-        yield from _run_batch(runner, batch, target, model.outputs)
+    ready, target = _ready(model, device)
+    runner = optimized_view(ready, len(work.images))
+    batch: list[_Item] = []
+    for planned, item in zip(work.images, _check_workers(loader), strict=True):
+        if planned.in_memory and item.prediction.error and item.kind is not ExcludedView:
+            raise item.kind(item.prediction.error)
+        batch.append(item)
+        if sum(item.tensor is not None for item in batch) == batch_size:
+            yield from _run_batch(runner, batch, target, model.outputs)
+            batch = []
+    yield from _run_batch(runner, batch, target, model.outputs)
 
 
 def _check_workers(loader: Iterable[_Item]) -> Iterator[_Item]:
@@ -280,19 +280,16 @@ def _run_batch(
             yield _name_outputs(item, next(rows), outputs), DataError
 
 
-@contextmanager
-def _inference_mode(model: Classifier, device: torch.device | str | None) -> Iterator[torch.device]:
-    """Set eval mode and move the model to the device; restore both afterwards."""
-    modes = {module: module.training for module in model.modules()}
-    before = next(model.parameters()).device
-    target = _check_device(device, model.name) if device is not None else before
-    try:
-        model.eval().to(target)
-        yield target
-    finally:
-        model.to(before)
-        for module, training in modes.items():
-            module.training = training
+def _ready(model: Classifier, device: torch.device | str | None) -> tuple[Classifier, torch.device]:
+    """Return the model in eval mode on the device, and the device.
+
+    A model in training mode or on another device is copied: another thread may be using it.
+    """
+    here = next(model.parameters()).device
+    target = _check_device(device, model.name) if device is not None else here
+    if target == here and not any(module.training for module in model.modules()):
+        return model, target
+    return copy.deepcopy(model).eval().to(target), target
 
 
 def _check_device(device: torch.device | str, who: str) -> torch.device:
