@@ -174,3 +174,50 @@ def test_121_real_radiographs_warn_where_torchxrayvision_does(data):
     assert [bool(p.warning) for p in found] == [torchxrayvision_warns(p.tensor) for p in found]
     assert sum(bool(p.warning) for p in found) == 30
     assert len(found) == 1000
+
+
+def volume(values, **fields):
+    return medzoo.Image(values.astype(np.float32)[None], identity={"file": "v"}, **fields)
+
+
+def test_121_a_few_voxels_or_padding_leave_no_contrast_to_a_z_score():
+    how = medzoo.Preprocessing(size=(24, 24, 24), intensity="zscore")
+    scan = np.random.default_rng(0).normal(0, 500, (24, 24, 24))
+    assert warning(how, volume(scan)) == ""
+    hot = scan.copy()
+    hot[3, 4, 5] = 3e38
+    assert "a few voxels leave no contrast to the others" in warning(how, volume(hot))
+    padded = scan.copy()
+    padded[:, :9] = -32768
+    assert "got -32768 in 37.5% of them" in warning(how, volume(padded))
+    air = scan.copy()
+    air[:, :9] = -2000  # outside of the field of view
+    mask = np.zeros_like(scan)
+    mask[8:12, 8:12, 8:12] = 255
+    for sound in (air, mask):
+        assert warning(how, volume(sound)) == ""
+
+
+def test_121_channels_of_a_volume_that_are_one_and_the_same():
+    how = medzoo.Preprocessing(size=(8, 8, 8), intensity="zscore_nonzero")
+    one = np.random.default_rng(0).normal(100, 10, (8, 8, 8))
+    same = medzoo.Image(np.stack([one] * 4), identity={"file": "v"})
+    assert "got the same 4 times" in warning(how, same, channels=4)
+    other = medzoo.Image(np.stack([one, one + 1, one, one]), identity={"file": "v"})
+    assert warning(how, other, channels=4) == ""
+
+
+def test_121_a_single_slice_is_no_volume():
+    how = medzoo.Preprocessing(size=(8, 8, 8), intensity="zscore")
+    slice_ = np.random.default_rng(0).normal(size=(16, 16, 1))
+    assert "expected a volume, got a single slice, 16 × 16 × 1" in warning(how, volume(slice_))
+
+
+def test_121_a_mask_or_a_window_beside_the_data_is_no_picture():
+    how = medzoo.Preprocessing(size=(64, 64))
+    mask = np.zeros((1, 80, 80), np.uint8)
+    mask[:, 20:60, 20:60] = 255
+    assert "got 0 and 255 alone. Is it a mask" in warning(how, mask)
+    dark = np.zeros((1, 80, 80), np.uint8)
+    dark[:, :, :3] = np.arange(80)[None, :, None] * 3
+    assert "of it black" in warning(how, dark)

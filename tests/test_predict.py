@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -172,3 +173,16 @@ def test_a_real_single_slice_for_a_volume_model_is_an_error(data):
     path = sorted((data / "ct_slices").glob("*.dcm"))[0]
     with pytest.raises(DataError, match="takes a 3D volume, got a 2D image"):
         medzoo.predict(small("swin_encoder_mlp"), path, allow_untrained=True)
+
+
+def test_136_overlapping_predictions_of_a_model_in_training_mode():
+    """A model is in training mode after ``create`` without weights, and after one's own training."""
+    model = medzoo.create("cnn3d_small", size=16).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    scans = [np.random.default_rng(i).normal(0, 500, (1, 20, 20, 20)).astype(np.float32) for i in range(4)]
+    wanted = [medzoo.predict(model, scan, allow_untrained=True).logits for scan in scans]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda scan: medzoo.predict(model, scan, allow_untrained=True).logits, scans * 8))
+    assert found == wanted * 8
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

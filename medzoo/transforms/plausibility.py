@@ -10,6 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from medzoo.contract import Preprocessing
+from medzoo.io.files import join_sizes
 from medzoo.io.image import Image
 
 __all__ = ["implausible_input", "implausible_values"]
@@ -20,6 +21,12 @@ DARKEST, BRIGHTEST, MARGIN = 769 / 2048, 1279 / 2048, 1 / 2048
 LEAST_SPAN = 0.125
 # The share of voxels at one end of a window, or of one value, that leaves nothing to see. Masks of organs have 0.998.
 SATURATED, SINGLE_VALUE = 0.999, 0.9995
+# The share of a picture that is black, or white, where the window of its file is beside the values.
+AT_ONE_END = 0.95
+# The least pixels by which a picture is known for a mask, or for one that a window of its file left nothing of.
+LEAST_PIXELS = 64 * 64
+# Standard deviations by which few voxels may exceed the others, and how much less the others may vary without them.
+OUTLYING, MASKED = 50, 0.1
 # The smallest part of the storage's range that a z-scored volume uses, and of a window that a scan spans.
 LEAST_RANGE, LEAST_WINDOW = 0.002, 0.1
 # Relative to the largest value, rounding errors of float32.
@@ -29,14 +36,15 @@ ROUNDING = 1e-5
 def implausible_values(x: Tensor, image: Image, how: Preprocessing) -> str:
     """Return why the values of an image ``c *s`` cannot be what the preprocessing expects, or an empty text."""
     low, high = float(x.min()), float(x.max())
-    faults = [_wrong_unit(low, high, image, how)]
+    faults = [_wrong_unit(low, high, image, how), _single_slice(image)]
     if how.intensity == "unit":
         faults += [_beyond_range(low, high, image), _constant(x, low, high, image), _unfilled_range(low, high, image)]
+        faults += [_two_values(x, low, high), _at_one_end(x, low, high, image)]
     elif how.window:
         faults += [_scaled(low, high, image, how.window), _constant(x, low, high, image)]
     else:
-        faults += [_constant(x, low, high, image), _single_value(x, low, high, image)]
-    return next(filter(None, faults), "")
+        faults += [_constant(x, low, high, image), _single_value(x, low, high, image), _dominated(x, low, high)]
+    return next(filter(None, faults), "") or _equal_channels(x, image)
 
 
 def implausible_input(x: Tensor, how: Preprocessing) -> str:
@@ -89,6 +97,60 @@ def _wrong_unit(low: float, high: float, image: Image, how: Preprocessing) -> st
     return ""
 
 
+def _single_slice(image: Image) -> str:
+    """Find a volume that is a picture."""
+    sides = image.array.shape[1:]
+    if image.dims == 2 or sorted(sides)[:2].count(1) != 1:
+        return ""
+    return f"expected a volume, got a single slice, {join_sizes(sides)}. Give all slices of the scan."
+
+
+def _two_values(x: Tensor, low: float, high: float) -> str:
+    """Find a mask, or a picture that a window of its file turned into one."""
+    if x.numel() < LEAST_PIXELS or int(((x == low) | (x == high)).count_nonzero()) < x.numel():
+        return ""
+    return f"expected a picture, got {low:g} and {high:g} alone. Is it a mask, or is the window of the file too narrow?"
+
+
+def _at_one_end(x: Tensor, low: float, high: float, image: Image) -> str:
+    """Find a picture nearly all black or white, as a window beside the data leaves it."""
+    bottom, top = image.value_range or (0.0, 1.0)
+    for value, end, name in ((low, bottom, "black"), (high, top, "white")) if x.numel() >= LEAST_PIXELS else ():
+        share = _share(x, value) if value == end else 0.0
+        if share >= AT_ONE_END:
+            return f"expected a picture, got {100 * share:.3g}% of it {name}. {_cause_of_window(image)}"
+    return ""
+
+
+def _equal_channels(x: Tensor, image: Image) -> str:
+    """Find channels of a volume that are one and the same."""
+    if image.dims == 3 and len(x) > 1 and all(x[0].equal(channel) for channel in x[1:]):
+        return f"expected {len(x)} different channels, got the same {len(x)} times."
+    return ""
+
+
+def _dominated(x: Tensor, low: float, high: float) -> str:
+    """Find volumes in which few voxels, or padding of one value, leave no contrast to the others in a z-score."""
+    values = x.double()
+    mean, spread = float(values.mean()), float(values.std(correction=0))
+    if spread and max(high - mean, mean - low) > OUTLYING * spread:
+        return (
+            f"expected voxels of one scale, got {low:g} to {high:g} with a standard deviation of {spread:.3g}: a few "
+            "voxels leave no contrast to the others. Is the file damaged, or does it hold something else than an image?"
+        )
+    for value in (low, high):
+        rest = values[values != value]
+        if len(rest) > x.numel() / 100 and float(rest.min()) < float(rest.max()):
+            inner = float(rest.std(correction=0))
+            if inner < MASKED * spread:
+                share = f"{100 * (1 - len(rest) / x.numel()):.3g}%"
+                return (
+                    f"expected voxels of one scale, got {value:g} in {share} of them, which vary by {spread:.3g}, the "
+                    f"others by {inner:.3g}: padding leaves no contrast to the image. Set it to the value of air."
+                )
+    return ""
+
+
 def _constant(x: Tensor, low: float, high: float, image: Image) -> str:
     """Find an image, or a channel of a volume, in which every value is the same but for rounding."""
     if high - low <= ROUNDING * max(abs(low), abs(high)):
@@ -96,7 +158,7 @@ def _constant(x: Tensor, low: float, high: float, image: Image) -> str:
         name = "" if image.unit == "HU" else " (black)" if low == bottom else " (white)" if high == top else ""
         return f"expected an image, got {low:g} to {high:g}: every value is the same{name}. {_cause_of_window(image)}"
     if image.dims == 3 and len(x) > 1:
-        flat = [str(i) for i, channel in enumerate(x) if float(channel.min()) == float(channel.max())]
+        flat = [str(i) for i, channel in enumerate(x) if _has_single_value(channel)]
         if flat:
             names = ", ".join(flat)
             return f"expected {len(x)} channels, got one value everywhere in channel {names} (from 0). Is it missing?"
@@ -164,7 +226,14 @@ def _single_value(x: Tensor, low: float, high: float, image: Image) -> str:
     if high - low < LEAST_RANGE * (top - bottom):
         return f"expected values that use more of {bottom:g} to {top:g}, got {low:g} to {high:g}. Check the export."
     for value in (low, high):
-        share = int((x == value).count_nonzero()) / x.numel()
-        if share >= SINGLE_VALUE:
+        if (share := _share(x, value)) >= SINGLE_VALUE:
             return f"expected an image, got {value:g} in {100 * share:.4g}% of the voxels. Check that it is complete."
     return ""
+
+
+def _has_single_value(channel: Tensor) -> bool:
+    return max(_share(channel, float(channel.min())), _share(channel, float(channel.max()))) >= SINGLE_VALUE
+
+
+def _share(x: Tensor, value: float) -> float:
+    return int((x == value).count_nonzero()) / x.numel()
