@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -201,3 +203,13 @@ def test_a_path_is_shown_as_it_was_given(command, tmp_path, monkeypatch):
     result = run(*command, *(["--allow-untrained"] if command[0] == "predict" else []))
     assert result.exit_code != 0
     assert next(part for part in command if "/" in part) in result.output
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize(("sink", "code"), [("/dev/full", 7), (None, 0)])
+def test_144_an_output_that_is_full_or_closed(sink, code):
+    command = f"exec {sys.executable} -m medzoo.cli.main list {'>' + sink if sink else '>&-'}"
+    done = subprocess.run(["sh", "-c", command], stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == code
+    assert ("the output cannot be written (No space left on device)" in done.stderr) == bool(sink)
+    assert "Traceback" not in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk  # noqa: N813
@@ -100,3 +101,17 @@ def test_128_channels_of_a_flat_metaimage(tmp_path):
     np.testing.assert_array_equal(read(path, frame=2).array[0], pixels[..., 2])
     sitk.WriteImage(sitk.GetImageFromArray(pixels[..., :3].copy(), isVector=True), str(path))
     np.testing.assert_array_equal(read(path).array, np.moveaxis(pixels[..., :3], -1, 0))
+
+
+@pytest.mark.parametrize(("unit", "step", "channels"), [("sec", 2.0, 1), ("msec", 500.0, 1), ("sec", 1.0, 4)])
+def test_128_a_series_in_time_is_not_taken_for_channels(tmp_path, unit, step, channels):
+    image = nibabel.Nifti1Image(np.arange(4 * 5 * 6 * 4, dtype=np.int16).reshape(4, 5, 6, 4), np.eye(4))
+    image.header.set_xyzt_units("mm", unit)
+    image.header["pixdim"][4] = step
+    nibabel.save(image, tmp_path / "x.nii")
+    if channels == 1:
+        with pytest.raises(DataError, match="expected one volume, found 4"):
+            read_image(tmp_path / "x.nii", ReadOptions(channels=4))
+    else:
+        assert read_image(tmp_path / "x.nii", ReadOptions(channels=4)).array.shape == (4, 4, 5, 6)
+    assert read(tmp_path / "x.nii", channel_axis=3).array.shape == (4, 4, 5, 6)

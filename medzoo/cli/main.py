@@ -5,6 +5,7 @@ Heavy libraries are imported inside the commands, so that ``--version`` and ``--
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 import warnings
@@ -52,6 +53,11 @@ class Commands(click.Group):
                 raise
             click.echo(f"{type(error).__name__}: {cli_message(error, ctx.invoked_subcommand)}", err=True)
             sys.exit(error.exit_code)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or ctx.params.get("debug"):
+                raise
+            click.echo(f"the output cannot be written ({error.strerror}). Free some space.", err=True)
+            sys.exit(7)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command, or fail with the nearest name."""

@@ -29,6 +29,7 @@ ADVICE = {
     ),
     "num_workers=0": "--workers 0",
     "device='cpu'": "--device cpu",
+    "Check points_frame, and": "Check --points-frame, and",
     "expected points_frame 'LPS'": "expected --points-frame 'LPS'",
     "Give points=.": "Give --points FILE.",
     "Leave points out.": "Leave --points out.",
@@ -64,7 +65,7 @@ def console() -> Console:
     """Return a console; output to a pipe or file is 160 columns wide instead of 80."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 160)
+    return Console(width=None if sys.stdout is not None and sys.stdout.isatty() else 160)
 
 
 def cli_message(error: object, command: str | None = None) -> str:
@@ -74,7 +75,8 @@ def cli_message(error: object, command: str | None = None) -> str:
     'a.png: Use fewer workers (--workers 0).'
     """
     text = str(error)
-    for python, cli in ((SHOW_ADVICE if command == "show" else {}) | ADVICE).items():
+    own = SHOW_ADVICE if command == "show" else {}
+    for python, cli in (*own.items(), *ADVICE.items()):
         text = text.replace(python, cli)
     return text
 

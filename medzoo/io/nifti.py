@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gzip
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,6 +39,7 @@ _XFORM_CODES = range(1, 6)
 _CIFTI = range(3000, 3100)  # intent codes
 _ROUNDING = 1e-2  # of a quaternion that is stored with few digits
 _COLOURS = (("R", "G", "B"), ("R", "G", "B", "A"))
+_TIME_UNITS, _OF_TIME = 0x38, (8, 16, 24)  # bits of xyzt_units; seconds, milliseconds and microseconds
 _TO_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # by the spatial bits of xyzt_units; 0 is unknown, in practice mm
 
 
@@ -71,7 +73,7 @@ def read_nifti(path: Path, kind: str, options: ReadOptions) -> Image:
             with gzip.open(data) if packed else data.open("rb") as file:
                 stored = _read_voxels(data, file, header, size, warnings)
         stored, bits = _without_colour_fields(path, stored, options.frame, notes)
-        values = stored if bits else _volumes(path, stored, options, notes)
+        values = stored if bits else _volumes(path, header, stored, options, notes)
         values = values if bits else apply_read_scaling(values, *_scaling(path, header, warnings))
         affine, spacing = _geometry(path, header, notes, warnings)
     if affine is not None:
@@ -198,7 +200,7 @@ def _without_colour_fields(
     return np.stack([stored[name].reshape(stored.shape[:3]) for name in "RGB"], axis=-1), 8
 
 
-def _volumes(path: Path, stored: NDArray[Any], options: ReadOptions, notes: list[str]) -> NDArray[Any]:
+def _volumes(path: Path, header: Any, stored: NDArray[Any], options: ReadOptions, notes: list[str]) -> NDArray[Any]:
     """Return the volumes that are asked for, ``x y z c``."""
     shape = stored.shape
     if sum(n > 1 for n in shape[3:]) > 1:
@@ -206,6 +208,9 @@ def _volumes(path: Path, stored: NDArray[Any], options: ReadOptions, notes: list
             f"{path}: expected volumes along one axis, found {join_sizes(shape)}. Split the file into files of one "
             "volume, or of four axes."
         )
+    # Steps in a unit of time are a series, not channels; a step of 0 or 1 may be the default of a writer.
+    if int(header["xyzt_units"]) & _TIME_UNITS in _OF_TIME and float(header["pixdim"][4]) not in (0, 1):
+        options = replace(options, channels=1)
     return volumes_to_channels(path, stored.reshape(*shape[:3], -1, order="F"), shape, options, notes)
 
 
