@@ -17,6 +17,7 @@ from make_images import slice_fields, write_dicom, write_nifti, write_png, write
 import medzoo
 from medzoo.cli.main import main
 from medzoo.errors import ConfigError, DataError, WrongImage
+from medzoo.io.views import view_positions, view_words
 from medzoo.transforms.body_parts import body_part
 from medzoo.transforms.suitability import ExcludedView, WrongAge, WrongBodyPart, WrongModality, check_kind
 from medzoo.transforms.transform import WrongChannels
@@ -156,6 +157,62 @@ def test_134_views(view, expected, tmp_path):
         )
         expected += "AP, PA."
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("PA", "LAT"), ("AP", "LATERAL"), ("AP", "AXIAL"), ("PA", "AP"), ("PA", "LLD"), ("LL", "RL")]
+)
+def test_134_two_views_in_one_text_are_ambiguous_in_either_order(one, other, tmp_path):
+    for view in (f"{one} {other}", f"{other}/{one}"):
+        found = outcome(xray(views=("AP", "PA")), write(tmp_path / "a.dcm", RAMP, ViewPosition=view), warns=True)
+        assert "has an unknown term in ViewPosition, so it was not checked to be one of the views AP, PA." in found
+
+
+@pytest.mark.parametrize(
+    ("view", "positions"),
+    [
+        *[(view, {"PA"}) for view in ("PA ERECT", "ERECT PA", "P.A.", "POSTERO_ANTERIOR", "FRONTAL PA", "PA FRONTAL")],
+        *[(view, {"AP"}) for view in ("AP SUPINE", "SUPINE AP", "Antero-Posterior", "AP LORDOTIC")],
+        *[(view, {"LL"}) for view in ("LEFT LATERAL", "LATERAL LEFT", "LL LATERAL", "L LAT")],
+        *[(view, {"LLD"}) for view in ("LEFT LATERAL DECUBITUS", "LLD DECUBITUS")],
+        *[(view, set()) for view in ("", "ERECT", "PA\u00d1O", "PAAP")],
+    ],
+)
+def test_134_the_words_of_a_view(view, positions):
+    assert view_positions(view) == view_positions(view_words(view)) == positions
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ("DOE^JOHN", "other"),
+        ("DOE^JOHN PA", "PA"),
+        ("pa erect", "PA ERECT"),
+        ("PA/LAT DOE", "PA LAT"),
+        ("DOE\\PA", "other"),
+    ],
+)
+def test_134_of_a_view_only_known_words_reach_results(written, kept, tmp_path):
+    path = write(tmp_path / "a.dcm", RAMP, ViewPosition=written)
+    image = medzoo.read(path)
+    assert image.identity["view"] == kept
+    found = medzoo.predict(xray(), path, allow_untrained=True)
+    assert "DOE" not in found.to_json() + found.to_csv() + repr(found) + repr(image)
+    if kept == "other":
+        assert "unknown term in ViewPosition" in outcome(xray(views=("PA",)), path, warns=True)
+
+
+def test_134_a_uid_that_is_text_is_hashed(tmp_path):
+    fields = dict.fromkeys(("StudyInstanceUID", "SeriesInstanceUID"), "DOE^JOHN 1970")
+    path = write(tmp_path / "a.dcm", RAMP, **fields)
+    other = write(tmp_path / "b.dcm", RAMP, **(fields | {"StudyInstanceUID": "DOE^JANE 1970"}))
+    one, two = medzoo.read(path).identity, medzoo.read(other).identity
+    assert one["sop"] == "1.2.826.0.1.3680043.8.498.3", "a UID stays"
+    assert len(one["study"]) == 12
+    assert one["study"] == one["series"] == two["series"] != two["study"]
+    for source in (path, [path], tmp_path):
+        found = medzoo.predict(xray(), source, allow_untrained=True)
+        assert "DOE" not in found.to_json() + found.to_csv()
 
 
 def test_134_what_a_file_lacks_is_one_warning(tmp_path):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from medzoo.errors import WrongImage
 from medzoo.io.image import Image
+from medzoo.io.views import view_positions
 from medzoo.provenance import IntendedUse
 from medzoo.transforms.body_parts import body_part
 
@@ -30,21 +31,6 @@ _MODALITY_FORMS = {
 }  # fmt: skip
 # Projection radiography by any detector: each is accepted for the other.
 _RADIOGRAPHY = frozenset({"CR", "DX", "RG"})
-
-# PS3.3 C.8.7.1.1.1 and C.8.3.1.2, mammography's views, and longer forms. A lateral of unknown side may be either.
-_VIEWS = {
-    **{code: {code} for code in ("AP", "PA", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LPO", "RPO", "LAO", "RAO")},
-    **{code: {code} for code in ("CC", "MLO", "ML", "LM", "LMO", "XCC", "XCCL", "XCCM", "SIO", "FB", "AX", "OBL")},
-    "POSTEROANTERIOR": {"PA"}, "POSTERIORANTERIOR": {"PA"}, "POSTERIOANTERIOR": {"PA"},
-    "ANTEROPOSTERIOR": {"AP"}, "ANTERIORPOSTERIOR": {"AP"}, "ANTERIOPOSTERIOR": {"AP"},
-    "FRONTAL": {"AP", "PA"}, "LATERAL": {"LL", "RL"}, "LAT": {"LL", "RL"}, "LATERO": {"LL", "RL"},
-    "LEFTLATERAL": {"LL"}, "RIGHTLATERAL": {"RL"}, "LLAT": {"LL"}, "RLAT": {"RL"}, "LEFTLAT": {"LL"},
-    "RIGHTLAT": {"RL"}, "LATERALLEFT": {"LL"}, "LATERALRIGHT": {"RL"}, "LATERALDECUBITUS": {"LLD", "RLD"},
-    "LEFTLATERALDECUBITUS": {"LLD"}, "RIGHTLATERALDECUBITUS": {"RLD"}, "DECUBITUS": {"LLD", "RLD"},
-    "LEFTANTERIOROBLIQUE": {"LAO"}, "RIGHTANTERIOROBLIQUE": {"RAO"}, "LEFTPOSTERIOROBLIQUE": {"LPO"},
-    "RIGHTPOSTERIOROBLIQUE": {"RPO"}, "OBLIQUE": {"OBL", "LLO", "RLO", "LPO", "RPO", "LAO", "RAO"},
-    "AXIAL": {"AX"}, "PAERECT": {"PA"}, "APSUPINE": {"AP"},
-}  # fmt: skip
 
 
 class WrongModality(WrongImage):
@@ -171,7 +157,7 @@ def _check_view(found: Suitability, image: Image, views: Sequence[str], has_tags
     stated = image.identity.get("view", "")
     if not views or stated in views:
         return
-    wanted, got = [_views(term) for term in views], _views(stated)
+    wanted, got = [view_positions(term) for term in views], view_positions(stated)
     if any(view & got for view in wanted):
         return
     named = ", ".join(views)
@@ -203,20 +189,6 @@ def _family(term: str) -> set[str]:
     """Return the modalities that a term is accepted for; empty for none."""
     code = _code(term)
     return set(_RADIOGRAPHY) if code in _RADIOGRAPHY else {code} - {""}
-
-
-def _views(term: str) -> set[str]:
-    """Return the view positions that a term may mean: as one word, else by each known word; empty if unknown.
-
-    >>> sorted(_views("POSTERO_ANTERIOR")), sorted(_views("AP SUPINE")), _views("MILLER")
-    (['PA'], ['AP'], set())
-    """
-    words = re.findall(r"[A-Z]+", term.upper())
-    if whole := _VIEWS.get("".join(words)):
-        return whole
-    known = [_VIEWS[run] for n in (3, 2) for i in range(len(words)) if (run := "".join(words[i : i + n])) in _VIEWS]
-    known = known or [_VIEWS[word] for word in words if word in _VIEWS]
-    return {view for views in known for view in views}
 
 
 def _listed(names: Sequence[str], last: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from medzoo.errors import DataError
 from medzoo.io.dicom.elements import ElementError, integer_or_none, items, numbers, text
 from medzoo.io.dicom.kinds import non_image_advice, non_image_kind
 from medzoo.io.files import wrap_read_errors
+from medzoo.io.views import view_words
 
 __all__ = [
     "PROJECTION_MODALITIES", "SLICE_MODALITIES", "Plane", "age_of", "body_part_of", "finite_values", "frame_count",
@@ -37,9 +39,8 @@ _MODALITY_OF_CLASS = {
         "2.1": "CT", "2.2": "CT", "4": "MR", "4.1": "MR", "4.4": "MR", "128": "PT", "20": "NM",
     }.items()
 }  # fmt: skip
-_IDENTITY = {
-    "study": "StudyInstanceUID", "series": "SeriesInstanceUID", "sop": "SOPInstanceUID", "view": "ViewPosition",
-}  # fmt: skip
+_UIDS = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "sop": "SOPInstanceUID"}
+_UID = re.compile(r"[0-9.]{1,64}")
 
 _DAYS = {"D": 1, "W": 7, "M": 30.4375, "Y": 365.25}
 """Days in a unit of an age string (PS3.5 6.2)."""
@@ -109,18 +110,25 @@ def sample_count(ds: Any) -> int:
 
 
 def identity_of(ds: Any, path: Path) -> dict[str, str]:
-    """Return file, UIDs, view and the patient id as a hash; no name, no date, no id in plain text.
+    """Return file, UIDs, view and the patient id as a hash; no name, no date, no id and no free text.
 
-    The hash shows whether two files belong to one patient. It does not protect against someone who can guess the id,
-    so treat it as you would the id.
+    A UID that is not of digits and dots is hashed too, and of the view the known words are kept. The hash of the
+    patient shows whether two files belong to one. It does not protect against someone who can guess the id, so treat
+    it as you would the id.
     """
     found = {"file": str(path)}
-    for key, keyword in _IDENTITY.items():
+    for key, keyword in _UIDS.items():
         if value := text(ds, keyword):
-            found[key] = value
+            found[key] = value if _UID.fullmatch(value) else _hashed(value)
+    if view := view_words(text(ds, "ViewPosition")):
+        found["view"] = view
     if patient := text(ds, "PatientID"):
-        found["patient"] = hashlib.sha256(patient.encode(errors="backslashreplace")).hexdigest()[:12]
+        found["patient"] = _hashed(patient)
     return found
+
+
+def _hashed(value: str) -> str:
+    return hashlib.sha256(value.encode(errors="backslashreplace")).hexdigest()[:12]
 
 
 def finite_values(ds: Any, keyword: str, count: int, path: Path) -> tuple[float, ...] | None:
