@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from make_images import slice_fields, write_dicom, write_nifti, write_png, write
 import medzoo
 from medzoo.cli.main import main
 from medzoo.errors import ConfigError, DataError, WrongImage
+from medzoo.io.dicom.header import age_of
 from medzoo.io.views import view_positions, view_words
 from medzoo.transforms.body_parts import body_part
 from medzoo.transforms.suitability import ExcludedView, WrongAge, WrongBodyPart, WrongModality, check_kind
@@ -140,6 +142,45 @@ def test_134_age(age, refused, tmp_path):
     assert f"({refused} years)" not in found.to_json() + found.to_csv()
 
 
+UNKNOWN = "unknown"
+
+
+@pytest.mark.parametrize(
+    ("age", "without", "with_birth"),
+    [
+        *[(age, 45, 45) for age in ("045Y", "45Y", "45", "045 Y", "045y", "540M", "46", "44Y")],
+        *[(age, UNKNOWN, 45) for age in ("", "Y", "999Y", "131Y", "-05Y", "\u00b2Y", "045A", "45.5Y", "9" * 400 + "Y")],
+        *[(age, 0, 45) for age in ("000Y", "0", "000D")],
+        *[(age, int(age[:3]), UNKNOWN) for age in ("030Y", "061Y", "130Y")],
+        ("003M", 0, UNKNOWN),
+    ],
+)
+def test_134_an_age_and_its_placeholders(age, without, with_birth):
+    for born, expected in ((None, without), ("19750101", with_birth)):
+        ds = SimpleNamespace(get={"PatientAge": age, "PatientBirthDate": born, "StudyDate": "20200102"}.get)
+        found = age_of(ds)
+        if expected == UNKNOWN:
+            assert found is None
+        else:
+            assert abs(found - expected) <= 1
+
+
+@pytest.mark.parametrize(
+    ("born", "expected"),
+    [("19750101", 45), ("20191201", 0), ("18000101", None), ("20250101", None), ("00000000", None), ("1975", None)],
+)
+def test_134_an_age_from_the_date_of_birth(born, expected):
+    found = age_of(SimpleNamespace(get={"PatientBirthDate": born, "StudyDate": "20200102"}.get))
+    assert found is None if expected is None else int(found) == expected
+
+
+@pytest.mark.parametrize("age", ["045A", "999Y", ""])
+def test_134_an_age_that_is_not_usable_is_a_warning(age, tmp_path):
+    path = write(tmp_path / "a.dcm", RAMP, BodyPartExamined="CHEST", PatientAge=age, PatientBirthDate=None)
+    message = "The file lacks a usable PatientAge, so it was not checked to be of patients of 18 to 90 years."
+    assert outcome(xray(ADULT_CHEST), path, warns=True) == f"{path}: {message}"
+
+
 @pytest.mark.parametrize(
     ("view", "expected"),
     [
@@ -218,8 +259,8 @@ def test_134_a_uid_that_is_text_is_hashed(tmp_path):
 def test_134_what_a_file_lacks_is_one_warning(tmp_path):
     path = write(tmp_path / "a.dcm", RAMP, PatientBirthDate=None)
     expected = (
-        "The file lacks BodyPartExamined, PatientAge and ViewPosition, so it was not checked to be of CHEST, of "
-        "patients of 18 to 90 years and one of the views PA."
+        "The file lacks BodyPartExamined, a usable PatientAge and ViewPosition, so it was not checked to be of CHEST, "
+        "of patients of 18 to 90 years and one of the views PA."
     )
     assert outcome(xray(ADULT_CHEST, ("PA",)), path, warns=True) == f"{path}: {expected}"
 

@@ -63,7 +63,7 @@ class Suitability:
 
     Attributes:
         contradictions: by kind, what the model is for and what the file states.
-        lacking: keywords of DICOM that the file lacks.
+        lacking: keywords of DICOM that the file lacks, or lacks a usable value of.
         unknown: keywords of DICOM whose value is not known here.
         unchecked: what could not be checked for these reasons.
     """
@@ -148,7 +148,7 @@ def _check_age(found: Suitability, image: Image, use: IntendedUse, has_tags: boo
     youngest, oldest = use.age_range
     years = "of patients of {:g} to {:g} years".format(*use.age_range)
     if image.age is None:
-        _note(found, "", "PatientAge", years, has_tags)
+        _note(found, "", "a usable PatientAge", years, has_tags)  # it may be present and unreadable
     elif not youngest - 1e-6 <= image.age < max(oldest, int(oldest) + 1):  # 90.7 is an age of 90 years
         found.contradictions[WrongAge] = f"is for images {years}, got another age"
 

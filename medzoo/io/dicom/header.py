@@ -45,6 +45,10 @@ _UID = re.compile(r"[0-9.]{1,64}")
 _DAYS = {"D": 1, "W": 7, "M": 30.4375, "Y": 365.25}
 """Days in a unit of an age string (PS3.5 6.2)."""
 
+_AGE = re.compile(r"([0-9]{1,9})\s*([DWMY]?)")
+_OLDEST = 130
+_AGE_TOLERANCE = 2  # years; an age may be that at another date than the study's
+
 SLICE_MODALITIES = frozenset({"CT", "MR", "PT", "NM"})
 """Their pixels are slices, whose position and spacing a volume needs."""
 
@@ -80,16 +84,36 @@ def body_part_of(ds: Any) -> str:
 
 
 def age_of(ds: Any) -> float | None:
-    """Return the age of the patient in years, or from birth to the study; ``None`` where the header gives neither."""
-    age = text(ds, "PatientAge").upper()
-    if age[:-1].isdigit() and age[-1:] in _DAYS:
-        return int(age[:-1]) * _DAYS[age[-1:]] / _DAYS["Y"]
+    """Return the age of the patient in years; ``None`` where the header gives none that can be relied on.
+
+    The age is PatientAge, in years where its unit is missing. Where it is absent, not readable, over 130 years, or 0
+    beside another date of birth, it is the time from birth to the study. Two ages that differ by more than 2 years are
+    ``None``: either may be a dummy that replaced the true one.
+    """
+    stated, counted = _stated_age(text(ds, "PatientAge")), _counted_age(ds)
+    if stated is None or counted is None:
+        return counted if stated is None else stated
+    if abs(stated - counted) <= _AGE_TOLERANCE:
+        return stated
+    return counted if stated == 0 else None
+
+
+def _stated_age(age: str) -> float | None:
+    """Return the years of an age string; ``None`` for one that is not readable or over 130 years."""
+    found = _AGE.fullmatch(age.upper())
+    years = int(found[1]) * _DAYS[found[2] or "Y"] / _DAYS["Y"] if found else math.inf
+    return years if years <= _OLDEST else None
+
+
+def _counted_age(ds: Any) -> float | None:
+    """Return the years from birth to the study; ``None`` where a date is missing, or they are not 0 to 130."""
     dates = [text(ds, keyword) for keyword in ("PatientBirthDate", "StudyDate")]
     try:
         born, studied = (date(int(day[:4]), int(day[4:6]), int(day[6:8])) for day in dates)
     except ValueError:
         return None
-    return (studied - born).days / _DAYS["Y"] if born <= studied else None
+    years = (studied - born).days / _DAYS["Y"]
+    return years if 0 <= years <= _OLDEST else None
 
 
 def frame_count(ds: Any) -> int:
