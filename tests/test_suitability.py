@@ -128,6 +128,43 @@ def test_134_regions(one, other, overlap):
 
 
 @pytest.mark.parametrize(
+    "term",
+    [
+        *("CHESTPA", "CHESTLAT", "CHESTAP", "AIRWAY", "BRYST", "BRYSTKASSE", "HRUDNIK", "CAGE THORACIQUE"),
+        *("T\u00d3RAX", "t\u00f3rax pa", "G\u00d6\u011e\u00dcS", "\u80f8\u90e8"),
+    ],
+)
+def test_134_terms_of_the_chest(term, tmp_path):
+    chest = body_part("CHEST").regions
+    assert body_part(term).regions & chest
+    assert body_part(term.encode().decode("latin-1")).regions & chest, "UTF-8 that was read as Latin-1"
+    path = write(tmp_path / "a.dcm", RAMP, BodyPartExamined=term.encode().decode("latin-1"))
+    assert outcome(xray(medzoo.IntendedUse(("CR", "DX"), ("CHEST",))), path) == ""
+
+
+def test_134_a_common_word_is_no_body_part():
+    assert not body_part("MAIN HOSPITAL").regions
+    assert not body_part("MAIN").regions
+
+
+@pytest.mark.parametrize(
+    ("written", "named"),
+    [
+        ("HART^JOHN", "HEART"),
+        ("HERZ^ANNA", "HEART"),
+        ("MANO", "HAND"),
+        ("CERVICAL SPINE", "CSPINE"),
+        ("LIMB", "ARM, LEG"),
+        ("ABDO PELV MILLER", "ABDOMEN, PELVIS"),
+    ],
+)
+def test_134_a_message_names_regions_and_no_written_word(written, named, tmp_path):
+    path = write(tmp_path / "a.dcm", RAMP, BodyPartExamined=written)
+    with pytest.raises(WrongBodyPart, match=rf"is for images of BRAINSTEM, got {named}\. Use"):
+        medzoo.predict(xray(medzoo.IntendedUse(body_part=("BRAINSTEM",))), path, allow_untrained=True)
+
+
+@pytest.mark.parametrize(
     ("age", "refused"), [("017Y", 17), ("018Y", None), ("090Y", None), ("091Y", 91), ("006M", 0), ("216M", None)]
 )
 def test_134_age(age, refused, tmp_path):

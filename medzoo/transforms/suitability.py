@@ -137,7 +137,7 @@ def _check_body_part(found: Suitability, image: Image, use: IntendedUse, has_tag
         return
     named = _listed(use.body_part, "or")
     if got.regions and all(part.regions for part in wanted):
-        found.contradictions[WrongBodyPart] = f"is for images of {named}, got {got.words}"
+        found.contradictions[WrongBodyPart] = f"is for images of {named}, got {got.names}"
     else:
         _note(found, image.body_part, "BodyPartExamined", f"of {named}", has_tags)
 
