@@ -71,6 +71,23 @@ def test_134_another_modality_is_refused(modality, sop_class, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("suffix", "modality", "agrees"),
+    [
+        ("2", "DX", False),
+        ("4", "CR", False),
+        ("1.1", "CR", True),
+        ("1", "DX", True),
+        ("1.1", "DR", True),
+        ("7", "DX", True),
+    ],
+)
+def test_134_a_modality_that_contradicts_the_sop_class_is_a_warning(suffix, modality, agrees, tmp_path):
+    path = write(tmp_path / "a.dcm", RAMP, Modality=modality, SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{suffix}")
+    message = "The file lacks a Modality that agrees with its SOP class, so it was not checked to be of modality"
+    assert outcome(xray(), path, warns=not agrees) == ("" if agrees else f"{path}: {message} CR or DX.")
+
+
+@pytest.mark.parametrize(
     ("modality", "fault"), [("OT", "has an unknown term in"), ("SC", "has an unknown term in"), ("", "lacks")]
 )
 def test_134_a_modality_that_cannot_be_checked_is_a_warning(modality, fault, tmp_path):

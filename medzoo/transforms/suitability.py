@@ -120,8 +120,11 @@ def _check_modality(found: Suitability, image: Image, use: IntendedUse, has_tags
     if not use.modality:
         return
     wanted, got = {family for term in use.modality for family in _family(term)}, _family(image.modality)
-    if not got & wanted:
-        named = _listed(use.modality, "or")
+    by_class = _family(image.identity.get("class_modality", ""))
+    named = _listed(use.modality, "or")
+    if got & wanted and by_class and not by_class & got:
+        _note(found, "", "a Modality that agrees with its SOP class", f"of modality {named}", has_tags)
+    elif not got & wanted:
         if got & _MODALITIES and wanted & _MODALITIES:
             code = _code(image.modality)
             found.contradictions[WrongModality] = f"is for {named} images, got {code}"

@@ -146,6 +146,9 @@ def identity_of(ds: Any, path: Path) -> dict[str, str]:
             found[key] = value if _UID.fullmatch(value) else _hashed(value)
     if view := view_words(text(ds, "ViewPosition")):
         found["view"] = view
+    stated, by_class = text(ds, "Modality").upper(), _MODALITY_OF_CLASS.get(text(ds, "SOPClassUID"), "")
+    if stated and by_class not in ("", stated) and not {stated, by_class} <= PROJECTION_MODALITIES:
+        found["class_modality"] = by_class
     if patient := text(ds, "PatientID"):
         found["patient"] = _hashed(patient)
     return found
