@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,8 @@ from make_images import slice_fields, write_dicom, write_nifti, write_png, write
 import medzoo
 from medzoo.cli.main import main
 from medzoo.errors import ConfigError, DataError, WrongImage
+from medzoo.io.dicom.header import age_of
+from medzoo.io.views import view_positions, view_words
 from medzoo.transforms.body_parts import body_part
 from medzoo.transforms.suitability import ExcludedView, WrongAge, WrongBodyPart, WrongModality, check_kind
 from medzoo.transforms.transform import WrongChannels
@@ -65,6 +68,23 @@ def test_134_another_modality_is_refused(modality, sop_class, tmp_path):
         medzoo.predict(xray(), path, allow_untrained=True)
     with pytest.raises(WrongModality, match=message):
         medzoo.transform(xray())(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "modality", "agrees"),
+    [
+        ("2", "DX", False),
+        ("4", "CR", False),
+        ("1.1", "CR", True),
+        ("1", "DX", True),
+        ("1.1", "DR", True),
+        ("7", "DX", True),
+    ],
+)
+def test_134_a_modality_that_contradicts_the_sop_class_is_a_warning(suffix, modality, agrees, tmp_path):
+    path = write(tmp_path / "a.dcm", RAMP, Modality=modality, SOPClassUID=f"1.2.840.10008.5.1.4.1.1.{suffix}")
+    message = "The file lacks a Modality that agrees with its SOP class, so it was not checked to be of modality"
+    assert outcome(xray(), path, warns=not agrees) == ("" if agrees else f"{path}: {message} CR or DX.")
 
 
 @pytest.mark.parametrize(
@@ -125,6 +145,43 @@ def test_134_regions(one, other, overlap):
 
 
 @pytest.mark.parametrize(
+    "term",
+    [
+        *("CHESTPA", "CHESTLAT", "CHESTAP", "AIRWAY", "BRYST", "BRYSTKASSE", "HRUDNIK", "CAGE THORACIQUE"),
+        *("T\u00d3RAX", "t\u00f3rax pa", "G\u00d6\u011e\u00dcS", "\u80f8\u90e8"),
+    ],
+)
+def test_134_terms_of_the_chest(term, tmp_path):
+    chest = body_part("CHEST").regions
+    assert body_part(term).regions & chest
+    assert body_part(term.encode().decode("latin-1")).regions & chest, "UTF-8 that was read as Latin-1"
+    path = write(tmp_path / "a.dcm", RAMP, BodyPartExamined=term.encode().decode("latin-1"))
+    assert outcome(xray(medzoo.IntendedUse(("CR", "DX"), ("CHEST",))), path) == ""
+
+
+def test_134_a_common_word_is_no_body_part():
+    assert not body_part("MAIN HOSPITAL").regions
+    assert not body_part("MAIN").regions
+
+
+@pytest.mark.parametrize(
+    ("written", "named"),
+    [
+        ("HART^JOHN", "HEART"),
+        ("HERZ^ANNA", "HEART"),
+        ("MANO", "HAND"),
+        ("CERVICAL SPINE", "CSPINE"),
+        ("LIMB", "ARM, LEG"),
+        ("ABDO PELV MILLER", "ABDOMEN, PELVIS"),
+    ],
+)
+def test_134_a_message_names_regions_and_no_written_word(written, named, tmp_path):
+    path = write(tmp_path / "a.dcm", RAMP, BodyPartExamined=written)
+    with pytest.raises(WrongBodyPart, match=rf"is for images of BRAINSTEM, got {named}\. Use"):
+        medzoo.predict(xray(medzoo.IntendedUse(body_part=("BRAINSTEM",))), path, allow_untrained=True)
+
+
+@pytest.mark.parametrize(
     ("age", "refused"), [("017Y", 17), ("018Y", None), ("090Y", None), ("091Y", 91), ("006M", 0), ("216M", None)]
 )
 def test_134_age(age, refused, tmp_path):
@@ -137,6 +194,45 @@ def test_134_age(age, refused, tmp_path):
     with pytest.warns(UserWarning, match="got another age"):
         found = medzoo.predict(xray(ADULT_CHEST), path, allow_untrained=True, allow_mismatch=True)
     assert f"({refused} years)" not in found.to_json() + found.to_csv()
+
+
+UNKNOWN = "unknown"
+
+
+@pytest.mark.parametrize(
+    ("age", "without", "with_birth"),
+    [
+        *[(age, 45, 45) for age in ("045Y", "45Y", "45", "045 Y", "045y", "540M", "46", "44Y")],
+        *[(age, UNKNOWN, 45) for age in ("", "Y", "999Y", "131Y", "-05Y", "\u00b2Y", "045A", "45.5Y", "9" * 400 + "Y")],
+        *[(age, 0, 45) for age in ("000Y", "0", "000D")],
+        *[(age, int(age[:3]), UNKNOWN) for age in ("030Y", "061Y", "130Y")],
+        ("003M", 0, UNKNOWN),
+    ],
+)
+def test_134_an_age_and_its_placeholders(age, without, with_birth):
+    for born, expected in ((None, without), ("19750101", with_birth)):
+        ds = SimpleNamespace(get={"PatientAge": age, "PatientBirthDate": born, "StudyDate": "20200102"}.get)
+        found = age_of(ds)
+        if expected == UNKNOWN:
+            assert found is None
+        else:
+            assert abs(found - expected) <= 1
+
+
+@pytest.mark.parametrize(
+    ("born", "expected"),
+    [("19750101", 45), ("20191201", 0), ("18000101", None), ("20250101", None), ("00000000", None), ("1975", None)],
+)
+def test_134_an_age_from_the_date_of_birth(born, expected):
+    found = age_of(SimpleNamespace(get={"PatientBirthDate": born, "StudyDate": "20200102"}.get))
+    assert found is None if expected is None else int(found) == expected
+
+
+@pytest.mark.parametrize("age", ["045A", "999Y", ""])
+def test_134_an_age_that_is_not_usable_is_a_warning(age, tmp_path):
+    path = write(tmp_path / "a.dcm", RAMP, BodyPartExamined="CHEST", PatientAge=age, PatientBirthDate=None)
+    message = "The file lacks a usable PatientAge, so it was not checked to be of patients of 18 to 90 years."
+    assert outcome(xray(ADULT_CHEST), path, warns=True) == f"{path}: {message}"
 
 
 @pytest.mark.parametrize(
@@ -158,11 +254,67 @@ def test_134_views(view, expected, tmp_path):
     assert found == expected
 
 
+@pytest.mark.parametrize(
+    ("one", "other"), [("PA", "LAT"), ("AP", "LATERAL"), ("AP", "AXIAL"), ("PA", "AP"), ("PA", "LLD"), ("LL", "RL")]
+)
+def test_134_two_views_in_one_text_are_ambiguous_in_either_order(one, other, tmp_path):
+    for view in (f"{one} {other}", f"{other}/{one}"):
+        found = outcome(xray(views=("AP", "PA")), write(tmp_path / "a.dcm", RAMP, ViewPosition=view), warns=True)
+        assert "has an unknown term in ViewPosition, so it was not checked to be one of the views AP, PA." in found
+
+
+@pytest.mark.parametrize(
+    ("view", "positions"),
+    [
+        *[(view, {"PA"}) for view in ("PA ERECT", "ERECT PA", "P.A.", "POSTERO_ANTERIOR", "FRONTAL PA", "PA FRONTAL")],
+        *[(view, {"AP"}) for view in ("AP SUPINE", "SUPINE AP", "Antero-Posterior", "AP LORDOTIC")],
+        *[(view, {"LL"}) for view in ("LEFT LATERAL", "LATERAL LEFT", "LL LATERAL", "L LAT")],
+        *[(view, {"LLD"}) for view in ("LEFT LATERAL DECUBITUS", "LLD DECUBITUS")],
+        *[(view, set()) for view in ("", "ERECT", "PA\u00d1O", "PAAP")],
+    ],
+)
+def test_134_the_words_of_a_view(view, positions):
+    assert view_positions(view) == view_positions(view_words(view)) == positions
+
+
+@pytest.mark.parametrize(
+    ("written", "kept"),
+    [
+        ("DOE^JOHN", "other"),
+        ("DOE^JOHN PA", "PA"),
+        ("pa erect", "PA ERECT"),
+        ("PA/LAT DOE", "PA LAT"),
+        ("DOE\\PA", "other"),
+    ],
+)
+def test_134_of_a_view_only_known_words_reach_results(written, kept, tmp_path):
+    path = write(tmp_path / "a.dcm", RAMP, ViewPosition=written)
+    image = medzoo.read(path)
+    assert image.identity["view"] == kept
+    found = medzoo.predict(xray(), path, allow_untrained=True)
+    assert "DOE" not in found.to_json() + found.to_csv() + repr(found) + repr(image)
+    if kept == "other":
+        assert "unknown term in ViewPosition" in outcome(xray(views=("PA",)), path, warns=True)
+
+
+def test_134_a_uid_that_is_text_is_hashed(tmp_path):
+    fields = dict.fromkeys(("StudyInstanceUID", "SeriesInstanceUID"), "DOE^JOHN 1970")
+    path = write(tmp_path / "a.dcm", RAMP, **fields)
+    other = write(tmp_path / "b.dcm", RAMP, **(fields | {"StudyInstanceUID": "DOE^JANE 1970"}))
+    one, two = medzoo.read(path).identity, medzoo.read(other).identity
+    assert one["sop"] == "1.2.826.0.1.3680043.8.498.3", "a UID stays"
+    assert len(one["study"]) == 12
+    assert one["study"] == one["series"] == two["series"] != two["study"]
+    for source in (path, [path], tmp_path):
+        found = medzoo.predict(xray(), source, allow_untrained=True)
+        assert "DOE" not in found.to_json() + found.to_csv()
+
+
 def test_134_what_a_file_lacks_is_one_warning(tmp_path):
     path = write(tmp_path / "a.dcm", RAMP, PatientBirthDate=None)
     expected = (
-        "The file lacks BodyPartExamined, PatientAge and ViewPosition, so it was not checked to be of CHEST, of "
-        "patients of 18 to 90 years and one of the views PA."
+        "The file lacks BodyPartExamined, a usable PatientAge and ViewPosition, so it was not checked to be of CHEST, "
+        "of patients of 18 to 90 years and one of the views PA."
     )
     assert outcome(xray(ADULT_CHEST, ("PA",)), path, warns=True) == f"{path}: {expected}"
 

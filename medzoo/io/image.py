@@ -42,9 +42,10 @@ class Image:
         value_range: the lowest and highest value the storage could hold after the steps in ``notes``, such as
             ``(0, 255)``; ``None`` where values are unbounded. X-ray models scale by this, never by the image's own
             extremes.
-        identity: ``file``, and for DICOM ``study``, ``series``, ``sop`` (instance UIDs), ``patient`` (hashed),
-            ``view`` (AP, PA, LL...), ``stack`` (what distinguishes it from other volumes of its series or file).
-            Never a name, a date of birth or a patient id in plain text.
+        identity: ``file``, and for DICOM ``study``, ``series``, ``sop`` (instance UIDs; hashed where not of digits and
+            dots), ``patient`` (hashed), ``view`` (the known words, such as AP, PA, LL, or "other"), ``stack`` (what
+            distinguishes it from other volumes of its series or file), ``class_modality`` (that of the SOP class, where
+            the file states another). Never a name, a date of birth, a patient id in plain text or other free text.
         notes: what the reader changed: ``"MONOCHROME1 inverted"``, ``"EXIF orientation 6 applied"``.
         body_part: DICOM body part in capitals, such as ``"CHEST"``; ``""`` where the file does not give it.
         age: age of the patient in years; ``None`` where the file does not give it.

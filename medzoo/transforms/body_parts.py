@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
 from typing import NamedTuple
 
@@ -43,7 +44,8 @@ _PARTS = {
     "WHOLEBODY": "HEAD TRUNK ARM LEG",
 }
 
-# Other terms, without spaces: DICOM's, then those of other languages.
+# Other terms, without spaces: DICOM's, then those of other languages. A term that is a common word of another meaning,
+# such as the French MAIN, is left out.
 _SYNONYMS = {
     "HEAD": "KOPF CABEZA TETE TESTA HOOFD HUVUD HODE CABECA HEADENTIRE 头部 頭部",
     "BRAIN": "CEREBRUM CEREBRAL NEURO INTRACRANIAL GEHIRN HIRN CEREBRO CERVEAU CERVELLO ENCEPHALE ENCEFALO HERSENEN",
@@ -61,7 +63,8 @@ _SYNONYMS = {
     "THROAT": "LARYNX PHARYNX NASOPHARYNX OROPHARYNX TONGUE",
     "CAROTID": "CAROTIDS CAROTIDARTERY",
     "CHEST": "THORAX THORACIC TORAX TORACE TORAKS BRUST BRUSTKORB POITRINE BORST BROST PECHO PEITO KLATKAPIERSIOWA "
-    "GOGUS CXR HEMITHORAX 胸部 胸",
+    "GOGUS CXR HEMITHORAX CAGETHORACIQUE THORACIQUE BRYST BRYSTKASSE HRUDNIK CHESTPA CHESTAP CHESTLAT CHESTLATERAL "
+    "CHESTPALAT THORAXPA THORAXAP THORAXLAT 胸部 胸",
     "LUNG": "LUNGS PULMONARY LUNGE LUNGEN PULMON PULMONES PULMAO POUMON POUMONS POLMONE POLMONI LONGEN LUNGOR AKCIGER "
     "BRONCHUS BRONCHI 肺",
     "HEART": "CARDIAC CORONARYHEART HERZ COEUR CORAZON CUORE CORACAO HART",
@@ -89,7 +92,7 @@ _SYNONYMS = {
     "ELBOW": "ELBOWJOINT ELLENBOGEN CODO COUDE GOMITO",
     "FOREARM": "RADIUS ULNA RADIUSULNA LOWERARM UNTERARM ANTEBRAZO",
     "WRIST": "WRISTJOINT CARPAL SCAPHOID HANDGELENK MUNECA POIGNET POLSO POLS",
-    "HAND": "HANDS MANO MAIN MAO METACARPAL",
+    "HAND": "HANDS MANO MAO METACARPAL",
     "FINGER": "FINGERS THUMB",
     "ARM": "UPPEREXTREMITY UPPERLIMB BRAZO BRAS ARMENTIRE",
     "THIGH": "FEMUR OBERSCHENKEL MUSLO CUISSE",
@@ -116,7 +119,7 @@ _COMBINED = {
     "EXTREMITIES": "ARM LEG", "LIMBS": "ARM LEG", "PELV": "PELVIS", "BOWEL": "ABDOMEN PELVIS",
     "COLON": "ABDOMEN PELVIS", "INTESTINE": "ABDOMEN PELVIS", "SMALLBOWEL": "ABDOMEN PELVIS",
     "LARGEBOWEL": "ABDOMEN PELVIS", "SMALLINTESTINE": "ABDOMEN PELVIS", "LARGEINTESTINE": "ABDOMEN PELVIS",
-    "DIAPHRAGM": "CHEST ABDOMEN",
+    "DIAPHRAGM": "CHEST ABDOMEN", "AIRWAY": "NECK CHEST",
 }  # fmt: skip
 
 
@@ -125,25 +128,25 @@ class BodyPart(NamedTuple):
 
     Attributes:
         regions: empty for an unknown term.
-        words: the known words of the term, which contain no free text.
+        names: the regions that the term names, never as written: a written word may be a surname.
     """
 
     regions: Regions
-    words: str
+    names: str
 
 
 def body_part(term: str) -> BodyPart:
     """Return what a term covers, by every known word in it; empty for an unknown term.
 
-    Case, accents and separators do not matter.
+    Case, accents and separators do not matter, nor UTF-8 that was decoded as Latin-1.
 
     >>> chest = body_part("CHEST").regions
     >>> chest == body_part("Thorax PA").regions, chest & body_part("HAND").regions
     (True, frozenset())
-    >>> body_part("ABDOMEN^ROUTINE").words
+    >>> body_part("BAUCH^ROUTINE").names
     'ABDOMEN'
     """
-    plain = "".join(c for c in unicodedata.normalize("NFKD", term.upper()) if not unicodedata.combining(c))
+    plain = "".join(c for c in unicodedata.normalize("NFKD", _decoded(term).upper()) if not unicodedata.combining(c))
     words = [word for word in re.split(r"[\W_\d]+", plain) if word]
     known = list(_known_words(words))
     regions = frozenset[str]().union(*(_terms()[word] for word in known))
@@ -151,7 +154,23 @@ def body_part(term: str) -> BodyPart:
         places = [i for i, region in enumerate(_AXIS) if any(_terms()[word] & _terms()[region] for word in known)]
         if places:
             regions = regions.union(*(_terms()[region] for region in _AXIS[min(places) : max(places) + 1]))
-    return BodyPart(regions, ", ".join(dict.fromkeys(known)))
+    return BodyPart(regions, ", ".join(dict.fromkeys(name for word in known for name in _names()[word])))
+
+
+def _decoded(term: str) -> str:
+    """Return a term as UTF-8 where it is that, decoded as Latin-1: DICOM allows ASCII alone in it, and writers do not.
+
+    Capitals replace some bytes, which small letters restore.
+
+    >>> _decoded("TÓRAX".encode().decode("latin-1")), _decoded("胸部".encode().decode("latin-1").upper())
+    ('TÓRAX', '胸部')
+    >>> _decoded("Tórax")
+    'Tórax'
+    """
+    for written in (term, term.lower()):
+        with suppress(UnicodeError):
+            return written.encode("latin-1").decode("utf-8")
+    return term
 
 
 def _known_words(words: list[str]) -> Iterator[str]:
@@ -177,6 +196,15 @@ def _split(word: str) -> list[str]:
 
 
 @cache
+def _names() -> dict[str, tuple[str, ...]]:
+    """Return the names of regions that each term stands for."""
+    regions = {*_PARTS, *_SYNONYMS, *(part for parts in _PARTS.values() for part in parts.split())}
+    names: dict[str, tuple[str, ...]] = {region: (region,) for region in regions}
+    names |= {term: (region,) for region, terms in _SYNONYMS.items() for term in terms.split()}
+    return names | {term: tuple(parts.split()) for term, parts in _COMBINED.items()}
+
+
+@cache
 def _terms() -> dict[str, Regions]:
     """Return the regions of each term. A region covers its parts; each part is a region of its own."""
 
@@ -184,9 +212,4 @@ def _terms() -> dict[str, Regions]:
         parts = _PARTS.get(region, "").split()
         return frozenset({region}).union(*(cover(part) for part in parts))
 
-    names = {*_PARTS, *_SYNONYMS, *(part for parts in _PARTS.values() for part in parts.split())}
-    terms = {name: cover(name) for name in names}
-    terms |= {synonym: terms[name] for name, synonyms in _SYNONYMS.items() for synonym in synonyms.split()}
-    return terms | {
-        name: frozenset[str]().union(*(terms[part] for part in parts.split())) for name, parts in _COMBINED.items()
-    }
+    return {term: frozenset[str]().union(*map(cover, names)) for term, names in _names().items()}

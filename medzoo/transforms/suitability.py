@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from medzoo.errors import WrongImage
 from medzoo.io.image import Image
+from medzoo.io.views import view_positions
 from medzoo.provenance import IntendedUse
 from medzoo.transforms.body_parts import body_part
 
@@ -30,21 +31,6 @@ _MODALITY_FORMS = {
 }  # fmt: skip
 # Projection radiography by any detector: each is accepted for the other.
 _RADIOGRAPHY = frozenset({"CR", "DX", "RG"})
-
-# PS3.3 C.8.7.1.1.1 and C.8.3.1.2, mammography's views, and longer forms. A lateral of unknown side may be either.
-_VIEWS = {
-    **{code: {code} for code in ("AP", "PA", "LL", "RL", "LLD", "RLD", "LLO", "RLO", "LPO", "RPO", "LAO", "RAO")},
-    **{code: {code} for code in ("CC", "MLO", "ML", "LM", "LMO", "XCC", "XCCL", "XCCM", "SIO", "FB", "AX", "OBL")},
-    "POSTEROANTERIOR": {"PA"}, "POSTERIORANTERIOR": {"PA"}, "POSTERIOANTERIOR": {"PA"},
-    "ANTEROPOSTERIOR": {"AP"}, "ANTERIORPOSTERIOR": {"AP"}, "ANTERIOPOSTERIOR": {"AP"},
-    "FRONTAL": {"AP", "PA"}, "LATERAL": {"LL", "RL"}, "LAT": {"LL", "RL"}, "LATERO": {"LL", "RL"},
-    "LEFTLATERAL": {"LL"}, "RIGHTLATERAL": {"RL"}, "LLAT": {"LL"}, "RLAT": {"RL"}, "LEFTLAT": {"LL"},
-    "RIGHTLAT": {"RL"}, "LATERALLEFT": {"LL"}, "LATERALRIGHT": {"RL"}, "LATERALDECUBITUS": {"LLD", "RLD"},
-    "LEFTLATERALDECUBITUS": {"LLD"}, "RIGHTLATERALDECUBITUS": {"RLD"}, "DECUBITUS": {"LLD", "RLD"},
-    "LEFTANTERIOROBLIQUE": {"LAO"}, "RIGHTANTERIOROBLIQUE": {"RAO"}, "LEFTPOSTERIOROBLIQUE": {"LPO"},
-    "RIGHTPOSTERIOROBLIQUE": {"RPO"}, "OBLIQUE": {"OBL", "LLO", "RLO", "LPO", "RPO", "LAO", "RAO"},
-    "AXIAL": {"AX"}, "PAERECT": {"PA"}, "APSUPINE": {"AP"},
-}  # fmt: skip
 
 
 class WrongModality(WrongImage):
@@ -77,7 +63,7 @@ class Suitability:
 
     Attributes:
         contradictions: by kind, what the model is for and what the file states.
-        lacking: keywords of DICOM that the file lacks.
+        lacking: keywords of DICOM that the file lacks, or lacks a usable value of.
         unknown: keywords of DICOM whose value is not known here.
         unchecked: what could not be checked for these reasons.
     """
@@ -134,8 +120,11 @@ def _check_modality(found: Suitability, image: Image, use: IntendedUse, has_tags
     if not use.modality:
         return
     wanted, got = {family for term in use.modality for family in _family(term)}, _family(image.modality)
-    if not got & wanted:
-        named = _listed(use.modality, "or")
+    by_class = _family(image.identity.get("class_modality", ""))
+    named = _listed(use.modality, "or")
+    if got & wanted and by_class and not by_class & got:
+        _note(found, "", "a Modality that agrees with its SOP class", f"of modality {named}", has_tags)
+    elif not got & wanted:
         if got & _MODALITIES and wanted & _MODALITIES:
             code = _code(image.modality)
             found.contradictions[WrongModality] = f"is for {named} images, got {code}"
@@ -151,7 +140,7 @@ def _check_body_part(found: Suitability, image: Image, use: IntendedUse, has_tag
         return
     named = _listed(use.body_part, "or")
     if got.regions and all(part.regions for part in wanted):
-        found.contradictions[WrongBodyPart] = f"is for images of {named}, got {got.words}"
+        found.contradictions[WrongBodyPart] = f"is for images of {named}, got {got.names}"
     else:
         _note(found, image.body_part, "BodyPartExamined", f"of {named}", has_tags)
 
@@ -162,7 +151,7 @@ def _check_age(found: Suitability, image: Image, use: IntendedUse, has_tags: boo
     youngest, oldest = use.age_range
     years = "of patients of {:g} to {:g} years".format(*use.age_range)
     if image.age is None:
-        _note(found, "", "PatientAge", years, has_tags)
+        _note(found, "", "a usable PatientAge", years, has_tags)  # it may be present and unreadable
     elif not youngest - 1e-6 <= image.age < max(oldest, int(oldest) + 1):  # 90.7 is an age of 90 years
         found.contradictions[WrongAge] = f"is for images {years}, got another age"
 
@@ -171,7 +160,7 @@ def _check_view(found: Suitability, image: Image, views: Sequence[str], has_tags
     stated = image.identity.get("view", "")
     if not views or stated in views:
         return
-    wanted, got = [_views(term) for term in views], _views(stated)
+    wanted, got = [view_positions(term) for term in views], view_positions(stated)
     if any(view & got for view in wanted):
         return
     named = ", ".join(views)
@@ -203,20 +192,6 @@ def _family(term: str) -> set[str]:
     """Return the modalities that a term is accepted for; empty for none."""
     code = _code(term)
     return set(_RADIOGRAPHY) if code in _RADIOGRAPHY else {code} - {""}
-
-
-def _views(term: str) -> set[str]:
-    """Return the view positions that a term may mean: as one word, else by each known word; empty if unknown.
-
-    >>> sorted(_views("POSTERO_ANTERIOR")), sorted(_views("AP SUPINE")), _views("MILLER")
-    (['PA'], ['AP'], set())
-    """
-    words = re.findall(r"[A-Z]+", term.upper())
-    if whole := _VIEWS.get("".join(words)):
-        return whole
-    known = [_VIEWS[run] for n in (3, 2) for i in range(len(words)) if (run := "".join(words[i : i + n])) in _VIEWS]
-    known = known or [_VIEWS[word] for word in words if word in _VIEWS]
-    return {view for views in known for view in views}
 
 
 def _listed(names: Sequence[str], last: str) -> str:

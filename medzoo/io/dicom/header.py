@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from medzoo.errors import DataError
 from medzoo.io.dicom.elements import ElementError, integer_or_none, items, numbers, text
 from medzoo.io.dicom.kinds import non_image_advice, non_image_kind
 from medzoo.io.files import wrap_read_errors
+from medzoo.io.views import view_words
 
 __all__ = [
     "PROJECTION_MODALITIES", "SLICE_MODALITIES", "Plane", "age_of", "body_part_of", "finite_values", "frame_count",
@@ -37,12 +39,15 @@ _MODALITY_OF_CLASS = {
         "2.1": "CT", "2.2": "CT", "4": "MR", "4.1": "MR", "4.4": "MR", "128": "PT", "20": "NM",
     }.items()
 }  # fmt: skip
-_IDENTITY = {
-    "study": "StudyInstanceUID", "series": "SeriesInstanceUID", "sop": "SOPInstanceUID", "view": "ViewPosition",
-}  # fmt: skip
+_UIDS = {"study": "StudyInstanceUID", "series": "SeriesInstanceUID", "sop": "SOPInstanceUID"}
+_UID = re.compile(r"[0-9.]{1,64}")
 
 _DAYS = {"D": 1, "W": 7, "M": 30.4375, "Y": 365.25}
 """Days in a unit of an age string (PS3.5 6.2)."""
+
+_AGE = re.compile(r"([0-9]{1,9})\s*([DWMY]?)")
+_OLDEST = 130
+_AGE_TOLERANCE = 2  # years; an age may be that at another date than the study's
 
 SLICE_MODALITIES = frozenset({"CT", "MR", "PT", "NM"})
 """Their pixels are slices, whose position and spacing a volume needs."""
@@ -79,16 +84,36 @@ def body_part_of(ds: Any) -> str:
 
 
 def age_of(ds: Any) -> float | None:
-    """Return the age of the patient in years, or from birth to the study; ``None`` where the header gives neither."""
-    age = text(ds, "PatientAge").upper()
-    if age[:-1].isdigit() and age[-1:] in _DAYS:
-        return int(age[:-1]) * _DAYS[age[-1:]] / _DAYS["Y"]
+    """Return the age of the patient in years; ``None`` where the header gives none that can be relied on.
+
+    The age is PatientAge, in years where its unit is missing. Where it is absent, not readable, over 130 years, or 0
+    beside another date of birth, it is the time from birth to the study. Two ages that differ by more than 2 years are
+    ``None``: either may be a dummy that replaced the true one.
+    """
+    stated, counted = _stated_age(text(ds, "PatientAge")), _counted_age(ds)
+    if stated is None or counted is None:
+        return counted if stated is None else stated
+    if abs(stated - counted) <= _AGE_TOLERANCE:
+        return stated
+    return counted if stated == 0 else None
+
+
+def _stated_age(age: str) -> float | None:
+    """Return the years of an age string; ``None`` for one that is not readable or over 130 years."""
+    found = _AGE.fullmatch(age.upper())
+    years = int(found[1]) * _DAYS[found[2] or "Y"] / _DAYS["Y"] if found else math.inf
+    return years if years <= _OLDEST else None
+
+
+def _counted_age(ds: Any) -> float | None:
+    """Return the years from birth to the study; ``None`` where a date is missing, or they are not 0 to 130."""
     dates = [text(ds, keyword) for keyword in ("PatientBirthDate", "StudyDate")]
     try:
         born, studied = (date(int(day[:4]), int(day[4:6]), int(day[6:8])) for day in dates)
     except ValueError:
         return None
-    return (studied - born).days / _DAYS["Y"] if born <= studied else None
+    years = (studied - born).days / _DAYS["Y"]
+    return years if 0 <= years <= _OLDEST else None
 
 
 def frame_count(ds: Any) -> int:
@@ -109,18 +134,28 @@ def sample_count(ds: Any) -> int:
 
 
 def identity_of(ds: Any, path: Path) -> dict[str, str]:
-    """Return file, UIDs, view and the patient id as a hash; no name, no date, no id in plain text.
+    """Return file, UIDs, view and the patient id as a hash; no name, no date, no id and no free text.
 
-    The hash shows whether two files belong to one patient. It does not protect against someone who can guess the id,
-    so treat it as you would the id.
+    A UID that is not of digits and dots is hashed too, and of the view the known words are kept. The hash of the
+    patient shows whether two files belong to one. It does not protect against someone who can guess the id, so treat
+    it as you would the id.
     """
     found = {"file": str(path)}
-    for key, keyword in _IDENTITY.items():
+    for key, keyword in _UIDS.items():
         if value := text(ds, keyword):
-            found[key] = value
+            found[key] = value if _UID.fullmatch(value) else _hashed(value)
+    if view := view_words(text(ds, "ViewPosition")):
+        found["view"] = view
+    stated, by_class = text(ds, "Modality").upper(), _MODALITY_OF_CLASS.get(text(ds, "SOPClassUID"), "")
+    if stated and by_class not in ("", stated) and not {stated, by_class} <= PROJECTION_MODALITIES:
+        found["class_modality"] = by_class
     if patient := text(ds, "PatientID"):
-        found["patient"] = hashlib.sha256(patient.encode(errors="backslashreplace")).hexdigest()[:12]
+        found["patient"] = _hashed(patient)
     return found
+
+
+def _hashed(value: str) -> str:
+    return hashlib.sha256(value.encode(errors="backslashreplace")).hexdigest()[:12]
 
 
 def finite_values(ds: Any, keyword: str, count: int, path: Path) -> tuple[float, ...] | None:
