@@ -107,7 +107,7 @@ def test_a_series_spread_over_two_folders_is_one_volume(tmp_path, cnn):
         shutil.move(path, tmp_path / "b" / path.name)
     a, b = tmp_path / "a", tmp_path / "b"
     whole = predict(cnn, tmp_path)
-    for source in ([a, b], [a, *sorted(b.iterdir())], [*sorted(a.iterdir()), b]):
+    for source in ([a, b], [a, *sorted(b.iterdir())], [*sorted(a.iterdir()), b], [a / "IM0000.dcm", a, b]):
         (found,) = predict(cnn, source)
         assert (found.source, found.logits, found.warning) == (str(a / "IM0000.dcm"), whole.logits, "")
 

@@ -8,7 +8,8 @@ from make_images import save, slice_fields, write_dicom
 from test_stacks import enhanced, frame
 
 from medzoo.errors import DataError
-from medzoo.io.dicom.stacks import slice_step, split
+from medzoo.io.dicom.stacks import split
+from medzoo.io.dicom.step import slice_step
 from medzoo.io.dicom.suspicions import suspicions
 from medzoo.io.folder import scan
 from medzoo.io.options import ReadOptions

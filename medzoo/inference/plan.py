@@ -103,7 +103,7 @@ def plan(
             continue
         items = next(scanned)
         if not isinstance(part, Path) and len(part) == 1:  # one file that is given by name is an image whatever it is
-            items = [replace(item, kind="image", reason="") for item in items]
+            items = [replace(item, kind="image", reason="") if len(item.paths) == 1 else item for item in items]
         found = _from_scan(model, items, skipped)
         one_image &= len(found) == 1 and (not isinstance(part, Path) or isinstance(found[0].image, tuple))
         images += found

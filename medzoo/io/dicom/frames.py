@@ -21,9 +21,9 @@ from medzoo.io.dicom.stacks import (
     are_channels,
     choose_stack,
     list_stacks,
-    slice_step,
     split,
 )  # fmt: skip
+from medzoo.io.dicom.step import slice_step
 from medzoo.io.dicom.suspicions import suspicions, thinned
 from medzoo.io.dicom.tags import DISTINCTIONS, distinctions_of
 from medzoo.io.files import check_frame

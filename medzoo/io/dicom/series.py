@@ -24,7 +24,8 @@ from medzoo.io.dicom.slices import (
     slice_of,
     without_copies,
 )  # fmt: skip
-from medzoo.io.dicom.stacks import are_channels, choose_stack, list_stacks, slice_step, split
+from medzoo.io.dicom.stacks import are_channels, choose_stack, list_stacks, split
+from medzoo.io.dicom.step import slice_step
 from medzoo.io.dicom.suspicions import suspicions, thinned
 from medzoo.io.files import check_frame, check_size, join_sizes
 from medzoo.io.image import Image

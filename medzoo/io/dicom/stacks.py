@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medzoo.errors import DataError
 from medzoo.io.dicom.header import Plane
@@ -21,8 +20,8 @@ from medzoo.io.dicom.tags import DISTINCTIONS
 from medzoo.io.options import ReadOptions
 
 __all__ = [
-    "PARALLEL_TOLERANCE", "SEPARATING", "Frame", "Stack", "are_channels", "choose_stack", "describe",
-    "list_stacks", "slice_step", "split",
+    "PARALLEL_TOLERANCE", "SEPARATING", "STEP_TOLERANCE", "Frame", "Stack", "are_channels", "choose_stack", "describe",
+    "list_stacks", "split",
 ]  # fmt: skip
 
 PARALLEL_TOLERANCE = 1e-3
@@ -31,14 +30,15 @@ PARALLEL_TOLERANCE = 1e-3
 SEPARATING = tuple(i for i, one in enumerate(DISTINCTIONS) if one.use == "always")
 """The distinctions that separate volumes wherever they differ."""
 
-_STEP_TOLERANCE = 0.1  # as a share of the step: scanners round positions; a missing slice doubles the step
+STEP_TOLERANCE = 0.1
+"""By which steps may differ, as a share: scanners round positions, and a missing slice doubles the step."""
+
 _LISTED = 12  # stacks that a message lists
 _OTHERS = tuple(i for i, one in enumerate(DISTINCTIONS) if one.use != "always")
 _TIMES = tuple(i for i, one in enumerate(DISTINCTIONS) if one.use == "time")
 _ECHO_TIME = next(i for i, one in enumerate(DISTINCTIONS) if one.name == "echo time")
 _TRIGGER_TIME = next(i for i, one in enumerate(DISTINCTIONS) if one.name == "trigger time")
 _ECHO_JITTER = 0.005  # as a share of the echo time, which some scanners write as measured
-_ROUNDING = 0.05  # mm: positions that are written with one decimal
 _GUESSED = "No tag gives the phase of each slice: they are separated by their order in time, which may be wrong."
 
 
@@ -78,7 +78,7 @@ def split(frames: Sequence[Frame]) -> list[Stack]:
     """Return the stacks among frames, in the order of the values that distinguish them.
 
     Frames of one direction and pixel spacing belong together unless a tag separates them. Two at one position that no
-    tag separates stay in one stack, which :func:`slice_step` refuses.
+    tag separates stay in one stack, which :func:`~medzoo.io.dicom.step.slice_step` refuses.
     """
     frames = _with_similar_echo_times(frames)
     parts: list[list[int]] = []
@@ -111,47 +111,6 @@ def _with_similar_echo_times(frames: Sequence[Frame]) -> Sequence[Frame]:
         replace(one, values=(*one.values[:at], same.get(one.values[at], one.values[at]), *one.values[at + 1 :]))
         for one in frames
     ]
-
-
-def slice_step(frames: Sequence[Frame], where: str) -> NDArray[np.float64]:
-    """Return the vector from slice to slice of a sorted stack in RAS mm.
-
-    Raises:
-        DataError: two slices at one position, a gap, or slices that are not along one line.
-    """
-    origins = np.stack([one.plane.origin for one in frames])
-    gaps = np.diff(origins @ frames[0].plane.normal)
-    usual = float(np.median(gaps))
-    rounded = _is_rounded(gaps)
-    for i, gap in enumerate(gaps):
-        pair = f"{frames[i].name} and {frames[i + 1].name}"
-        if gap <= max(1e-3, _STEP_TOLERANCE * usual):
-            raise DataError(
-                f"{where}: expected one slice at each position, found {pair} {gap:.3g} mm apart. "
-                "Two images are mixed, and no tag separates them: export them as separate series."
-            )
-        if abs(gap - usual) > _STEP_TOLERANCE * usual and not rounded:
-            raise DataError(
-                f"{where}: expected slices {usual:.4g} mm apart, found {gap:.4g} mm between {pair}. "
-                "A slice is missing, two images are mixed, or the scan has parts of different spacing: export it "
-                "again, each part as a series of its own."
-            )
-    step = np.asarray((origins[-1] - origins[0]) / (len(frames) - 1))
-    ideal = origins[0] + np.arange(len(frames))[:, None] * step
-    if np.linalg.norm(origins - ideal, axis=1).max() > 0.5 * float(np.linalg.norm(step)):
-        raise DataError(f"{where}: expected slices along one line, found them shifted. Export it again.")
-    return step
-
-
-def _is_rounded(gaps: NDArray[np.float64]) -> bool:
-    """Return whether gaps are those of a uniform line whose positions were rounded; a missing slice doubles a gap."""
-    if gaps.min() <= 0 or gaps.max() >= 1.6 * gaps.min():
-        return False
-    usual, step = float(np.median(gaps)), float(gaps.mean())
-    if np.abs(gaps - usual).max() > _STEP_TOLERANCE * usual + 2 * _ROUNDING:
-        return False
-    away = np.concatenate([[0.0], np.cumsum(gaps - step)])
-    return bool(np.ptp(away) / 2 <= _STEP_TOLERANCE * step + _ROUNDING)
 
 
 def are_channels(frames: Sequence[Frame], stacks: Sequence[Stack], options: ReadOptions) -> bool:
@@ -239,7 +198,7 @@ def _positions(frames: Sequence[Frame], members: Sequence[int]) -> list[list[int
     ordered = _sorted(frames, members)
     gaps = np.diff(np.stack([frames[i].plane.origin for i in ordered]) @ frames[ordered[0]].plane.normal)
     apart = gaps[gaps > 1e-3]
-    same = max(1e-3, _STEP_TOLERANCE * float(np.median(apart))) if len(apart) else 1e-3
+    same = max(1e-3, STEP_TOLERANCE * float(np.median(apart))) if len(apart) else 1e-3
     found = [[ordered[0]]]
     for i, gap in zip(ordered[1:], gaps, strict=True):
         if gap <= same:
@@ -309,5 +268,5 @@ def _are_phases(frames: Sequence[Frame], parts: list[list[int]], which: int) -> 
     if (times[1:].min(axis=1) > times[:-1].max(axis=1)).all():
         return True
     steps = np.diff(times, axis=0)  # each heartbeat has a length of its own
-    equidistant = np.abs(steps - steps.mean(axis=0)).max(axis=0) <= _STEP_TOLERANCE * steps.mean(axis=0)
+    equidistant = np.abs(steps - steps.mean(axis=0)).max(axis=0) <= STEP_TOLERANCE * steps.mean(axis=0)
     return which == _TRIGGER_TIME and len(parts) > 2 and bool(equidistant.all())
