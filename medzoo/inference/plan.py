@@ -19,7 +19,7 @@ from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError, DataError, InputError
 from medzoo.io.dicom.pixels import load
 from medzoo.io.files import MAX_VOXELS, existing, identify
-from medzoo.io.folder import ScanItem, group, scan
+from medzoo.io.folder import ScanItem, scan_together
 from medzoo.io.image import Image, from_array
 from medzoo.io.options import ReadOptions
 from medzoo.transforms.transform import ImageSource, as_array, not_an_image, transform
@@ -92,27 +92,21 @@ def plan(
     options = ReadOptions(channels=model.input_spec.channels)
     is_list = isinstance(source, (list, tuple))
     sources: Sequence[Any] = source if isinstance(source, (list, tuple)) else [source]
-    files = [Path(item) for item in sources if isinstance(item, (str, os.PathLike)) and not _is_folder(item)]
     images: list[PlannedImage] = []
     skipped: dict[str, str] = {}
-    one_image = True
-    for index, item in enumerate(sources):
-        if isinstance(item, (Image, np.ndarray, Tensor)):
-            image = _labelled(item, f"array {index}" if is_list else "the array")
-            images.append(PlannedImage(image.identity["file"], image, in_memory=True))
-        elif not isinstance(item, (str, os.PathLike)):
-            raise not_an_image(item, model.name)
-        elif not str(item).strip():
-            raise InputError(f"{model.name}: expected a path, got an empty one. Check the variable it came from.")
-        elif _is_folder(item):
-            found = _from_scan(model, scan(item, options), skipped)
-            one_image &= len(found) == 1 and isinstance(found[0].image, tuple)
-            images += found
-        elif files:  # the first file: all are grouped into volumes, as the files of a folder are
-            found = _files(model, files, options, skipped)
-            one_image &= len(found) == 1
-            images += found
-            files = []
+    parts, one_image = _parts(model, sources, is_list), True
+    paths = [part for part in parts if not isinstance(part, PlannedImage)]
+    scanned = iter(scan_together(paths, options))  # together: a series may be spread over several folders
+    for part in parts:
+        if isinstance(part, PlannedImage):
+            images.append(part)
+            continue
+        items = next(scanned)
+        if not isinstance(part, Path) and len(part) == 1:  # one file that is given by name is an image whatever it is
+            items = [replace(item, kind="image", reason="") if len(item.paths) == 1 else item for item in items]
+        found = _from_scan(model, items, skipped)
+        one_image &= len(found) == 1 and (not isinstance(part, Path) or isinstance(found[0].image, tuple))
+        images += found
     single = not is_list and one_image and points is None
     transform(model).check_point(None if points is None else (0.0, 0.0, 0.0))
     if points is not None:
@@ -181,12 +175,27 @@ def _labelled(item: Image | NDArray[Any] | Tensor, label: str) -> Image:
     return replace(item, identity={**item.identity, "file": label})
 
 
-def _files(model: Classifier, files: list[Path], options: ReadOptions, skipped: dict[str, str]) -> list[PlannedImage]:
-    """Return the images among files that were given by name; a single one is an image whatever it is."""
-    items = group(files, Path(), options)
-    if len(files) == 1:
-        items = [replace(item, kind="image", reason="") for item in items]
-    return _from_scan(model, items, skipped)
+def _parts(
+    model: Classifier, sources: Sequence[Any], is_list: bool
+) -> list[PlannedImage | Path | list[Path]]:  # fmt: skip
+    """Return the arrays, the folders, and at the place of the first file all files."""
+    files: list[Path] = []
+    found: list[PlannedImage | Path | list[Path]] = []
+    for index, item in enumerate(sources):
+        if isinstance(item, (Image, np.ndarray, Tensor)):
+            image = _labelled(item, f"array {index}" if is_list else "the array")
+            found.append(PlannedImage(image.identity["file"], image, in_memory=True))
+        elif not isinstance(item, (str, os.PathLike)):
+            raise not_an_image(item, model.name)
+        elif not str(item).strip():
+            raise InputError(f"{model.name}: expected a path, got an empty one. Check the variable it came from.")
+        elif _is_folder(item):
+            found.append(Path(item))
+        else:
+            if not files:  # all are grouped into volumes, as the files of a folder are
+                found.append(files)
+            files.append(Path(item))
+    return found
 
 
 def _from_scan(model: Classifier, items: Sequence[ScanItem], skipped: dict[str, str]) -> list[PlannedImage]:

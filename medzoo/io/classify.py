@@ -14,10 +14,13 @@ from medzoo.io.dicom.slices import Slice, read_header, slice_of
 from medzoo.io.files import MAX_VOXELS, existing, has_image_suffix, identify
 from medzoo.io.options import ReadOptions
 
-__all__ = ["Found", "classify", "partial_header"]
+__all__ = ["Found", "classify", "file_suffix", "first_bytes", "partial_header", "starts_like_dicom"]
 
 _VOLUME_MODALITIES = ("CT", "MR", "PT")
 _MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
+_SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
+_CAPTURES = ("SCREEN SAVE", "DOSE")  # image types of a report or screenshot that is stored as the images beside it
+_HEAD = 512
 
 
 @dataclass(slots=True, eq=False)
@@ -32,6 +35,7 @@ class Found:
         is_slice: it belongs to a volume.
         readable: it is of a known format, and complete as far as its header shows.
         stacks: what distinguishes the stacks of a multi-frame file that has several.
+        capture: it is a secondary capture without a position, such as a dose report or a screenshot.
     """
 
     path: Path
@@ -41,6 +45,7 @@ class Found:
     is_slice: bool = False
     readable: bool = True
     stacks: tuple[str, ...] = ()
+    capture: bool = False
 
 
 def classify(file: Path, options: ReadOptions) -> Found:
@@ -51,7 +56,7 @@ def classify(file: Path, options: ReadOptions) -> Found:
         empty = os.access(file, os.R_OK) and not has_image_suffix(file)
         return Found(file, "skip" if empty else "image", "an empty file" if empty else "", readable=False)
     if found == "":
-        known = has_image_suffix(file)
+        known = has_image_suffix(file) or _is_bare_dicom(file) or _is_compressed_dicom(file)
         return Found(file, "image" if known else "skip", "" if known else "not an image file", readable=False)
     if found != "dicom":
         return Found(file, "image")
@@ -91,9 +96,54 @@ def _classify_dicom(file: Path, ds: Any, complete: bool, options: ReadOptions) -
         return Found(file, "skip", reason, own)
     if not complete:
         return Found(file, "image", "", own, readable=False)
+    capture = not own.positioned and _is_capture(ds)
     if header.frame_count(ds) > 1:
-        return Found(file, "image", "", own, stacks=stack_names(ds, file, options))
-    return Found(file, "image", "", own, _is_slice(own))
+        return Found(file, "image", "", own, stacks=stack_names(ds, file, options), capture=capture)
+    return Found(file, "image", "", own, _is_slice(own), capture=capture)
+
+
+def _is_capture(ds: Any) -> bool:
+    kinds = [str(v).upper() for v in (ds.get("ImageType") or ())]
+    sop_class = str(ds.get("SOPClassUID") or "")
+    return f"{sop_class}.".startswith(f"{_SECONDARY_CAPTURE}.") or any(k.startswith(_CAPTURES) for k in kinds)
+
+
+def starts_like_dicom(head: bytes) -> bool:
+    """Return whether bytes start with an element of group 2 or 8, as DICOM without its preamble does."""
+    if len(head) < 8 or head[:2] not in (b"\x08\x00", b"\x02\x00", b"\x00\x08", b"\x00\x02"):
+        return False
+    length = min(int.from_bytes(head[4:8], "little"), int.from_bytes(head[4:8], "big"))
+    return (head[4:6].isalpha() and head[4:6].isupper()) or length < 2**16
+
+
+def _is_bare_dicom(file: Path) -> bool:
+    """Return whether a file without a suffix may be a DICOM image without its preamble."""
+    head = first_bytes(file)
+    element = int.from_bytes(head[2:4], "big" if head[:1] == b"\0" else "little")
+    return not file_suffix(file) and starts_like_dicom(head) and element < 0x100 and partial_header(file)[1]
+
+
+def _is_compressed_dicom(file: Path) -> bool:
+    """Return whether a file is named as a compressed DICOM file that is not there itself."""
+    name = file.name.lower()
+    return name.endswith((".dcm.gz", ".dicom.gz", ".ima.gz")) and not file.with_name(file.name[:-3]).exists()
+
+
+def file_suffix(path: Path) -> str:
+    """Return the suffix in lower case; a number, such as the last of a UID, is none."""
+    suffix = path.suffix.lower()
+    return "" if suffix[1:].isdigit() else suffix
+
+
+def first_bytes(path: Path) -> bytes:
+    """Return the first bytes of a file, none of one that cannot be opened."""
+    try:
+        if not path.is_file() or not os.access(path, os.R_OK):
+            return b""
+        with path.open("rb") as file:
+            return file.read(_HEAD)
+    except OSError:
+        return b""
 
 
 def _has_known_class(ds: Any) -> bool:

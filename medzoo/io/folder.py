@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,11 +12,11 @@ from medzoo.errors import DataError
 from medzoo.io.classify import Found, classify
 from medzoo.io.dicom.grouping import Volume, volumes_of
 from medzoo.io.dicom.stacks import describe
-from medzoo.io.files import existing, identify
-from medzoo.io.lost import assign_lost, slices_without_series
+from medzoo.io.files import existing, identify, unknown_format
+from medzoo.io.lost import assign_lost, is_temporary_copy, slices_without_series
 from medzoo.io.options import ReadOptions
 
-__all__ = ["ScanItem", "group", "scan", "single_series"]
+__all__ = ["ScanItem", "group", "scan", "scan_together", "single_series"]
 
 
 @dataclass(frozen=True)
@@ -61,24 +61,70 @@ def scan(path: str | os.PathLike[str], options: ReadOptions | None = None) -> li
     root = existing(path)
     if not root.is_dir():
         return group([root], root.parent, options)
-    files, skipped = _walk(root)
-    listed = _group(files, root, options) + [(item.paths[0], item) for item in skipped]
-    return [item for _, item in sorted(listed, key=lambda pair: pair[0])]
+    (found,) = scan_together([root], options)
+    return found
+
+
+def scan_together(
+    sources: Sequence[Path | Sequence[Path]], options: ReadOptions | None = None
+) -> list[list[ScanItem]]:  # fmt: skip
+    """Return what :func:`scan` returns for each source, with the slices of all grouped into volumes together.
+
+    A volume is listed with the source of its first slice.
+
+    Args:
+        sources: folders, and lists of files; those of a list stay in its order.
+        options: as for :func:`scan`.
+
+    Raises:
+        DataError: a folder cannot be opened.
+    """
+    files: list[Path] = []
+    source_of: list[int] = []
+    found: list[list[tuple[Path, ScanItem]]] = [[] for _ in sources]
+    hidden: list[Path] = []
+    folders: dict[Path, int] = {}
+    for i, source in enumerate(sources):
+        if not isinstance(source, Path):
+            own = list(source)
+        elif folders.setdefault(existing(source).resolve(), i) != i:
+            continue
+        else:
+            own, skipped = _walk(source)
+            found[i] += [(item.paths[0], item) for item in skipped]
+            hidden += [item.paths[0] for item in skipped]
+        files += own
+        source_of += [i] * len(own)
+    root = sources[0] if len(sources) == 1 and isinstance(sources[0], Path) else Path()
+    for at, path, item in _group(files, root, options, hidden):
+        found[source_of[at]].append((path, item))
+    for i, source in enumerate(sources):
+        if isinstance(source, Path):  # one that is given again has the same
+            found[i] = sorted(found[folders[source.resolve()]], key=lambda pair: pair[0])
+    return [[item for _, item in own] for own in found]
 
 
 def group(files: Sequence[Path], root: Path, options: ReadOptions | None = None) -> list[ScanItem]:
     """Classify files, with the slices of a volume as one item; labels are relative to ``root``."""
-    return [item for _, item in _group(files, root, options)]
+    return [item for _, _, item in _group(files, root, options)]
 
 
 def single_series(folder: Path, options: ReadOptions) -> ScanItem:
     """Return the one DICOM image directly in a folder, or the one that ``options.stack`` chooses.
 
+    Slices of it that are in folders below are part of it.
+
     Raises:
         DataError: there is none, or there are several and none is chosen.
     """
-    files = sorted(p for p in folder.iterdir() if not p.is_dir() and not p.name.startswith("."))
-    found = [item for item in group(files, folder, options) if item.kind in ("image", "series") and _is_dicom(item)]
+    entries = sorted(folder.iterdir())
+    hidden = [p for p in entries if p.name.startswith(".")]
+    files = [p for p in entries if not p.is_dir() and p not in hidden]
+    found = _dicom_items(item for _, _, item in _group(files, folder, options, hidden))
+    if found and any(p.is_dir() and p not in hidden for p in entries):
+        found = _dicom_items(i for i in scan(folder, options) if any(path.parent == folder for path in i.paths))
+    if len(found) == 1 and found[0].kind == "series":
+        return replace(found[0], stack=options.stack)  # reading it counts its stacks
     if len(found) == 1 and options.stack in (None, 0):
         return found[0]
     if len(found) > 1 and options.stack is not None and options.stack < len(found):
@@ -90,8 +136,24 @@ def single_series(folder: Path, options: ReadOptions) -> ScanItem:
         raise DataError(
             f"{folder}: expected exactly one DICOM series, found {count}. "
             f"{choose} a file, a folder with one series, or use medzoo.predict for a folder tree."
+            f"{'' if found else _cause(files)}"
         )
     raise DataError(f"{folder}: expected stack below {len(found)}, got stack={options.stack}. Count from 0.")
+
+
+def _cause(files: Sequence[Path]) -> str:
+    """Return why files that may be DICOM are not read; ``""`` if there are none."""
+    for one in (classify(file, ReadOptions()) for file in files):
+        if one.kind == "image" and not one.readable:
+            try:
+                return f" {unknown_format(one.path)}" if not identify(existing(one.path)) else ""
+            except DataError as error:
+                return f" {error}"
+    return ""
+
+
+def _dicom_items(items: Iterable[ScanItem]) -> list[ScanItem]:
+    return [item for item in items if item.kind in ("image", "series") and _is_dicom(item)]
 
 
 def _is_dicom(item: ScanItem) -> bool:
@@ -101,27 +163,48 @@ def _is_dicom(item: ScanItem) -> bool:
         return False
 
 
-def _group(files: Sequence[Path], root: Path, options: ReadOptions | None) -> list[tuple[Path, ScanItem]]:
-    """Return the items, each with the path to sort it by: the volumes of a series stay in the order of their values."""
+def _group(
+    files: Sequence[Path], root: Path, options: ReadOptions | None, hidden: Sequence[Path] = ()
+) -> list[tuple[int, Path, ScanItem]]:
+    """Return the items, each with the index of its first file and the path to sort it by.
+
+    The volumes of a series stay in the order of their values.
+
+    Args:
+        files: the files.
+        root: the folder that labels are relative to.
+        options: whether stacks are read as channels.
+        hidden: hidden files, which may be unfinished copies of slices.
+    """
     found = [classify(file, options or ReadOptions()) for file in files]
+    _skip_captures(found)
     slices = list({one.path: one.header for one in found if one.header is not None and one.is_slice}.values())
     others = [one.header for one in found if one.header is not None and not one.is_slice and one.readable]
     volumes = volumes_of(slices, others, options or ReadOptions())
-    lost, warnings = assign_lost([one for one in found if not one.readable], volumes)
+    unfinished = [Found(path, "skip", "hidden", readable=False) for path in hidden if is_temporary_copy(path)]
+    lost, warnings = assign_lost([*(one for one in found if not one.readable), *unfinished], volumes)
     for path_warnings in (slices_without_series(found, volumes), warnings):
         volumes = [_warned(volume, path_warnings.get(i, "")) for i, volume in enumerate(volumes)]
     by_series: dict[str, list[Volume]] = {}
     for volume in volumes:
         by_series.setdefault(volume.series, []).append(volume)
-    items: list[tuple[Path, ScanItem]] = []
-    for one in found:
+    items: list[tuple[int, Path, ScanItem]] = []
+    for at, one in enumerate(found):
         if not one.is_slice or one.header is None:
-            items += [(one.path, item) for item in _single_items(one, lost.get(one.path, ""), root)]
+            items += [(at, one.path, item) for item in _single_items(one, lost.get(one.path, ""), root)]
             continue
         own = by_series.pop(one.header.of("series"), [])
         first = min((volume.paths[0] for volume in own), default=one.path)
-        items += [(first, _volume_item(volume, root)) for volume in own]
+        items += [(at, first, _volume_item(volume, root)) for volume in own]
     return items
+
+
+def _skip_captures(found: Sequence[Found]) -> None:
+    """Mark the secondary captures of a series that has slices with positions as no part of it."""
+    placed = {one.header.of("series") for one in found if one.is_slice and one.header and one.header.positioned}
+    for one in found:
+        if one.capture and one.header is not None and one.header.of("series") in placed:
+            one.kind, one.reason, one.is_slice, one.stacks = "skip", "a secondary capture", False, ()
 
 
 def _warned(volume: Volume, warning: str) -> Volume:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medzoo.io.classify import Found, partial_header
+from medzoo.io.classify import Found, file_suffix, first_bytes, partial_header, starts_like_dicom
 from medzoo.io.dicom.grouping import Volume
 
-__all__ = ["assign_lost", "slices_without_series"]
+__all__ = ["assign_lost", "is_temporary_copy", "slices_without_series"]
 
 _DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _NEVER = re.compile(
@@ -23,7 +22,8 @@ _OTHER_START = (
     b"GIF8", b"BM", b"PK\x03\x04", b"%PDF", b"\x89HDF", b"NRRD", b"\x1f\x8b", b"RIFF", b"\x7fELF", b"MZ", b"SQLite",
     b"\xd0\xcf\x11\xe0", b"#!",
 )  # fmt: skip
-_HEAD = 512
+_COMPRESSED = re.compile(r"(.+)\.(?:gz|bz2|xz|zst|part|partial|crdownload|filepart|tmp)", re.IGNORECASE)
+_TEMPORARY = re.compile(r"\.(.+)\.[A-Za-z0-9]{6}")  # of a copy by rsync that has not ended
 _LISTED = 3
 
 
@@ -43,8 +43,8 @@ def assign_lost(unreadable: Sequence[Found], volumes: Sequence[Volume]) -> tuple
         near = neighbours.of(one.path) if neighbours else {}
         series, image = (one.header.of("series"), True) if one.header else ("", True)
         if not series and (near or one.kind == "image"):
-            head = _head(one.path)
-            if head[128:132] == b"DICM" or _starts_like_dicom(head):
+            head = first_bytes(one.path)
+            if head[128:132] == b"DICM" or starts_like_dicom(head):
                 series, image = partial_header(one.path)
         if not image:
             continue
@@ -80,6 +80,17 @@ def slices_without_series(found: Sequence[Found], volumes: Sequence[Volume]) -> 
     return {i: _warning(paths, "have no SeriesInstanceUID") for i, paths in by_volume.items()}
 
 
+def is_temporary_copy(path: Path) -> bool:
+    """Return whether a hidden file is a copy that did not end, of a file that is not there."""
+    return bool(_TEMPORARY.fullmatch(path.name) and _name_of_copy(path)) and path.is_file()
+
+
+def _name_of_copy(path: Path) -> str:
+    """Return the name of the file that this is a compressed or unfinished copy of; ``""`` if that is there itself."""
+    found = _TEMPORARY.fullmatch(path.name) or _COMPRESSED.fullmatch(path.name)
+    return found[1] if found and not path.with_name(found[1]).exists() else ""
+
+
 class _Neighbourhood:
     """The names of the slices of each volume in each folder."""
 
@@ -109,7 +120,7 @@ class _Names:
 
     def add(self, path: Path) -> None:
         self.patterns.add(_pattern(path.name))
-        self.suffixes.add(_suffix(path))
+        self.suffixes.add(file_suffix(path))
         self.lengths.add(len(path.name))
         self.lettered &= path.name.isalpha()
 
@@ -118,7 +129,7 @@ class _Names:
         if _NEVER.fullmatch(path.name):
             return False
         lettered = self.lettered and path.name.isalpha() and len(path.name) in self.lengths
-        return _pattern(path.name) in self.patterns or lettered
+        return lettered or _pattern(path.name) in self.patterns or _pattern(_name_of_copy(path)) in self.patterns
 
     def could_hold(self, path: Path) -> bool:
         """Return whether a file that cannot be read as any format looks like a slice."""
@@ -129,12 +140,12 @@ class _Names:
             return False
         if name.endswith(_DICOM_SUFFIXES):
             return True
-        head = _head(path)
-        if head[128:132] == b"DICM" or _starts_like_dicom(head):
+        head = first_bytes(path)
+        if head[128:132] == b"DICM" or starts_like_dicom(head):
             return True
-        if _suffix(path) not in self.suffixes or head.startswith(_OTHER_START):
+        if file_suffix(path) not in self.suffixes or head.startswith(_OTHER_START):
             return False
-        return not _is_text(head) if head else bool(_suffix(path))
+        return not _is_text(head) if head else bool(file_suffix(path))
 
 
 def _warning(paths: Iterable[Path], what: str) -> str:
@@ -145,34 +156,11 @@ def _warning(paths: Iterable[Path], what: str) -> str:
     return f"{files} beside the slices {what}: {', '.join(names[:_LISTED])}{more}. Slices may be missing."
 
 
-def _starts_like_dicom(head: bytes) -> bool:
-    """Return whether bytes start with an element of group 2 or 8, as DICOM without its preamble does."""
-    if len(head) < 8 or head[:2] not in (b"\x08\x00", b"\x02\x00", b"\x00\x08", b"\x00\x02"):
-        return False
-    length = min(int.from_bytes(head[4:8], "little"), int.from_bytes(head[4:8], "big"))
-    return (head[4:6].isalpha() and head[4:6].isupper()) or length < 2**16
-
-
 def _pattern(name: str) -> str:
     """Return a name with each number replaced: of digits, a UID, or a long hexadecimal number."""
     text = re.sub(r"(?=[0-9a-fA-F-]*\d)(?<![0-9a-zA-Z])[0-9a-fA-F-]{8,}(?![0-9a-zA-Z])", "#", name)
     text = re.sub(r"\d+", "#", text)
     return re.sub(r"#(?:[.]#)+", "#", text)
-
-
-def _suffix(path: Path) -> str:
-    suffix = path.suffix.lower()
-    return "" if suffix[1:].isdigit() else suffix
-
-
-def _head(path: Path) -> bytes:
-    try:
-        if not path.is_file() or not os.access(path, os.R_OK):
-            return b""
-        with path.open("rb") as file:
-            return file.read(_HEAD)
-    except OSError:
-        return b""
 
 
 def _is_text(head: bytes) -> bool:

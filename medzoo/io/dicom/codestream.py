@@ -25,7 +25,8 @@ class Codestream:
         signed: samples are signed; only JPEG 2000 can declare that.
         lossless: nothing was lost in compression.
         complete: its end was found.
-        colour: ``"RGB"`` or ``"YBR_FULL"`` where the codestream itself declares one, else ``""``.
+        colour: ``"RGB"`` or ``"YBR_FULL"`` where the codestream itself declares one, else ``""``. JPEG 2000 declares
+            RGB by its multiple component transform, which decoders revert.
         adobe: Adobe's marker declares the conversion to YBR that JPEG commonly uses.
     """
 
@@ -118,4 +119,6 @@ def _parse_j2k(stream: bytes, complete: bool) -> Codestream | None:
     style = stream.find(_CODING_STYLE, 42)
     lossless = 0 <= style < len(stream) - 13 and stream[style + 13] == 1  # the 5-3 wavelet is reversible
     samples = int.from_bytes(stream[40:42])
-    return Codestream(rows, columns, samples, (depth & 0x7F) + 1, depth > 0x7F, lossless, complete)
+    transformed = 0 <= style < len(stream) - 13 and stream[style + 8] == 1  # decoding it returns RGB
+    colour = "RGB" if samples == 3 and transformed else ""
+    return Codestream(rows, columns, samples, (depth & 0x7F) + 1, depth > 0x7F, lossless, complete, colour)

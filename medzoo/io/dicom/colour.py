@@ -73,10 +73,10 @@ def apply_palette(array: NDArray[Any], ds: Any, signed: bool) -> tuple[NDArray[A
 def _palette(ds: Any, colour: str, entries: int, bits: int) -> NDArray[Any]:
     keyword = f"{colour}{_PALETTE}Data"
     if keyword in ds:
-        table = table_from(ds[keyword].value, entries, ds)
+        table = table_from(ds[keyword], entries, ds)
     elif f"Segmented{keyword}" in ds:
         keyword = f"Segmented{keyword}"
-        words = table_from(ds[keyword].value, 0 if bits == 8 else len(ds[keyword].value) // 2, ds)
+        words = table_from(ds[keyword], 0 if bits == 8 else len(ds[keyword].value) // 2, ds)
         table = _expand(keyword, words.tolist(), bits // 8, entries)
     else:
         raise ElementError(keyword, "is missing")
@@ -85,12 +85,15 @@ def _palette(ds: Any, colour: str, entries: int, bits: int) -> NDArray[Any]:
     return table[:entries]
 
 
-def table_from(data: Any, entries: int, ds: Any) -> NDArray[Any]:
+def table_from(element: Any, entries: int, ds: Any) -> NDArray[Any]:
     """Return the entries of a lookup table, which may be numbers, or bytes of one or two for each entry."""
+    data = element.value
     if isinstance(data, (bytes, bytearray)):
-        order = ">" if ds.original_encoding[1] is False else "<"
+        big = ds.original_encoding[1] is False
         words = entries and len(data) >= 2 * entries
-        return np.frombuffer(data, f"{order}u2" if words else "u1", len(data) // 2 if words else -1)
+        if not words and big and element.VR == "OW" and len(data) % 2 == 0:  # the first of two is in the low byte
+            return np.frombuffer(data, "<u2").astype(">u2").view(np.uint8)
+        return np.frombuffer(data, f"{'>' if big else '<'}u2" if words else "u1", len(data) // 2 if words else -1)
     return np.atleast_1d(np.asarray(data, dtype=np.int64))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,12 +15,35 @@ from medzoo.io.dicom.tags import DISTINCTIONS
 if TYPE_CHECKING:
     from medzoo.io.dicom.slices import Slice
 
-__all__ = ["declared_counts", "missing_numbers", "repeated_numbers", "shorter_than_others"]
+__all__ = ["declared_counts", "merge_warnings", "missing_numbers", "repeated_numbers", "shorter_than_others"]
 
 _LISTED = 5
+_MOST_STRIDE = 20
 _ROUND = 100  # a numbering that starts after a multiple of it, such as at 1001, is a scheme
 # Regions of their own: their volumes need not be of one length.
 _REGIONS = tuple(i for i, one in enumerate(DISTINCTIONS) if one.name in ("series number", "stack"))
+
+
+def merge_warnings(warnings: Iterable[tuple[str, str]]) -> str:
+    """Return the distinct warnings of the slices or stacks of one image as one.
+
+    Args:
+        warnings: the name and the warning of each; a warning that not all have is preceded by the first name, and how
+            many more have it.
+    """
+    pairs = list(warnings)
+    by_text: dict[str, list[str]] = {}
+    for name, text in pairs:
+        if text:
+            by_text.setdefault(text, []).append(name)
+    found = []
+    for text, names in list(by_text.items())[:_LISTED]:
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        found.append(text if len(names) == len(pairs) else f"{names[0]}{more}: {text}")
+    if len(by_text) > _LISTED:
+        others = sum(len(names) for names in list(by_text.values())[_LISTED:])
+        found.append(f"{others} more have other warnings.")
+    return " ".join(found)
 
 
 def missing_numbers(
@@ -66,7 +90,9 @@ def _holes(numbers: set[int], elsewhere: Mapping[str, set[int]]) -> list[int]:
     missing: list[int] = []
     if low - 1 <= 3 * len(numbers) and (low - 1) % _ROUND:
         missing += range(1, low)
-    if high - low < 5 * len(numbers):  # otherwise the numbers are not consecutive by design
+    strides = {b - a for a, b in pairwise(sorted(numbers))}
+    thinned = len(numbers) > 2 and len(strides) == 1 and max(strides) <= _MOST_STRIDE  # each second one, or fifth
+    if high - low < 5 * len(numbers) or thinned:  # otherwise the numbers are not consecutive by design
         missing += [n for n in range(low, high) if n not in numbers]
     if not missing:
         return []

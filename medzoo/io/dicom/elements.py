@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["ElementError", "integer", "integer_or_none", "items", "numbers", "text"]
+__all__ = ["ElementError", "integer", "integer_or_none", "items", "number_texts", "numbers", "text"]
 
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
 
@@ -63,19 +63,19 @@ def _from_text(ds: Any, keyword: str) -> tuple[float, ...]:
     value = getattr(element, "value", None)
     if getattr(element, "VR", None) not in (None, "DS", "IS", "UN"):
         raise ElementError(keyword, "cannot be read")
-    if isinstance(value, bytes):
-        value = value.decode("ascii", errors="replace")
-    if isinstance(value, str):
-        value = value.rstrip("\\ \0")  # values that are left out at the end
-    parts = value.split("\\") if isinstance(value, str) else [str(part) for part in value or ()]
-    found = []
-    for part in parts:
-        number = part.strip(" \0")
-        try:
-            found.append(float(number.replace(",", ".") if _DECIMAL_COMMA.fullmatch(number) else number))
-        except ValueError:
-            raise ElementError(keyword, "holds text that is not a number") from None
-    return tuple(found)
+    parts = value if isinstance(value, (bytes, str)) else "\\".join(str(part) for part in value or ())
+    try:
+        return tuple(float(number) for number in number_texts(parts))
+    except ValueError:
+        raise ElementError(keyword, "holds text that is not a number") from None
+
+
+def number_texts(value: bytes | str) -> list[str]:
+    """Return the parts of a decimal string, without padding of spaces or NUL, each with a decimal point."""
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    text = text.rstrip("\\ \0")  # values that are left out at the end
+    parts = [part.strip(" \0") for part in text.split("\\")] if text else []
+    return [part.replace(",", ".") if _DECIMAL_COMMA.fullmatch(part) else part for part in parts]
 
 
 def integer_or_none(ds: Any, keyword: str) -> int | None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from medzoo.errors import DataError
 from medzoo.io.dicom import header
-from medzoo.io.dicom.completeness import shorter_than_others
+from medzoo.io.dicom.completeness import merge_warnings, shorter_than_others
 from medzoo.io.dicom.elements import numbers
 from medzoo.io.dicom.header import Plane
 from medzoo.io.dicom.stacks import (
@@ -21,10 +21,10 @@ from medzoo.io.dicom.stacks import (
     are_channels,
     choose_stack,
     list_stacks,
-    slice_step,
     split,
-    suspicions,
 )  # fmt: skip
+from medzoo.io.dicom.step import slice_step
+from medzoo.io.dicom.suspicions import suspicions, thinned
 from medzoo.io.dicom.tags import DISTINCTIONS, distinctions_of
 from medzoo.io.files import check_frame
 from medzoo.io.options import ReadOptions
@@ -40,7 +40,7 @@ _VECTORS = {
 
 FRAME_TAGS = [
     "PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence", "SliceVector", "SpacingBetweenSlices",
-    "DetectorInformationSequence", "GridFrameOffsetVector", *_VECTORS.values(),
+    "DetectorInformationSequence", "GridFrameOffsetVector", "DimensionIndexSequence", *_VECTORS.values(),
 ]  # fmt: skip
 """The elements that :func:`frames_of` reads, besides those of a slice."""
 
@@ -112,20 +112,28 @@ def _select(ds: Any, path: Path, options: ReadOptions) -> Selection:
         expected = header.modality_of(ds) in header.SLICE_MODALITIES
         return Selection(range(count), notes=notes, warning=_ORDER_UNKNOWN if expected else "")
     stacks = split(frames)
+    short = shorter_than_others(frames, stacks, _declared(ds, frames))
     if are_channels(frames, stacks, options):
-        chosen = [_volume(frames, stack, path) for stack in stacks]
+        chosen = [
+            _warned(ds, _volume(ds, frames, stack, path), stack, s) for stack, s in zip(stacks, short, strict=True)
+        ]
         indices = tuple(i for one in chosen for i in one.frames)
         note = f"{len(stacks)} stacks read as channels: {list_stacks(stacks)}"
-        return Selection(indices, chosen[0].affine, chosen[0].spacing, len(stacks), notes=(note,))
+        warning = merge_warnings([(stack.name, one.warning) for stack, one in zip(stacks, chosen, strict=True)])
+        return Selection(indices, chosen[0].affine, chosen[0].spacing, len(stacks), notes=(note,), warning=warning)
     if options.channel_axis is not None:
         raise DataError(
             f"{path}: expected stacks of the same geometry for channel_axis={options.channel_axis}, found "
             f"{len(stacks)}: {list_stacks(stacks)}. Leave channel_axis out."
         )
     chosen_stack = choose_stack(stacks, options.stack, str(path))
-    short = shorter_than_others(frames, stacks, _declared(ds, frames))[stacks.index(chosen_stack)]
-    volume = _volume(frames, chosen_stack, path)
-    return replace(volume, warning=" ".join(filter(None, (volume.warning, short, _holes(ds, chosen_stack)))))
+    volume = _volume(ds, frames, chosen_stack, path)
+    return _warned(ds, volume, chosen_stack, short[stacks.index(chosen_stack)])
+
+
+def _warned(ds: Any, volume: Selection, stack: Stack, short: str) -> Selection:
+    warnings = (volume.warning, stack.warning, short, _holes(ds, stack))
+    return replace(volume, warning=" ".join(filter(None, warnings)))
 
 
 def _declared(ds: Any, frames: Sequence[Frame]) -> list[int]:
@@ -220,7 +228,7 @@ def _single(ds: Any, path: Path, frame: int, notes: list[str]) -> Selection:
     return Selection((frame,), plane.affine() if plane else None, spacing, notes=tuple(notes))
 
 
-def _volume(frames: list[Frame], stack: Stack, path: Path) -> Selection:
+def _volume(ds: Any, frames: list[Frame], stack: Stack, path: Path) -> Selection:
     own = [frames[i] for i in stack.members]
     first = own[0].plane
     down, right = float(np.linalg.norm(first.down)), float(np.linalg.norm(first.right))
@@ -229,4 +237,8 @@ def _volume(frames: list[Frame], stack: Stack, path: Path) -> Selection:
     step = slice_step(own, str(path))
     notes = ("frames sorted by position",) if list(stack.members) != sorted(stack.members) else ()
     spacing = (float(np.linalg.norm(step)), down, right)
-    return Selection(stack.members, first.affine(step), spacing, stack=stack.name, notes=notes, warning=suspicions(own))
+    measures = header.functional_group(ds, "PixelMeasuresSequence", stack.members[0])
+    declared = [next(iter(numbers(measures, k)), 0.0) for k in ("SliceThickness", "SpacingBetweenSlices")]
+    warnings = (suspicions(own, header.modality_of(ds)), thinned(float(step @ first.normal), *declared))
+    warning = " ".join(filter(None, warnings))
+    return Selection(stack.members, first.affine(step), spacing, stack=stack.name, notes=notes, warning=warning)

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medzoo.io.dicom.completeness import declared_counts, missing_numbers, repeated_numbers, shorter_than_others
+from medzoo.io.dicom.completeness import (
+    declared_counts,
+    merge_warnings,
+    missing_numbers,
+    repeated_numbers,
+    shorter_than_others,
+)  # fmt: skip
+from medzoo.io.dicom.continuation import continuations
+from medzoo.io.dicom.naming import uniform_distinctions
 from medzoo.io.dicom.slices import IDENTITY, Slice, describe_difference, frames_with_planes, without_copies
-from medzoo.io.dicom.stacks import Stack, are_channels, split
+from medzoo.io.dicom.stacks import SEPARATING, Stack, are_channels, split
 from medzoo.io.options import ReadOptions
 
 __all__ = ["Volume", "volumes_of"]
@@ -63,7 +71,7 @@ def _volumes_of_series(
     for one in slices:
         groups.setdefault(one.identity, []).append(one)
     absent = _absent(slices)
-    found = []
+    found: list[tuple[Volume, list[Slice]]] = []
     for identity, own in groups.items():
         named = [
             describe_difference(name, value)
@@ -74,14 +82,18 @@ def _volumes_of_series(
         together += [one for one in others if one.identity[:5] == identity[:5]]
         elsewhere = numbers.get(own[0].of("study"), {})
         found += _stacks(own, together, elsewhere, named, absent, options)
-    return found
+    warnings = continuations([placed for _, placed in found])
+    return [
+        replace(volume, warning=" ".join(filter(None, (volume.warning, warning))))
+        for (volume, _), warning in zip(found, warnings, strict=True)
+    ]
 
 
 def _stacks(
     slices: list[Slice], together: list[Slice], elsewhere: dict[str, set[int]], named: list[str], absent: str,
     options: ReadOptions,
-) -> list[Volume]:  # fmt: skip
-    """Return the volumes among slices of one identity."""
+) -> list[tuple[Volume, list[Slice]]]:  # fmt: skip
+    """Return the volumes among slices of one identity, each with its slices that have a position."""
     kept, copies = without_copies(slices)
     copied = {one.path for one, _ in copies}
     placed = [one for one in kept if one.plane is not None]
@@ -95,20 +107,43 @@ def _stacks(
     shorter = shorter_than_others(frames, stacks, [one.counts[1] for one in placed])
     shorter = [" ".join(filter(None, (s, repeated_numbers(v)))) for s, v in zip(shorter, volumes, strict=True)]
     if are_channels(frames, stacks, options):
-        stacks, shorter = [Stack(tuple(i for s in stacks for i in s.members))], [""]
-    if not stacks:
-        stacks, shorter = [Stack(())], [""]
-    largest = max(range(len(stacks)), key=lambda i: len(stacks[i].members))
+        merged = merge_warnings([(stack.name, short) for stack, short in zip(stacks, shorter, strict=True)])
+        stacks, shorter = [Stack(tuple(i for s in stacks for i in s.members))], [merged]
+        volumes = [placed]
+    # Slices without a valid position join the stack that they are of, so that reading it reports them.
+    joined, left = _join(unplaced, volumes)
+    if left:
+        if stacks:
+            several = f"{len(left)} slices of the series have" if len(left) > 1 else "1 slice of the series has"
+            whole.append(f"{several} no valid position: slices may be missing.")
+        stacks, shorter = [*stacks, Stack((), "without a valid position" if stacks else "")], [*shorter, ""]
+        joined = [*joined, left]
     found = []
-    for i, (stack, short) in enumerate(zip(stacks, shorter, strict=True)):
-        # Slices without a valid position join the largest stack, so that reading it reports them.
-        own = [placed[j] for j in stack.members] + (unplaced if i == largest else [])
+    for stack, short, more in zip(stacks, shorter, joined, strict=True):
+        members = [placed[j] for j in stack.members]
+        own = [*members, *more]
         inside = {one.path for one in own}
         paths = [one.path for one in own] + [one.path for one, original in copies if original.path in inside]
         name = ", ".join(filter(None, (*named, stack.name)))
-        warning = " ".join(filter(None, (*whole, short)))
-        found.append(Volume(tuple(sorted(paths)), len(own), slices[0].of("series"), name, warning))
+        warning = " ".join(filter(None, (*whole, stack.warning, short)))
+        volume = Volume(tuple(sorted(paths)), len(own), slices[0].of("series"), name, warning)
+        found.append((volume, members))
     return found
+
+
+def _join(unplaced: Sequence[Slice], volumes: Sequence[Sequence[Slice]]) -> tuple[list[list[Slice]], list[Slice]]:
+    """Return the slices without a position that belong to each volume by its values, and those that belong to none.
+
+    One belongs to a volume if that alone has its values in all that separates the volumes of the series.
+    """
+    values = [[one.values for one in own] for own in volumes]
+    which = {*SEPARATING, *(uniform_distinctions(values) if len(values) > 1 else ())}
+    joined: list[list[Slice]] = [[] for _ in volumes]
+    left: list[Slice] = []
+    for one in unplaced:
+        fitting = [i for i, own in enumerate(values) if all(one.values[w] in {v[w] for v in own} for w in which)]
+        (joined[fitting[0]] if len(fitting) == 1 else left).append(one)
+    return joined, left
 
 
 def _absent(slices: Sequence[Slice]) -> str:

@@ -109,7 +109,7 @@ def decode_pixels(ds: Any, path: Path, frame: int | None, max_voxels: int) -> Pi
 def _colour_space(declared: str, decoded: str, first: Codestream | None, warnings: list[str]) -> str:
     """Return the colour space of decoded samples, which a JPEG may declare other than its DICOM header.
 
-    By the names of its components, JFIF or Adobe's marker, as pydicom decides it.
+    By the names of its components, JFIF or Adobe's marker, as pydicom decides it; of JPEG 2000, by its transform.
     """
     if not first or not first.colour or not declared.startswith(("RGB", "YBR_FULL")):
         return decoded

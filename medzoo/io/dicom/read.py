@@ -15,10 +15,12 @@ from numpy.typing import NDArray
 
 from medzoo.errors import DataError
 from medzoo.io.dicom import header
-from medzoo.io.dicom.elements import items, text
+from medzoo.io.dicom.elements import items, numbers, text
 from medzoo.io.dicom.frames import select_frames
 from medzoo.io.dicom.module import MEASUREMENTS
 from medzoo.io.dicom.pixels import Pixels, decode_pixels, load
+from medzoo.io.dicom.presentation import presentation_warnings
+from medzoo.io.dicom.rescale import rescale_of, rescale_warning
 from medzoo.io.dicom.values import PixelValues, apply_modality, apply_voi, invert
 from medzoo.io.image import Image, as_native, handle_nan, merge_equal_channels
 from medzoo.io.options import ReadOptions
@@ -45,7 +47,8 @@ def read_dicom(path: Path, options: ReadOptions) -> Image:
         if len(pixels.array) == frames and chosen != list(range(frames)):
             pixels = replace(pixels, array=pixels.array[chosen])
         modality = header.modality_of(ds)
-        notes, warnings = list(pixels.notes), list(pixels.warnings)
+        notes = list(pixels.notes)
+        warnings = [*pixels.warnings, *presentation_warnings(ds, pixels.photometric)]
         if not ds.get("Modality") and modality:
             notes.append(f"modality {modality} taken from the SOP class")
         if pixels.array.ndim == 4:
@@ -86,7 +89,7 @@ def _grey(
         if pixels.photometric == "MONOCHROME1":
             notes.append("MONOCHROME1 ignored: the values are measurements")
         if modality == "CT":
-            unit = _unit_of_ct(values, ds, chosen, notes)
+            unit = _unit_of_ct(values, ds, chosen, notes, warnings)
     else:
         if modality != "MR":
             values = _by_frame(
@@ -97,6 +100,8 @@ def _grey(
         values = invert(values, path) if pixels.photometric == "MONOCHROME1" else values
         notes.extend(values.notes)
     warnings.extend(values.warnings)
+    if len(chosen) > 1 and (rescale := rescale_warning([rescale_of(ds, frame) for frame in chosen], modality)):
+        warnings.append(rescale)
     if modality not in MEASUREMENTS | {"MR"} and np.isfinite(values.low + values.high):
         value_range = (values.low, values.high)
         bits = np.log2(values.high + 1) if values.low == 0 else 0.0
@@ -123,13 +128,15 @@ def _by_frame(values: PixelValues, groups: list[Any], step: Callable[[PixelValue
     return PixelValues(array, low, high, notes, all(part.rescaled for part in parts), warnings)
 
 
-def _unit_of_ct(values: PixelValues, ds: Any, chosen: list[int], notes: list[str]) -> str:
+def _unit_of_ct(values: PixelValues, ds: Any, chosen: list[int], notes: list[str], warnings: list[str]) -> str:
     """Return the unit of the values of a CT: HU, which is the standard's default, where all are rescaled to it."""
     if not values.rescaled:
         notes.append("no rescale: values as stored")
         return "raw"
     sources = [header.functional_group(ds, "PixelValueTransformationSequence", frame) for frame in chosen]
     luts = items(ds, "ModalityLUTSequence")
+    if not luts and any(slope < 0 for source in sources for slope in numbers(source, "RescaleSlope")):
+        warnings.append("RescaleSlope is negative, which that of a CT is not: the values may be a negative.")
     units = {text(luts[0], "ModalityLUTType")} if luts else {text(source, "RescaleType") for source in sources}
     others = {unit.upper() for unit in units} - {"", "HU"}
     if not others:

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from medzoo.errors import DataError
 from medzoo.io.dicom import header
+from medzoo.io.dicom.completeness import merge_warnings
 from medzoo.io.dicom.read import read_dicom
+from medzoo.io.dicom.rescale import rescale_warning
 from medzoo.io.dicom.slices import (
     IDENTITY,
     Slice,
@@ -22,7 +24,9 @@ from medzoo.io.dicom.slices import (
     slice_of,
     without_copies,
 )  # fmt: skip
-from medzoo.io.dicom.stacks import are_channels, choose_stack, list_stacks, slice_step, split, suspicions
+from medzoo.io.dicom.stacks import are_channels, choose_stack, list_stacks, split
+from medzoo.io.dicom.step import slice_step
+from medzoo.io.dicom.suspicions import suspicions, thinned
 from medzoo.io.files import check_frame, check_size, join_sizes
 from medzoo.io.image import Image
 from medzoo.io.options import ReadOptions
@@ -50,11 +54,11 @@ def read_series(paths: Sequence[Path], options: ReadOptions) -> Image:
     frames = frames_with_planes(slices)
     stacks = split(frames)
     if are_channels(frames, stacks, options):
-        volumes = [
-            _read_stack([slices[i] for i in stack.members], replace(options, channel_axis=None)) for stack in stacks
-        ]
+        single = replace(options, channel_axis=None)
+        volumes = [_read_stack([slices[i] for i in stack.members], single, stack.warning) for stack in stacks]
         read_as = f"{len(stacks)} stacks read as channels: {list_stacks(stacks)}"
-        image = replace(volumes[0], array=np.concatenate([volume.array for volume in volumes]))
+        warning = merge_warnings([(s.name, volume.warning) for s, volume in zip(stacks, volumes, strict=True)])
+        image = replace(volumes[0], array=np.concatenate([volume.array for volume in volumes]), warning=warning)
         return _with_notes(image, (*notes, read_as))
     if options.channel_axis is not None:
         found = list_stacks(stacks) if len(stacks) > 1 else "one stack"
@@ -63,7 +67,7 @@ def read_series(paths: Sequence[Path], options: ReadOptions) -> Image:
             f"{found}. Leave channel_axis out."
         )
     stack = choose_stack(stacks, options.stack, str(folder))
-    image = _read_stack([slices[i] for i in stack.members], replace(options, stack=None))
+    image = _read_stack([slices[i] for i in stack.members], replace(options, stack=None), stack.warning)
     if stack.name:
         image = replace(image, identity={**image.identity, "stack": stack.name})
     return _with_notes(image, notes)
@@ -73,8 +77,8 @@ def _with_notes(image: Image, notes: tuple[str, ...]) -> Image:
     return replace(image, notes=(*image.notes, *notes)) if notes else image
 
 
-def _read_stack(slices: list[Slice], options: ReadOptions) -> Image:
-    """Read the sorted slices of one volume, or the slice that ``frame`` asks for."""
+def _read_stack(slices: list[Slice], options: ReadOptions, warning: str) -> Image:
+    """Read the sorted slices of one volume, or the slice that ``frame`` asks for; ``warning`` is known already."""
     folder = slices[0].path.parent
     single = replace(options, frame=None)
     if len(slices) == 1:
@@ -89,12 +93,16 @@ def _read_stack(slices: list[Slice], options: ReadOptions) -> Image:
     size = (len(slices), *first.array.shape[1:])
     check_size(folder, math.prod(size), options.max_voxels, join_sizes(size))
     image = _stack(slices, first, step, single)
-    return image.with_warning(" ".join(filter(None, (suspicions(frames), _shared_uid(slices)))))
+    modality = slices[0].of("modality")
+    rescale = rescale_warning([one.rescale for one in slices], modality)
+    thin = thinned(float(step @ frames[0].plane.normal), *slices[0].spacings)
+    found = (warning, suspicions(frames, modality), _shared_uid(slices), rescale, thin)
+    return image.with_warning(" ".join(filter(None, found)))
 
 
 def _stack(slices: list[Slice], first: Image, step: NDArray[np.float64], options: ReadOptions) -> Image:
     """Read the slices one by one into one array."""
-    notes = list(first.notes)
+    notes, warnings = list(first.notes), []
     volume = np.empty((1, len(slices), *first.array.shape[1:]), first.array.dtype)
     for i, one in enumerate(slices):
         image = first if i == 0 else read_dicom(one.path, options)
@@ -107,6 +115,7 @@ def _stack(slices: list[Slice], first: Image, step: NDArray[np.float64], options
             volume = volume.astype(np.float32)
         volume[:, i] = image.array
         notes.extend(note for note in image.notes if note not in notes)
+        warnings.append((one.path.name, image.warning))
     plane = slices[0].plane
     if plane is None:  # _read_slice has refused it
         raise DataError(f"{slices[0].path}: expected a position, found none. Export the series again.")
@@ -123,6 +132,7 @@ def _stack(slices: list[Slice], first: Image, step: NDArray[np.float64], options
         value_range=None,
         identity=identity,
         notes=tuple(notes),
+        warning=merge_warnings(warnings),
     )
 
 

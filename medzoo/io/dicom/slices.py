@@ -17,10 +17,12 @@ import numpy as np
 
 from medzoo.errors import DataError
 from medzoo.io.dicom import header
+from medzoo.io.dicom.elements import number_texts
 from medzoo.io.dicom.frames import FRAME_TAGS
 from medzoo.io.dicom.header import Plane
 from medzoo.io.dicom.pixels import load
 from medzoo.io.dicom.read import read_dicom
+from medzoo.io.dicom.rescale import rescale_of
 from medzoo.io.dicom.stacks import Frame
 from medzoo.io.dicom.tags import distinction_tags, distinctions_of
 from medzoo.io.options import ReadOptions
@@ -38,11 +40,12 @@ _KEYWORDS = (
     "PatientID", "PatientName", "PatientBirthDate", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID",
 )  # fmt: skip
 _COUNTS = ("ImagesInAcquisition", "NumberOfSlices", "NumberOfTemporalPositions", "NumberOfSeriesRelatedInstances")
+_SPACINGS = ("SliceThickness", "SpacingBetweenSlices")
 _SCAN_KEYWORDS = (
     "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing",
     "NominalScannedPixelSpacing", "InstanceNumber", "AcquisitionNumber", "PerFrameFunctionalGroupsSequence",
-    "SharedFunctionalGroupsSequence", *_KEYWORDS, *_COUNTS,
+    "SharedFunctionalGroupsSequence", "RescaleSlope", "RescaleIntercept", *_SPACINGS, *_KEYWORDS, *_COUNTS,
 )  # fmt: skip
 _TEXTS = (*_KEYWORDS, "SOPInstanceUID", "InstanceNumber", "AcquisitionNumber")
 _PLANE = (
@@ -72,6 +75,8 @@ class Slice:
         acquisition: AcquisitionNumber.
         counts: how many images the header declares: in the acquisition, in the volume, of temporal positions, and in
             the series.
+        spacings: SliceThickness and SpacingBetweenSlices in mm, 0 where the header does not give them.
+        rescale: RescaleSlope and RescaleIntercept.
     """
 
     path: Path
@@ -83,6 +88,8 @@ class Slice:
     number: int | None
     acquisition: str
     counts: tuple[int, ...]
+    spacings: tuple[float, ...]
+    rescale: tuple[str, str]
 
     def of(self, name: str) -> str:
         """Return one of :data:`IDENTITY`."""
@@ -127,7 +134,9 @@ def slice_of(ds: Any, path: Path) -> Slice:
         texts["SOPInstanceUID"],
         _int(texts["InstanceNumber"]),
         texts["AcquisitionNumber"],
-        tuple(_int(ds.get(keyword)) or 0 if _tag(keyword) in present else 0 for keyword in _COUNTS),
+        tuple(_count(ds, keyword) if _tag(keyword) in present else 0 for keyword in _COUNTS),
+        tuple(_length(ds, keyword) if _tag(keyword) in present else 0.0 for keyword in _SPACINGS),
+        rescale_of(ds),
     )
 
 
@@ -138,7 +147,7 @@ def _plane(ds: Any, path: Path) -> Plane | None:
         if present[0] and present[1] and not any(present[len(_PLANE) :]):
             raw = [ds.get_item(_tag(k)).value if here else b"" for k, here in zip(_PLANE, present, strict=False)]
             if all(isinstance(value, bytes) for value in raw):
-                x, y, z = (float(part) for part in raw[0].split(b"\\"))
+                x, y, z = map(float, number_texts(raw[0]))
                 first = _directions(*raw[1:])
                 if first is None or not math.isfinite(x + y + z):
                     return None
@@ -157,7 +166,7 @@ def _directions(*raw: bytes) -> Plane | None:
     ds.ImagePositionPatient = [0.0, 0.0, 0.0]
     for keyword, value in zip(_PLANE[1:], raw, strict=True):
         if value:
-            setattr(ds, keyword, value.decode("latin-1").strip(" \0"))
+            setattr(ds, keyword, "\\".join(number_texts(value)))
     return header.plane_of(ds, Path())
 
 
@@ -246,5 +255,20 @@ def _hashed(value: str) -> str:
 def _int(value: Any) -> int | None:
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
+
+
+def _count(ds: Any, keyword: str) -> int:
+    try:
+        return int(ds.get(keyword) or 0)
+    except (TypeError, ValueError, OverflowError):
+        return 0
+
+
+def _length(ds: Any, keyword: str) -> float:
+    try:
+        length = float(next(iter(number_texts(_text(ds, _tag(keyword)))), 0))
+    except ValueError:
+        return 0.0
+    return length if math.isfinite(length) else 0.0

@@ -8,36 +8,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import combinations, pairwise
+from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medzoo.errors import DataError
 from medzoo.io.dicom.header import Plane
+from medzoo.io.dicom.naming import stack_labels
 from medzoo.io.dicom.tags import DISTINCTIONS
 from medzoo.io.options import ReadOptions
 
 __all__ = [
-    "PARALLEL_TOLERANCE", "Frame", "Stack", "are_channels", "choose_stack", "describe", "list_stacks", "slice_step",
-    "split", "suspicions",
+    "PARALLEL_TOLERANCE", "SEPARATING", "STEP_TOLERANCE", "Frame", "Stack", "are_channels", "choose_stack", "describe",
+    "list_stacks", "split",
 ]  # fmt: skip
 
 PARALLEL_TOLERANCE = 1e-3
 """mm by which the step between pixels may differ among the slices of a volume."""
 
-_STEP_TOLERANCE = 0.1  # as a share of the step: scanners round positions; a missing slice doubles the step
+SEPARATING = tuple(i for i, one in enumerate(DISTINCTIONS) if one.use == "always")
+"""The distinctions that separate volumes wherever they differ."""
+
+STEP_TOLERANCE = 0.1
+"""By which steps may differ, as a share: scanners round positions, and a missing slice doubles the step."""
+
 _LISTED = 12  # stacks that a message lists
-_FREE_TEXT = ("series description", "sequence name", "contrast agent", "private b-value")
-_ALWAYS = tuple(i for i, one in enumerate(DISTINCTIONS) if one.use == "always")
 _OTHERS = tuple(i for i, one in enumerate(DISTINCTIONS) if one.use != "always")
 _TIMES = tuple(i for i, one in enumerate(DISTINCTIONS) if one.use == "time")
-_EQUAL = tuple(i for i, one in enumerate(DISTINCTIONS) if one.expected_equal)
-# Not the acquisition time, which alternates where odd and even slices are acquired one after the other.
-_ALTERNATING = tuple(
-    i for i, one in enumerate(DISTINCTIONS) if one.name in ("acquisition", "time offset", "trigger time")
-)
+_ECHO_TIME = next(i for i, one in enumerate(DISTINCTIONS) if one.name == "echo time")
+_TRIGGER_TIME = next(i for i, one in enumerate(DISTINCTIONS) if one.name == "trigger time")
+_ECHO_JITTER = 0.005  # as a share of the echo time, which some scanners write as measured
+_GUESSED = "No tag gives the phase of each slice: they are separated by their order in time, which may be wrong."
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,71 +66,51 @@ class Stack:
     Attributes:
         members: their indices, sorted by position along right × down.
         name: what distinguishes the stack from the others, such as ``"echo time 30"``; ``""`` for the only one.
+        warning: why its frames may be those of several volumes.
     """
 
     members: tuple[int, ...]
     name: str = ""
+    warning: str = ""
 
 
 def split(frames: Sequence[Frame]) -> list[Stack]:
     """Return the stacks among frames, in the order of the values that distinguish them.
 
     Frames of one direction and pixel spacing belong together unless a tag separates them. Two at one position that no
-    tag separates stay in one stack, which :func:`slice_step` refuses.
+    tag separates stay in one stack, which :func:`~medzoo.io.dicom.step.slice_step` refuses.
     """
+    frames = _with_similar_echo_times(frames)
     parts: list[list[int]] = []
+    warnings: list[str] = []
     for members in _by_direction(frames):
-        for own in _by_values(frames, members, _ALWAYS):
-            parts += _without_duplicates(frames, own)
-    parts = [_sorted(frames, part) for part in parts]
+        for own in _by_values(frames, members, SEPARATING):
+            found, warning = _without_duplicates(frames, own)
+            parts += [_sorted(frames, part) for part in found]
+            warnings += [warning] * len(found)
     if len(parts) == 1:
         return [Stack(tuple(parts[0]))]
-    return [Stack(tuple(p), name) for p, name in zip(parts, _names(frames, parts), strict=True)]
+    values = [[frames[i].values for i in part] for part in parts]
+    names = stack_labels(values, [frames[part[0]].plane for part in parts])
+    return [Stack(tuple(p), name, w) for p, name, w in zip(parts, names, warnings, strict=True)]
 
 
-def slice_step(frames: Sequence[Frame], where: str) -> NDArray[np.float64]:
-    """Return the vector from slice to slice of a sorted stack in RAS mm.
-
-    Raises:
-        DataError: two slices at one position, a gap, or slices that are not along one line.
-    """
-    origins = np.stack([one.plane.origin for one in frames])
-    gaps = np.diff(origins @ frames[0].plane.normal)
-    usual = float(np.median(gaps))
-    for i, gap in enumerate(gaps):
-        pair = f"{frames[i].name} and {frames[i + 1].name}"
-        if gap <= max(1e-3, _STEP_TOLERANCE * usual):
-            raise DataError(
-                f"{where}: expected one slice at each position, found {pair} {gap:.3g} mm apart. "
-                "Two images are mixed, and no tag separates them: export them as separate series."
-            )
-        if abs(gap - usual) > _STEP_TOLERANCE * usual:
-            raise DataError(
-                f"{where}: expected slices {usual:.4g} mm apart, found {gap:.4g} mm between {pair}. "
-                "A slice is missing, or two images are mixed: export it again."
-            )
-    step = np.asarray((origins[-1] - origins[0]) / (len(frames) - 1))
-    ideal = origins[0] + np.arange(len(frames))[:, None] * step
-    if np.linalg.norm(origins - ideal, axis=1).max() > 0.5 * float(np.linalg.norm(step)):
-        raise DataError(f"{where}: expected slices along one line, found them shifted. Export it again.")
-    return step
-
-
-def suspicions(frames: Sequence[Frame]) -> str:
-    """Return why the slices of a sorted stack may not be of one volume; ``""`` if nothing indicates it."""
-    found = []
-    for i in _EQUAL:
-        values = list(dict.fromkeys(one.values[i] for one in frames if one.values[i]))
-        if len(values) > 1:
-            found.append(f"{len(values)} values of {DISTINCTIONS[i].name}")
-    for i in _ALTERNATING:
-        numbers = [one.values[i] for one in frames]
-        distinct = len(set(numbers))
-        if 1 < distinct <= len(numbers) / 2 and sum(a != b for a, b in pairwise(numbers)) >= distinct:
-            found.append(f"{distinct} values of {DISTINCTIONS[i].name} that alternate")
-    if not found:
-        return ""
-    return f"The slices differ in what one volume has in common: {'; '.join(found)}. Two may be mixed."
+def _with_similar_echo_times(frames: Sequence[Frame]) -> Sequence[Frame]:
+    """Return the frames with echo times that differ by less than their jitter as one."""
+    times = sorted({(number, text) for one in frames if (number := _natural(text := one.values[_ECHO_TIME])[0]) > 0})
+    same: dict[str, str] = {}
+    first = (math.inf, "")
+    for number, text in times:
+        if not first[0] <= number <= first[0] * (1 + _ECHO_JITTER):
+            first = (number, text)
+        same[text] = first[1]
+    if all(text == other for text, other in same.items()):
+        return frames
+    at = _ECHO_TIME
+    return [
+        replace(one, values=(*one.values[:at], same.get(one.values[at], one.values[at]), *one.values[at + 1 :]))
+        for one in frames
+    ]
 
 
 def are_channels(frames: Sequence[Frame], stacks: Sequence[Stack], options: ReadOptions) -> bool:
@@ -216,7 +198,7 @@ def _positions(frames: Sequence[Frame], members: Sequence[int]) -> list[list[int
     ordered = _sorted(frames, members)
     gaps = np.diff(np.stack([frames[i].plane.origin for i in ordered]) @ frames[ordered[0]].plane.normal)
     apart = gaps[gaps > 1e-3]
-    same = max(1e-3, _STEP_TOLERANCE * float(np.median(apart))) if len(apart) else 1e-3
+    same = max(1e-3, STEP_TOLERANCE * float(np.median(apart))) if len(apart) else 1e-3
     found = [[ordered[0]]]
     for i, gap in zip(ordered[1:], gaps, strict=True):
         if gap <= same:
@@ -226,12 +208,16 @@ def _positions(frames: Sequence[Frame], members: Sequence[int]) -> list[list[int
     return found
 
 
-def _without_duplicates(frames: Sequence[Frame], members: list[int]) -> list[list[int]]:
-    """Split frames that share positions by the tag that separates them; unchanged where none or several do."""
+def _without_duplicates(frames: Sequence[Frame], members: list[int]) -> tuple[list[list[int]], str]:
+    """Split frames that share positions by the tag that separates them; unchanged where none or several do.
+
+    Returns:
+        The parts, and a warning if the split is a guess.
+    """
     places = _positions(frames, members)
     most = max(map(len, places))
     if most == 1 or any(_shared_sop(frames, place) for place in places):
-        return [members]
+        return [members], ""
     varying = [w for w in _OTHERS if len({frames[i].values[w] for i in members}) > 1]
     for count in (1, 2):
         found: list[list[list[int]]] = []
@@ -244,7 +230,7 @@ def _without_duplicates(frames: Sequence[Frame], members: list[int]) -> list[lis
                 found.append(parts)
         if found:
             # Tags that separate in different ways leave open which volume a slice belongs to.
-            return found[0] if len({_partition(parts) for parts in found}) == 1 else [members]
+            return (found[0] if len({_partition(parts) for parts in found}) == 1 else [members]), ""
     return _by_rank(frames, members, places, most)
 
 
@@ -257,42 +243,30 @@ def _shared_sop(frames: Sequence[Frame], place: Sequence[int]) -> bool:
     return len(set(sops)) < len(sops)
 
 
-def _by_rank(frames: Sequence[Frame], members: list[int], places: list[list[int]], most: int) -> list[list[int]]:
+def _by_rank(
+    frames: Sequence[Frame], members: list[int], places: list[list[int]], most: int
+) -> tuple[list[list[int]], str]:
     """Split frames by their order in time at each position, if each position has as many frames."""
     if any(len(place) != most for place in places):
-        return [members]
+        return [members], ""
     found: list[list[list[int]]] = []
+    certain = False
     for which in _TIMES:
         times = [[_natural(frames[i].values[which]) for i in place] for place in places]
         if all(len(set(own)) == most and all(np.isfinite(time) for time, _ in own) for own in times):
             ranked = [sorted(place, key=lambda i, w=which: _natural(frames[i].values[w])) for place in places]  # type: ignore[misc]
             found.append([list(part) for part in zip(*ranked, strict=True)])
-    return found[0] if found and len({_partition(parts) for parts in found}) == 1 else [members]
+            certain |= _are_phases(frames, found[-1], which)
+    if not found or len({_partition(parts) for parts in found}) > 1:
+        return [members], ""
+    return found[0], "" if certain else _GUESSED
 
 
-def _names(frames: Sequence[Frame], parts: Sequence[Sequence[int]]) -> list[str]:
-    """Return what distinguishes each stack from the others."""
-    values = [[{frames[i].values[w] for i in part} for part in parts] for w in range(len(DISTINCTIONS))]
-    uniform = [w for w, sets in enumerate(values) if all(len(s) == 1 for s in sets) and len(set.union(*sets)) > 1]
-    directions = [_direction(frames[part[0]].plane) for part in parts]
-    names = []
-    for i in range(len(parts)):
-        words = [_described(w, next(iter(values[w][i])), set.union(*values[w])) for w in uniform[:3]]
-        if len(set(directions)) > 1:
-            words.append(directions[i])
-        names.append(", ".join(words) or f"part {i + 1} of {len(parts)}")
-    return names
-
-
-def _described(which: int, value: str, values: set[str]) -> str:
-    """Return a distinction with its value; free text, which may name a patient, is only numbered."""
-    one = DISTINCTIONS[which]
-    shown = f"#{sorted(values).index(value) + 1}" if one.name in _FREE_TEXT else value
-    return f"{one.name} {shown}" if value else f"no {one.name}"
-
-
-def _direction(plane: Plane) -> str:
-    axis = int(np.abs(plane.normal).argmax())
-    oblique = "" if abs(plane.normal[axis]) > 0.999 else "oblique "
-    spacing = f"{np.linalg.norm(plane.down):.4g} × {np.linalg.norm(plane.right):.4g} mm"
-    return f"{oblique}{('sagittal', 'coronal', 'axial')[axis]} {spacing}"
+def _are_phases(frames: Sequence[Frame], parts: list[list[int]], which: int) -> bool:
+    """Return whether parts by rank in time are phases: one is over before the next, or all triggers are equidistant."""
+    times = np.array([[_natural(frames[i].values[which])[0] for i in part] for part in parts])  # phase, position
+    if (times[1:].min(axis=1) > times[:-1].max(axis=1)).all():
+        return True
+    steps = np.diff(times, axis=0)  # each heartbeat has a length of its own
+    equidistant = np.abs(steps - steps.mean(axis=0)).max(axis=0) <= STEP_TOLERANCE * steps.mean(axis=0)
+    return which == _TRIGGER_TIME and len(parts) > 2 and bool(equidistant.all())

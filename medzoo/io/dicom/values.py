@@ -180,7 +180,7 @@ def _apply_lut(values: PixelValues, item: Any, ds: Any, path: Path, which: str) 
         first -= 2**16
     if "LUTData" not in item:
         raise ElementError("LUTData", "is missing")
-    table = table_from(item["LUTData"].value, entries, ds)
+    table = table_from(item["LUTData"], entries, ds)
     if not 8 <= bits <= 16 or len(table) < entries or table.min() < 0 or table.max() > 2**bits - 1:
         raise DataError(
             f"{path}: expected a {which} LUT of {entries} entries of 8 to 16 bits, "
