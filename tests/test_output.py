@@ -111,12 +111,14 @@ def test_the_library_logs_to_its_own_logger():
         allowed = {"logging.getLogger"}
         if name == "__init__.py":
             allowed |= {"logging.getLogger(__name__).addHandler", "logging.NullHandler"}
+        if name == "io/tiff.py":  # leaves out what tifffile logs of a file that a reader has open
+            allowed |= {"logging.getLogger('tifffile').addFilter"}
         allowed |= {"print"} if name == "io/dicom/decoder.py" else set()  # to the pipe of its own process
         assert found <= allowed, name
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "logging.getLogger":
-                assert ast.unparse(node.args[0]) in ("'medzoo'", "__name__"), name
-                assert ast.unparse(node.args[0]) == "'medzoo'" or name == "__init__.py", name
+                named = {"__init__.py": "__name__", "io/tiff.py": "'tifffile'"}.get(name, "'medzoo'")
+                assert ast.unparse(node.args[0]) in ("'medzoo'", named), name
 
 
 def test_a_program_without_logging_sees_no_log_line():

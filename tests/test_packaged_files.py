@@ -86,7 +86,7 @@ def compare_nifti(path: Path) -> str:
     want = nibabel.as_closest_canonical(nibabel.load(path))
     values = want.get_fdata()
     if values.ndim == 4 and values.shape[3] > 1:
-        together = read_image(path, ReadOptions(channels=values.shape[3]))
+        together = read_image(path, ReadOptions(channel_axis=3))
         np.testing.assert_array_equal(together.array, np.moveaxis(values, -1, 0))
         for frame in range(values.shape[3]):
             np.testing.assert_array_equal(read(path, frame=frame).array[0], values[..., frame])
