@@ -118,7 +118,7 @@ def test_a_decorator_switches_the_function_alone():
     assert fast_paths_enabled()
 
 
-@pytest.mark.parametrize("name", ["swin_encoder_mlp", "cnn3d_small"])
+@pytest.mark.parametrize("name", [pytest.param("swin_encoder_mlp", marks=pytest.mark.slow), "cnn3d_small"])
 def test_compilers_never_meet_the_switch(name, monkeypatch):
     """They cannot trace a context variable in every version of PyTorch."""
     from medzoo.nn import guards

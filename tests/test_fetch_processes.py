@@ -99,6 +99,7 @@ def test_25_a_model_with_cached_weights_is_created_without_a_connection(hub, mac
     assert len(hub.requests) == asked
 
 
+@pytest.mark.slow
 def test_40_a_killed_download_does_no_harm(hub, machine):
     job = machine.publish(LARGE)
     for method, fault in POINTS:

@@ -91,6 +91,7 @@ def test_a_tight_limit_is_no_reason_to_fail():
     assert run.stdout == "went on\n"
 
 
+@pytest.mark.slow
 @needs_glibc
 def test_freed_blocks_are_not_faulted_in_again():
     env = {"PATH": "", "MALLOC_ARENA_MAX": "1"}
