@@ -29,7 +29,8 @@ from pydicom.uid import (
 )
 
 from medzoo.errors import DataError
-from medzoo.io.dicom import codestream, decoder, decoders
+from medzoo.io import codestream
+from medzoo.io.dicom import decoder, decoders
 from medzoo.io.options import ReadOptions
 from medzoo.io.read import read, read_image
 

@@ -18,7 +18,7 @@ from pydicom.uid import (
 )
 from test_stacks import enhanced, item
 
-from medzoo.io.dicom.codestream import parse
+from medzoo.io.codestream import parse
 from medzoo.io.read import read
 
 RGB = np.stack([arrow(16, 24), 255 - arrow(16, 24), arrow(16, 24) // 2], axis=-1).astype(np.uint8)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.errors import DataError
-from medzoo.io.dicom import codestream
+from medzoo.io import codestream
 from medzoo.io.files import select_page
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medzoo.io.dicom.codestream import Codestream, declare_rgb
+from medzoo.io.codestream import Codestream, declare_rgb
 
 __all__ = ["decode_frame"]
 

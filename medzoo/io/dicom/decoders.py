@@ -16,8 +16,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from medzoo.errors import DataError
+from medzoo.io.codestream import Codestream, parse
 from medzoo.io.dicom import decoder
-from medzoo.io.dicom.codestream import Codestream, parse
 
 __all__ = ["DECODER_DEPENDENCIES", "SYNTAXES", "Syntax", "decode_encapsulated", "is_available"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from medzoo.io.dicom.codestream import Codestream
+from medzoo.io.codestream import Codestream
 from medzoo.io.dicom.elements import ElementError, integer, integer_or_none, text
 from medzoo.io.dicom.header import frame_count, modality_of
 

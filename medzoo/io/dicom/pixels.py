@@ -13,7 +13,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from medzoo.errors import DataError
-from medzoo.io.dicom.codestream import Codestream, parse
+from medzoo.io.codestream import Codestream, parse
 from medzoo.io.dicom.colour import apply_palette, to_rgb
 from medzoo.io.dicom.decoders import SYNTAXES, decode_encapsulated
 from medzoo.io.dicom.elements import ElementError, text
