@@ -58,7 +58,9 @@ def test_maps_and_gradients_are_monais(shape, patch_merging):
     assert_parity(shape, patch_merging=patch_merging)
 
 
-@pytest.mark.parametrize("patch_merging", OCTANTS)
+@pytest.mark.parametrize(
+    "patch_merging", [pytest.param(name, marks=pytest.mark.slow if i else ()) for i, name in enumerate(OCTANTS)]
+)
 def test_residual_convolutions_of_v2_are_monais(patch_merging):
     assert_parity((2, 64, 32, 32), patch_merging=patch_merging, use_v2=True)
 
