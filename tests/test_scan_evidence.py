@@ -112,6 +112,15 @@ def test_a_series_spread_over_two_folders_is_one_volume(tmp_path, cnn):
         assert (found.source, found.logits, found.warning) == (str(a / "IM0000.dcm"), whole.logits, "")
 
 
+def test_a_copy_of_a_folder_is_a_source_of_its_own(tmp_path, cnn):
+    write(tmp_path / "a")
+    for name in "bc":
+        shutil.copytree(tmp_path / "a", tmp_path / name)
+    found = predict(cnn, [tmp_path / name for name in "abc"])
+    assert [p.source for p in found] == [str(tmp_path / name / "IM0000.dcm") for name in "abc"]
+    assert found[0].logits == found[1].logits == found[2].logits
+
+
 def test_the_order_of_sources_is_kept(tmp_path, cnn):
     a = write(tmp_path / "a", SeriesInstanceUID="1.2.1", name="X{:02d}")
     write(tmp_path / "b", SeriesInstanceUID="1.2.2", name="Y{:02d}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -70,7 +71,7 @@ def scan_together(
 ) -> list[list[ScanItem]]:  # fmt: skip
     """Return what :func:`scan` returns for each source, with the slices of all grouped into volumes together.
 
-    A volume is listed with the source of its first slice.
+    A volume is listed with the source of its first slice. A folder that is a copy of another is grouped by itself.
 
     Args:
         sources: folders, and lists of files; those of a list stay in its order.
@@ -84,6 +85,7 @@ def scan_together(
     found: list[list[tuple[Path, ScanItem]]] = [[] for _ in sources]
     hidden: list[Path] = []
     folders: dict[Path, int] = {}
+    walked: dict[frozenset[tuple[Path, int]], Path] = {}
     for i, source in enumerate(sources):
         if not isinstance(source, Path):
             own = list(source)
@@ -92,6 +94,9 @@ def scan_together(
         else:
             own, skipped = _walk(source)
             found[i] += [(item.paths[0], item) for item in skipped]
+            if _is_copy(source, own, walked):
+                found[i] += [(path, item) for _, path, item in _group(own, source, options, [])]
+                continue
             hidden += [item.paths[0] for item in skipped]
         files += own
         source_of += [i] * len(own)
@@ -102,6 +107,16 @@ def scan_together(
         if isinstance(source, Path):  # one that is given again has the same
             found[i] = sorted(found[folders[source.resolve()]], key=lambda pair: pair[0])
     return [[item for _, item in own] for own in found]
+
+
+def _is_copy(folder: Path, files: Sequence[Path], walked: dict[frozenset[tuple[Path, int]], Path]) -> bool:
+    """Return whether a folder has the same files as one of those before it, to which it is added otherwise."""
+    try:
+        listing = frozenset((path.relative_to(folder), path.stat().st_size) for path in files)
+        first = walked.setdefault(listing, folder)
+        return bool(listing) and first != folder and all(filecmp.cmp(first / n, folder / n, False) for n, _ in listing)
+    except OSError:  # reading the file reports it
+        return False
 
 
 def group(files: Sequence[Path], root: Path, options: ReadOptions | None = None) -> list[ScanItem]:
