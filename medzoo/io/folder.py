@@ -199,7 +199,7 @@ def _group(
     unfinished = [Found(path, "skip", "hidden", readable=False) for path in hidden if is_temporary_copy(path)]
     lost, warnings = assign_lost([*(one for one in found if not one.readable), *unfinished], volumes)
     for path_warnings in (slices_without_series(found, volumes), warnings):
-        volumes = [_warned(volume, path_warnings.get(i, "")) for i, volume in enumerate(volumes)]
+        volumes = [volume.with_warning(path_warnings.get(i, "")) for i, volume in enumerate(volumes)]
     by_series: dict[str, list[Volume]] = {}
     for volume in volumes:
         by_series.setdefault(volume.series, []).append(volume)
@@ -220,10 +220,6 @@ def _skip_captures(found: Sequence[Found]) -> None:
     for one in found:
         if one.capture and one.header is not None and one.header.of("series") in placed:
             one.kind, one.reason, one.is_slice, one.stacks = "skip", "a secondary capture", False, ()
-
-
-def _warned(volume: Volume, warning: str) -> Volume:
-    return replace(volume, warning=" ".join(filter(None, (volume.warning, warning))))
 
 
 def _volume_item(volume: Volume, root: Path) -> ScanItem:

@@ -42,7 +42,7 @@ class Syntax:
 _LIBJPEG = "pylibjpeg pylibjpeg-libjpeg"
 _OPENJPEG = "pylibjpeg pylibjpeg-openjpeg"
 _JPEG_LS = ("simpleitk", "pyjpegls", "pylibjpeg", "gdcm")
-_JPEG = ("pillow", "simpleitk", "pylibjpeg", "gdcm")
+_JPEG = ("pillow", "simpleitk", "pylibjpeg", "gdcm")  # and JPEG 2000
 _LOSSLESS = ("simpleitk", "pylibjpeg", "gdcm")
 
 SYNTAXES = {
@@ -53,15 +53,14 @@ SYNTAXES = {
     "1.2.840.10008.1.2.4.70": Syntax(_LOSSLESS, _LIBJPEG),  # JPEG lossless, first-order prediction
     "1.2.840.10008.1.2.4.80": Syntax(_JPEG_LS, "pyjpegls"),
     "1.2.840.10008.1.2.4.81": Syntax(_JPEG_LS, "pyjpegls"),
-    "1.2.840.10008.1.2.4.90": Syntax(("pillow", "simpleitk", "pylibjpeg", "gdcm"), _OPENJPEG),  # JPEG 2000
-    "1.2.840.10008.1.2.4.91": Syntax(("pillow", "simpleitk", "pylibjpeg", "gdcm"), _OPENJPEG),
+    "1.2.840.10008.1.2.4.90": Syntax(_JPEG, _OPENJPEG),  # JPEG 2000
+    "1.2.840.10008.1.2.4.91": Syntax(_JPEG, _OPENJPEG),
     "1.2.840.10008.1.2.4.201": Syntax(("simpleitk", "pylibjpeg"), _OPENJPEG, partial=True),  # high-throughput JPEG 2000
     "1.2.840.10008.1.2.4.202": Syntax(("simpleitk", "pylibjpeg"), _OPENJPEG, partial=True),
     "1.2.840.10008.1.2.4.203": Syntax(("simpleitk", "pylibjpeg"), _OPENJPEG, partial=True),
 }
 """The compressed transfer syntaxes that can be decoded, by UID."""
 
-_RLE = "1.2.840.10008.1.2.5"
 _JPEG_2000 = frozenset(uid for uid in SYNTAXES if uid.startswith("1.2.840.10008.1.2.4.") and int(uid[20:]) >= 90)
 _JPEG_2000_LOSSLESS = "1.2.840.10008.1.2.4.90"
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"

@@ -42,6 +42,10 @@ class Volume:
     name: str
     warning: str
 
+    def with_warning(self, warning: str) -> Volume:
+        """Return the volume with one more warning; an empty one changes nothing."""
+        return replace(self, warning=" ".join(filter(None, (self.warning, warning))))
+
 
 def volumes_of(slices: Sequence[Slice], others: Sequence[Slice], options: ReadOptions) -> list[Volume]:
     """Group slices into volumes, in the order of their first slice; stacks in the order of their values.
@@ -83,10 +87,7 @@ def _volumes_of_series(
         elsewhere = numbers.get(own[0].of("study"), {})
         found += _stacks(own, together, elsewhere, named, absent, options)
     warnings = continuations([placed for _, placed in found])
-    return [
-        replace(volume, warning=" ".join(filter(None, (volume.warning, warning))))
-        for (volume, _), warning in zip(found, warnings, strict=True)
-    ]
+    return [volume.with_warning(warning) for (volume, _), warning in zip(found, warnings, strict=True)]
 
 
 def _stacks(
