@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from make_images import arrow, dataset, save, slice_fields, write_dicom, write_png
+from pydicom.data import get_testdata_file
 from pydicom.uid import MultiFrameGrayscaleByteSecondaryCaptureImageStorage, SecondaryCaptureImageStorage
 from tensors import TINY
 from test_series_evidence import COUNT, quiet, slice_values, write
@@ -199,3 +200,8 @@ def test_a_secondary_capture_by_itself_is_an_image(tmp_path):
     path = capture(tmp_path / "x", (20, 30))
     assert [item.kind for item in scan(tmp_path)] == ["image"]
     assert read(path).array.shape == (1, 20, 30)
+
+
+def test_131_a_directory_of_media_is_skipped(tmp_path):
+    shutil.copy(get_testdata_file("DICOMDIR"), tmp_path / "DICOMDIR")
+    assert [(item.kind, item.reason) for item in scan(tmp_path)] == [("skip", "a DICOMDIR")]

@@ -17,7 +17,6 @@ from medzoo.io.options import ReadOptions
 __all__ = ["Found", "classify", "file_suffix", "first_bytes", "partial_header", "starts_like_dicom"]
 
 _VOLUME_MODALITIES = ("CT", "MR", "PT")
-_MEDIA_DIRECTORY = "1.2.840.10008.1.3.10"
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _CAPTURES = ("SCREEN SAVE", "DOSE")  # image types of a report or screenshot that is stored as the images beside it
 _HEAD = 512
@@ -79,10 +78,7 @@ def partial_header(file: Path) -> tuple[str, bool]:
         with header.wrap_dicom_errors(file, "a DICOM header"):
             tags = ["SOPClassUID", "Modality", "SeriesInstanceUID", "Rows", "Columns"]
             ds = dcmread(file, stop_before_pixels=True, force=True, specific_tags=list(tags))
-            media = str(ds.file_meta.get("MediaStorageSOPClassUID") or "")
-            if media and "SOPClassUID" not in ds:
-                ds.SOPClassUID = media
-            skipped = media == _MEDIA_DIRECTORY or (_has_known_class(ds) and header.non_image_kind(ds) is not None)
+            skipped = _has_known_class(ds) and header.non_image_kind(ds) is not None
             return str(ds.get("SeriesInstanceUID") or "").strip(), not skipped
     except DataError:
         return "", True
@@ -150,12 +146,11 @@ def _has_known_class(ds: Any) -> bool:
     """Return whether the SOP class is one of the standard's: a UID that is cut is not."""
     from pydicom.uid import UID
 
-    return UID(str(ds.get("SOPClassUID") or "")).name.endswith("Storage")
+    named = str(ds.get("SOPClassUID") or ds.file_meta.get("MediaStorageSOPClassUID") or "")
+    return UID(named).name.endswith("Storage")
 
 
 def _reason_to_skip(ds: Any) -> str:
-    if str(ds.file_meta.get("MediaStorageSOPClassUID") or "") == _MEDIA_DIRECTORY:
-        return "a DICOMDIR"
     if kind := header.non_image_kind(ds):
         return kind
     return "a scout (LOCALIZER)" if "LOCALIZER" in [str(v).upper() for v in (ds.get("ImageType") or ())] else ""
