@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -151,6 +151,14 @@ class Transform:
         self, source: ImageSource, point: Sequence[float] | None = None, allow_mismatch: bool = False
     ) -> Prepared:
         """Return the same as :meth:`prepare`; implausible values only set ``warning``."""
+        found = self.pixels(source, point, allow_mismatch)
+        steps = list(found.steps)
+        return replace(found, tensor=self._normalise(found.tensor, steps), steps=tuple(steps))
+
+    def pixels(
+        self, source: ImageSource, point: Sequence[float] | None = None, allow_mismatch: bool = False
+    ) -> Prepared:
+        """Return the same as :meth:`examine` before :meth:`normalise`: what is cached and augmented in training."""
         how = self.preprocessing
         self.check_point(point)
         image = _as_image(source, self.who, self.channels)
@@ -174,7 +182,6 @@ class Transform:
         x = self._set_channels(x, label, steps)
         implausible = implausible or implausible_input(x, how)
         faults = [image.warning, _unplaced(image), f"{self.who} {implausible}" if implausible else "", kind.warning]
-        x = self._normalise(x, steps)
         geometry = Geometry(tuple(image.array.shape[1:]), tuple(x.shape[1:]), to_source)
         warning = f"{label}: {' '.join(filter(None, faults))}" if any(faults) else ""
         return Prepared(
@@ -229,6 +236,10 @@ class Transform:
         raise WrongChannels(
             f"{label}: {self.who} takes {takes}, got {have}. {advice}, or create it with in_chans={have}."
         )
+
+    def normalise(self, x: Tensor) -> Tensor:
+        """Return ``c *s`` after the last step, the preprocessing's mean and std."""
+        return self._normalise(x, [])
 
     def _normalise(self, x: Tensor, steps: list[str]) -> Tensor:
         mean, std = self.preprocessing.mean, self.preprocessing.std
