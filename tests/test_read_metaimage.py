@@ -286,7 +286,7 @@ def read_type(path):
         ({"HeaderSize": "3"}, b"xyz" + SHORTS),
         ({"HeaderSize": "-1"}, b"xyzab" + SHORTS),
         ({"CompressedData": "True"}, zlib.compress(SHORTS)),
-        ({"CompressedData": "True"}, gzip.compress(SHORTS)),
+        ({"CompressedData": "True"}, gzip.compress(SHORTS, mtime=0)),
         ({"CompressedData": "True", "CompressedDataSize": "9"}, zlib.compress(SHORTS)),
         ({"CompressedData": "True", "HeaderSize": "3"}, b"xyz" + zlib.compress(SHORTS)),
     ],

@@ -1,0 +1,221 @@
+"""The folder of a run: what is in it, how each file is written, and how a run is read back from it.
+
+``recipe.yaml``, ``run.json``, ``data/`` (``table.csv``, ``dropped.csv``, ``fingerprint.json``), ``log.csv``, ``figures/``,
+``state/`` (checkpoints), ``initial/`` (a model that was given as an object), ``model/`` and ``predictions/``. A patient id
+is written hashed.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from medzoo.atomic import write_atomically
+from medzoo.contract import Outputs
+from medzoo.data.split import Dropped, Split
+from medzoo.data.table import Table
+from medzoo.errors import ConfigError, TrainError
+from medzoo.training.recipe import Recipe
+
+__all__ = ["PART", "RunFolder", "fingerprint", "pseudonym"]
+
+PART = "medzoo:part"
+"""The column of ``table.csv`` that holds the part of each row; no user's column has such a name."""
+_PATIENT, _ID, _PATHS, _TARGET, _LINE = "medzoo:patient", "medzoo:id", "medzoo:paths", "medzoo:target:", "medzoo:line"
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    Args:
+        path: the folder; :meth:`create` makes it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def state(self) -> Path:
+        """The checkpoints."""
+        return self.path / "state"
+
+    @property
+    def model(self) -> Path:
+        """What :func:`medzoo.create` loads."""
+        return self.path / "model"
+
+    @property
+    def figures(self) -> Path:
+        """The pictures."""
+        return self.path / "figures"
+
+    def write(self, name: str, data: bytes | str) -> Path:
+        """Write a file whole or not at all.
+
+        Raises:
+            TrainError: it cannot be written.
+        """
+        path = self.path / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, data.encode() if isinstance(data, str) else data)
+        except OSError as error:
+            raise TrainError(
+                f"{path}: the file cannot be written ({error.strerror or error}). Check permissions and free space, "
+                "then resume the run."
+            ) from error
+        return path
+
+    def write_json(self, name: str, value: Mapping[str, Any]) -> Path:
+        """Write a JSON file."""
+        return self.write(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
+        """Write a CSV file."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+        return self.write(name, text.getvalue())
+
+    def facts(self) -> dict[str, Any]:
+        """Return ``run.json``.
+
+        Raises:
+            ConfigError: it is not the folder of a run.
+        """
+        path = self.path / "run.json"
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "not JSON"
+            raise ConfigError(
+                f"{self.path}: expected the folder of a run, with run.json in it, but it cannot be read ({reason}). "
+                "Check the path, or start a new run."
+            ) from error
+        if not isinstance(found, dict):
+            raise ConfigError(f"{path}: expected what medzoo wrote, got another JSON value. Start a new run.")
+        return found
+
+    def update(self, **facts: Any) -> None:
+        """Change fields of ``run.json``."""
+        self.write_json("run.json", {**(self.facts() if (self.path / "run.json").exists() else {}), **facts})
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended and its model was written."""
+        return self.facts().get("status") == "finished"
+
+    def write_data(self, table: Table, split: Split, dropped: Sequence[Dropped], fingerprint: Mapping[str, Any]) -> None:
+        """Write the table of the rows used, the rows dropped, and the fingerprint."""
+        parts = np.full(len(table), "", dtype="U5")
+        for part in (split.train, split.valid, split.test):
+            parts[part.rows] = part.name
+        header = [_LINE, _ID, PART, _PATIENT, _PATHS, *(_TARGET + label for label in table.labels), *table.groups]
+        self.write_csv("data/table.csv", header, _table_rows(table, parts))
+        self.write_csv("data/dropped.csv", ("line", "id", "reason"), ((d.row, d.id, d.reason) for d in dropped))
+        self.write_json("data/fingerprint.json", fingerprint)
+
+    def read_table(self, recipe: Recipe) -> Table:
+        """Return the table that :meth:`write_data` wrote, with hashed patients and the parts as a group.
+
+        Raises:
+            ConfigError: the table was of images in memory.
+            TrainError: the file cannot be read.
+        """
+        path = self.path / "data" / "table.csv"
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                reader = csv.DictReader(file)
+                rows = list(reader)
+            names = list(reader.fieldnames or ())
+            labels = tuple(name.removeprefix(_TARGET) for name in names if name.startswith(_TARGET))
+            own = {_LINE, _ID, _PATIENT, _PATHS, *(_TARGET + label for label in labels)}
+            targets = [[float(row[_TARGET + label] or "nan") for label in labels] for row in rows]
+            in_memory = any(not row[_PATHS] for row in rows)
+            paths = np.array([row[_PATHS] for row in rows])
+            patients = np.array([row[_PATIENT] for row in rows])
+            table = Table(
+                ids=np.array([row[_ID] for row in rows]),
+                targets=np.array(targets, dtype=np.float32).reshape(len(rows), len(labels)),
+                labels=labels,
+                task=self.facts()["task"],
+                paths=paths,
+                patients=patients if all(patients != "") else None,
+                groups={n: np.array([row[n] for row in rows]) for n in names if n not in own},
+                lines=np.array([int(row[_LINE]) for row in rows]),
+                source=str(self.facts().get("source", path)),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TrainError(f"{path}: the table of the run cannot be read ({error}). Start a new run.") from error
+        if in_memory:
+            raise ConfigError(
+                f"{self.path}: the run was started with images in memory, which it does not keep. Give them again: "
+                "medzoo.resume(folder, data=table)."
+            )
+        return table
+
+    def write_predictions(
+        self, name: str, table: Table, outputs: Outputs, predictions: tuple[Tensor, Tensor, Tensor]
+    ) -> None:
+        """Write the logits, probabilities and targets of a part, one row for each image."""
+        rows, logits, targets = predictions
+        probabilities = outputs.probabilities(logits)
+        columns = [f"{kind}:{label}" for kind in ("logit", "probability", "target") for label in outputs.labels]
+        values = torch.cat([logits.float(), probabilities.float(), targets.float()], 1).tolist()
+        patients = table.patients
+
+        def lines() -> Iterable[list[Any]]:
+            for row, numbers in zip(rows.tolist(), values, strict=True):
+                patient = "" if patients is None else pseudonym(str(patients[row]))
+                yield [table.ids[row], patient, *("" if number != number else repr(number) for number in numbers)]
+
+        self.write_csv(f"predictions/{name}.csv", ("id", "patient", *columns), lines())
+
+
+def pseudonym(patient: str) -> str:
+    """Return 16 hex digits in the place of a patient id, the same in each run: enough that no two patients meet.
+
+    Whoever can guess an id can compute it, so a run folder is to be kept as the data is.
+    """
+    return hashlib.sha256(patient.encode()).hexdigest()[:16]
+
+
+def _table_rows(table: Table, parts: NDArray[np.str_]) -> Iterable[list[Any]]:
+    """Yield the rows of ``table.csv``."""
+    lines = table.lines if table.lines is not None else np.arange(len(table))
+    for row in range(len(table)):
+        targets = ["" if value != value else f"{value:g}" for value in table.targets[row].tolist()]
+        patient = "" if table.patients is None else pseudonym(str(table.patients[row]))
+        paths = "" if table.paths is None else table.paths[row]
+        yield [lines[row], table.ids[row], parts[row], patient, paths, *targets, *(v[row] for v in table.groups.values())]
+
+
+def fingerprint(table: Table, split: Split, pixels: Sequence[str]) -> dict[str, Any]:
+    """Return counts of the data, and a digest of rows, targets, parts and pixels, in their order."""
+    digest = hashlib.sha256()
+    parts: dict[str, Any] = {}
+    for part in (split.train, split.valid, split.test):
+        own = table.targets[part.rows]
+        parts[part.name] = {
+            "rows": len(part),
+            "patients": None if table.patients is None else len(set(table.patients[part.rows].tolist())),
+            "positives": dict(zip(table.labels, np.nansum(own, 0).astype(int).tolist(), strict=True)),
+            "known": dict(zip(table.labels, (~np.isnan(own)).sum(0).tolist(), strict=True)),
+        }
+        for row in part.rows.tolist():
+            digest.update(f"{part.name}\0{table.ids[row]}\0{pixels[row]}\0".encode())
+            digest.update(np.ascontiguousarray(table.targets[row]).tobytes())
+    return {"rows": len(table), "labels": list(table.labels), "task": table.task, "parts": parts,
+            "digest": f"sha256:{digest.hexdigest()}"}  # fmt: skip
+
