@@ -57,12 +57,8 @@ def from_frame(frame: Any) -> Columns:
     """Return the columns of a pandas DataFrame; missing values are blank.
 
     Raises:
-        DataError: not a DataFrame, or two columns of one name.
+        DataError: two columns of one name.
     """
-    from pandas import DataFrame
-
-    if not isinstance(frame, DataFrame):
-        raise DataError(f"from_frame: expected a pandas DataFrame, got {type(frame).__name__}. Use another from_….")
     names = [str(name).strip() for name in frame.columns]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"the frame: expected one column of each name, found {join_some(twice)} twice. Rename one.")

@@ -171,6 +171,8 @@ def _joined(texts: list[str], codes: NDArray[np.int64], rules: LabelRules, fault
     n = np.bincount(codes, minlength=len(texts))
     if rules.task not in (None, "multilabel"):
         faults.add_general(f"task={rules.task!r} cannot be with sep=, which is for several findings of an image.")
+    if not names:
+        faults.add_general(f"expected findings in the labels, found none joined by {rules.sep!r}. Choose the column.")
     for name in names:
         if name not in found:
             near = did_you_mean(name, found)

@@ -25,6 +25,7 @@ from medzoo.data.table_npz import check_images, read_npz
 from medzoo.data.table_paths import find_images
 from medzoo.data.table_rows import Duplicates, assemble, assemble_arrays
 from medzoo.data.texts import Texts
+from medzoo.errors import DataError
 
 __all__ = ["Table"]
 
@@ -235,6 +236,10 @@ class Table:
 
         Read ids with ``dtype=str``: pandas makes numbers of them otherwise, and 007 becomes 7.
         """
+        from pandas import DataFrame
+
+        if not isinstance(frame, DataFrame):
+            raise DataError(f"from_frame: expected a pandas DataFrame, got {type(frame).__name__}. Use another from_….")
         columns = from_frame(frame)
         return cls._of_columns(columns, root, image, label, patient, groups, duplicates, options)
 

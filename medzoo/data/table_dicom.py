@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from medzoo.data.columns import Columns
 from medzoo.data.faults import Faults, join_some, quote
+from medzoo.data.table_paths import absolute
 from medzoo.errors import ConfigError, DataError, did_you_mean
 from medzoo.io.dicom.elements import text
 from medzoo.io.dicom.header import modality_of, wrap_dicom_errors
@@ -82,11 +83,8 @@ def join_dicom(
         joined["patient"] = [study.patient for _, study in rows]
     faults.lines = lines
     result = replace(columns, values=joined, notes=tuple(notes))
-    return result, [study.item.label for _, study in rows], ["\n".join(_files(study)) for _, study in rows]
-
-
-def _files(study: _Study) -> list[str]:
-    return [str(path.absolute()) for path in study.item.paths]
+    paths = ["\n".join(map(absolute, study.item.paths)) for _, study in rows]
+    return result, [study.item.label for _, study in rows], paths
 
 
 def _check_keyword(keyword: str) -> None:
@@ -175,7 +173,7 @@ def _match(
     left = [study for study in studies if study.key not in row_of]
     _report_unmatched(absent, left, keys, of_key, unmatched, faults, notes)
     if choose != "refuse" and (count := sum(len(of_key[key]) > 1 for key in row_of if key in of_key)):
-        notes.append(f"{count:,} rows match several images, of which {choose} is taken")
+        notes.append(f"{count:,} rows match several images: choose={choose!r}")
     return pairs
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from medzoo.data.columns import Columns
 from medzoo.data.faults import Faults, join_some, quote
-from medzoo.data.table_paths import ADVICE, fault_of_file
+from medzoo.data.table_paths import ADVICE, absolute, fault_of_file
 from medzoo.errors import ConfigError, DataError
 from medzoo.io.files import existing, has_image_suffix
 from medzoo.io.folder import ScanItem, scan
@@ -58,7 +58,7 @@ def read_folder(root: str | os.PathLike[str], patient: PatientRule | None) -> tu
                     f"{kind.relative_to(folder)}: a class without images. Remove the folder, or fill it."
                 )
             _check(images, len(paths), folder, faults)
-            paths += ["\n".join(map(_absolute, item.paths)) for item in images]
+            paths += ["\n".join(map(absolute, item.paths)) for item in images]
             values["path"] += [_id(item, folder, kind) for item in images]
             values["label"] += [kind.name] * len(images)
             values["split"] += [part] * len(images)
@@ -75,12 +75,8 @@ def read_folder(root: str | os.PathLike[str], patient: PatientRule | None) -> tu
 
 
 def _id(item: ScanItem, folder: Path, kind: Path) -> str:
-    """Return the path of an image relative to the root; a series that fills a folder has the path of that."""
+    """Return the path of an image relative to the root, with the name of its stack."""
     return f"{kind.relative_to(folder).as_posix()}/{item.label}" + (f" ({item.name})" if item.name else "")
-
-
-def _absolute(path: Path) -> str:
-    return str(path.absolute())
 
 
 def _check(images: Sequence[ScanItem], start: int, folder: Path, faults: Faults) -> None:

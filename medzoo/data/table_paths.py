@@ -12,7 +12,7 @@ from medzoo.data.faults import Faults, quote
 from medzoo.errors import DataError
 from medzoo.io.files import existing, identify
 
-__all__ = ["fault_of_file", "find_images"]
+__all__ = ["ADVICE", "absolute", "fault_of_file", "find_images"]
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://|file:", re.IGNORECASE)
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
@@ -61,6 +61,11 @@ def find_images(names: Sequence[str], root: str | os.PathLike[str], faults: Faul
     for problem, rows in found.items():
         faults.add_rows(problem.format(root=folder), rows, ADVICE[problem].format(root=folder))
     return paths
+
+
+def absolute(path: Path) -> str:
+    """Return an absolute path, of the file that a link points to."""
+    return str(path.resolve() if path.is_symlink() else path.absolute())
 
 
 def fault_of_file(path: str, status: os.stat_result) -> str:

@@ -153,7 +153,7 @@ def _patient(value: Any) -> str:
 def _patient_notes(patients: NDArray[np.str_] | None) -> tuple[str, ...]:
     if patients is None or len(np.unique(patients)) < len(patients):
         return ()
-    return ("every row has another patient: is the column the id of an image?",)
+    return ("every row has another patient: check that it is not the id of an image",)
 
 
 def _group_columns(
