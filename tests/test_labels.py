@@ -78,7 +78,7 @@ def test_classes():
     assert (made.labels, made.task) == (("normal", "cyst", "mass"), "multiclass")
     assert made.targets.tolist() == [[0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
     assert table([10, 9, 2]).labels == ("2", "9", "10")
-    assert table(["01", "1", "02"]).labels == ("01", "1", "02")
+    assert table(["01", "03", "02"]).labels == ("01", "02", "03")
 
 
 def test_names_give_the_order_of_classes():
@@ -107,6 +107,10 @@ def test_fault_93_labels_that_are_not_binary():
         table([0, 1, 2, 1], task="binary")
     with pytest.raises(DataError, match=r"1 classes of one row: row 20 \('2'\)"):
         table([0, 1] * 10 + [2])
+    for code in ("9", "-2", "01"):
+        with pytest.raises(DataError, match=rf"1 labels that are not 0 or 1: row 2 \('{code}'\)"):
+            table(["0", "1", code, "1"])
+    assert table([0, 1, 2, 1]).notes == ("read as 3 classes; with task='binary', what is not 0 or 1 is a fault",)
     with pytest.raises(DataError, match=r"row 1 \('0.3'\). Give classes; numbers of a scale cannot be learned"):
         table([0.0, 0.3, 1.0])
 
@@ -183,6 +187,11 @@ def test_labels_that_cannot_be(labels, options, cause):
 def test_options_that_cannot_be(options, cause):
     with pytest.raises(ConfigError, match=cause):
         table([0, 1], **options)
+
+
+def test_an_unknown_argument():
+    with pytest.raises(TypeError, match=r"unknown argument 'seps'. Did you mean 'sep'\?"):
+        table([0, 1], seps="|")
 
 
 JOINED = ["Edema|Mass", "No Finding", "Mass", "Hernia | Edema"]

@@ -38,8 +38,9 @@ def is_zero_one(known: list[str], names: list[str], rules: LabelRules) -> bool:
         return True
     if not {"0", "1"} & set(known) or set(known) <= set(names):
         return False
-    integers = all(_INTEGER.fullmatch(text) for text in known)
-    return not integers or (rules.task == "binary" and not names and rules.positive is None)
+    # From 0 or 1 on without a gap; a 9 or 99 is rather a code for what is not known.
+    grades = any(set(known) == {str(i + first) for i in range(len(known))} for first in (0, 1))
+    return (not grades and not names) or (rules.task == "binary" and not names and rules.positive is None)
 
 
 def read_classes(
@@ -80,6 +81,8 @@ def read_classes(
     hot[place < 0] = np.nan
     unknown = int((place < 0).sum())
     notes += (f"{unknown:,} rows of no known class, left out of loss and metrics",) if unknown else ()
+    if rules.task is None and rules.names is None and "1" in values:
+        notes += (f"read as {len(values)} classes; with task='binary', what is not 0 or 1 is a fault",)
     return Labels(hot, names, "multiclass", notes)
 
 

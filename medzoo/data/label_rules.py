@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.contract import Task, check_task
-from medzoo.errors import ConfigError
+from medzoo.errors import ConfigError, did_you_mean
 
 __all__ = ["LabelOptions", "LabelRules", "Labels", "Uncertain", "masked_note"]
 
@@ -79,6 +79,20 @@ class LabelRules:
             raise ConfigError("Table: expected sep to be what joins findings, such as '|', got ''. Leave it out.")
         if isinstance(self.names, str) or (self.names is not None and len(set(self.names)) != len(self.names)):
             raise ConfigError(f"Table: expected names to be distinct names, got {self.names!r}. Give each name once.")
+
+    @classmethod
+    def of(cls, options: LabelOptions) -> LabelRules:
+        """Return the rules that a constructor was given.
+
+        Raises:
+            TypeError: an argument that no constructor has.
+            ConfigError: a value that an option cannot have.
+        """
+        known = LabelOptions.__annotations__
+        for name in options:
+            if name not in known:
+                raise TypeError(f"Table: unknown argument {name!r}.{did_you_mean(name, known)}")
+        return cls(**options)
 
     @property
     def blanks(self) -> str:

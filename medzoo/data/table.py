@@ -152,7 +152,9 @@ class Table:
         """
         array = check_images(images)
         names = [f"array {i}" for i in range(len(array))] if ids is None else [str(one) for one in ids]
-        return cls(**assemble_arrays(array, labels, names, patients, groups or {}, "the arrays", LabelRules(**options)))
+        return cls(
+            **assemble_arrays(array, labels, names, patients, groups or {}, "the arrays", LabelRules.of(options))
+        )
 
     @classmethod
     def from_npz(
@@ -178,7 +180,7 @@ class Table:
             Columns({name: [] for name in columns}, Faults(str(path))).require(patient=patient)
         patients = columns.pop(patient) if patient is not None else None
         fields = assemble_arrays(
-            found.images, found.labels, found.ids, patients, columns, str(path), LabelRules(**options)
+            found.images, found.labels, found.ids, patients, columns, str(path), LabelRules.of(options)
         )
         table = cls(**fields)
         unknown = "the file has no patients: whether images of one are in several parts cannot be known"
@@ -248,7 +250,7 @@ class Table:
         cls, columns: Columns, root: str | os.PathLike[str], image: str, label: str | Sequence[str],
         patient: str | None, groups: Sequence[str] | None, duplicates: Duplicates, options: LabelOptions,
     ) -> Table:  # fmt: skip
-        rules = LabelRules(**options)
+        rules = LabelRules.of(options)
         columns.require(image=image, label=label, patient=patient, groups=groups)
         ids = columns.values[image]
         paths = find_images(ids, root, columns.faults)
@@ -279,7 +281,7 @@ class Table:
         Raises:
             DataError: another layout, or what is wrong with its files.
         """
-        rules = LabelRules(**options)
+        rules = LabelRules.of(options)
         columns, paths = read_folder(root, patient)
         return cls(**assemble(
             columns, ids=columns.values["path"], paths=paths, label="label", groups=None, used=["path"],
@@ -324,7 +326,7 @@ class Table:
         Raises:
             DataError: everything that is wrong, by line and file. It has no key and no patient id.
         """
-        at, rules = column or key, LabelRules(**options)
+        at, rules = column or key, LabelRules.of(options)
         wanted = [at, *([label] if isinstance(label, str) else label)]
         columns = read_csv(labels, wanted=wanted, delimiter=delimiter)
         columns.require(column=at, label=label)
