@@ -5,41 +5,337 @@ Axes: n rows, c channels, s spatial axes.
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from medzoo.data.identity import Dropped, Identities, PixelIdentity, list_rows
+from medzoo.data.pixel_file import MemoryRows, PixelFile, RowWriter
+from medzoo.data.pixel_folder import PixelFolder
+from medzoo.data.pixel_hashes import content_of_row, decode_row, identify_row, name_row
+from medzoo.data.pixel_index import PixelIndex, decoders
+from medzoo.data.pixel_values import decode, storage_type
 from medzoo.data.table import Table
+from medzoo.errors import ConfigError, DataError, WrongImage
+from medzoo.io.image import Image
 from medzoo.progress import track
-from medzoo.transforms.transform import Transform
+from medzoo.transforms.transform import Prepared, Transform
+from medzoo.warn import warn
 
-__all__ = ["CacheMode", "PixelStore"]
+__all__ = ["PREPROCESSING_VERSION", "CacheMode", "CachePlan", "PixelStore"]
+
+logger = logging.getLogger("medzoo")
 
 CacheMode = Literal["off", "memory", "disk"]
+
+PREPROCESSING_VERSION = 1
+"""Part of the key of every cached file: raise it when the same image gives other preprocessed values."""
+
+# What resamples, beside what decodes.
+_RESAMPLERS = ("torch", "torchvision", "monai")
+GB = 10**9
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """What a cache will take.
+
+    Attributes:
+        bytes: its size, if all images are stored as the first one is.
+        dtype: how values are stored; see :mod:`medzoo.data.pixel_values`.
+        shape: ``n c *s``; grey that is repeated to several channels is stored once.
+    """
+
+    bytes: int
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.shape[0]:,} images, {self.dtype}, {self.bytes / 1e6:,.1f} MB"
+
+
+@dataclass
+class _Report:
+    """What one pass over all images found; it is kept beside the cached file."""
+
+    pixels: list[str] = field(default_factory=list)
+    constant: list[int] = field(default_factory=list)
+    unreadable: dict[int, str] = field(default_factory=dict)
+    wrong: dict[int, str] = field(default_factory=dict)
+    warnings: dict[int, str] = field(default_factory=dict)
+    mismatches: dict[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, found: dict[str, Any]) -> _Report:
+        """Return a report from JSON, whose keys are text."""
+        texts = {
+            name: {int(row): text for row, text in found[name].items()}
+            for name in ("unreadable", "wrong", "warnings", "mismatches")
+        }
+        return cls(found["pixels"], found["constant"], **texts)
 
 
 class PixelStore:
     """The images of a table after preprocessing and before ``Transform.normalise``.
 
-    It can be pickled to the workers of a loader.
+    All images are read once when it is made, with any ``cache``, so that whatever is wrong with any of them is known
+    before a training starts. It can be pickled to the workers of a loader, read by several threads, and used as a
+    context manager.
+
+    ``"memory"`` and ``"disk"`` store values as :mod:`medzoo.data.pixel_values` describes, and give the same bits.
+    ``"off"`` stores none: an image is read and preprocessed each time, without that rounding.
 
     Args:
         table: the table.
-        transform: the preprocessing.
-        cache: ``"off"`` preprocesses again each time, ``"memory"`` and ``"disk"`` once.
+        transform: the preprocessing, from :func:`medzoo.transform`.
+        cache: where preprocessed images are kept. ``"disk"`` is the folder ``pixels`` in ``MEDZOO_HOME``, and becomes
+            ``"memory"``, with a warning, where that cannot be written.
+        quota_gb: the most GB of that folder; those used longest ago are removed.
+        unreadable: ``"refuse"`` raises an error that lists the images that cannot be read, ``"drop"`` puts them in
+            ``dropped``, which a split leaves out.
+        allow_mismatch: accept images of another kind than the model is for.
+
+    Attributes:
+        cache: where the images are: ``"off"``, ``"memory"`` or ``"disk"``.
+        dropped: the rows of images that cannot be read.
+        identities: the hash of the decoded pixels of each row.
+        warnings: what is known against an image, by row.
+        notes: the same, counted.
+
+    Raises:
+        WrongImage: a DataError; images of another kind, all of them listed.
+        DataError: images that cannot be read, all of them listed; or the cache does not fit the quota or the disk.
+        ConfigError: an unknown ``cache`` or ``unreadable``.
     """
 
-    def __init__(self, table: Table, transform: Transform, *, cache: CacheMode = "disk") -> None:
+    def __init__(
+        self,
+        table: Table,
+        transform: Transform,
+        *,
+        cache: CacheMode = "disk",
+        quota_gb: float = 100.0,
+        unreadable: Literal["refuse", "drop"] = "refuse",
+        allow_mismatch: bool = False,
+    ) -> None:
+        _check_choice("cache", cache, ("off", "memory", "disk"))
+        _check_choice("unreadable", unreadable, ("refuse", "drop"))
         self.table, self.transform, self.cache = table, transform, cache
-        self.values: NDArray[Any] | None = None
-        if cache != "off":
-            self.values = np.stack([self.read(i).numpy() for i in track(range(len(table)), "reading images")])
+        self.unreadable, self.allow_mismatch = unreadable, allow_mismatch
+        self._values: MemoryRows | PixelFile | None = None
+        self._report = self._make(int(quota_gb * GB))
+        self._refuse(self._report)  # of a file that was made with another choice
+        self._skipped = frozenset((*self._report.unreadable, *self._report.wrong))
+        self.dropped = tuple(
+            Dropped(row, str(table.ids[row]), f"cannot be used: {text}")
+            for row, text in sorted(self._report.unreadable.items())
+        )
+
+    def __enter__(self) -> PixelStore:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the cached file, which may then be removed to make room; a later read opens it again."""
+        if self._values is not None:
+            self._values.close()
 
     def read(self, row: int) -> Tensor:
-        """Return the image of a row, ``c *s`` float32, before ``Transform.normalise``."""
-        if self.values is not None:
-            return torch.from_numpy(self.values[row])
-        return self.transform.pixels(self.table.image(row)).tensor
+        """Return the image of a row, ``c *s`` float32, before ``Transform.normalise``; it is the caller's to change.
+
+        Raises:
+            DataError: the row was dropped, the image cannot be read any more, or the cached file was changed.
+        """
+        if row in self._skipped:
+            raise DataError(f"{name_row(self.table, row)}: this image was dropped, as it cannot be read.")
+        if self._values is None:
+            return self._prepare(decode_row(self.table, row, self.transform.channels)).tensor
+        x = torch.from_numpy(decode(self._values.read(row)))
+        return x if len(x) == self.transform.channels else x.repeat(self.transform.channels, *[1] * (x.ndim - 1))
+
+    @property
+    def identities(self) -> Identities:
+        """The hash of the decoded pixels of each row, by which a split compares images."""
+        constant = np.zeros(len(self.table), bool)
+        constant[self._report.constant] = True
+        return Identities(np.array(self._report.pixels, dtype=np.str_), constant, self.dropped)
+
+    @property
+    def warnings(self) -> dict[int, str]:
+        """What is known against an image that is used, by row."""
+        return dict(self._report.warnings)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How many images were dropped, have warnings or are of another kind, each with an example."""
+        found = (
+            ("cannot be used and were dropped", self._report.unreadable),
+            ("have a warning", self._report.warnings),
+            ("are of another kind than the model is for, which was allowed", self._report.mismatches),
+        )
+        n = len(self.table)
+        return tuple(f"{len(rows):,} of {n:,} images {what}: {rows[min(rows)]}" for what, rows in found if rows)
+
+    @staticmethod
+    def plan(table: Table, transform: Transform) -> CachePlan:
+        """Return the size that a cache will have, without making it; reads the first image that can be read."""
+        kind, channels = "float32", transform.channels
+        for row in range(len(table)):
+            with suppress(DataError):
+                image = decode_row(table, row, transform.channels)
+                x = transform.pixels(image, allow_mismatch=True).tensor.numpy()
+                trial = MemoryRows(1, transform.preprocessing.size)
+                trial.put(0, x, storage_type(x, image, transform.preprocessing))
+                kind, channels = trial.kind, trial.channels
+                break
+        shape = (len(table), channels, *transform.preprocessing.size)
+        return CachePlan(int(np.prod(shape)) * np.dtype(kind).itemsize + 4 * len(table), kind, shape)
+
+    def _prepare(self, image: Image) -> Prepared:
+        return self.transform.pixels(image, allow_mismatch=self.allow_mismatch)
+
+    def _make(self, quota: int) -> _Report:
+        """Find or make the cache, and return the report on the images."""
+        n, size = len(self.table), self.transform.preprocessing.size
+        if self.cache == "off":
+            return self._examine(None, None, None)
+        if self.cache == "disk":
+            folder = PixelFolder(quota)
+            try:
+                folder.create()
+            except OSError as error:
+                warn(
+                    f"{folder.path} cannot be written ({error.strerror or error}): preprocessed images are kept in "
+                    "memory. Set MEDZOO_HOME to a folder that can be written, or give cache='memory'."
+                )
+                self.cache = "memory"
+            else:
+                return self._find_or_build(folder)
+        rows = MemoryRows(n, size)
+        report = self._examine(rows, None, None)
+        self._values = rows
+        return report
+
+    def _find_or_build(self, folder: PixelFolder) -> _Report:
+        with PixelIndex(folder.path, self.transform.channels) as index:
+            contents = [
+                content_of_row(self.table, row, index) for row in track(range(len(self.table)), "comparing files")
+            ]
+            key = self._key(contents)
+            found = folder.find(key)
+            if found is None:
+                with folder.building(key, self.table.source):
+                    found = folder.find(key) or self._build(folder, key, contents, index)
+        self._values, report = found
+        return _Report.from_json(report)
+
+    def _build(
+        self, folder: PixelFolder, key: str, contents: list[str], index: PixelIndex
+    ) -> tuple[PixelFile, dict[str, Any]]:
+        """Write the file, completely or not at all."""
+        plan = self.plan(self.table, self.transform)
+        logger.info("%s: caching %s under %s", self.table.source, plan, folder.path)
+        folder.make_room(plan.bytes)
+        try:
+            writer = folder.writer(key, len(self.table), self.transform.preprocessing.size)
+            try:
+                report = self._examine(writer, contents, index)
+                writer.commit(asdict(report))
+            finally:
+                writer.abort()
+        except OSError as error:
+            raise folder.disk_error(error) from error
+        found = folder.find(key)
+        if found is None:
+            raise folder.disk_error(OSError("the file that was written cannot be read back"))
+        return found
+
+    def _examine(self, writer: RowWriter | None, contents: list[str] | None, index: PixelIndex | None) -> _Report:
+        """Read and preprocess all images, once, and collect what is wrong with them."""
+        report = _Report()
+        with _one_thread():
+            self._examine_rows(report, writer, contents, index)
+        self._refuse(report)
+        return report
+
+    def _examine_rows(
+        self, report: _Report, writer: RowWriter | None, contents: list[str] | None, index: PixelIndex | None
+    ) -> None:
+        for row in track(range(len(self.table)), "reading images"):
+            identity = PixelIdentity("", False)
+            try:
+                image = decode_row(self.table, row, self.transform.channels)
+                identity = identify_row(self.table, row, image, contents, index)
+                found = self._prepare(image)
+                x = found.tensor.numpy()
+                if writer is not None:
+                    writer.put(row, x, storage_type(x, image, self.transform.preprocessing))
+                for text, rows in ((found.warning, report.warnings), (found.mismatch, report.mismatches)):
+                    if text:
+                        rows[row] = text
+            except WrongImage as error:
+                report.wrong[row] = str(error)
+            except DataError as error:
+                identity = PixelIdentity("", False)
+                report.unreadable[row] = str(error)
+            report.pixels.append(identity.pixels)
+            report.constant += [row] * identity.constant
+
+    def _refuse(self, report: _Report) -> None:
+        """Raise one error for all images that cannot be used."""
+        faults = report.wrong | (report.unreadable if self.unreadable == "refuse" else {})
+        if not faults and len(report.unreadable) < len(self.table):
+            return
+        faults |= report.unreadable
+        listed = list_rows([f"{name_row(self.table, row)}: {faults[row]}" for row in sorted(faults)], "\n  ")
+        advice = ["Correct or remove them"]
+        if report.unreadable and self.unreadable == "refuse":
+            advice.append("give unreadable='drop' to leave out those that cannot be read")
+        if report.wrong:
+            advice.append("give allow_mismatch=True to use those of another kind")
+        kind = WrongImage if not report.unreadable else DataError
+        raise kind(
+            f"{self.table.source}: {len(faults):,} of {len(self.table):,} images cannot be used. "
+            f"{', or '.join(advice)}.\n  {listed}"
+        )
+
+    def _key(self, contents: list[str]) -> str:
+        """Return the name of the cached file: everything that its values and its report depend on."""
+        about = {
+            "version": PREPROCESSING_VERSION,
+            "libraries": decoders() | {name: metadata.version(name) for name in _RESAMPLERS},
+            "preprocessing": asdict(self.transform.preprocessing),
+            "channels": self.transform.channels,
+            "model": self.transform.who,
+            "intended_use": repr(self.transform.intended_use),
+            "allow_mismatch": self.allow_mismatch,
+            "images": contents,
+        }
+        return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Let torch use one thread: one image is too little work for more, which only wait where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ConfigError(f"PixelStore: expected {name} to be {', '.join(map(repr, known))}, got {value!r}.")

@@ -45,8 +45,15 @@ class Setup:
 def set_up(recipe: Recipe, table: Table) -> Setup:
     """Build the model, read the pixels, choose the split, and make loaders and task."""
     model = build_model(recipe, table)
-    pixels = PixelStore(table, transform(model), cache=recipe.data.cache)
-    split = make_split(recipe, table)
+    pixels = PixelStore(
+        table,
+        transform(model),
+        cache=recipe.data.cache,
+        quota_gb=recipe.data.cache_quota_gb,
+        unreadable=recipe.data.unreadable,
+        allow_mismatch=recipe.data.allow_mismatch,
+    )
+    split = make_split(recipe, table, pixels)
     assert model.preprocessing is not None  # noqa: S101  # create gives one
     augmenter = Augmenter(Augmentation(flip=tuple(recipe.augment.flip)), model.preprocessing)
     how = recipe.train
@@ -73,9 +80,20 @@ def build_model(recipe: Recipe, table: Table) -> Classifier:
     return model
 
 
-def make_split(recipe: Recipe, table: Table) -> Split:
+def make_split(recipe: Recipe, table: Table, pixels: PixelStore) -> Split:
     """Return the split that the recipe asks for."""
-    how = recipe.split
+    how, by_patient = recipe.split, recipe.data.patient_groups
     if how.column is not None:
-        return split_from_column(table, how.column, on_leak=how.on_leak)
-    return choose_split(table, shares=how.shares, seed=how.seed, on_leak=how.on_leak)
+        return split_from_column(
+            table,
+            how.column,
+            on_leak=how.on_leak,
+            valid=how.shares[1],
+            seed=how.seed,
+            draws=how.draws,
+            patient_groups=by_patient,
+            pixels=pixels,
+        )
+    return choose_split(
+        table, shares=how.shares, seed=how.seed, draws=how.draws, patient_groups=by_patient, pixels=pixels
+    )
