@@ -124,7 +124,7 @@ def test_fault_95_a_label_that_is_never_known_does_not_stop_a_training():
     labels = np.stack([np.arange(24) % 2.0, np.full(24, NAN)], 1)
     _module, run, _ = fitted(labels=labels, epochs=1)
     assert run.callback_metrics["valid_n_auroc"] == 1
-    assert np.isfinite(run.callback_metrics["valid_loss"])
+    assert torch.isfinite(run.callback_metrics["valid_loss"])
 
 
 def test_accuracy_is_of_the_known_labels():
@@ -148,7 +148,7 @@ def test_a_model_that_predicts_one_class_is_warned_of_at_the_end():
     nn.init.constant_(model.head.classifier.bias, -50.0)
     with pytest.warns(UserWarning, match="predicts one class for all 24 rows") as caught:
         trainer().fit(ClassificationTask(model), datamodule=data_module(split, pixels))
-    assert len(caught) == 1
+    assert sum("one class" in str(warning.message) for warning in caught) == 1
 
 
 # --- monitors ---
@@ -430,5 +430,5 @@ def test_two_processes_train_as_one_does(tmp_path):
         assert torch.equal(first[name], second[name])
     assert first_values == second_values == pytest.approx(values, rel=1e-5)
     for ours, theirs, expected in zip(first_rows, second_rows, rows, strict=True):
-        assert torch.equal(ours, theirs)
+        assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
         assert_close(ours, expected, rtol=1e-5, atol=1e-5, equal_nan=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +89,6 @@ class FeatureStore:
         self._position = np.full(len(pixels.table), -1)
         self._position[rows] = np.arange(len(rows))
         self._path: Path | None = None
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._values: NDArray[np.float32] | None = None
         done = 0
         for features in track_batches(features_of(model, pixels, rows, batch_size), math.ceil(len(rows) / batch_size)):
@@ -117,16 +117,16 @@ class FeatureStore:
         if self.nbytes <= memory:
             return np.empty(shape, np.float32)
         if folder is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="medzoo-features-")
-            folder = Path(self._temporary.name)
+            folder = Path(tempfile.mkdtemp(prefix="medzoo-features-"))
+            # With this store alone: what a worker unpickles has no finalizer.
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / "features.f32"
         return np.memmap(self._path, np.float32, "w+", shape=shape)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A worker must not delete the file, and would get a copy of a mapped array.
-        state = dict(self.__dict__, _temporary=None)
-        return state if self._path is None else dict(state, _values=None)
+        # A mapped array would be pickled as a copy.
+        return self.__dict__ if self._path is None else dict(self.__dict__, _values=None)
 
 
 def features_of(model: Classifier, pixels: PixelStore, rows: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:
