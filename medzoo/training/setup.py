@@ -11,6 +11,7 @@ from medzoo.data.split import Split, choose_split, split_from_column
 from medzoo.data.table import Table
 from medzoo.factory import create
 from medzoo.training.datamodule import ImageDataModule
+from medzoo.training.losses import loss_from_recipe
 from medzoo.training.recipe import Recipe
 from medzoo.training.task import ClassificationTask
 from medzoo.transforms.augment import Augmentation, Augmenter
@@ -58,7 +59,13 @@ def set_up(recipe: Recipe, table: Table) -> Setup:
     augmenter = Augmenter(Augmentation(flip=tuple(recipe.augment.flip)), model.preprocessing)
     how = recipe.train
     data = ImageDataModule(split, pixels, batch_size=how.batch, augmenter=augmenter, seed=how.seed, workers=how.workers)
-    task = ClassificationTask(model.train(), optimizer=recipe.optimizer, schedule=recipe.schedule, freeze=how.freeze)
+    task = ClassificationTask(
+        model.train(),
+        loss=loss_from_recipe(recipe.loss, table.task, split.train),
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+        freeze=how.freeze,
+    )
     return Setup(recipe, table, model, pixels, split, data, task)
 
 

@@ -5,31 +5,53 @@ Axes: b batch, l labels.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medzoo.classifier import Classifier
 from medzoo.data.dataset import Batch
+from medzoo.errors import ConfigError, TrainError
 from medzoo.training.losses import ClassificationLoss
 from medzoo.training.recipe import OptimizerSection, ScheduleSection
+from medzoo.training.schedule import per_step
+from medzoo.training.validation import ValidationPredictions, check_monitor, merge_shards, metrics
+from medzoo.warn import warn
 
-__all__ = ["ClassificationTask"]
+__all__ = ["BatchNormMode", "ClassificationTask", "Freeze"]
 
 Freeze = Literal["none", "encoder", "features"]
+BatchNormMode = Literal["train", "frozen"]
+# With fewer rows, one predicted class is no evidence of a fault.
+ROWS_TO_JUDGE = 20
 
 
 class ClassificationTask(pl.LightningModule):
-    """Trains a classifier on batches of :class:`~medzoo.data.dataset.Batch`.
+    """Trains a classifier on batches of :class:`~medzoo.data.dataset.Batch`, that is image, target and row.
+
+    It logs ``loss``, and after each validation ``valid_loss``, ``valid_auroc``, ``valid_accuracy`` and
+    ``valid_n_auroc``, computed from all rows at once; see :func:`medzoo.training.validation.metrics`.
 
     Args:
-        model: from :func:`medzoo.create`.
+        model: from :func:`medzoo.create`, with one output for each label. It is trained in place.
         loss: ``None`` follows the task of the model's outputs, without weights.
-        optimizer: a section of a recipe.
-        schedule: likewise.
-        freeze: ``"encoder"`` trains the head alone; the encoder then stays in eval mode.
+        optimizer: section of a recipe; ``None`` is its default, AdamW.
+        schedule: likewise; ``None`` is a constant rate.
+        freeze: ``"encoder"`` trains the head alone. The encoder then gets no gradient and stays in eval mode, so that
+            neither its BatchNorm statistics nor its dropout change. ``"features"`` does so too, and takes batches of
+            a :class:`~medzoo.training.frozen.FeatureStore`, the outputs of the encoder, instead of images. ``"none"``
+            trains every parameter that requires a gradient.
+        batchnorm: ``"frozen"`` keeps every BatchNorm in eval mode, with the statistics of the pretrained weights; its
+            scale and shift are still trained. For fine-tuning with small batches.
+
+    Attributes:
+        predictions: the logits and targets of the last complete validation, sorted by row; ``None`` before the first.
+
+    Raises:
+        ConfigError: an unknown option, a model without a head, or no parameter to train.
     """
 
     def __init__(
@@ -40,50 +62,142 @@ class ClassificationTask(pl.LightningModule):
         optimizer: OptimizerSection | None = None,
         schedule: ScheduleSection | None = None,
         freeze: Freeze = "none",
+        batchnorm: BatchNormMode = "train",
     ) -> None:
         super().__init__()
+        for name, value, known in (
+            ("freeze", freeze, ("none", "encoder", "features")),
+            ("batchnorm", batchnorm, ("train", "frozen")),
+        ):
+            if value not in known:
+                raise ConfigError(f"ClassificationTask: expected {name} to be one of {known}, got {value!r}.")
+        if model.num_classes == 0:
+            raise ConfigError(
+                f"{model.name}: expected a model with a head, got num_classes=0. model.reset_classifier(n) adds one."
+            )
         self.model = model
         self.loss = loss or ClassificationLoss("cross_entropy" if model.outputs.task == "multiclass" else "bce")
-        self.optimizer, self.schedule, self.freeze = (
-            optimizer or OptimizerSection(),
-            schedule or ScheduleSection(),
-            freeze,
-        )
-        self.collected: list[tuple[Tensor, Tensor, Tensor]] = []
+        self.optimizer, self.schedule = optimizer or OptimizerSection(), schedule or ScheduleSection()
+        # Not "freeze", which is a method of LightningModule.
+        self.frozen, self.batchnorm = freeze, batchnorm
+        self.predictions: ValidationPredictions | None = None
+        self._collected: list[ValidationPredictions] = []
         if freeze != "none":
-            model.encoder.requires_grad_(False)
+            model.freeze_encoder()
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ConfigError(f"{model.name}: no parameter requires a gradient, so there is nothing to train.")
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return logits ``b l``."""
-        return self.model(image)
+        """Return logits ``b l`` of images, or of features with ``freeze="features"``."""
+        return self.model.forward_head(image) if self.frozen == "features" else self.model(image)
 
     def on_train_start(self) -> None:
-        """Likewise in an epoch that a resume continues: it has no start."""
-        self.on_train_epoch_start()
+        """Refuse a monitor that the validation part cannot give, before the first step, and set the mode."""
+        loader = self.trainer.val_dataloaders
+        targets = getattr(getattr(loader, "rows", None), "targets", None)
+        if isinstance(targets, Tensor):
+            for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(monitor := getattr(callback, "monitor", None), str):
+                    check_monitor(monitor, targets.numpy())
+        self._set_mode()  # an epoch that is resumed in its middle has no start
 
     def on_train_epoch_start(self) -> None:
-        """Keep a frozen encoder in eval mode: the statistics of its BatchNorm would move otherwise."""
-        if self.freeze != "none":
-            self.model.encoder.eval()
+        """Set the mode."""
+        self._set_mode()
+
+    def _set_mode(self) -> None:
+        """Set training mode, except for what is frozen.
+
+        Lightning leaves the mode as it is, so that a model in eval mode would be trained without dropout. A frozen
+        encoder stays in eval mode through ``train()``.
+        """
+        self.train()
+        if self.batchnorm == "frozen":
+            for module in self.model.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        """Return the loss of a batch."""
-        loss = self.loss(self.model(batch.image), batch.target)
-        self.log("loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch.row))
+        """Return the loss of a batch.
+
+        Raises:
+            TrainError: an image has a value that is NaN or infinite. No statistic of a BatchNorm has seen it yet.
+        """
+        if not torch.isfinite(batch.image).all():
+            bad = batch.row[(~torch.isfinite(batch.image)).flatten(1).any(1)].tolist()
+            raise TrainError(
+                f"training: expected finite images, got NaN or infinite values in rows {bad[:5]} of the table (from 0)."
+            )
+        loss = self._mean(*self.loss.parts(self(batch.image), batch.target))
+        self.log("loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch.row), sync_dist=True)
         return loss
+
+    def _mean(self, total: Tensor, weight: Tensor) -> Tensor:
+        """Divide by the weight of the batch of all processes, as Lightning averages their gradients."""
+        weight = weight.detach().clone()
+        if (world := self.trainer.world_size) > 1:
+            torch.distributed.all_reduce(weight)
+        return total * world / weight.clamp(min=torch.finfo(weight.dtype).tiny)
+
+    def on_before_backward(self, loss: Tensor) -> None:
+        """Stop at a loss that is NaN or infinite; a callback's hook of this name runs before.
+
+        In float16 the gradient scaler skips such a step and lowers its scale.
+
+        Raises:
+            TrainError: so it is.
+        """
+        if self.trainer.precision != "16-mixed" and not torch.isfinite(loss):
+            raise TrainError(
+                f"training: the loss is {loss.item()} at step {self.global_step}, and its gradient would destroy the "
+                "weights. Lower optimizer.lr, or set optimizer.clip."
+            )
+
+    def on_validation_epoch_start(self) -> None:
+        """Start without the rows of a validation that did not end."""
+        self._collected.clear()
 
     def validation_step(self, batch: Batch, index: int) -> None:
         """Collect the logits; metrics are computed once, from all of them."""
-        self.collected.append((batch.row.cpu(), self.model(batch.image).float().cpu(), batch.target.cpu()))
+        logits = self(batch.image).float()
+        self._collected.append(ValidationPredictions(batch.row.cpu(), logits.cpu(), batch.target.cpu()))
 
     def on_validation_epoch_end(self) -> None:
-        """Compute and log the metrics of the whole validation set."""
-        rows, logits, targets = (torch.cat(part) for part in zip(*self.collected, strict=True))
-        self.collected.clear()
-        loss = self.loss.cpu()(logits, targets)
-        self.loss.to(self.device)
-        self.log("valid_loss", loss)
-        self.predictions = (rows, logits, targets)
+        """Compute and log the metrics of the whole validation set, the same in every process.
+
+        Raises:
+            TrainError: a logit is NaN or infinite.
+        """
+        shards, self._collected = self._collected, []
+        if self.trainer.sanity_checking:
+            return
+        if (world := self.trainer.world_size) > 1:
+            gathered: list[Any] = [None] * world
+            torch.distributed.all_gather_object(gathered, shards)
+            shards = [shard for part in gathered for shard in part]
+        self.predictions = merge_shards(shards)
+        found = metrics(self.predictions, self.model.outputs.task)
+        loss = self.loss(self.predictions.logits, self.predictions.targets)
+        values = {
+            "valid_loss": float(loss),
+            "valid_auroc": found.auroc,
+            "valid_accuracy": found.accuracy,
+            "valid_n_auroc": float(found.n_auroc),
+        }
+        # Every process has the same values, so the mean over the processes changes none.
+        self.log_dict(values, sync_dist=True)
+
+    def on_train_end(self) -> None:
+        """Warn if the last validation predicted one class alone."""
+        found = self.predictions
+        if found is None or len(found.rows) < ROWS_TO_JUDGE or not self.trainer.is_global_zero:
+            return
+        if metrics(found, self.model.outputs.task).constant:
+            warn(
+                f"{self.model.name}: the last validation predicts one class for all {len(found.rows)} rows. The model "
+                "may need more epochs or another optimizer.lr. If valid_auroc is high, the ranking is right and a "
+                "probability of 0.5 is the wrong threshold, as for rare positives."
+            )
 
     def configure_optimizers(self) -> Any:
         """Return the optimiser and the schedule, which steps with each step of the optimiser."""
@@ -96,28 +210,11 @@ class ClassificationTask(pl.LightningModule):
             optimizer = torch.optim.Adam(groups, how.lr)
         else:
             optimizer = torch.optim.AdamW(groups, how.lr)
-        total = max(1, int(self.trainer.estimated_stepping_batches))
-        per_epoch = total / max(1, self.trainer.max_epochs or 1)
-        factor = _Factor(self.schedule, total, round(self.schedule.warmup_epochs * per_epoch))
-        # A function, as a checkpoint would hold the attributes of an object, which it could not read again.
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step))
+        total = self.trainer.estimated_stepping_batches  # of an infinite loader too
+        steps = (
+            math.inf
+            if math.isinf(batches := self.trainer.num_training_batches)
+            else math.ceil(batches / self.trainer.accumulate_grad_batches)
+        )
+        scheduler = per_step(optimizer, self.schedule, total=total, steps_per_epoch=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-class _Factor:
-    """The learning rate of a step, as a share of the highest."""
-
-    def __init__(self, schedule: ScheduleSection, total: int, warmup: int) -> None:
-        self.schedule, self.total, self.warmup = schedule, total, warmup
-
-    def __call__(self, step: int) -> float:
-        if step < self.warmup:
-            return (step + 1) / (self.warmup + 1)
-        import math
-
-        if self.schedule.kind == "exponential":
-            return self.schedule.gamma ** (step - self.warmup)
-        if self.schedule.kind == "cosine":
-            share = (step - self.warmup) / max(1, self.total - self.warmup)
-            return 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
-        return 1.0
