@@ -23,9 +23,11 @@ log = logging.getLogger("medzoo")
 def duration(seconds: float) -> str:
     """Return a time for people.
 
-    >>> duration(0.25), duration(42), duration(400), duration(9000)
-    ('0.2 s', '42 s', '6 min 40 s', '2 h 30 min')
+    >>> duration(0.0123), duration(0.25), duration(42), duration(400), duration(9000)
+    ('12 ms', '0.2 s', '42 s', '6 min 40 s', '2 h 30 min')
     """
+    if seconds < 0.1:
+        return f"{1000 * seconds:.2g} ms"
     if seconds < 10:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -82,7 +84,7 @@ class TrainingProgress(pl.Callback):
             loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
             self._loss = None if loss is None else float(loss)
             self._shown = now
-        facts = [f"step {batch_idx + 1}/{trainer.num_training_batches}"]
+        facts = [f"{batch_idx + 1}/{trainer.num_training_batches}"]
         facts += [] if self._loss is None else [f"loss {self._loss:.4g}"]
         self._bar.update(
             self._task,
@@ -124,7 +126,7 @@ class TrainingProgress(pl.Callback):
         ]
         parts += self._speed()
         if self._bar is not None:
-            self._bar.console.print(" · ".join(parts), highlight=False)
+            self._bar.console.print(" · ".join(parts), highlight=False, soft_wrap=True)
             return
         each = (time.monotonic() - self._started) / self._epochs_done
         left = (trainer.max_epochs or 0) - trainer.current_epoch - 1
@@ -152,7 +154,7 @@ class TrainingProgress(pl.Callback):
 
     def _speed(self) -> list[str]:
         share = self.speed.data_wait_share
-        waits = [] if share is None else [f"{100 * share:.0f} % waiting for data"]
+        waits = [] if share is None else [f"data wait {100 * share:.0f} %"]
         return [f"{self.speed.samples_per_second:.3g} samples/s", *waits]
 
     @staticmethod

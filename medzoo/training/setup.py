@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,6 +11,7 @@ from medzoo.data.pixels import PixelStore
 from medzoo.data.split import Split, choose_split, split_from_column
 from medzoo.data.table import Table
 from medzoo.factory import create
+from medzoo.registry import describe
 from medzoo.training.datamodule import ImageDataModule
 from medzoo.training.recipe import Recipe
 from medzoo.training.task import ClassificationTask
@@ -58,6 +60,9 @@ def set_up(recipe: Recipe, table: Table) -> Setup:
 def build_model(recipe: Recipe, table: Table) -> Classifier:
     """Return the model with one output for each label of the table."""
     options: dict[str, Any] = dict(recipe.model.options)
+    # A network of one size is built for it.
+    if recipe.data.size is not None and "size" in _builder_options(recipe.model.name):
+        options.setdefault("size", recipe.data.size)
     model = create(
         recipe.model.name,
         pretrained=recipe.model.pretrained,
@@ -71,6 +76,11 @@ def build_model(recipe: Recipe, table: Table) -> Classifier:
         size = (how.size,) * model.input_spec.dims if isinstance(how.size, int) else tuple(how.size)
         model.preprocessing = replace(model.preprocessing, size=size)
     return model
+
+
+def _builder_options(name: str) -> Mapping[str, Any]:
+    """Return the options of a registered model; none for a folder or a repository, whose options are saved."""
+    return {} if name.startswith(("local-dir:", "hf-hub:")) else describe(name).options
 
 
 def make_split(recipe: Recipe, table: Table) -> Split:

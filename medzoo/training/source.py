@@ -37,11 +37,11 @@ def load_table(recipe: Recipe, data: str | os.PathLike[str], root: str | os.Path
         return _from_dicom(how, path, root)
     if path.suffix.lower() in CSV and path.is_file():
         columns = {"image": how.image, "label": _columns(how), "patient": how.patient, "labels": how.labels}
-        return Table.from_csv(path, root=root, **columns, **_common(how))
+        return _call(Table.from_csv, path, root=root, **columns, **_common(how))
     if root is not None:
         raise ConfigError(f"{path}: root is for the images of a .csv or .tsv file. Leave it out.")
     if path.suffix.lower() == ".npz" and path.is_file():
-        return Table.from_npz(path, labels=how.labels, **_common(how))
+        return _call(Table.from_npz, path, labels=how.labels, **_common(how))
     if path.is_dir():
         tables = sorted(file for file in path.iterdir() if file.suffix.lower() in CSV)
         if tables:
@@ -62,6 +62,13 @@ def _from_dicom(how: DataSection, path: Path, root: str | os.PathLike[str] | Non
     return Table.from_dicom(root, labels=path, key=how.key, **columns, **_common(how))
 
 
+def _call(constructor: Any, path: Path, **wanted: Any) -> Table:
+    import inspect
+
+    known = inspect.signature(constructor).parameters
+    return constructor(path, **{name: value for name, value in wanted.items() if name in known})
+
+
 def _columns(how: DataSection) -> str | list[str]:
     return how.label if isinstance(how.label, str) else list(how.label)
 
@@ -76,5 +83,4 @@ def _near(path: Path) -> str:
     parent = path.parent
     if not parent.is_dir():
         return f" {parent} does not exist either."
-    near = did_you_mean(path.name, (entry.name for entry in parent.iterdir()))
-    return near
+    return did_you_mean(path.name, (entry.name for entry in parent.iterdir()))

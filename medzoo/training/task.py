@@ -60,7 +60,7 @@ class ClassificationTask(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Keep a frozen encoder in eval mode: the statistics of its BatchNorm would move otherwise."""
-        if self.frozen != "none":
+        if self.freeze != "none":
             self.model.encoder.eval()
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
@@ -100,7 +100,7 @@ class ClassificationTask(pl.LightningModule):
         total = max(1, int(self.trainer.estimated_stepping_batches))
         per_epoch = total / max(1, self.trainer.max_epochs or 1)
         factor = _Factor(self.schedule, total, round(self.schedule.warmup_epochs * per_epoch))
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.profilers import PassThroughProfiler, Profiler
@@ -72,10 +73,11 @@ class Speed(pl.Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Measure the waits, unless the user measures something else."""
-        if isinstance(trainer.profiler, PassThroughProfiler):
-            trainer.profiler = WaitProfiler()  # type: ignore[attr-defined]
-        if isinstance(trainer.profiler, WaitProfiler):
-            self._profiler = trainer.profiler
+        running: Any = trainer  # its type does not declare the profiler
+        if isinstance(running.profiler, PassThroughProfiler):
+            running.profiler = WaitProfiler()
+        if isinstance(running.profiler, WaitProfiler):
+            self._profiler = running.profiler
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock before the first batch is asked for."""
@@ -122,5 +124,7 @@ def advise(wait_share: float | None, workers: int, cache: str, cores: int) -> st
     if cache == "off":
         return f"{start} Keep the preprocessed images: data.cache=disk."
     if workers < min(cores - 1, 8):
-        return f"{start} Prepare batches in more processes: train.workers={min(max(2, 2 * workers), cores - 1, 8) or 1}."
+        return (
+            f"{start} Prepare batches in more processes: train.workers={min(max(2, 2 * workers), cores - 1, 8) or 1}."
+        )
     return f"{start} Use a smaller size, or less augmentation."
