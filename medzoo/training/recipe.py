@@ -68,20 +68,33 @@ class ModelSection(Section):
 class DataSection(Section):
     """What the table is made from, and how images are read.
 
-    ``image``, ``label`` and ``patient`` are columns. ``key`` is the DICOM attribute by which a table is joined to the
-    studies of a folder, such as AccessionNumber. ``size`` replaces the spatial size of the model's preprocessing,
-    ``spacing``, ``intensity``, ``window`` and ``fit`` theirs.
+    ``image``, ``label`` and ``patient`` are columns; for a folder with a folder for each class, ``patient`` is a regular
+    expression with one group, and for DICOM the keyword of an element. ``key`` is the DICOM keyword by which a table is
+    joined to the images of a folder, such as AccessionNumber; ``choose`` and ``unmatched`` are for it. ``labels``,
+    ``positive``, ``sep``, ``no_finding``, ``others``, ``uncertain`` and ``blank`` are the meaning of the labels: see
+    :class:`~medzoo.data.label_rules.LabelOptions`, which calls the first ``names`` and the fourth ``none``.
+
+    ``size`` replaces the spatial size of the model's preprocessing, ``spacing``, ``intensity``, ``window`` and ``fit``
+    theirs.
     """
 
     source: Literal["table"] = "table"
     image: Text = "path"
     label: Text | tuple[Text, ...] = Field(default="label", description="a column, or a list of columns")
-    labels: tuple[Text, ...] | None = None
     task: Task | None = None
+    labels: tuple[Text, ...] | None = None
+    positive: Text | None = None
+    sep: Text | None = None
+    no_finding: Text = "No Finding"
+    others: Literal["refuse", "negative"] = "refuse"
+    uncertain: Literal["refuse", "mask", "positive", "negative"] = "refuse"
+    blank: Literal["refuse", "mask", "negative"] | None = None
     patient: Text | None = None
     patient_groups: Flag = True
+    duplicates: Literal["refuse", "drop"] = "refuse"
     key: Text | None = None
-    uncertain: Literal["refuse", "mask", "positive", "negative"] = "refuse"
+    choose: Literal["refuse", "most-slices", "all"] = "refuse"
+    unmatched: Literal["refuse", "drop"] = "refuse"
     unreadable: Literal["refuse", "drop"] = "refuse"
     size: Count | tuple[Count, ...] | None = Field(
         default=None, description="a whole number >= 1, or a list of 2 or 3 of them"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
+from medzoo.data.label_rules import LabelOptions
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError, did_you_mean
 from medzoo.training.recipe import DataSection, Recipe
@@ -36,12 +36,14 @@ def load_table(recipe: Recipe, data: str | os.PathLike[str], root: str | os.Path
     if how.key is not None:
         return _from_dicom(how, path, root)
     if path.suffix.lower() in CSV and path.is_file():
-        columns = {"image": how.image, "label": _columns(how), "patient": how.patient, "labels": how.labels}
-        return _call(Table.from_csv, path, root=root, **columns, **_common(how))
+        return Table.from_csv(
+            path, root=root, image=how.image, label=_columns(how), patient=how.patient, duplicates=how.duplicates,
+            **_labels(how),
+        )  # fmt: skip
     if root is not None:
         raise ConfigError(f"{path}: root is for the images of a .csv or .tsv file. Leave it out.")
     if path.suffix.lower() == ".npz" and path.is_file():
-        return _call(Table.from_npz, path, labels=how.labels, **_common(how))
+        return Table.from_npz(path, patient=how.patient, **_labels(how))
     if path.is_dir():
         tables = sorted(file for file in path.iterdir() if file.suffix.lower() in CSV)
         if tables:
@@ -49,33 +51,37 @@ def load_table(recipe: Recipe, data: str | os.PathLike[str], root: str | os.Path
                 f"{path}: expected a folder for each class, got one with a table, {tables[0].name}. "
                 f"Give the table: {tables[0]}."
             )
-        return Table.from_folder(path, labels=how.labels, **_common(how))
+        return Table.from_folder(path, patient=how.patient, **_labels(how))
     raise ConfigError(f"{path}: expected a .csv, .tsv or .npz file or a folder, got another file.")
 
 
 def _from_dicom(how: DataSection, path: Path, root: str | os.PathLike[str] | None) -> Table:
-    if path.suffix.lower() not in CSV or root is None:
+    if path.suffix.lower() not in CSV or root is None or how.key is None:
         raise ConfigError(
             f"{path}: with data.key, expected the .csv file of the labels, and the DICOM folder as root. Give both."
         )
-    columns = {"label": _columns(how), "patient": how.patient}
-    return Table.from_dicom(root, labels=path, key=how.key, **columns, **_common(how))
-
-
-def _call(constructor: Any, path: Path, **wanted: Any) -> Table:
-    import inspect
-
-    known = inspect.signature(constructor).parameters
-    return constructor(path, **{name: value for name, value in wanted.items() if name in known})
+    return Table.from_dicom(
+        root, path, key=how.key, label=_columns(how), patient=how.patient or "PatientID", choose=how.choose,
+        unmatched=how.unmatched, **_labels(how),
+    )  # fmt: skip
 
 
 def _columns(how: DataSection) -> str | list[str]:
     return how.label if isinstance(how.label, str) else list(how.label)
 
 
-def _common(how: DataSection) -> dict[str, Any]:
-    """Return what every constructor of a table takes."""
-    return {"task": how.task, "uncertain": how.uncertain}
+def _labels(how: DataSection) -> LabelOptions:
+    """Return what the labels mean, which every kind of table takes."""
+    return {
+        "task": how.task,
+        "names": how.labels,
+        "positive": how.positive,
+        "sep": how.sep,
+        "none": how.no_finding,
+        "others": how.others,
+        "uncertain": how.uncertain,
+        "blank": how.blank,
+    }
 
 
 def _near(path: Path) -> str:
