@@ -157,7 +157,7 @@ def _prepare(
     setup = set_up(resolved, table)
     memory = plan_memory(setup, _image_bytes(setup))
     parts = tuple(map(count_part, (setup.split.train, setup.split.valid, setup.split.test)))
-    notes = (*setup.split.notes, *_notes(setup, "" if isinstance(data, Table) else str(data)))
+    notes = (*table.notes, *setup.split.notes, *_notes(setup, "" if isinstance(data, Table) else str(data)))
 
     def report(time: TimePlan) -> CheckReport:
         how = resolved.train
