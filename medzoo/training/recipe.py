@@ -1,16 +1,36 @@
 """Recipes: everything that determines a training, as data. A closed schema, read from YAML, and nothing that runs.
 
 ``medzoo/training/recipes/*.yaml`` are the recipes in the package. Every field has a default except the model's name, so
-a recipe states only what it changes.
+a recipe states only what it changes. A default does not change within a format.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field, ValidationError
 
 from medzoo.contract import Task
+from medzoo.errors import ConfigError
+from medzoo.training.recipe_types import (
+    Count,
+    Factor,
+    Finite,
+    Flag,
+    NotNegative,
+    Positive,
+    Range,
+    Rate,
+    Section,
+    Text,
+    Whole,
+    list_text,
+    ordered,
+)
 
 __all__ = [
     "FORMAT",
@@ -27,82 +47,121 @@ __all__ = [
 
 FORMAT = 1
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-Rate = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1, strict=True)]
 Axis = Literal["x", "y", "z"]
 
 
-class Section(BaseModel):
-    """A part of a recipe: frozen, and without unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, protected_namespaces=())
-
-
 class ModelSection(Section):
-    """Which model starts from which weights."""
+    """Which model starts from which weights.
 
-    name: str
-    pretrained: bool | str = False
+    ``name`` may also be ``local-dir:FOLDER`` or ``hf-hub:OWNER/REPO``; ``pretrained`` is a tag, a file, or true for the
+    default weights. ``options`` are those of :func:`medzoo.create`, such as ``size``.
+    """
+
+    name: Text
+    pretrained: Flag | Text = Field(default=False, description="true, false, a tag or a file")
     in_chans: Count | None = None
-    options: dict[str, bool | int | float | str | list[int] | None] = {}
+    options: dict[Text, Flag | int | Finite | Text | tuple[int, ...] | None] = Field(
+        default={}, description="plain values, such as size: 64"
+    )
 
 
 class DataSection(Section):
     """What the table is made from, and how images are read.
 
-    ``size`` replaces the spatial size of the model's preprocessing, ``spacing`` and the others their fields.
+    ``image``, ``label`` and ``patient`` are columns; for a folder with a folder for each class, ``patient`` is a
+    regular expression with one group, and for DICOM the keyword of an element. ``key`` is the DICOM keyword by which a table is
+    joined to the images of a folder, such as AccessionNumber; ``choose`` and ``unmatched`` are for it. ``labels``,
+    ``positive``, ``sep``, ``no_finding``, ``others``, ``uncertain`` and ``blank`` are the meaning of the labels: see
+    :class:`~medzoo.data.label_rules.LabelOptions`, which calls the first ``names`` and the fourth ``none``.
+
+    ``size`` replaces the spatial size of the model's preprocessing, ``spacing``, ``intensity``, ``window`` and ``fit``
+    theirs.
     """
 
     source: Literal["table"] = "table"
-    image: str = "path"
-    label: str | list[str] = "label"
-    labels: list[str] | None = None
+    image: Text = "path"
+    label: Text | tuple[Text, ...] = Field(default="label", description="a column, or a list of columns")
     task: Task | None = None
-    patient: str | None = None
-    patient_groups: bool = True
+    labels: tuple[Text, ...] | None = None
+    positive: Text | None = None
+    sep: Text | None = None
+    no_finding: Text = "No Finding"
+    others: Literal["refuse", "negative"] = "refuse"
     uncertain: Literal["refuse", "mask", "positive", "negative"] = "refuse"
+    blank: Literal["refuse", "mask", "negative"] | None = None
+    patient: Text | None = None
+    patient_groups: Flag = True
+    duplicates: Literal["refuse", "drop"] = "refuse"
+    key: Text | None = None
+    choose: Literal["refuse", "most-slices", "all"] = "refuse"
+    unmatched: Literal["refuse", "drop"] = "refuse"
     unreadable: Literal["refuse", "drop"] = "refuse"
-    size: Count | list[Count] | None = None
-    spacing: list[Positive] | None = None
+    size: Count | tuple[Count, ...] | None = Field(
+        default=None, description="a whole number >= 1, or a list of 2 or 3 of them"
+    )
+    spacing: tuple[Positive, Positive, Positive] | None = None
     intensity: Literal["unit", "window", "zscore", "zscore_nonzero"] | None = None
-    window: tuple[float, float] | None = None
+    window: Annotated[tuple[Finite, Finite], AfterValidator(ordered)] | None = None
     fit: Literal["resize", "crop", "square"] | None = None
-    allow_mismatch: bool = False
+    allow_mismatch: Flag = False
     cache: Literal["off", "memory", "disk"] = "disk"
     cache_quota_gb: Positive = 100.0
+
+    def rules(self) -> Iterator[tuple[str, str]]:
+        """Yield what contradicts."""
+        if (self.window is None) == (self.intensity == "window"):
+            got = f"intensity {self.intensity or 'null'} and window {list_text(self.window)}"
+            yield "window", f"expected intensity: window and window: [low, high] together, got {got}"
+        if self.window is not None and self.window[0] == self.window[1]:
+            yield "window", f"expected low < high, got {list_text(self.window)}"
+        if isinstance(self.size, tuple) and len(self.size) not in (2, 3):
+            yield "size", f"expected one number, 2 or 3, got {len(self.size)}"
+        if not self.label:
+            yield "label", "expected a column, or a list of columns, got none"
 
 
 class SplitSection(Section):
     """How rows are divided. ``column`` takes a given split, ``leave_out`` holds out values of a column for the test."""
 
     shares: tuple[Positive, Positive, NotNegative] = (0.7, 0.15, 0.15)
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Whole = 0
     draws: Count = 20_000
-    column: str | None = None
-    leave_out: dict[str, list[str]] | None = None
-    folds: Annotated[int, Field(ge=2)] | None = None
-    fold: Annotated[int, Field(ge=0)] = 0
+    column: Text | None = None
+    leave_out: dict[Text, tuple[Text, ...]] | None = None
+    folds: Annotated[int, Field(ge=2, strict=True)] | None = None
+    fold: Whole = 0
     on_leak: Literal["refuse", "drop-valid", "drop-train"] = "refuse"
+
+    def rules(self) -> Iterator[tuple[str, str]]:
+        """Yield what contradicts."""
+        if abs(sum(self.shares) - 1) > 1e-6:
+            yield "shares", f"expected a sum of 1, got {round(sum(self.shares), 6)}"
+        ways = [name for name in ("column", "folds", "leave_out") if getattr(self, name)]
+        if len(ways) > 1:
+            yield ways[1], f"expected one of column, folds and leave_out, got {' and '.join(ways)}"
+        if self.fold >= (self.folds or 1):
+            got = f"fold {self.fold} of {self.folds}" if self.folds else f"fold {self.fold} without folds"
+            yield "fold", f"expected a fold from 0, below folds, got {got}"
+        if self.leave_out is not None and (len(self.leave_out) != 1 or not all(self.leave_out.values())):
+            yield "leave_out", f"expected one column with values, got {self.leave_out}"
 
 
 class AugmentSection(Section):
     """See :class:`medzoo.transforms.augment.Augmentation`."""
 
-    flip: list[Axis] = []
-    rotate90: bool = False
-    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    flip: tuple[Axis, ...] = ()
+    rotate90: Flag = False
+    rotate: Annotated[Finite, Field(ge=0, le=180)] = 0.0
     translate: Rate = 0.0
-    scale: tuple[Positive, Positive] = (1.0, 1.0)
-    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0
-    crop: tuple[Positive, Positive] = (1.0, 1.0)
+    scale: Range = (1.0, 1.0)
+    shear: Annotated[Finite, Field(ge=0, lt=90)] = 0.0
+    crop: Annotated[tuple[Factor, Factor], AfterValidator(ordered)] = (1.0, 1.0)
     brightness: Rate = 0.0
     contrast: Rate = 0.0
-    gamma: tuple[Positive, Positive] = (1.0, 1.0)
+    gamma: Range = (1.0, 1.0)
     noise: NotNegative = 0.0
     blur: NotNegative = 0.0
+    allow_label_flips: Flag = False
 
 
 class LossSection(Section):
@@ -110,9 +169,14 @@ class LossSection(Section):
 
     kind: Literal["auto", "bce", "cross_entropy"] = "auto"
     balance: Literal["none", "sqrt", "class", "normalised"] = "none"
-    weights: list[Positive] | None = None
-    clamp: tuple[Positive, Positive] = (0.01, 100.0)
-    smoothing: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    weights: tuple[Positive, ...] | None = None
+    clamp: Range = (0.01, 100.0)
+    smoothing: Annotated[Finite, Field(ge=0, lt=0.5)] = 0.0
+
+    def rules(self) -> Iterator[tuple[str, str]]:
+        """Yield what contradicts."""
+        if self.weights is not None and self.balance != "none":
+            yield "balance", f"expected none beside weights, got {self.balance}"
 
 
 class OptimizerSection(Section):
@@ -122,7 +186,7 @@ class OptimizerSection(Section):
     lr: Positive = 1e-3
     weight_decay: NotNegative = 0.05
     momentum: Rate = 0.9
-    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    layer_decay: Factor = 1.0
     clip: Positive | None = None
 
 
@@ -130,8 +194,13 @@ class ScheduleSection(Section):
     """The learning rate over the steps: constant, exponential per step (``gamma`` is the factor), or cosine to 0."""
 
     kind: Literal["constant", "exponential", "cosine"] = "constant"
-    gamma: Annotated[float, Field(gt=0, le=1)] = 1.0
+    gamma: Factor = 1.0
     warmup_epochs: NotNegative = 0.0
+
+    def rules(self) -> Iterator[tuple[str, str]]:
+        """Yield what contradicts."""
+        if self.gamma != 1 and self.kind != "exponential":
+            yield "gamma", f"expected 1 beside kind {self.kind}, got {self.gamma}; it is for kind exponential"
 
 
 class TrainSection(Section):
@@ -151,30 +220,50 @@ class TrainSection(Section):
     then: Literal["finetune"] | None = None
     then_epochs: Count | None = None
     then_lr: Positive | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    workers: Annotated[int, Field(ge=0)] = 0
-    device: str = "auto"
+    seed: Annotated[int, Field(ge=0, lt=2**32, strict=True)] = 0
+    workers: Whole = 0
+    device: Annotated[Text, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     precision: Literal["auto", "float32", "bf16", "fp16"] = "auto"
     threads: Count | None = None
     checkpoint_steps: Count | None = None
     checkpoint_minutes: Positive = 10.0
     time_limit_minutes: Positive | None = None
 
+    def rules(self) -> Iterator[tuple[str, str]]:
+        """Yield what contradicts."""
+        if self.then is not None and self.freeze == "none":
+            yield "then", "expected freeze encoder or features before it, got freeze none"
+        for name in ("then_epochs", "then_lr"):
+            if self.then is None and getattr(self, name) is not None:
+                yield name, f"expected then: finetune beside it, got {getattr(self, name)} alone"
+
 
 class SourceSection(Section):
     """Where a recipe is from, and what it does otherwise. Has no effect."""
 
-    reference: str = ""
-    changes: list[str] = []
-    claim: dict[str, Any] = {}
+    reference: Text = ""
+    changes: tuple[Text, ...] = ()
+    claim: dict[Text, Flag | int | Finite | Text | None] = Field(
+        default={}, description="plain values, such as auroc: 0.98"
+    )
+
+
+NO_EFFECT: Any = {
+    "name": True,
+    "description": True,
+    "source": True,
+    "data": {"cache", "cache_quota_gb"},
+    "train": {"workers", "checkpoint_steps", "checkpoint_minutes", "time_limit_minutes"},
+}
+"""Fields that do not change the trained weights."""
 
 
 class Recipe(Section):
     """Everything that determines a training."""
 
     format: Literal[1] = 1
-    name: str = "table"
-    description: str = ""
+    name: Text = "table"
+    description: Text = ""
     model: ModelSection
     data: DataSection = DataSection()
     split: SplitSection = SplitSection()
@@ -184,3 +273,73 @@ class Recipe(Section):
     schedule: ScheduleSection = ScheduleSection()
     train: TrainSection = TrainSection()
     source: SourceSection = SourceSection()
+
+    def rules(self) -> Iterator[tuple[str, str]]:
+        """Yield what contradicts."""
+        warmup, epochs = self.schedule.warmup_epochs, self.train.epochs
+        if warmup and warmup >= epochs:
+            got = f"{warmup:g} of {epochs}; set both, or schedule.warmup_epochs to 0"
+            yield "schedule.warmup_epochs", f"expected less than train.epochs, got {got}"
+
+    @classmethod
+    def load(cls, source: str | os.PathLike[str]) -> Recipe:
+        """Return a recipe of the package by its name, or of a YAML file by its path.
+
+        Args:
+            source: a name of :func:`~medzoo.training.recipe_files.list_recipes`, or a file ending in ``.yaml``.
+
+        Raises:
+            ConfigError: no such recipe or file, or a recipe that cannot be; lists all faults.
+        """
+        from medzoo.training.recipe_files import read_recipe
+
+        return cls.from_values(*read_recipe(source))
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any], who: str = "Recipe") -> Recipe:
+        """Return the recipe of plain values, as :meth:`pydantic.BaseModel.model_dump` returns them.
+
+        Args:
+            values: fields by section.
+            who: starts the message of an error, such as the file.
+
+        Raises:
+            ConfigError: values that cannot be; lists all faults.
+        """
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            from medzoo.training.recipe_faults import describe_faults
+
+            raise ConfigError(describe_faults(who, error, cls)) from None
+
+    def with_(self, **overrides: Any) -> Recipe:
+        """Return the recipe with other values.
+
+        Args:
+            overrides: values by field, such as ``lr=1e-4`` or ``epochs=20``, and by path where several sections have
+                the field, ``**{"split.seed": 1}``. ``seed`` is that of the training, ``model`` may be ``"name:tag"``,
+                and a section may be a dictionary of what changes in it.
+
+        Raises:
+            ConfigError: no such field, several of that name, or values that cannot be.
+        """
+        from medzoo.training.overrides import override
+
+        return override(self, overrides)
+
+    def to_yaml(self) -> str:
+        """Return the complete recipe as YAML, every field with its value; :meth:`load` reads the same recipe again."""
+        from medzoo.training.recipe_files import write_recipe
+
+        return write_recipe(self)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what affects the trained weights.
+
+        Neither names and sources count, nor workers, the cache, checkpoints and limits of time. Fields at their default
+        do not count either, so that a field which a later medzoo adds does not change it.
+        """
+        values = self.model_dump(mode="json", exclude=NO_EFFECT, exclude_defaults=True)
+        text = json.dumps({key: value for key, value in values.items() if value != {}}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,216 @@
+"""``check``: what a training would see, without one: the table, the split, the classes, memory, time and a batch."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from medzoo.data.split import Dropped
+from medzoo.data.table import Table
+from medzoo.training.check_counts import PartCount, count_part
+from medzoo.training.measure import FewSteps, MemoryPlan, TimePlan, peak_memory, plan_memory, plan_time
+from medzoo.training.recipe import Recipe
+from medzoo.training.setup import Setup, set_up
+from medzoo.training.source import load_table
+from medzoo.training.wait import Speed, advise
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+__all__ = ["CheckReport", "check", "dry_run", "known_data_sets"]
+
+DATA_SETS = {
+    "ChestX-ray14": r"chest-?x-?ray-?(8|14)|\bnih\b",
+    "CheXpert": r"chexpert",
+    "MIMIC-CXR": r"mimic",
+    "PadChest": r"padchest",
+    "RSNA pneumonia": r"\brsna\b",
+    "Open-i": r"open-?i\b",
+    "LUNA16": r"luna-?16|lidc",
+    "BraTS": r"\bbrats|mgmt",
+    "BTCV": r"\bbtcv\b",
+    "AdrenalMNIST3D": r"adrenal-?mnist",
+    "Kermany chest X-rays": r"kermany|pneumonia-?mnist|pneumonia_cxr",
+}
+"""Names by which a data set is known, for the warning that weights may have been trained on the same images."""
+
+
+@dataclass(frozen=True, eq=False)
+class CheckReport:
+    """What a training would see; printed as tables by rich.
+
+    Attributes:
+        recipe: complete, with all overrides.
+        table: the table.
+        parts: counts of train, valid and test.
+        how: how the split was made.
+        dropped: rows in no part.
+        notes: what the checks cannot see, and warnings.
+        memory: the bytes of a training.
+        time: measured by a few steps.
+        advice: the one thing to change, or empty.
+        picture: a batch as the network sees it; ``None`` if it was not drawn.
+        resumed: whether a checkpoint was written and continued; ``None`` if that was not tried.
+        peak: the most bytes that the process had in memory in a dry run, or ``None``.
+    """
+
+    recipe: Recipe
+    table: Table
+    parts: tuple[PartCount, ...]
+    how: str
+    dropped: tuple[Dropped, ...]
+    notes: tuple[str, ...]
+    memory: MemoryPlan
+    time: TimePlan
+    advice: str
+    picture: Path | None = None
+    resumed: bool | None = None
+    peak: int | None = None
+
+    def __rich__(self) -> Group:
+        from medzoo.training.check_report import render
+
+        return render(self)
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        console = Console(width=120, color_system=None)
+        with console.capture() as text:
+            console.print(self)
+        return text.get()
+
+
+def check(
+    recipe: Recipe | str | os.PathLike[str],
+    data: Table | str | os.PathLike[str],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    out: str | os.PathLike[str] | None = None,
+    **overrides: Any,
+) -> CheckReport:
+    """Check a recipe on data: read the table and the images, split, count, and measure a few steps. Nothing is kept.
+
+    Args:
+        recipe: a recipe, its name, or a file.
+        data: a table, or what :func:`~medzoo.training.source.load_table` reads.
+        root: folder of the images of a CSV file.
+        out: a PNG file for a training batch as the network sees it.
+        overrides: see :meth:`~medzoo.training.recipe.Recipe.with_`.
+
+    Raises:
+        ConfigError: the recipe or a path cannot be.
+        DataError: a row or an image cannot be used, or patients are in several parts.
+    """
+    with TemporaryDirectory(prefix="medzoo-check-") as folder:
+        setup, report = _prepare(recipe, data, root, overrides)
+        picture = None if out is None else _draw(setup, Path(out))
+        return replace(report(plan_time(setup, Path(folder))), picture=picture)
+
+
+def dry_run(
+    recipe: Recipe | str | os.PathLike[str],
+    data: Table | str | os.PathLike[str],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    **overrides: Any,
+) -> CheckReport:
+    """Check, with two steps of training and validation, a checkpoint, and two more steps from that checkpoint.
+
+    Args:
+        recipe: see :func:`check`.
+        data: likewise.
+        root: likewise.
+        overrides: likewise.
+
+    Raises:
+        ConfigError, DataError: as :func:`check`.
+        TrainError: the training cannot go on.
+    """
+    from medzoo.training.fit import fit
+
+    with TemporaryDirectory(prefix="medzoo-dry-run-") as name:
+        folder = Path(name)
+        setup, report = _prepare(recipe, data, root, overrides)
+        time = plan_time(setup, folder, train=2, valid=2)
+        again = Speed()
+        fit(setup, folder, callbacks=[FewSteps(2, 2, epochs=2), again])
+        return replace(report(time), resumed=again.samples > 0, peak=peak_memory())
+
+
+def _prepare(
+    recipe: Recipe | str | os.PathLike[str],
+    data: Table | str | os.PathLike[str],
+    root: str | os.PathLike[str] | None,
+    overrides: dict[str, Any],
+) -> tuple[Setup, Any]:
+    """Return the setup, and the function that makes the report of it from a plan of the time."""
+    import torch
+
+    resolved = (recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)).with_(**overrides)
+    table = data if isinstance(data, Table) else load_table(resolved, data, root)
+    torch.manual_seed(resolved.train.seed)
+    setup = set_up(resolved, table)
+    memory = plan_memory(setup, _image_bytes(setup))
+    parts = tuple(map(count_part, (setup.split.train, setup.split.valid, setup.split.test)))
+    notes = (*table.notes, *setup.split.notes, *_notes(setup, "" if isinstance(data, Table) else str(data)))
+
+    def report(time: TimePlan) -> CheckReport:
+        how = resolved.train
+        advice = advise(time.data_wait_share, how.workers, resolved.data.cache, os.cpu_count() or 1)
+        return CheckReport(
+            resolved, table, parts, setup.split.how, setup.split.dropped, notes, memory, time, advice
+        )  # fmt: skip
+
+    return setup, report
+
+
+def _image_bytes(setup: Setup) -> int:
+    """Return the bytes of the cached images, estimated from one where the store does not know them."""
+    if setup.recipe.data.cache == "off":
+        return 0
+    known = getattr(setup.pixels, "nbytes", None)
+    if isinstance(known, int):
+        return known
+    one = setup.pixels.read(int(setup.split.train.rows[0]))
+    return one.numel() * one.element_size() * len(setup.table)
+
+
+def _notes(setup: Setup, data: str) -> list[str]:
+    """Return warnings about the weights and the labels."""
+    found = []
+    given = f"{data} {setup.table.source} {setup.recipe.name} {setup.recipe.source.reference}"
+    loaded = setup.model.load_report
+    same = known_data_sets(loaded.trained_on if loaded else "") & known_data_sets(given)
+    if same:
+        found.append(
+            f"the weights {setup.recipe.model.pretrained!r} were trained on {' and '.join(sorted(same))}, and the name "
+            "of the data says the same: they may know the images of the validation and test parts."
+        )
+    if setup.table.patients is None:
+        found.append("no patients are known: rows count as independent, and a patient may be in several parts.")
+    return found
+
+
+def known_data_sets(text: str) -> set[str]:
+    """Return the public data sets that a text names; a match of names is no proof, and no match is none either.
+
+    >>> known_data_sets("chest X-rays of NIH ChestX-ray14 and CheXpert") == {"ChestX-ray14", "CheXpert"}
+    True
+    """
+    return {name for name, pattern in DATA_SETS.items() if re.search(pattern, text, re.IGNORECASE)}
+
+
+def _draw(setup: Setup, out: Path) -> Path | None:
+    """Draw the first training batch."""
+    try:
+        from medzoo.visual.show_transforms import draw_batch  # type: ignore[attr-defined]
+    except ImportError:
+        return None
+    batch = next(iter(setup.data.train_dataloader()))
+    draw_batch(batch, setup, out=out)
+    return out

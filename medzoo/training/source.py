@@ -1,0 +1,92 @@
+"""``load_table``: the table of a data path, by the fields of a recipe."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from medzoo.data.label_rules import LabelOptions
+from medzoo.data.table import Table
+from medzoo.errors import ConfigError, did_you_mean
+from medzoo.training.recipe import DataSection, Recipe
+
+__all__ = ["load_table"]
+
+CSV = (".csv", ".tsv")
+
+
+def load_table(recipe: Recipe, data: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Table:
+    """Return the table of a CSV file, a MedMNIST file, a folder with a folder for each class, or a DICOM folder.
+
+    Args:
+        recipe: its section ``data`` names the columns.
+        data: ``.csv`` or ``.tsv``, ``.npz``, or a folder. With ``data.key`` it is the CSV file that is joined to the
+            DICOM studies of ``root``.
+        root: folder of the images of a CSV file; ``None`` is that of the file.
+
+    Raises:
+        ConfigError: no such path, or one that needs something else.
+        DataError: the table cannot be used.
+    """
+    path, how = Path(data), recipe.data
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file or folder.{_near(path)} Give a .csv, .tsv or .npz file, or a folder.")
+    if root is not None and not Path(root).is_dir():
+        raise ConfigError(f"root {Path(root)}: no such folder.{_near(Path(root))} Give the folder of the images.")
+    if how.key is not None:
+        return _from_dicom(how, path, root)
+    if path.suffix.lower() in CSV and path.is_file():
+        return Table.from_csv(
+            path, root=root, image=how.image, label=_columns(how), patient=how.patient, duplicates=how.duplicates,
+            **_labels(how),
+        )  # fmt: skip
+    if root is not None:
+        raise ConfigError(f"{path}: root is for the images of a .csv or .tsv file. Leave it out.")
+    if path.suffix.lower() == ".npz" and path.is_file():
+        return Table.from_npz(path, patient=how.patient, **_labels(how))
+    if path.is_dir():
+        tables = sorted(file for file in path.iterdir() if file.suffix.lower() in CSV)
+        if tables:
+            raise ConfigError(
+                f"{path}: expected a folder for each class, got one with a table, {tables[0].name}. "
+                f"Give the table: {tables[0]}."
+            )
+        return Table.from_folder(path, patient=how.patient, **_labels(how))
+    raise ConfigError(f"{path}: expected a .csv, .tsv or .npz file or a folder, got another file.")
+
+
+def _from_dicom(how: DataSection, path: Path, root: str | os.PathLike[str] | None) -> Table:
+    if path.suffix.lower() not in CSV or root is None or how.key is None:
+        raise ConfigError(
+            f"{path}: with data.key, expected the .csv file of the labels, and the DICOM folder as root. Give both."
+        )
+    return Table.from_dicom(
+        root, path, key=how.key, label=_columns(how), patient=how.patient or "PatientID", choose=how.choose,
+        unmatched=how.unmatched, **_labels(how),
+    )  # fmt: skip
+
+
+def _columns(how: DataSection) -> str | list[str]:
+    return how.label if isinstance(how.label, str) else list(how.label)
+
+
+def _labels(how: DataSection) -> LabelOptions:
+    """Return what the labels mean, which every kind of table takes."""
+    return {
+        "task": how.task,
+        "names": how.labels,
+        "positive": how.positive,
+        "sep": how.sep,
+        "none": how.no_finding,
+        "others": how.others,
+        "uncertain": how.uncertain,
+        "blank": how.blank,
+    }
+
+
+def _near(path: Path) -> str:
+    """Return the nearest name beside a path that does not exist, or the part of it that does not."""
+    parent = path.parent
+    if not parent.is_dir():
+        return f" {parent} does not exist either."
+    return did_you_mean(path.name, (entry.name for entry in parent.iterdir()))
