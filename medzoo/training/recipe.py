@@ -103,6 +103,7 @@ class AugmentSection(Section):
     gamma: tuple[Positive, Positive] = (1.0, 1.0)
     noise: NotNegative = 0.0
     blur: NotNegative = 0.0
+    allow_label_flips: bool = False
 
 
 class LossSection(Section):
