@@ -324,11 +324,6 @@ def test_every_models_transform_gives_what_it_takes_and_can_be_pickled(name):
     assert model(to_tensor(source)[None]).isfinite().all()
 
 
-def test_augmentation_is_not_implemented_yet():
-    with pytest.raises(ConfigError, match=r"transform\(train=True\) is reserved for augmentation"):
-        medzoo.transform(medzoo.create("cnn3d_small"), train=True)
-
-
 @pytest.mark.parametrize(
     ("shape", "top", "left"), [((6, 10), 0, 2), ((10, 6), 2, 0), ((7, 10), 0, 2), ((4, 3), 1, 0), ((8, 8), 0, 0)]
 )

@@ -10,7 +10,7 @@ import torch
 
 import medzoo
 from medzoo.data.pixels import PixelStore
-from medzoo.data.split import Part, Split, split_from_column
+from medzoo.data.split import _MADE, Part, Split, split_from_column
 from medzoo.data.table import Table
 from medzoo.training.datamodule import ImageDataModule
 
@@ -26,7 +26,7 @@ def part_of(targets: Any, rows: Any = None) -> Part:
         task="multilabel" if len(names) > 1 else "binary",
         arrays=np.zeros((len(values), 1, 4, 4), np.uint8),
     )
-    return Part(table, np.arange(len(values)) if rows is None else np.asarray(rows), "train")
+    return Part(table, np.arange(len(values)) if rows is None else np.asarray(rows), "train", made=_MADE)
 
 
 def image_split(

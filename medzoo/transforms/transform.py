@@ -21,6 +21,7 @@ from medzoo.io.image import Image
 from medzoo.io.options import ReadOptions
 from medzoo.io.read import read_image
 from medzoo.provenance import UNSTATED, IntendedUse
+from medzoo.transforms.augment import Augmentation, Augmenter, check_augmentation
 from medzoo.transforms.geometry import Geometry
 from medzoo.transforms.plausibility import implausible_input, implausible_values
 from medzoo.transforms.resample import crop_patch, join_values, resample_image, resample_volume
@@ -82,23 +83,32 @@ class ImplausibleValues(DataError):
     reason = "a warning, under strict"
 
 
-def transform(model: CheckedModel, train: bool = False) -> Transform:
+def transform(model: CheckedModel, train: bool = False, augment: Augmentation | None = None) -> Transform:
     """Return the preprocessing of ``model``: a path, an image or an array ``(c, …)`` to a tensor.
 
+    Args:
+        model: from :func:`medzoo.create`.
+        train: change each image at random, after the intensity is scaled and before ``mean`` and ``std``.
+        augment: the changes; ``None`` are those of :meth:`Augmentation.modest`. Only with ``train``.
+
     Raises:
-        ConfigError: ``train=True``, which is reserved for augmentation; or the model has no preprocessing.
+        ConfigError: the model has no preprocessing; ``augment`` without ``train``, or one that changes what a label of
+            the model states.
     """
-    if train:
-        raise ConfigError(
-            f"{model.name}: transform(train=True) is reserved for augmentation, which is not implemented yet. "
-            "Use train=False, and augment the tensors."
-        )
+    if augment is not None and not train:
+        raise ConfigError(f"{model.name}: augment is for training. Set train=True, or leave it out.")
     if model.preprocessing is None:
         raise ConfigError(
             f"{model.name}: expected a model with preprocessing, got none. "
             "Make it with medzoo.create, or set model.preprocessing = medzoo.Preprocessing(...)."
         )
-    return Transform(model.preprocessing, model.input_spec.channels, model.name, model.intended_use)
+    augmenter = None
+    if train:
+        augment = Augmentation.modest(len(model.preprocessing.size)) if augment is None else augment
+        outputs = getattr(model, "outputs", None)  # a feature extractor has none
+        check_augmentation(augment, () if outputs is None else outputs.labels)
+        augmenter = Augmenter(augment, model.preprocessing)
+    return Transform(model.preprocessing, model.input_spec.channels, model.name, model.intended_use, augmenter)
 
 
 @dataclass(frozen=True)
@@ -110,16 +120,33 @@ class Transform:
         channels: channels of the tensor.
         who: the model's name, for messages.
         intended_use: what an image must not contradict.
+        augmenter: changes the image in a call; the other methods never augment.
     """
 
     preprocessing: Preprocessing
     channels: int
     who: str
     intended_use: IntendedUse = UNSTATED
+    augmenter: Augmenter | None = None
 
-    def __call__(self, source: ImageSource) -> Tensor:
-        """Return the tensor ``c *s`` for a path, an image or an array ``(c, …)``."""
-        return self._warn_or_raise(self.examine(source), strict=False).tensor
+    def __call__(self, source: ImageSource, seed: int | None = None) -> Tensor:
+        """Return the tensor ``c *s`` for a path, an image or an array ``(c, …)``.
+
+        Args:
+            source: the image.
+            seed: of the augmentation; the same seed gives the same tensor. ``None`` draws one from PyTorch's global
+                random numbers, which a ``DataLoader`` seeds differently in each worker and epoch.
+
+        Raises:
+            ConfigError: a seed for a transform without augmentation.
+        """
+        if self.augmenter is None:
+            if seed is not None:
+                raise ConfigError(f"{self.who}: a seed is for a transform with train=True. Leave it out.")
+            return self._warn_or_raise(self.examine(source), strict=False).tensor
+        found = self._warn_or_raise(self.pixels(source), strict=False)
+        drawn = int(torch.randint(2**62, ())) if seed is None else seed
+        return self.normalise(self.augmenter(found.tensor, drawn))
 
     def prepare(
         self,
