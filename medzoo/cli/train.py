@@ -174,7 +174,7 @@ def train(
         with _messages():
             from medzoo.training.run import resume as continue_run
 
-            _print_run(continue_run(resume, **({"inexact": True} if inexact else {})))
+            _print_run(continue_run(resume, inexact=inexact))
         return
     if recipe is None:
         raise ConfigError(
@@ -187,13 +187,15 @@ def train(
         with _messages():
             console().print(try_out(resolved, _needed(data), root=root))
         return
+    if inexact:
+        raise ConfigError("--inexact is for --resume: a new run has nothing to compare with. Leave it out.")
     if to is None:
         raise ConfigError("expected the folder of the run. Give --to FOLDER, such as --to runs/a.")
     with _messages():
         from medzoo.training.run import train as run
 
         kept = _logger(logger, to)
-        _print_run(run(resolved, _needed(data), to=to, root=root, logger=kept, inexact=inexact))
+        _print_run(run(resolved, _needed(data), to=to, root=root, logger=kept))
 
 
 def _resolve(recipe: str, options: dict[str, Any]) -> Any:

@@ -1,18 +1,39 @@
-"""``medzoo.train`` and ``medzoo.resume``: from a table to a trained model in a folder."""
+"""``medzoo.train`` and ``medzoo.resume``: from a recipe and a table to a trained model in a folder."""
 
 from __future__ import annotations
 
+import csv
+import math
 import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as pl
 import torch
 
 from medzoo.classifier import Classifier
 from medzoo.data.table import Table
+from medzoo.errors import ConfigError
+from medzoo.factory import create
+from medzoo.training.environment import resolve_environment
+from medzoo.training.epoch_log import EpochLog
 from medzoo.training.fit import fit
+from medzoo.training.folder import check_folder, is_finished, mark_finished
+from medzoo.training.frozen import fit_phases
+from medzoo.training.progress import TrainingProgress
 from medzoo.training.recipe import Recipe
-from medzoo.training.setup import set_up
+from medzoo.training.run_folder import PART, RunFolder
+from medzoo.training.setup import Setup, set_up
+from medzoo.training.source import load_table
+from medzoo.training.validation import ValidationPredictions, merge_shards
+from medzoo.training.wait import Speed
+from medzoo.version import __version__
 
 __all__ = ["Run", "resume", "train"]
 
@@ -25,26 +46,184 @@ class Run:
         model: the trained model, in eval mode.
         log: one row for each epoch, as in ``log.csv``.
         folder: everything that was written.
+        predictions: of the validation part by the trained model: rows of the table, logits ``n l`` and targets ``n l``;
+            ``None`` for a run that had ended before, whose predictions are in ``predictions/valid.csv``.
     """
 
     model: Classifier
     log: tuple[dict[str, float], ...]
     folder: Path
+    predictions: ValidationPredictions | None = None
 
 
-def train(recipe: Recipe, table: Table, *, to: str | os.PathLike[str]) -> Run:
-    """Train a model."""
-    folder = Path(to)
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.train.seed)
-    setup = set_up(recipe, table)
-    fit(setup, folder)
-    model = setup.model.eval()
-    model.set_outputs(labels=table.labels, task=table.task)
-    model.save_pretrained(folder / "model")
-    return Run(model, (), folder)
+def train(
+    recipe: str | os.PathLike[str] | Recipe | Classifier,
+    data: Table | str | os.PathLike[str],
+    *,
+    to: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+    logger: Any = False,
+    **overrides: Any,
+) -> Run:
+    """Train a model on a table, and write everything to a folder; stopped at any moment, :func:`resume` continues.
+
+    On a CPU a resumed run ends with the same weights, bit for bit, as one that was not stopped. The weights are those
+    after the last epoch, or their average with ``train.ema``: never those of the best validation, which is noise in a
+    small set.
+
+    Args:
+        recipe: the name of a recipe of the package (``medzoo recipes``), a YAML file, a :class:`Recipe`, or a model,
+            which is trained by the recipe ``"table"`` and not changed itself.
+        data: a :class:`~medzoo.Table`, or what it is made from by the recipe: a CSV or npz file, or a folder.
+        to: the folder of the run, which must be empty or not exist.
+        root: folder of the images that a CSV file names; ``None`` is that of the file.
+        callbacks: of Lightning, such as one's own logging.
+        logger: of Lightning, such as ``TensorBoardLogger(...)``; ``False`` for none. ``log.csv`` is always written.
+        **overrides: fields of the recipe: by their last name where that is unique (``epochs=20``, ``lr=1e-4``), else
+            with their section, ``**{"split.seed": 1}``.
+
+    Raises:
+        ConfigError: the recipe, an override, the folder or the device cannot be.
+        DataError: the table or its images cannot be used, or a patient is in two parts.
+        TrainError: training cannot continue, such as for a loss that is not finite, or was stopped by a signal.
+    """
+    run = RunFolder(Path(to))
+    check_folder(run.path)
+    try:
+        resolved = _resolve(recipe, overrides, run)
+        table = data if isinstance(data, Table) else load_table(resolved, data, root)
+        setup = set_up(resolved, table)
+        _begin(run, setup)
+    except BaseException:
+        run.discard()
+        raise
+    return _train(run, setup, callbacks, logger)
 
 
-def resume(folder: str | os.PathLike[str]) -> Run:
-    """Go on with a training that was stopped."""
-    raise NotImplementedError
+def resume(
+    folder: str | os.PathLike[str],
+    *,
+    data: Table | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+    logger: Any = False,
+    inexact: bool = False,
+) -> Run:
+    """Continue a run that was stopped, from its newest checkpoint; a finished run is returned as it is.
+
+    Args:
+        folder: of the run.
+        data: the table again, for a run of images in memory; the folder keeps those of files.
+        callbacks: as in :func:`train`.
+        logger: likewise.
+        inexact: continue even if the precision, the threads or the device are others than before, so that the result
+            is not that of a run that was never stopped.
+
+    Raises:
+        ConfigError: not the folder of a run, or the run does not match: other data, other numeric choices.
+        DataError: images that cannot be read any more.
+        TrainError: no checkpoint can be read, or another process trains this run.
+    """
+    run = RunFolder(Path(folder))
+    facts = run.facts()
+    if is_finished(run.path):
+        return Run(create(f"local-dir:{run.model}").eval(), _read_log(run), run.path)
+    recipe = Recipe.load(run.path / "recipe.yaml")
+    setup = set_up(recipe, run.read_table(), column=PART) if data is None else set_up(recipe, data)
+    now = run.digest(setup)
+    if facts.get("data") != now:
+        raise ConfigError(
+            f"{run.path}: the rows, labels, parts or pixels are others than when the run began (digest "
+            f"{str(facts.get('data'))[:12]}, now {now[:12]}). Restore the data, or start a new run."
+        )
+    return _train(run, setup, callbacks, logger, inexact=inexact)
+
+
+def _resolve(recipe: str | os.PathLike[str] | Recipe | Classifier, overrides: dict[str, Any], run: RunFolder) -> Recipe:
+    """Return the recipe with its overrides; a model that is given is saved to the folder, where a resume finds it."""
+    if isinstance(recipe, Classifier):
+        initial = recipe.save_pretrained(run.path / "initial")
+        return Recipe.load("table").with_(**{"model.name": f"local-dir:{initial.absolute()}", **overrides})
+    found = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    return found.with_(**overrides)
+
+
+def _begin(run: RunFolder, setup: Setup) -> None:
+    """Write what a resume needs, before the first step; ``run.json`` last, as it makes the folder a run."""
+    run.write("recipe.yaml", setup.recipe.to_yaml())
+    run.write_data(setup)
+    environment = resolve_environment(setup.recipe.train, setup.model.input_spec.dims)
+    run.update(
+        medzoo=__version__,
+        versions={
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "lightning": metadata.version("lightning"),
+        },
+        command=sys.argv,
+        began=_now(),
+        recipe=setup.recipe.digest(),
+        task=setup.table.task,
+        source=setup.table.source,
+        split=setup.split.how,
+        notes=list(setup.notes),
+        data=run.digest(setup),
+        environment={**environment.facts(), "why": list(environment.why)},
+    )
+
+
+def _train(
+    run: RunFolder, setup: Setup, callbacks: Sequence[pl.Callback], logger: Any, *, inexact: bool = False
+) -> Run:
+    """Train, from the last checkpoint if there is one, and write the results."""
+    began, speeds = time.perf_counter(), []
+
+    def phase(part: Setup, folder: Path) -> None:
+        speed = Speed()
+        speeds.append(speed)
+        log = EpochLog(folder, wait=lambda: speed.wait_seconds)
+        progress = TrainingProgress(speed, workers=setup.recipe.train.workers, cache=setup.pixels.cache)
+        fit(part, folder, callbacks=[*callbacks, speed, log, progress], logger=logger, inexact=inexact)
+
+    last = fit_phases(setup, run.path, phase)
+    model, table = setup.model.eval(), setup.table
+    model.set_outputs(labels=table.labels, task=table.task, prevalence=setup.prevalence())
+    model.save_pretrained(run.model, trained_on=setup.describe_data())
+    predictions = last.task.predictions or _predict(last)
+    run.write_predictions("valid", table, model.outputs, predictions)
+    run.update(
+        ended=_now(),
+        seconds=round(time.perf_counter() - began, 1),
+        samples_per_second=_rounded(speeds[-1].samples_per_second) if speeds else None,
+        data_wait_share=_rounded(speeds[-1].data_wait_share) if speeds else None,
+    )
+    mark_finished(run.path)
+    return Run(model, _read_log(run), run.path, predictions)
+
+
+def _predict(setup: Setup) -> ValidationPredictions:
+    """Return the predictions of the validation part, for a run that was stopped after its last validation."""
+    device, task = next(setup.model.parameters()).device, setup.task.eval()
+    with torch.inference_mode():
+        shards = [
+            ValidationPredictions(batch.row, task(batch.image.to(device)).float().cpu(), batch.target)
+            for batch in setup.data.val_dataloader()
+        ]
+    return merge_shards(shards)
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else round(value, 4)
+
+
+def _read_log(run: RunFolder) -> tuple[dict[str, float], ...]:
+    """Return the rows of ``log.csv``."""
+    path = run.path / "log.csv"
+    if not path.exists():
+        return ()
+    with path.open(encoding="utf-8", newline="") as file:
+        return tuple({k: float(v) if v else math.nan for k, v in row.items()} for row in csv.DictReader(file))

@@ -11,21 +11,24 @@ import csv
 import hashlib
 import io
 import json
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from medzoo.atomic import write_atomically
 from medzoo.contract import Outputs
-from medzoo.data.split import Dropped, Split
 from medzoo.data.table import Table
+from medzoo.data.texts import Texts
 from medzoo.errors import ConfigError, TrainError
-from medzoo.training.recipe import Recipe
+from medzoo.training.facts import data_fingerprint
+from medzoo.training.setup import Setup
+from medzoo.training.validation import ValidationPredictions
 
 __all__ = ["PART", "RunFolder", "fingerprint", "pseudonym"]
 
@@ -111,22 +114,32 @@ class RunFolder:
         """Change fields of ``run.json``."""
         self.write_json("run.json", {**(self.facts() if (self.path / "run.json").exists() else {}), **facts})
 
-    @property
-    def finished(self) -> bool:
-        """Whether the run has ended and its model was written."""
-        return self.facts().get("status") == "finished"
-
-    def write_data(self, table: Table, split: Split, dropped: Sequence[Dropped], fingerprint: Mapping[str, Any]) -> None:
-        """Write the table of the rows used, the rows dropped, and the fingerprint."""
+    def write_data(self, setup: Setup) -> None:
+        """Write the table with the part of each row, the rows dropped, and the fingerprint."""
+        table, split = setup.table, setup.split
         parts = np.full(len(table), "", dtype="U5")
         for part in (split.train, split.valid, split.test):
             parts[part.rows] = part.name
         header = [_LINE, _ID, PART, _PATIENT, _PATHS, *(_TARGET + label for label in table.labels), *table.groups]
         self.write_csv("data/table.csv", header, _table_rows(table, parts))
-        self.write_csv("data/dropped.csv", ("line", "id", "reason"), ((d.row, d.id, d.reason) for d in dropped))
-        self.write_json("data/fingerprint.json", fingerprint)
+        self.write_csv("data/dropped.csv", ("row", "id", "reason"), ((d.row, d.id, d.reason) for d in split.dropped))
+        self.write_json("data/fingerprint.json", fingerprint(setup))
 
-    def read_table(self, recipe: Recipe) -> Table:
+    def digest(self, setup: Setup) -> str:
+        """Return the digest of the rows, labels, parts and pixels."""
+        return data_fingerprint(setup)
+
+    def discard(self) -> None:
+        """Remove what was written for a run that could not begin, and the folder if it is then empty."""
+        if (self.path / "run.json").exists():
+            return
+        for name in ("initial", "data"):
+            shutil.rmtree(self.path / name, ignore_errors=True)
+        (self.path / "recipe.yaml").unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.rmdir()
+
+    def read_table(self) -> Table:
         """Return the table that :meth:`write_data` wrote, with hashed patients and the parts as a group.
 
         Raises:
@@ -143,7 +156,7 @@ class RunFolder:
             own = {_LINE, _ID, _PATIENT, _PATHS, *(_TARGET + label for label in labels)}
             targets = [[float(row[_TARGET + label] or "nan") for label in labels] for row in rows]
             in_memory = any(not row[_PATHS] for row in rows)
-            paths = np.array([row[_PATHS] for row in rows])
+            paths = Texts(row[_PATHS] for row in rows)
             patients = np.array([row[_PATIENT] for row in rows])
             table = Table(
                 ids=np.array([row[_ID] for row in rows]),
@@ -165,9 +178,7 @@ class RunFolder:
             )
         return table
 
-    def write_predictions(
-        self, name: str, table: Table, outputs: Outputs, predictions: tuple[Tensor, Tensor, Tensor]
-    ) -> None:
+    def write_predictions(self, name: str, table: Table, outputs: Outputs, predictions: ValidationPredictions) -> None:
         """Write the logits, probabilities and targets of a part, one row for each image."""
         rows, logits, targets = predictions
         probabilities = outputs.probabilities(logits)
@@ -198,24 +209,29 @@ def _table_rows(table: Table, parts: NDArray[np.str_]) -> Iterable[list[Any]]:
         targets = ["" if value != value else f"{value:g}" for value in table.targets[row].tolist()]
         patient = "" if table.patients is None else pseudonym(str(table.patients[row]))
         paths = "" if table.paths is None else table.paths[row]
-        yield [lines[row], table.ids[row], parts[row], patient, paths, *targets, *(v[row] for v in table.groups.values())]
+        yield [
+            lines[row],
+            table.ids[row],
+            parts[row],
+            patient,
+            paths,
+            *targets,
+            *(v[row] for v in table.groups.values()),
+        ]
 
 
-def fingerprint(table: Table, split: Split, pixels: Sequence[str]) -> dict[str, Any]:
-    """Return counts of the data, and a digest of rows, targets, parts and pixels, in their order."""
-    digest = hashlib.sha256()
-    parts: dict[str, Any] = {}
-    for part in (split.train, split.valid, split.test):
-        own = table.targets[part.rows]
+def fingerprint(setup: Setup) -> dict[str, Any]:
+    """Return the counts of the data by part and label, and its digest, see :func:`~medzoo.training.facts.data_fingerprint`."""
+    table, parts = setup.table, {}
+    for part in (setup.split.train, setup.split.valid, setup.split.test):
+        targets = table.targets[part.rows]
         parts[part.name] = {
             "rows": len(part),
-            "patients": None if table.patients is None else len(set(table.patients[part.rows].tolist())),
-            "positives": dict(zip(table.labels, np.nansum(own, 0).astype(int).tolist(), strict=True)),
-            "known": dict(zip(table.labels, (~np.isnan(own)).sum(0).tolist(), strict=True)),
+            "patients": None if table.patients is None else len(np.unique(table.patients[part.rows])),
+            "positives": dict(zip(table.labels, np.nansum(targets, 0).astype(int).tolist(), strict=True)),
+            "known": dict(zip(table.labels, (~np.isnan(targets)).sum(0).tolist(), strict=True)),
         }
-        for row in part.rows.tolist():
-            digest.update(f"{part.name}\0{table.ids[row]}\0{pixels[row]}\0".encode())
-            digest.update(np.ascontiguousarray(table.targets[row]).tobytes())
-    return {"rows": len(table), "labels": list(table.labels), "task": table.task, "parts": parts,
-            "digest": f"sha256:{digest.hexdigest()}"}  # fmt: skip
-
+    return {
+        "rows": len(table), "labels": list(table.labels), "task": table.task, "parts": parts,
+        "digest": data_fingerprint(setup),
+    }  # fmt: skip

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
+import torch
+
 from medzoo.classifier import Classifier
+from medzoo.contract import Preprocessing
 from medzoo.data.pixels import PixelStore
-from medzoo.data.split import Split, choose_split, split_from_column
+from medzoo.data.split import Split, choose_split, folds, leave_out, split_from_column
 from medzoo.data.table import Table
+from medzoo.errors import ConfigError
 from medzoo.factory import create
 from medzoo.training.datamodule import ImageDataModule
 from medzoo.training.losses import loss_from_recipe
-from medzoo.training.recipe import Recipe
+from medzoo.training.recipe import DataSection, Recipe
 from medzoo.training.task import ClassificationTask
-from medzoo.transforms.augment import Augmentation, Augmenter
+from medzoo.transforms.augment import Augmentation, Augmenter, check_augmentation
 from medzoo.transforms.transform import transform
 
 __all__ = ["Setup", "set_up"]
+
+_OVERRIDES = ("spacing", "intensity", "window", "fit")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +39,7 @@ class Setup:
         split: the disjoint parts.
         data: the loaders.
         task: the module that Lightning trains.
+        notes: what a person should know about the data, the split and the augmentation.
     """
 
     recipe: Recipe
@@ -41,11 +49,44 @@ class Setup:
     split: Split
     data: ImageDataModule
     task: ClassificationTask
+    notes: tuple[str, ...] = ()
+
+    def prevalence(self) -> tuple[float, ...]:
+        """Return the share of positives among the known targets of the training part, one for each label."""
+        targets = self.table.targets[self.split.train.rows]
+        known = np.maximum(1, (~np.isnan(targets)).sum(0))
+        return tuple((np.nansum(targets, 0) / known).tolist())
+
+    def describe_data(self) -> str:
+        """Return the training data in a sentence, without a path."""
+        counts = self.split.counts()
+        patients = f" of {counts['patients'][0]:,} patients" if "patients" in counts else ""
+        return f"{counts['rows'][0]:,} images{patients}, by the recipe {self.recipe.name!r}; split {self.split.how}"
 
 
-def set_up(recipe: Recipe, table: Table) -> Setup:
-    """Build the model, read the pixels, choose the split, and make loaders and task."""
-    model = build_model(recipe, table)
+def set_up(recipe: Recipe, table: Table, *, column: str | None = None) -> Setup:
+    """Build the model, read the pixels, choose the split, and make loaders and task.
+
+    The initial weights of the model, where they are random, follow from ``train.seed``; PyTorch's global random numbers
+    are left as they were.
+
+    Args:
+        recipe: the recipe.
+        table: the table.
+        column: one of ``table.groups`` with the part of each row, instead of the split of the recipe; for a resume.
+
+    Raises:
+        ConfigError: the model, the split or the augmentation cannot be.
+        DataError: images that cannot be read, or a patient or an image in two parts.
+    """
+    how = recipe.train
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(how.seed)
+        model = build_model(recipe, table)
+    augmentation = Augmentation(**recipe.augment.model_dump())
+    notes = check_augmentation(augmentation, table.labels)
+    assert model.preprocessing is not None  # noqa: S101  # create gives one
+    augmenter = None if augmentation == Augmentation() else Augmenter(augmentation, model.preprocessing)
     pixels = PixelStore(
         table,
         transform(model),
@@ -54,10 +95,7 @@ def set_up(recipe: Recipe, table: Table) -> Setup:
         unreadable=recipe.data.unreadable,
         allow_mismatch=recipe.data.allow_mismatch,
     )
-    split = make_split(recipe, table, pixels)
-    assert model.preprocessing is not None  # noqa: S101  # create gives one
-    augmenter = Augmenter(Augmentation(flip=tuple(recipe.augment.flip)), model.preprocessing)
-    how = recipe.train
+    split = make_split(recipe, table, pixels, column)
     data = ImageDataModule(split, pixels, batch_size=how.batch, augmenter=augmenter, seed=how.seed, workers=how.workers)
     task = ClassificationTask(
         model.train(),
@@ -66,11 +104,12 @@ def set_up(recipe: Recipe, table: Table) -> Setup:
         schedule=recipe.schedule,
         freeze=how.freeze,
     )
-    return Setup(recipe, table, model, pixels, split, data, task)
+    found = (*table.notes, *pixels.notes, *split.notes, *notes)
+    return Setup(recipe, table, model, pixels, split, data, task, found)
 
 
 def build_model(recipe: Recipe, table: Table) -> Classifier:
-    """Return the model with one output for each label of the table."""
+    """Return the model with one output for each label of the table, and the preprocessing of the recipe."""
     options: dict[str, Any] = dict(recipe.model.options)
     model = create(
         recipe.model.name,
@@ -80,27 +119,44 @@ def build_model(recipe: Recipe, table: Table) -> Classifier:
         task=table.task,
         **options,
     )
-    how = recipe.data
-    if how.size is not None and model.preprocessing is not None:
-        size = (how.size,) * model.input_spec.dims if isinstance(how.size, int) else tuple(how.size)
-        model.preprocessing = replace(model.preprocessing, size=size)
+    assert model.preprocessing is not None  # noqa: S101  # create gives one
+    model.preprocessing = _preprocessing(model.preprocessing, recipe.data, model.name)
+    if not model.input_spec.fits(model.preprocessing.size):
+        raise ConfigError(
+            f"data.size: {model.name} takes {model.input_spec}, got {model.preprocessing.size}. A model that is built "
+            "for one size takes it as model.options.size."
+        )
     return model
 
 
-def make_split(recipe: Recipe, table: Table, pixels: PixelStore) -> Split:
-    """Return the split that the recipe asks for."""
-    how, by_patient = recipe.split, recipe.data.patient_groups
+def _preprocessing(own: Preprocessing, how: DataSection, who: str) -> Preprocessing:
+    """Return the model's preprocessing with what the recipe replaces."""
+    changes = {name: getattr(how, name) for name in _OVERRIDES if getattr(how, name) is not None}
+    if changes.get("intensity", "window") != "window":
+        changes["window"] = None
+    if how.size is not None:
+        dims = len(own.size)
+        size = (how.size,) * dims if isinstance(how.size, int) else tuple(how.size)
+        if len(size) != dims:
+            raise ConfigError(f"data.size: {who} takes {dims} sides, got {len(size)}: {size}.")
+        changes["size"] = size
+    known = {field.name for field in fields(own)}
+    return replace(own, **{name: value for name, value in changes.items() if name in known})
+
+
+def make_split(recipe: Recipe, table: Table, pixels: PixelStore, column: str | None = None) -> Split:
+    """Return the split that the recipe asks for, or that ``column`` gives."""
+    how = recipe.split
+    common: dict[str, Any] = {
+        "seed": how.seed, "draws": how.draws, "patient_groups": recipe.data.patient_groups, "pixels": pixels,
+    }  # fmt: skip
+    if column is not None:
+        return split_from_column(table, column, patient_groups=recipe.data.patient_groups, pixels=pixels)
     if how.column is not None:
-        return split_from_column(
-            table,
-            how.column,
-            on_leak=how.on_leak,
-            valid=how.shares[1],
-            seed=how.seed,
-            draws=how.draws,
-            patient_groups=by_patient,
-            pixels=pixels,
-        )
-    return choose_split(
-        table, shares=how.shares, seed=how.seed, draws=how.draws, patient_groups=by_patient, pixels=pixels
-    )
+        return split_from_column(table, how.column, on_leak=how.on_leak, valid=how.shares[1], **common)
+    if how.leave_out is not None:
+        ((name, values),) = how.leave_out.items()
+        return leave_out(table, name, values, on_leak=how.on_leak, valid=how.shares[1], **common)
+    if how.folds is not None:
+        return folds(table, how.folds, on_leak=how.on_leak, **common)[how.fold]
+    return choose_split(table, shares=how.shares, **common)
