@@ -427,7 +427,7 @@ def test_a_killed_builder_leaves_nothing_wrong(tmp_path, home):
         time.sleep(0.05)
     time.sleep(0.7)
     child.kill()
-    child.wait()
+    child.communicate()
     assert list(home.glob("*.partial"))
     other = table(tmp_path / "other", 2)
     PixelStore(other, SMALL)  # removes what the dead builder of another file left
@@ -449,11 +449,11 @@ def test_one_of_two_processes_builds(tmp_path, home):
 
 
 def test_a_header_and_its_voxels_are_one_image(tmp_path, counted):
-    import SimpleITK as sitk
+    import SimpleITK
 
     def write(seed):
-        image = sitk.GetImageFromArray(np.random.default_rng(seed).random((4, 5, 6), np.float32))
-        sitk.WriteImage(image, str(tmp_path / "a.mhd"))
+        image = SimpleITK.GetImageFromArray(np.random.default_rng(seed).random((4, 5, 6), np.float32))
+        SimpleITK.WriteImage(image, str(tmp_path / "a.mhd"))
 
     transform = Transform(Preprocessing(size=(4, 4, 4), intensity="zscore"), 1, "a model")
     write(0)
@@ -477,6 +477,7 @@ def test_identity_is_of_dtype_shape_and_values():
     assert pixel_identity(np.asfortranarray(one)) == pixel_identity(one)
 
 
+@pytest.mark.slow  # 45 s: a DenseNet at 224 x 224
 def test_what_rounding_changes_in_the_logits(data):
     """Compare with float pixels: 8-bit X-rays of 64 x 64 that are scaled; those of the model's own size are exact.
 
