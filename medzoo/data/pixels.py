@@ -161,8 +161,8 @@ class PixelStore:
             raise DataError(f"{name_row(self.table, row)}: this image was dropped, as it cannot be read.")
         if self._values is None:
             return self._prepare(decode_row(self.table, row, self.transform.channels)).tensor
-        x = torch.from_numpy(decode(self._values.read(row)))
-        return x if len(x) == self.transform.channels else x.repeat(self.transform.channels, *[1] * (x.ndim - 1))
+        x = decode(self._values.read(row))
+        return torch.from_numpy(x if len(x) == self.transform.channels else x.repeat(self.transform.channels, axis=0))
 
     @property
     def identities(self) -> Identities:

@@ -18,6 +18,7 @@ from medzoo.data.identity import Dropped, Identities, list_rows
 from medzoo.data.leak import NAMES, Keys, OnLeak, check_patients, drop_leaks, leak_error, shared
 from medzoo.data.pixel_hashes import pixel_hashes
 from medzoo.data.pixels import PixelStore
+from medzoo.data.split_notes import split_notes
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError, DataError, check_int, did_you_mean
 
@@ -28,10 +29,6 @@ PartName = Literal["train", "valid", "test"]
 _PART_OF = {
     "train": 0, "training": 0, "valid": 1, "val": 1, "validation": 1, "dev": 1, "test": 2, "testing": 2, "": -1,
 }  # fmt: skip
-_BLIND = (
-    "compared were patients and the hash of decoded pixels; an image that was encoded again, scaled or cropped is not "
-    "recognised, nor are images that pretrained weights were trained on"
-)
 _MADE = object()
 
 
@@ -377,42 +374,8 @@ def _make(
             )
     parts = [Part(table, np.flatnonzero(which == i), cast("PartName", name), _MADE) for i, name in enumerate(NAMES)]
     ordered = tuple(sorted(dropped, key=lambda each: each.row))
-    notes = tuple(_notes(keys, which, ordered, wanted))
+    notes = tuple(split_notes(keys, which, ordered, wanted))
     return Split(table, parts[0], parts[1], parts[2], how=how, dropped=ordered, notes=notes, made=_MADE)
-
-
-def _notes(
-    keys: Keys, which: NDArray[np.int64], dropped: Sequence[Dropped], wanted: Sequence[float] | None
-) -> list[str]:
-    table = keys.table
-    notes = [_BLIND]
-    if table.patients is None:
-        notes.append("no patients are known: images of one person may be in different parts")
-    constant = [str(table.ids[row]) for row in np.flatnonzero(keys.identities.constant)]
-    if constant:
-        notes.append(f"{len(constant):,} constant images are alike and were not compared: {list_rows(constant, ', ')}")
-    if dropped:
-        notes.append(f"{len(dropped):,} rows are in no part, such as {dropped[0].id}: {dropped[0].reason}")
-    used = which >= 0
-    sizes = np.bincount(which[used], minlength=3)
-    shares = np.asarray(wanted if wanted is not None else sizes / sizes.sum())
-    worst, where = -1.0, ""
-    texts = []
-    for i, label in enumerate(table.labels):
-        positive = table.targets[:, i] == 1
-        known = np.bincount(which[used & ~np.isnan(table.targets[:, i])], minlength=3)
-        counts = np.bincount(which[used & positive], minlength=3)
-        texts.append(f"{label} " + " / ".join(f"{c / k:.1%}" if k else "-" for c, k in zip(counts, known, strict=True)))
-        notes += [f"{label} has no positive row in {NAMES[part]}" for part in (0, 1) if not counts[part]]
-        for part in map(int, np.flatnonzero(shares > 0)):
-            deviation = abs(counts[part] / max(counts.sum(), 1) - shares[part]) / shares[part]
-            if counts.sum() and deviation > worst:
-                worst = float(deviation)
-                where = f"{label} in {NAMES[part]}, {counts[part]} of {counts.sum()}"
-    notes.append(f"share of positives in train / valid / test: {', '.join(texts)}")
-    if where:
-        notes.append(f"largest relative deviation of a label's share from that of its part: {worst:.2g} ({where})")
-    return notes
 
 
 def _column(table: Table, column: str) -> NDArray[np.str_]:
