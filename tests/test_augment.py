@@ -206,8 +206,12 @@ def test_values_change_as_by_torchvision_and_monai():
     z = image(SOLID)
     expected = torch.as_tensor(AdjustContrast(1.7)(z)).as_subclass(Tensor)
     torch.testing.assert_close(augment(SOLID, z, 0, gamma=(1.7, 1.7)), expected, atol=1e-5, rtol=1e-5)
-    assert torch.equal(blur(x, 1.0), peer.gaussian_blur(x, [7, 7], [1.0, 1.0]))
-    assert torch.equal(blur(z, 1.0), torch.as_tensor(GaussianSmooth(1.0)(z)).as_subclass(Tensor))
+    torch.testing.assert_close(blur(x, 1.0), peer.gaussian_blur(x, [7, 7], [1.0, 1.0]))
+    point = torch.zeros(1, 15, 15, 15)
+    point[0, 7, 7, 7] = 1
+    smooth = torch.as_tensor(GaussianSmooth(1.0, approx="sampled")(point)).as_subclass(Tensor)
+    torch.testing.assert_close(blur(point, 1.0), smooth, atol=1e-3, rtol=0)  # which cuts it at 4 sigma
+    assert torch.allclose(blur(torch.ones(1, 4, 9, 9), 1.5), torch.ones(1))  # no dark border
     assert blur(torch.rand(1, 3, 40), 9.0).shape == (1, 3, 40)  # a kernel larger than the picture
     shift = augment(SOLID, z, 0, brightness=0.3) - z
     assert shift.std() < 1e-6

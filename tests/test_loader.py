@@ -157,6 +157,18 @@ def test_workers_live_from_epoch_to_epoch():
     assert len(rows(given)) == 3
 
 
+def test_workers_end_with_their_loader():
+    given = loader(4, 2, workers=2)
+    assert len(rows(given)) == 2
+    assert len(multiprocessing.active_children()) == 2
+    gc.disable()
+    try:
+        del given
+        wait_for(lambda: not multiprocessing.active_children())
+    finally:
+        gc.enable()
+
+
 @pytest.mark.parametrize("way", ["break", "error", "drop"])
 def test_an_iteration_that_is_left_ends_its_workers(way):
     given = loader(8, 2, workers=2)

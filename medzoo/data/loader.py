@@ -135,7 +135,7 @@ class PlacedLoader:
             self._plan[:] = self.batches()[self.done :]
             source = iter(self._open())
             while self.done < len(self):
-                with explain_lost_workers(self.workers):
+                with explain_lost_workers(self.workers), _one_thread(not self.workers):
                     batch = next(source)
                 if isinstance(batch, _Failure):
                     batch.reraise()
@@ -234,6 +234,20 @@ def _collate(rows: list[Any]) -> Any:
     """Return the batch of some rows, or the first failure among them."""
     failed = [row for row in rows if isinstance(row, _Failure)]
     return failed[0] if failed else default_collate(rows)
+
+
+@contextlib.contextmanager
+def _one_thread(needed: bool) -> Iterator[None]:
+    """Let PyTorch use one thread, as it does in a worker: sums and convolutions depend on it in their last bits."""
+    threads = torch.get_num_threads()
+    if not needed or threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager

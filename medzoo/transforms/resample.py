@@ -140,8 +140,7 @@ def crop_patch(
 def _scale_intensity(x: Tensor, image: Image, how: Preprocessing, steps: list[str]) -> Tensor:
     """Map stored values to the range the model expects, before anything is cropped or resized."""
     if how.intensity == "zscore":
-        # By NumPy: a sum by PyTorch depends on the number of threads, which is another one in the workers of a loader.
-        mean, std = (float(f(np.asarray(x), dtype=np.float64)) for f in (np.mean, np.std))
+        mean, std = x.mean(), x.std(correction=0)
         steps.append(f"z-score: mean {mean:.4g}, standard deviation {std:.4g}")
         return (x - mean) / (std if std > 0 else 1.0)
     if how.intensity == "zscore_nonzero":
@@ -149,9 +148,7 @@ def _scale_intensity(x: Tensor, image: Image, how: Preprocessing, steps: list[st
         from monai.transforms import NormalizeIntensity
 
         steps.append("z-score of each channel over what is not 0")
-        values = [channel[channel != 0] for channel in np.asarray(x)]
-        means, stds = ([float(f(v, dtype=np.float64)) if v.size else 0.0 for v in values] for f in (np.mean, np.std))
-        scaled: Tensor = NormalizeIntensity(means, stds, nonzero=True, channel_wise=True)(x.clone())
+        scaled: Tensor = NormalizeIntensity(nonzero=True, channel_wise=True)(x.clone())
         return scaled if isinstance(x, MetaTensor) else scaled.as_subclass(Tensor)
     if how.intensity == "window" and how.window:
         low, high = how.window

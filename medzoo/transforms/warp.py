@@ -1,7 +1,8 @@
-"""Affine changes and blur of one image by given parameters: torchvision's in 2D, MONAI's in 3D. Nothing here is random.
+"""Affine changes of one image, torchvision's in 2D and MONAI's in 3D, and blur, by given parameters.
 
 Everything spatial is one interpolation, so that an image is resampled once however many changes are made. Outside of
-the image the value is ``fill``. The results do not depend on the number of threads.
+the image the value is ``fill``. Nothing here is random, nor does it depend on the number of
+threads.
 
 Axes: c channels, h w height width, d h w depth height width.
 """
@@ -75,14 +76,11 @@ def warp_volume(image: Tensor, matrix: NDArray[np.float64], fill: Tensor) -> Ten
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:
-    """Blur ``c *s`` by a Gaussian of ``sigma`` pixels or voxels."""
-    if image.ndim == 3:
-        from torchvision.transforms.v2.functional import gaussian_blur
+    """Blur ``c *s`` by a Gaussian of ``sigma`` pixels or voxels, cut at 3 sigma, mirrored at the border.
 
-        # The reflection at the border needs a kernel smaller than the image.
-        sides = [min(2 * math.ceil(3 * sigma) + 1, 2 * n - 1) for n in (image.shape[2], image.shape[1])]
-        return torch.as_tensor(gaussian_blur(image, sides, [sigma, sigma]))
-    from monai.transforms import GaussianSmooth
+    SciPy's, because MONAI's darkens the border and depends on the number of threads in a large volume.
+    """
+    from scipy.ndimage import gaussian_filter
 
-    smooth: Tensor = GaussianSmooth(sigma)(image)
-    return torch.as_tensor(smooth).as_subclass(Tensor)
+    sigmas = [0.0, *[sigma] * (image.ndim - 1)]
+    return torch.from_numpy(gaussian_filter(image.numpy(), sigmas, mode="mirror", radius=math.ceil(3 * sigma)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from medzoo.io.read import read
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-__all__ = ["contact_sheet", "show"]
+__all__ = ["Panel", "compose", "contact_sheet", "draw", "flat_panel", "middle_planes", "paste", "save_picture", "show"]
 
 _SIDE = 360  # pixels along the longer side of a panel
 _MARGIN = 26  # pixels, for the letters
@@ -35,7 +35,7 @@ _INK, _LETTERS, _PAPER = (222, 222, 222), (255, 214, 102), (0, 0, 0)
 
 
 @dataclass(frozen=True, eq=False)
-class _Panel:
+class Panel:
     """One plane of an image, ready to draw.
 
     Attributes:
@@ -73,11 +73,14 @@ def show(
         DataError: the image cannot be read.
         ConfigError: the picture cannot be written to ``out``.
     """
-    if not isinstance(image, Image):
-        image = read(image, **options)
+    return save_picture(draw(image if isinstance(image, Image) else read(image, **options)), out)
+
+
+def draw(image: Image, side: int = _SIDE) -> Picture:
+    """Draw an image as :func:`show` does, its longest side with ``side`` pixels."""
     pixels, window = _grey_levels(image)
-    panels = _planes(image, pixels) if image.dims == 3 else [_flat(image, pixels)]
-    return _save(_compose(panels, _caption(image, window)), out)
+    panels = middle_planes(image, pixels) if image.dims == 3 else [flat_panel(image, pixels)]
+    return compose(panels, _caption(image, window), side)
 
 
 def contact_sheet(
@@ -93,11 +96,16 @@ def contact_sheet(
     Raises:
         ConfigError: no source, or the sheet cannot be written.
     """
-    from PIL import Image as Pillow
-
     tiles = [_tile(source) for source in sources]
     if not tiles:
         raise ConfigError("contact_sheet: expected one source or more, got none. Give files or series folders.")
+    return save_picture(paste(tiles, width), out)
+
+
+def paste(tiles: Sequence[Picture], width: int) -> Picture:
+    """Put pictures in lines on one sheet, which is wider than ``width`` pixels only if one of them is."""
+    from PIL import Image as Pillow
+
     width = max(width, *(tile.width for tile in tiles))
     places = []
     left = top = bottom = 0
@@ -110,17 +118,18 @@ def contact_sheet(
     sheet = Pillow.new("RGB", (width, bottom), _PAPER)
     for tile, place in zip(tiles, places, strict=True):
         sheet.paste(tile, place)
-    return _save(sheet, out)
+    return sheet
 
 
 def _tile(source: str | os.PathLike[str]) -> Picture:
     try:
         return show(source)
     except DataError as error:
-        return _compose([], ["cannot be read:", *textwrap.wrap(str(error).replace(str(source), Path(source).name), 60)])
+        return compose([], ["cannot be read:", *textwrap.wrap(str(error).replace(str(source), Path(source).name), 60)])
 
 
-def _save(picture: Picture, out: str | os.PathLike[str] | None) -> Picture:
+def save_picture(picture: Picture, out: str | os.PathLike[str] | None) -> Picture:
+    """Return the picture, written to ``out`` if that is given; ConfigError if it cannot be written."""
     if out is not None:
         try:
             picture.save(out)
@@ -131,14 +140,14 @@ def _save(picture: Picture, out: str | os.PathLike[str] | None) -> Picture:
     return picture
 
 
-def _flat(image: Image, pixels: NDArray[np.uint8]) -> _Panel:
+def flat_panel(image: Image, pixels: NDArray[np.uint8]) -> Panel:
     """Return the one panel of a 2D image."""
     mm = np.multiply(image.array.shape[1:], image.spacing or (1.0, 1.0))
     edges = "" if image.affine is None else _edges(image.affine[:3, 1], image.affine[:3, 0])
-    return _Panel(pixels, (mm[0], mm[1]), edges, "")
+    return Panel(pixels, (mm[0], mm[1]), edges, "")
 
 
-def _planes(image: Image, pixels: NDArray[np.uint8]) -> list[_Panel]:
+def middle_planes(image: Image, pixels: NDArray[np.uint8]) -> list[Panel]:
     """Return the three middle planes of a volume; without an orientation, along the axes as stored."""
     if image.affine is None:
         volume, spacing, edges = pixels, image.spacing or (1.0, 1.0, 1.0), ["", "", ""]
@@ -153,7 +162,7 @@ def _planes(image: Image, pixels: NDArray[np.uint8]) -> list[_Panel]:
     mm = np.multiply(volume.shape[:3], spacing)
     planes = volume[middle[0]], volume[:, middle[1]], volume[:, :, middle[2]]
     sizes = (mm[1], mm[2]), (mm[0], mm[2]), (mm[0], mm[1])
-    return [_Panel(*panel) for panel in zip(planes, sizes, edges, titles, strict=True)]
+    return [Panel(*panel) for panel in zip(planes, sizes, edges, titles, strict=True)]
 
 
 def _grey_levels(image: Image) -> tuple[NDArray[np.uint8], str]:
@@ -195,14 +204,14 @@ def _caption(image: Image, window: str) -> list[str]:
     return [line for text in (*lines, *image.notes) for line in textwrap.wrap(text, 110)]
 
 
-def _compose(panels: list[_Panel], caption: list[str]) -> Picture:
-    """Put panels side by side, letters around them and the caption below."""
+def compose(panels: Sequence[Panel], caption: Sequence[str], side: int = _SIDE) -> Picture:
+    """Put panels side by side, the longest ``side`` pixels long, letters around them and the caption below."""
     from PIL import Image as Pillow
     from PIL import ImageDraw, ImageFont
 
     font = ImageFont.load_default(14)
     caption = [line.replace("×", "x") for line in caption]  # the font has no multiplication sign
-    scale = _SIDE / max((max(panel.mm) for panel in panels), default=1.0)
+    scale = side / max((max(panel.mm) for panel in panels), default=1.0)
     drawn = []
     for panel in panels:
         size = (max(1, round(panel.mm[1] * scale)), max(1, round(panel.mm[0] * scale)))
