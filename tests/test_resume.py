@@ -175,7 +175,7 @@ def test_a_state_that_could_not_be_read_again_is_found_at_the_first_checkpoint(t
 
 
 def test_a_time_limit_ends_the_training_after_an_epoch(tmp_path):
-    made = setup(recipe(train={"epochs": 3, "time_limit_minutes": 1e-9}))
+    made = setup(recipe(train={"epochs": 3, "time_limit_minutes": 1e-5}))
     fit(made, tmp_path)
     assert made.task.trainer.global_step == STEPS
 

@@ -176,7 +176,7 @@ def _train(job: Mapping[str, Any]) -> dict[str, Any]:
 
     seen: list[str] = []
     warnings.simplefilter("error")
-    warnings.filterwarnings("ignore", "resumed under other conditions")
+    warnings.filterwarnings("ignore", "This DataLoader will create 4 worker processes")
     made = setup(recipe(**job["sections"]))
     killer = Killer(*job.get("kill", ()))
     if "write" in job:
