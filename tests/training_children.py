@@ -25,19 +25,21 @@ from medzoo.training.fit import fit
 from medzoo.training.recipe import Recipe
 from medzoo.training.setup import Setup, set_up
 
-__all__ = ["Killer", "TrainingServer", "digest", "recipe", "setup", "table"]
+__all__ = ["Crash", "Killer", "TrainingServer", "digest", "recipe", "setup", "table"]
 
 TRAIN, VALID, BATCH = 37, 9, 5  # 8 batches an epoch, the last of 2 rows
 STEPS = 8
 
 
-def table(seed: int = 0) -> Table:
+def table(seed: int = 0, **how: Any) -> Table:
     """Return random images whose brightness is their label."""
     rng = np.random.default_rng(seed)
     n = TRAIN + VALID
     labels = np.arange(n) % 2
     images = rng.integers(0, 128, (n, 1, 16, 16, 16)) + 60 * labels[:, None, None, None, None]
-    return Table.from_arrays(images.astype(np.uint8), labels, groups={"split": ["train"] * TRAIN + ["valid"] * VALID})
+    return Table.from_arrays(
+        images.astype(np.uint8), labels, groups={"split": ["train"] * TRAIN + ["valid"] * VALID}, **how
+    )
 
 
 def recipe(**sections: Any) -> Recipe:
@@ -70,6 +72,10 @@ def digest(model: torch.nn.Module) -> str:
     return found.hexdigest()
 
 
+class Crash(Exception):
+    """Stands for a kill in tests that run in one process."""
+
+
 class Killer(pl.Callback):
     """Kills the process, or sends it a signal, at a place; and notes the losses of all validations.
 
@@ -77,11 +83,12 @@ class Killer(pl.Callback):
         place: ``"batch"``, before the keeper at the end of a batch; ``"start"``, at the start of one;
             ``"validation"``, ``"epoch_end"``, ``"epoch_start"`` or ``"train_end"``.
         at: the batch in this process, from 1, or the epoch, from 0; for validation the batch in this process, from 1.
-        number: of the signal.
+        number: of the signal; 0 raises :class:`Crash`.
+        times: how often it is sent.
     """
 
-    def __init__(self, place: str = "", at: int = 0, number: int = signal.SIGKILL) -> None:
-        self.place, self.at, self.number = place, at, number
+    def __init__(self, place: str = "", at: int = 0, number: int = signal.SIGKILL, times: int = 1) -> None:
+        self.place, self.at, self.number, self.times = place, at, number, times
         self.counts = {"batch": 0, "start": 0, "validation": 0}
         self.losses: list[float] = []
 
@@ -90,7 +97,10 @@ class Killer(pl.Callback):
             self.counts[place] += 1
             at = self.counts[place]
         if (place, at) == (self.place, self.at):
-            os.kill(os.getpid(), self.number)
+            if not self.number:
+                raise Crash
+            for _ in range(self.times):
+                os.kill(os.getpid(), self.number)
 
     def on_train_batch_start(self, *_: Any) -> None:
         self.reach("start")
@@ -166,7 +176,7 @@ def _train(job: Mapping[str, Any]) -> dict[str, Any]:
 
     seen: list[str] = []
     warnings.simplefilter("error")
-    warnings.filterwarnings("ignore", "resumed under other conditions")
+    warnings.filterwarnings("ignore", "This DataLoader will create 4 worker processes")
     made = setup(recipe(**job["sections"]))
     killer = Killer(*job.get("kill", ()))
     if "write" in job:

@@ -16,7 +16,7 @@ import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import lightning.pytorch as pl
 import torch
@@ -109,6 +109,25 @@ def _read(path: Path) -> dict[str, Any]:
     return content
 
 
+class _Output:
+    """A file for ``torch.save`` that keeps the error of its disk."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        """Write, and keep the error."""
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        """Do nothing: the file is flushed when it is whole."""
+
+
 class FsyncedFiles(CheckpointIO):
     """Writes a checkpoint whole or not at all, and gives Lightning the one that was read already.
 
@@ -123,11 +142,12 @@ class FsyncedFiles(CheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write beside the file, flush to the disk, and replace it."""
 
-        def write(file: Any) -> None:
+        def write(file: BinaryIO) -> None:
+            output = _Output(file)
             try:
-                torch.save(checkpoint, file)
-            except RuntimeError as error:  # what PyTorch makes of an error of the file
-                raise OSError(f"the checkpoint could not be written ({str(error).splitlines()[0]})") from error
+                torch.save(checkpoint, output)  # type: ignore[arg-type]  # write is all it needs
+            except RuntimeError as error:  # what PyTorch makes of an error of the file, without its cause
+                raise output.error or error from error
 
         write_atomically(Path(path), write, fsync=True)
         if not self._verified:
@@ -143,9 +163,9 @@ class FsyncedFiles(CheckpointIO):
             path.unlink()
             kind = re.search(r"GLOBAL (\S+)", str(error))
             raise TrainError(
-                "the state of a callback, an optimiser or a schedule holds more than tensors, numbers, texts, lists and "
-                f"dicts ({kind[1] if kind else 'of an unknown type'}), so the training could not be resumed. Change what "
-                "its state_dict returns."
+                "the state of a callback, an optimiser or a schedule holds more than tensors, numbers, texts, lists "
+                f"and dicts ({kind[1] if kind else 'of an unknown type'}), so the training could not be resumed. "
+                "Change what its state_dict returns."
             ) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
@@ -261,7 +281,7 @@ class CheckpointKeeper(Checkpoint):
             )
             if self._failures >= FAILURES:
                 raise TrainError(
-                    f"{message}. That was attempt {FAILURES} in a row: free some space and resume."
+                    f"{message}. That was number {FAILURES} in a row: free some space and resume."
                 ) from error
             warn(f"{message}. Training goes on")
             return False

@@ -28,7 +28,13 @@ __all__ = ["fit"]
 
 
 def fit(
-    setup: Setup, folder: Path, *, callbacks: Sequence[pl.Callback] = (), logger: Any = False, inexact: bool = False
+    setup: Setup,
+    folder: Path,
+    *,
+    callbacks: Sequence[pl.Callback] = (),
+    logger: Any = False,
+    profiler: Any = None,
+    inexact: bool = False,
 ) -> None:
     """Train the model of a setup in place, for the epochs of its recipe.
 
@@ -44,6 +50,7 @@ def fit(
         folder: of the run; gets ``state/``.
         callbacks: of Lightning, called before medzoo's. What changes the model's numbers must be in its state.
         logger: of Lightning; ``False`` for none.
+        profiler: of Lightning, such as one that measures the wait for data; ``None`` for none.
         inexact: whether to continue under other numeric choices than before, such as another number of threads.
 
     Raises:
@@ -65,7 +72,9 @@ def fit(
         own = [*_callbacks(setup, folder, environment), keeper]
         seed = row_seed(setup.recipe.train.seed, 0, "training")
         with quiet_lightning(), numeric_environment(environment, seed), _memory_format(setup, environment):
-            trainer = _trainer(setup, state, environment, [*callbacks, *own], logger, saved)
+            trainer = _trainer(
+                setup, environment, state, saved, callbacks=[*callbacks, *own], logger=logger, profiler=profiler
+            )
             with _explained(setup, interrupts):
                 trainer.fit(
                     setup.task, datamodule=setup.data, ckpt_path=saved.path if saved else None, weights_only=True
@@ -102,17 +111,14 @@ def _callbacks(setup: Setup, folder: Path, environment: Environment) -> list[pl.
     return found
 
 
-def _trainer(
-    setup: Setup, state: Path, environment: Environment, callbacks: list[pl.Callback], logger: Any, saved: Saved | None
-) -> pl.Trainer:
+def _trainer(setup: Setup, environment: Environment, state: Path, saved: Saved | None, **given: Any) -> pl.Trainer:
     how = setup.recipe.train
     return pl.Trainer(
         **environment.accelerator,
         max_epochs=how.epochs,
         accumulate_grad_batches=how.accumulate,
         gradient_clip_val=setup.recipe.optimizer.clip,
-        logger=logger,
-        callbacks=callbacks,
+        **given,
         plugins=[FsyncedFiles(saved)],
         log_every_n_steps=min(50, len(setup.data.train_loader)),
         enable_progress_bar=False,

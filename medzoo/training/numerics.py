@@ -58,7 +58,7 @@ class FiniteGuard(pl.Callback):
     def on_before_backward(self, trainer: pl.Trainer, module: pl.LightningModule, loss: Tensor) -> None:
         """Check the loss."""
         if not self.scaled and not _finite(loss):
-            self._stop(trainer, f"the loss is {float(loss)}", self.rows, _ADVICE)
+            self._stop(trainer, f"the loss is {loss.item()}", self.rows, _ADVICE)
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, optimizer: Any) -> None:
         """Check the gradients, which under a loss scaler are unscaled here."""
