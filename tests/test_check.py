@@ -20,6 +20,7 @@ from medzoo.training.check_counts import auroc_half_width, count_part
 from medzoo.training.measure import activation_bytes
 from medzoo.training.recipe import Recipe
 from medzoo.training.source import load_table
+from medzoo.visual import show_transforms
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*does not have many workers", "ignore:.*log_")
 COLUMNS = {"label": "grade", "patient": "pid"}
@@ -89,6 +90,15 @@ def test_dry_run_writes_a_checkpoint_and_continues_it(table):
     assert report.peak > 1e7
     assert "written and continued" in str(report)
     assert "peak memory" in str(report)
+
+
+@pytest.mark.skipif(not hasattr(show_transforms, "draw_batch"), reason="there is no draw_batch")
+def test_a_batch_is_drawn(table, tmp_path):
+    out = tmp_path / "check.png"
+    report = check("table", table, root=table.parent / "images", out=out, **OPTIONS, **COLUMNS)
+    assert report.picture == out
+    assert out.read_bytes().startswith(b"\x89PNG")
+    assert f"{out}: a training batch" in str(report).replace("\n", "")
 
 
 def test_overrides_are_checked_before_anything_is_read(tmp_path):

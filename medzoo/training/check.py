@@ -205,12 +205,13 @@ def known_data_sets(text: str) -> set[str]:
     return {name for name, pattern in DATA_SETS.items() if re.search(pattern, text, re.IGNORECASE)}
 
 
-def _draw(setup: Setup, out: Path) -> Path | None:
-    """Draw the first training batch."""
-    try:
-        from medzoo.visual.show_transforms import draw_batch  # type: ignore[attr-defined]
-    except ImportError:
-        return None
-    batch = next(iter(setup.data.train_dataloader()))
-    draw_batch(batch, setup, out=out)
+def _draw(setup: Setup, out: Path) -> Path:
+    """Draw a training batch, without moving the place of the training loader."""
+    from torch.utils.data import default_collate
+
+    from medzoo.visual.show_transforms import draw_batch
+
+    rows = setup.data.train_loader.rows
+    batch = default_collate([rows[0, position] for position in range(min(setup.recipe.train.batch, len(rows)))])
+    draw_batch(batch, setup.pixels.transform, setup.table.labels, out)
     return out
