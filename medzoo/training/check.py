@@ -39,6 +39,14 @@ DATA_SETS = {
 """Names by which a data set is known, for the warning that weights may have been trained on the same images."""
 
 
+UNTIMED: dict[str, Any] = {
+    "schedule": {"kind": "constant", "gamma": 1.0, "warmup_epochs": 0.0},
+    "stop_after": None,
+    "time_limit_minutes": None,
+}
+"""What a training of a few steps cannot follow; none of it takes time."""
+
+
 @dataclass(frozen=True, eq=False)
 class CheckReport:
     """What a training would see; printed as tables by rich.
@@ -154,7 +162,7 @@ def _prepare(
     resolved = (recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)).with_(**overrides)
     table = data if isinstance(data, Table) else load_table(resolved, data, root)
     torch.manual_seed(resolved.train.seed)
-    setup = set_up(resolved, table)
+    setup = set_up(resolved.with_(**UNTIMED), table)
     memory = plan_memory(setup, _image_bytes(setup))
     parts = tuple(map(count_part, (setup.split.train, setup.split.valid, setup.split.test)))
     notes = (*table.notes, *setup.split.notes, *_notes(setup, "" if isinstance(data, Table) else str(data)))
