@@ -12,7 +12,6 @@ import torch
 from images import OPTIONS, write_images
 from tensors import batch, tiny
 
-from medzoo.data.split import Part
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError, DataError
 from medzoo.training.check import DATA_SETS, _notes, check, dry_run, known_data_sets
@@ -122,6 +121,10 @@ def test_interval_is_about_that_of_simulated_scores():
     assert auroc_half_width(0.8, 40, 120) == pytest.approx(1.96 * np.std(found), rel=0.2)
 
 
+def part_of(table):
+    return SimpleNamespace(table=table, rows=np.arange(len(table)), name="valid")
+
+
 def test_patients_are_counted_and_not_rows():
     table = Table.from_arrays(
         np.zeros((6, 8, 8), np.uint8),
@@ -129,13 +132,13 @@ def test_patients_are_counted_and_not_rows():
         patients=["a", "a", "a", "b", "c", "c"],
     )
     table = replace(table, targets=np.array([[1], [1], [0], [0], [np.nan], [0]], np.float32))
-    part = count_part(Part(table, np.arange(6), "valid"))
+    part = count_part(part_of(table))
     label = part.labels[0]
     assert (part.rows, part.patients) == (6, 3)
     assert (label.positive, label.negative, label.unknown) == (2, 3, 1)
     assert (label.positive_patients, label.negative_patients) == (1, 2)
     assert label.half_width(0.8) is None
-    rows = count_part(Part(replace(table, patients=None), np.arange(6), "valid"))
+    rows = count_part(part_of(replace(table, patients=None)))
     assert rows.patients is None
     assert (rows.labels[0].positive_patients, rows.labels[0].negative_patients) == (2, 3)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from medzoo.data.pixels import PixelStore
 from medzoo.data.split import Dropped
 from medzoo.data.table import Table
 from medzoo.training.check_counts import PartCount, count_part
@@ -146,7 +148,9 @@ def dry_run(
         setup, report = _prepare(recipe, data, root, overrides)
         time = plan_time(setup, folder, train=2, valid=2)
         again = Speed()
-        fit(setup, folder, callbacks=[FewSteps(2, 2, epochs=2), again])
+        with warnings.catch_warnings():  # of a model that has hardly been trained
+            warnings.simplefilter("ignore", UserWarning)
+            fit(setup, folder, callbacks=[FewSteps(2, 2, epochs=2), again])
         return replace(report(time), resumed=again.samples > 0, peak=peak_memory())
 
 
@@ -178,14 +182,10 @@ def _prepare(
 
 
 def _image_bytes(setup: Setup) -> int:
-    """Return the bytes of the cached images, estimated from one where the store does not know them."""
+    """Return the bytes of the cached images."""
     if setup.recipe.data.cache == "off":
         return 0
-    known = getattr(setup.pixels, "nbytes", None)
-    if isinstance(known, int):
-        return known
-    one = setup.pixels.read(int(setup.split.train.rows[0]))
-    return one.numel() * one.element_size() * len(setup.table)
+    return PixelStore.plan(setup.table, setup.pixels.transform).bytes
 
 
 def _notes(setup: Setup, data: str) -> list[str]:
@@ -214,12 +214,12 @@ def known_data_sets(text: str) -> set[str]:
 
 
 def _draw(setup: Setup, out: Path) -> Path:
-    """Draw a training batch, without moving the place of the training loader."""
+    """Draw the first training batch, without moving the place of the training loader."""
     from torch.utils.data import default_collate
 
     from medzoo.visual.show_transforms import draw_batch
 
-    rows = setup.data.train_loader.rows
-    batch = default_collate([rows[0, position] for position in range(min(setup.recipe.train.batch, len(rows)))])
+    loader = setup.data.train_loader
+    batch = default_collate([loader.rows[key] for key in loader.batches()[0]])
     draw_batch(batch, setup.pixels.transform, setup.table.labels, out)
     return out
