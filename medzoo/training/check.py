@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from medzoo.data.pixels import PixelStore
 from medzoo.data.split import Dropped
 from medzoo.data.table import Table
 from medzoo.training.check_counts import PartCount, count_part
@@ -37,6 +39,14 @@ DATA_SETS = {
     "Kermany chest X-rays": r"kermany|pneumonia-?mnist|pneumonia_cxr",
 }
 """Names by which a data set is known, for the warning that weights may have been trained on the same images."""
+
+
+UNTIMED: dict[str, Any] = {
+    "schedule": {"kind": "constant", "gamma": 1.0, "warmup_epochs": 0.0},
+    "stop_after": None,
+    "time_limit_minutes": None,
+}
+"""What a training of a few steps cannot follow; none of it takes time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +148,9 @@ def dry_run(
         setup, report = _prepare(recipe, data, root, overrides)
         time = plan_time(setup, folder, train=2, valid=2)
         again = Speed()
-        fit(setup, folder, callbacks=[FewSteps(2, 2, epochs=2), again])
+        with warnings.catch_warnings():  # of a model that has hardly been trained
+            warnings.simplefilter("ignore", UserWarning)
+            fit(setup, folder, callbacks=[FewSteps(2, 2, epochs=2), again])
         return replace(report(time), resumed=again.samples > 0, peak=peak_memory())
 
 
@@ -154,7 +166,7 @@ def _prepare(
     resolved = (recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)).with_(**overrides)
     table = data if isinstance(data, Table) else load_table(resolved, data, root)
     torch.manual_seed(resolved.train.seed)
-    setup = set_up(resolved, table)
+    setup = set_up(resolved.with_(**UNTIMED), table)
     memory = plan_memory(setup, _image_bytes(setup))
     parts = tuple(map(count_part, (setup.split.train, setup.split.valid, setup.split.test)))
     notes = (*table.notes, *setup.split.notes, *_notes(setup, "" if isinstance(data, Table) else str(data)))
@@ -170,14 +182,10 @@ def _prepare(
 
 
 def _image_bytes(setup: Setup) -> int:
-    """Return the bytes of the cached images, estimated from one where the store does not know them."""
+    """Return the bytes of the cached images."""
     if setup.recipe.data.cache == "off":
         return 0
-    known = getattr(setup.pixels, "nbytes", None)
-    if isinstance(known, int):
-        return known
-    one = setup.pixels.read(int(setup.split.train.rows[0]))
-    return one.numel() * one.element_size() * len(setup.table)
+    return PixelStore.plan(setup.table, setup.pixels.transform).bytes
 
 
 def _notes(setup: Setup, data: str) -> list[str]:
@@ -205,12 +213,13 @@ def known_data_sets(text: str) -> set[str]:
     return {name for name, pattern in DATA_SETS.items() if re.search(pattern, text, re.IGNORECASE)}
 
 
-def _draw(setup: Setup, out: Path) -> Path | None:
-    """Draw the first training batch."""
-    try:
-        from medzoo.visual.show_transforms import draw_batch  # type: ignore[attr-defined]
-    except ImportError:
-        return None
-    batch = next(iter(setup.data.train_dataloader()))
-    draw_batch(batch, setup, out=out)
+def _draw(setup: Setup, out: Path) -> Path:
+    """Draw the first training batch, without moving the place of the training loader."""
+    from torch.utils.data import default_collate
+
+    from medzoo.visual.show_transforms import draw_batch
+
+    loader = setup.data.train_loader
+    batch = default_collate([loader.rows[key] for key in loader.batches()[0]])
+    draw_batch(batch, setup.pixels.transform, setup.table.labels, out)
     return out

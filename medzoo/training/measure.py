@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -149,7 +150,9 @@ def plan_time(setup: Setup, folder: Path, *, train: int = 4, valid: int = 3) -> 
         valid: batches of validation.
     """
     speed = Speed()
-    fit(setup, folder, callbacks=[FewSteps(train, valid), speed])
+    with warnings.catch_warnings():  # of a model that has hardly been trained
+        warnings.simplefilter("ignore", UserWarning)
+        fit(setup, folder, callbacks=[FewSteps(train, valid), speed])
     # The first step chooses algorithms and starts the workers.
     steps = speed.step_seconds[1:] or speed.step_seconds
     step = sum(steps) / len(steps)

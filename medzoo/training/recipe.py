@@ -69,10 +69,10 @@ class DataSection(Section):
     """What the table is made from, and how images are read.
 
     ``image``, ``label`` and ``patient`` are columns; for a folder with a folder for each class, ``patient`` is a
-    regular expression with one group, and for DICOM the keyword of an element. ``key`` is the DICOM keyword by which a table is
-    joined to the images of a folder, such as AccessionNumber; ``choose`` and ``unmatched`` are for it. ``labels``,
-    ``positive``, ``sep``, ``no_finding``, ``others``, ``uncertain`` and ``blank`` are the meaning of the labels: see
-    :class:`~medzoo.data.label_rules.LabelOptions`, which calls the first ``names`` and the fourth ``none``.
+    regular expression with one group, and for DICOM the keyword of an element. ``key`` is the DICOM keyword by which a
+    table is joined to the images of a folder, such as AccessionNumber; ``choose`` and ``unmatched`` are for it.
+    ``labels``, ``positive``, ``sep``, ``no_finding``, ``others``, ``uncertain`` and ``blank`` are the meaning of the
+    labels: see :class:`~medzoo.data.label_rules.LabelOptions`, which calls the first ``names`` and the fourth ``none``.
 
     ``size`` replaces the spatial size of the model's preprocessing, ``spacing``, ``intensity``, ``window`` and ``fit``
     theirs.

@@ -57,6 +57,10 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
 
     yaml_implicit_resolvers = {key: list(value) for key, value in yaml.SafeDumper.yaml_implicit_resolvers.items()}  # noqa: RUF012
 
+    def represent_text(self, text: str) -> Any:
+        """Write a text; PyYAML folds some characters of Unicode that break lines, unless they are escaped."""
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"')
+
     def represent_flow_list(self, values: list[Any]) -> Any:
         """Write a list in one line."""
         return self.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
@@ -67,6 +71,7 @@ for _tag, _pattern, _first in SCALARS:
     if _tag.endswith("float"):
         _Dumper.add_implicit_resolver(_tag, _pattern, _first)
 _Dumper.add_representer(list, _Dumper.represent_flow_list)
+_Dumper.add_representer(str, _Dumper.represent_text)
 _Loader.add_constructor("tag:yaml.org,2002:map", lambda loader, node: loader.construct_mapping(node))
 
 
@@ -132,7 +137,7 @@ def read_recipe(source: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:
             data = file.read(MOST_BYTES + 1)
     except OSError as error:
         name = path.stem
-        known = f" The package has a recipe {name!r}: give its name alone." if name in _packaged() else ""
+        known = f" The package has a recipe {name!r}: give its name alone." if name in _packaged() else _near(path)
         raise ConfigError(f"{path}: the recipe cannot be read ({error.strerror or error}).{known}") from error
     if len(data) > MOST_BYTES:
         raise ConfigError(f"{path}: expected a recipe of at most 1 MiB, got more. Is it another file?")
@@ -160,6 +165,13 @@ def parse_value(text: str, who: str) -> Any:
     (0.0001, ['x', 'y'], 'no')
     """
     return _plain(text, who)
+
+
+def _near(path: Path) -> str:
+    """Return the nearest name beside a file that does not exist."""
+    if path.exists() or not path.parent.is_dir():
+        return ""
+    return did_you_mean(path.name, (file.name for file in path.parent.glob("*.y*ml")))
 
 
 def _packaged() -> dict[str, Any]:
