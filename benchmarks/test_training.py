@@ -177,7 +177,7 @@ class Watch(pl.Callback):
 @pytest.mark.parametrize("name", CASES)
 def test_overhead(benchmark, name, tmp_path):
     options, side, rows = CASES[name]
-    epochs = 12
+    epochs = 8
     if benchmark.disabled:
         options, side, rows, epochs = dict(medzoo.describe(name).tiny), medzoo.describe(name).tiny_size[0], 32, 2
     setup = make_setup(name, options, random_images(name, options, side, rows * 4 // 3), epochs)
