@@ -70,7 +70,7 @@ def make_setup(name: str, options: dict, images: np.ndarray, epochs: int, freeze
     )
     model = medzoo.create(name, labels=table.labels, task=table.task, in_chans=images.shape[1], **options)
     pixels = PixelStore(table, medzoo.transform(model), cache="memory")
-    split = split_from_column(table, "split")
+    split = split_from_column(table, "split", patient_groups=False)
     data = ImageDataModule(split, pixels, batch_size=BATCH)
     task = ClassificationTask(model, optimizer=recipe.optimizer, freeze=freeze)
     return Setup(recipe, table, model, pixels, split, data, task)

@@ -8,7 +8,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from training_data import part_of
 
 from medzoo.data.balance import class_weights, positive_weights
-from medzoo.data.split import Part
+from medzoo.data.split import _MADE, Part
 from medzoo.errors import ConfigError
 
 NAN = float("nan")
@@ -65,7 +65,7 @@ def test_fault_95_a_label_that_is_never_known_has_weight_1():
 def test_wrong_arguments(weights):
     part = part_of([[1, 0], [0, 1]])
     with pytest.raises(ConfigError, match="expected the training part, got the valid part"):
-        weights(Part(part.table, part.rows, "valid"))
+        weights(Part(part.table, part.rows, "valid", made=_MADE))
     with pytest.raises(ConfigError, match="'normalised', got 'balanced'"):
         weights(part, "balanced")
     with pytest.raises(ConfigError, match="two finite numbers above 0 in order"):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from make_images import arrow, write_nifti, write_png
-from training_data import drawn_part, stored
+from part_data import drawn_part, stored
 
 import medzoo
 from medzoo.contract import Preprocessing

@@ -46,7 +46,7 @@ def recipe(**sections: Any) -> Recipe:
     """Return the recipe of a tiny model with BatchNorm and dropout, and flips; sections are merged into it."""
     whole: dict[str, Any] = {
         "model": {"name": "cnn3d_small", "options": {**TINY, "widths": list(TINY["widths"]), "dropout": 0.3}},
-        "data": {"cache": "memory"},
+        "data": {"cache": "memory", "patient_groups": False},
         "split": {"column": "split"},
         "augment": {"flip": ["x", "y"]},
         "optimizer": {"lr": 0.01},

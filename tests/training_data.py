@@ -44,7 +44,7 @@ def image_split(
     if seeded:
         torch.manual_seed(0)
     model = medzoo.create(name, **dict(spec.tiny), in_chans=1, labels=table.labels, task=table.task)
-    split = split_from_column(table, "split")
+    split = split_from_column(table, "split", patient_groups=False)
     return model, split, PixelStore(table, medzoo.transform(model), cache="memory")
 
 

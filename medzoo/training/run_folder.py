@@ -1,8 +1,8 @@
 """The folder of a run: what is in it, how each file is written, and how a run is read back from it.
 
-``recipe.yaml``, ``run.json``, ``data/`` (``table.csv``, ``dropped.csv``, ``fingerprint.json``), ``log.csv``, ``figures/``,
-``state/`` (checkpoints), ``initial/`` (a model that was given as an object), ``model/`` and ``predictions/``. A patient id
-is written hashed.
+``recipe.yaml``, ``run.json``, ``data/`` (``table.csv``, ``dropped.csv``, ``fingerprint.json``), ``log.csv``,
+``figures/``, ``state/`` (checkpoints), ``initial/`` (a model that was given as an object), ``model/`` and
+``predictions/``. A patient id is written hashed.
 """
 
 from __future__ import annotations
