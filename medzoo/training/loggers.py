@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any, Literal
 
 __all__ = ["run_logger"]
@@ -20,5 +21,5 @@ def run_logger(kind: Literal["csv", "tensorboard", "none"], folder: str | os.Pat
     from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
     if kind == "csv":
-        return CSVLogger(folder, name="", version="csv")
-    return TensorBoardLogger(folder, name="", version="tensorboard")
+        return CSVLogger(Path(folder), name="", version="csv")
+    return TensorBoardLogger(Path(folder), name="", version="tensorboard")
