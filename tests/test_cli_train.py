@@ -210,7 +210,7 @@ def test_without_the_extra_the_command_to_install_it_is_given(name, monkeypatch)
         require_train_extra()
 
 
-def test_every_way_to_training_gives_that_advice(tmp_path):
+def test_every_command_gives_that_advice(tmp_path):
     code = """
 import sys
 sys.modules["lightning"] = None
@@ -220,10 +220,6 @@ for arguments in (["recipes"], ["check", "table", "--data", "d"], ["train", "tab
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2, result.output
     assert result.output.startswith("ConfigError: training needs packages that are not installed (lightning)"), result
-try:
-    import medzoo.training.run
-except Exception as error:
-    assert type(error).__name__ == "ConfigError", error
 assert CliRunner().invoke(main, ["train", "--help"]).exit_code == 0
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=120)

@@ -6,12 +6,13 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from medzoo.cli.tables import cli_message, console
 from medzoo.errors import ConfigError
+from medzoo.training.extra import require_train_extra
 
 __all__ = ["check", "recipes", "train"]
 
@@ -93,6 +94,7 @@ def recipe_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.pass_context
 def recipes(context: click.Context) -> None:
     """List the recipes, show one, or copy one to edit it."""
+    require_train_extra()
     if context.invoked_subcommand is not None:
         return
     from rich.table import Table
@@ -137,6 +139,7 @@ def check(recipe: str, data: str | None, root: str | None, out: str | None, **op
     RECIPE is a name of "medzoo recipes" or a .yaml file. It shows the table, the split and whether it leaks, the
     classes, how exact a result can be, and the memory and the time of a training.
     """
+    require_train_extra()
     resolved = _resolve(recipe, options)
     from medzoo.training.check import check as run
 
@@ -156,7 +159,7 @@ def check(recipe: str, data: str | None, root: str | None, out: str | None, **op
 )
 def train(
     recipe: str | None, data: str | None, root: str | None, to: str | None, resume: str | None, dry_run: bool,
-    inexact: bool, logger: str, **options: Any,
+    inexact: bool, logger: Literal["csv", "tensorboard", "none"], **options: Any,
 ) -> None:  # fmt: skip
     r"""Train RECIPE on data of your own.
 
@@ -166,6 +169,7 @@ def train(
     medzoo train table --data n.csv --root images --label-col grade --patient-col pid --to runs/a
     medzoo train --resume runs/a
     """
+    require_train_extra()
     if resume is not None:
         given = [name for name, value in (("RECIPE", recipe), ("--data", data), ("--to", to)) if value is not None]
         given += ["other options"] if any(value not in (None, ()) for value in options.values()) else []
@@ -192,10 +196,10 @@ def train(
     if to is None:
         raise ConfigError("expected the folder of the run. Give --to FOLDER, such as --to runs/a.")
     with _messages():
+        from medzoo.training.loggers import run_logger
         from medzoo.training.run import train as run
 
-        kept = _logger(logger, to)
-        _print_run(run(resolved, _needed(data), to=to, root=root, logger=kept))
+        _print_run(run(resolved, _needed(data), to=to, root=root, logger=run_logger(logger, to)))
 
 
 def _resolve(recipe: str, options: dict[str, Any]) -> Any:
@@ -242,17 +246,6 @@ def _needed(data: str | None) -> str:
     if data is None:
         raise ConfigError("expected the data. Give --data with a .csv, .tsv or .npz file, or a folder.")
     return data
-
-
-def _logger(kind: str, to: str) -> Any:
-    """Return a logger of Lightning that writes into the folder of the run."""
-    if kind == "none":
-        return False
-    from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-
-    if kind == "csv":
-        return CSVLogger(to, name="", version="csv")
-    return TensorBoardLogger(to, name="", version="tensorboard")
 
 
 def _print_run(run: Any) -> None:

@@ -189,7 +189,7 @@ def _image_bytes(setup: Setup) -> int:
 
 
 def _notes(setup: Setup, data: str) -> list[str]:
-    """Return warnings about the weights and the labels."""
+    """Return the warning that the weights may know the images."""
     found = []
     given = f"{data} {setup.table.source} {setup.recipe.name} {setup.recipe.source.reference}"
     loaded = setup.model.load_report
@@ -199,8 +199,6 @@ def _notes(setup: Setup, data: str) -> list[str]:
             f"the weights {setup.recipe.model.pretrained!r} were trained on {' and '.join(sorted(same))}, and the name "
             "of the data says the same: they may know the images of the validation and test parts."
         )
-    if setup.table.patients is None:
-        found.append("no patients are known: rows count as independent, and a patient may be in several parts.")
     return found
 
 

@@ -14,6 +14,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from medzoo.training.extra import require_train_extra
+
+require_train_extra()  # before the imports that would fail with the name of one package
+
 import lightning.pytorch as pl
 import torch
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from medzoo.data.split import Split, choose_split, folds, leave_out, split_from_
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError
 from medzoo.factory import create
+from medzoo.registry import describe
 from medzoo.training.datamodule import ImageDataModule
 from medzoo.training.losses import loss_from_recipe
 from medzoo.training.recipe import DataSection, Recipe
@@ -111,6 +113,8 @@ def set_up(recipe: Recipe, table: Table, *, column: str | None = None) -> Setup:
 def build_model(recipe: Recipe, table: Table) -> Classifier:
     """Return the model with one output for each label of the table, and the preprocessing of the recipe."""
     options: dict[str, Any] = dict(recipe.model.options)
+    if recipe.data.size is not None and "size" in _builder_options(recipe.model.name):
+        options.setdefault("size", recipe.data.size)  # a network of one size is built for it
     model = create(
         recipe.model.name,
         pretrained=recipe.model.pretrained,
@@ -129,6 +133,11 @@ def build_model(recipe: Recipe, table: Table) -> Classifier:
     return model
 
 
+def _builder_options(name: str) -> Mapping[str, Any]:
+    """Return the options of a registered model; none for a folder or a repository, whose options are saved."""
+    return {} if name.startswith(("local-dir:", "hf-hub:")) else describe(name).options
+
+
 def _preprocessing(own: Preprocessing, how: DataSection, who: str) -> Preprocessing:
     """Return the model's preprocessing with what the recipe replaces."""
     changes = {name: getattr(how, name) for name in _OVERRIDES if getattr(how, name) is not None}
@@ -140,8 +149,7 @@ def _preprocessing(own: Preprocessing, how: DataSection, who: str) -> Preprocess
         if len(size) != dims:
             raise ConfigError(f"data.size: {who} takes {dims} sides, got {len(size)}: {size}.")
         changes["size"] = size
-    known = {field.name for field in fields(own)}
-    return replace(own, **{name: value for name, value in changes.items() if name in known})
+    return replace(own, **changes)
 
 
 def make_split(recipe: Recipe, table: Table, pixels: PixelStore, column: str | None = None) -> Split:
