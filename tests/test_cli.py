@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import medzoo
 from medzoo.cli.main import main
-from medzoo.cli.tables import ADVICE, SHOW_ADVICE
+from medzoo.cli.tables import ADVICE, SHOW_ADVICE, TRAIN_ADVICE
 from medzoo.errors import MedzooError
 from medzoo.visual.phantoms import write_ct, write_xray
 
@@ -100,7 +100,7 @@ def test_advice_for_the_command_line_is_up_to_date():
                     texts.append("".join(v.value if isinstance(v, ast.Constant) else "{}" for v in node.values))
                 elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                     texts.append(node.value)
-    for advice in ADVICE | SHOW_ADVICE:
+    for advice in ADVICE | SHOW_ADVICE | TRAIN_ADVICE:
         assert any(advice in text for text in texts), advice
 
 

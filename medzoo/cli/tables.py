@@ -5,6 +5,7 @@ rich is imported inside the functions, so that ``medzoo --help`` is quick.
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,22 @@ SHOW_ADVICE = {
     "with stack=0 to": "with --stack 0 to",
 }
 
+TRAIN_ADVICE = {
+    "patient_groups=False": "--no-patient-groups",
+    "Give the table its patients": "Give --patient-col",
+    "let choose_split divide the patients": "leave --split-col out, so that patients are drawn",
+    "allow_mismatch=True": "--set data.allow_mismatch=true",
+    "inexact=True": "--inexact",
+    "names=": "--labels",
+    "root=": "--root",
+    "key=": "--key",
+}
+# Arguments of Python that are options, and fields of the recipe without an option of their own.
+OPTION = re.compile(r"\b(uncertain|task|cache|on_leak)='([\w-]+)'")
+FIELD = re.compile(r"\b(unreadable|duplicates|unmatched|others|blank|choose|positive|sep)='([^']+)'")
+COLUMN = re.compile(r"\((label|patient|image)=\)")
+RESUME = re.compile(r"medzoo\.resume\(([^)]+)\)")
+
 
 def console() -> Console:
     """Return a console; output to a pipe or file is 160 columns wide instead of 80."""
@@ -75,7 +92,12 @@ def cli_message(error: object, command: str | None = None) -> str:
     'a.png: Use fewer workers (--workers 0).'
     """
     text = str(error)
-    own = SHOW_ADVICE if command == "show" else {}
+    if command in ("check", "train"):
+        text = RESUME.sub(lambda found: f"medzoo train --resume {found[1].strip(chr(39))}", text)
+        text = OPTION.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2]}", text)
+        text = COLUMN.sub(r"(--\1-col)", text)
+        text = FIELD.sub(r"--set data.\1=\2", text)
+    own = {"show": SHOW_ADVICE, "check": TRAIN_ADVICE, "train": TRAIN_ADVICE}.get(command or "", {})
     for python, cli in (*own.items(), *ADVICE.items()):
         text = text.replace(python, cli)
     return text

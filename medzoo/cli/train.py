@@ -260,12 +260,12 @@ def _messages() -> Iterator[None]:
     class Lines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.levelno == logging.INFO:  # warnings are printed by the main command
-                click.echo(cli_message(record.getMessage()), err=True)
+                click.echo(cli_message(record.getMessage(), "train"), err=True)
 
     seen: set[str] = set()
 
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-        text = cli_message(message)
+        text = cli_message(message, "train")
         # What a library will change is for its developers.
         if text not in seen and not issubclass(category, DeprecationWarning | FutureWarning):
             seen.add(text)

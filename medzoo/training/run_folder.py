@@ -221,7 +221,7 @@ def _table_rows(table: Table, parts: NDArray[np.str_]) -> Iterable[list[Any]]:
 
 
 def fingerprint(setup: Setup) -> dict[str, Any]:
-    """Return the counts of the data by part and label, and its digest, see :func:`~medzoo.training.facts.data_fingerprint`."""
+    """Return the counts of the data by part and label, and its digest."""
     table, parts = setup.table, {}
     for part in (setup.split.train, setup.split.valid, setup.split.test):
         targets = table.targets[part.rows]

@@ -1,4 +1,4 @@
-"""``set_up``: from a recipe and a table to everything a training needs, once, for ``train``, ``check`` and ``resume``."""
+"""``set_up``: from a recipe and a table to everything a training needs, for ``train``, ``check`` and ``resume``."""
 
 from __future__ import annotations
 

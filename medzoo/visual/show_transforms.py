@@ -1,4 +1,4 @@
-"""``medzoo.show_transforms``: an image after each step on its way to the network; ``draw_batch``: a batch as it is there.
+"""``medzoo.show_transforms`` draws an image after each step on its way to the network, ``draw_batch`` a batch there.
 
 Pictures are drawn from the values before the model's mean and std, all of one sheet on the same grey levels, so that a
 change of brightness is seen.
