@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import signal
 import tempfile
 from pathlib import Path
@@ -43,10 +44,19 @@ def whole(accumulate: bool = False) -> str:
         return train(Path(folder), sections=ACCUMULATE if accumulate else TWO)
 
 
-def crash(folder: Path, sections: Any = None) -> None:
-    """Stop after the checkpoints of steps 3 and 6."""
+@pytest.fixture(scope="module")
+def crashed(tmp_path_factory) -> Path:
+    """Return the folder of a training that was stopped after the checkpoints of steps 3 and 6."""
+    folder = tmp_path_factory.mktemp("crashed")
     with pytest.raises(Crash):
-        train(folder, Killer("batch", 7, 0), sections=sections)
+        train(folder, Killer("batch", 7, 0))
+    return folder
+
+
+@pytest.fixture
+def stopped(crashed, tmp_path) -> Path:
+    """Return a copy of that folder."""
+    return Path(shutil.copytree(crashed, tmp_path / "run"))
 
 
 def steps(folder: Path) -> list[int]:
@@ -168,25 +178,23 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncate, flip, lambda path: path.write_bytes(b"")])
-def test_fault_100_a_damaged_checkpoint_is_passed_over_with_a_warning(tmp_path, damage):
-    crash(tmp_path)
-    assert steps(tmp_path) == [3, 6]
-    damage(tmp_path / "state" / "step-000000006.ckpt")
+def test_fault_100_a_damaged_checkpoint_is_passed_over_with_a_warning(stopped, damage):
+    assert steps(stopped) == [3, 6]
+    damage(stopped / "state" / "step-000000006.ckpt")
     with pytest.warns(UserWarning, match=r"step-000000006.ckpt is damaged and is not used"):
-        assert train(tmp_path) == whole()
+        assert train(stopped) == whole()
 
 
-def test_fault_100_with_all_damaged_nothing_is_deleted(tmp_path):
-    crash(tmp_path)
-    for path in (tmp_path / "state").glob("*.ckpt"):
+def test_fault_100_with_all_damaged_nothing_is_deleted(stopped):
+    for path in (stopped / "state").glob("*.ckpt"):
         truncate(path)
-    before = {path: path.read_bytes() for path in (tmp_path / "state").glob("*.ckpt")}
+    before = {path: path.read_bytes() for path in (stopped / "state").glob("*.ckpt")}
     with (
         pytest.warns(UserWarning, match="is damaged"),
         pytest.raises(TrainError, match=r"no checkpoint in .* is whole .*Nothing was deleted"),
     ):
-        train(tmp_path)
-    assert {path: path.read_bytes() for path in (tmp_path / "state").glob("*.ckpt")} == before
+        train(stopped)
+    assert {path: path.read_bytes() for path in (stopped / "state").glob("*.ckpt")} == before
 
 
 def test_fault_101_a_full_disk_leaves_the_old_checkpoint_and_a_warning(children, tmp_path):
@@ -248,36 +256,32 @@ OTHERS: dict[str, tuple[Any, Any, str]] = {
 
 
 @pytest.mark.parametrize("name", OTHERS)
-def test_fault_103_another_training_is_refused_with_the_difference(tmp_path, name):
+def test_fault_103_another_training_is_refused_with_the_difference(stopped, name):
     sections, images, message = OTHERS[name]
-    crash(tmp_path)
     made = setup(recipe(**sections), images() if images else None)
     with pytest.raises(ConfigError, match=message):
-        fit(made, tmp_path)
-    assert steps(tmp_path) == [3, 6]
+        fit(made, stopped)
+    assert steps(stopped) == [3, 6]
 
 
-def test_fault_103_another_state_format_is_refused(tmp_path, monkeypatch):
-    crash(tmp_path)
+def test_fault_103_another_state_format_is_refused(stopped, monkeypatch):
     monkeypatch.setattr(checkpoints, "STATE_FORMAT", 2)
     with pytest.raises(ConfigError, match=r"has state format 1, this medzoo continues format 2"):
-        train(tmp_path)
+        train(stopped)
 
 
-def test_fault_103_the_fast_paths_are_a_numeric_choice(tmp_path):
+def test_fault_103_the_fast_paths_are_a_numeric_choice(stopped):
     from medzoo import set_fast_paths
 
-    crash(tmp_path)
     with set_fast_paths(False), pytest.raises(ConfigError, match=r"fast_paths is False, was True"):
-        train(tmp_path)
+        train(stopped)
 
 
-def test_fault_103_inexact_allows_other_numeric_choices_and_nothing_else(tmp_path):
-    crash(tmp_path)
+def test_fault_103_inexact_allows_other_numeric_choices_and_nothing_else(stopped):
     with pytest.raises(ConfigError, match=r"train.epochs is 3"):
-        train(tmp_path, sections={"train": {"epochs": 3}}, inexact=True)
+        train(stopped, sections={"train": {"epochs": 3}}, inexact=True)
     with pytest.warns(UserWarning, match=r"resumed under other conditions.*threads is 2, was 1"):
-        train(tmp_path, sections={"train": {"epochs": 2, "threads": 2}}, inexact=True)
+        train(stopped, sections={"train": {"epochs": 2, "threads": 2}}, inexact=True)
 
 
 def test_fault_103_threads_that_the_recipe_leaves_open_are_those_of_the_checkpoint(tmp_path):
@@ -285,17 +289,17 @@ def test_fault_103_threads_that_the_recipe_leaves_open_are_those_of_the_checkpoi
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        crash(tmp_path, sections)
+        with pytest.raises(Crash):
+            train(tmp_path, Killer("batch", 7, 0), sections=sections)
         torch.set_num_threads(2)
         assert train(tmp_path, sections=sections) == whole()
     finally:
         torch.set_num_threads(threads)
 
 
-def test_what_does_not_change_the_weights_may_change(tmp_path):
-    crash(tmp_path)
+def test_what_does_not_change_the_weights_may_change(stopped):
     other = {"train": {"epochs": 2, "checkpoint_steps": None, "checkpoint_minutes": 1.0}}
-    assert train(tmp_path, sections=other) == whole()
+    assert train(stopped, sections=other) == whole()
 
 
 def test_fault_104_one_training_a_folder(tmp_path, monkeypatch):
