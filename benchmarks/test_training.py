@@ -42,7 +42,7 @@ from medzoo.training.task import ClassificationTask
 
 OVERHEAD_TARGET, WAIT_TARGET = 1.05, 0.10
 # Options of the model, side of its images and training rows.
-CASES = {"cnn3d_small": ({"size": 32}, 32, 256), "xray_cnn": ({"size": 64}, 64, 512)}
+CASES = {"cnn3d_small": ({"size": 32}, 32, 96), "xray_cnn": ({"size": 64}, 64, 256)}
 BATCH = 16
 
 
