@@ -73,7 +73,7 @@ ALLOWED = {
     },
     "inference.optimize": {"classifier", "errors", "features", "inference", "kernels", "nn"},
     "inference.fold": {"kernels", "nn"},
-    "data": {"atomic", "contract", "errors", "io", "progress", "transforms", "warn", "weights.cache"},
+    "data": {"atomic", "contract", "errors", "io", "progress", "transforms", "version", "warn", "weights.cache"},
     "visual": {"contract", "data", "errors", "io", "transforms"},
     "training": {
         "atomic",

@@ -78,7 +78,7 @@ def test_train_as_a_person_types_it(called, tmp_path):
         model="swin_encoder_mlp:voco_b", label="grade", patient="pid", epochs=20
     )  # fmt: skip
     assert recipe == want
-    assert (data, options) == ("n.csv", {"to": "runs/a", "root": "images", "logger": False, "inexact": False})
+    assert (data, options) == ("n.csv", {"to": "runs/a", "root": "images", "logger": False})
     assert result.output.splitlines()[-1] == "Next: medzoo predict local-dir:runs/a/model IMAGE"
 
 
@@ -88,17 +88,17 @@ def test_every_option_reaches_its_field(called):
         "--labels", "A, B", "--task", "multilabel", "--no-patient-groups", "--uncertain", "mask", "--leave-out",
         "site=B", "--leave-out", "site=C", "--on-leak", "drop-train", "--size", "64x48", "--epochs", 3, "--batch", 8,
         "--lr", "1e-4", "--seed", 5, "--workers", 2, "--device", "cpu", "--precision", "float32", "--cache", "memory",
-        "--key", "PatientID", "--inexact", "--set", "flip=[x]", "--set", "ema=0.99",
+        "--key", "PatientID", "--set", "flip=[x]", "--set", "ema=0.99",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    recipe, _, options = called.train
+    recipe, _, _ = called.train
     data, split, train = recipe.data, recipe.split, recipe.train
     assert (data.image, data.label, data.labels, data.task) == ("file", ("a", "b"), ("A", "B"), "multilabel")
     assert (data.patient_groups, data.uncertain, data.size, data.cache) == (False, "mask", (64, 48), "memory")
     assert (data.key, split.leave_out, split.on_leak) == ("PatientID", {"site": ("B", "C")}, "drop-train")
     assert (train.epochs, train.batch, train.seed, train.workers) == (3, 8, 5, 2)
     assert (train.device, train.precision, train.ema) == ("cpu", "float32", 0.99)
-    assert (recipe.optimizer.lr, recipe.augment.flip, options["inexact"]) == (1e-4, ("x",), True)
+    assert (recipe.optimizer.lr, recipe.augment.flip) == (1e-4, ("x",))
     run("train", "adrenalmnist3d", "--data", "d", "--to", "r", "--folds", 5, "--fold", 2, "--size", 48)
     recipe = called.train[0]
     assert (recipe.split.folds, recipe.split.fold, recipe.split.column, recipe.data.size) == (5, 2, None, 48)
@@ -108,7 +108,7 @@ def test_every_option_reaches_its_field(called):
 
 def test_resume_takes_the_folder_alone(called):
     assert run("train", "--resume", "runs/a").exit_code == 0
-    assert called.resume == ("runs/a", {})
+    assert called.resume == ("runs/a", {"inexact": False})
     assert run("train", "--resume", "runs/a", "--inexact").exit_code == 0
     assert called.resume == ("runs/a", {"inexact": True})
     for more in (["table"], ["--data", "n.csv"], ["--epochs", "3"], ["--set", "lr=1"]):

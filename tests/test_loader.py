@@ -232,8 +232,9 @@ def test_shares_that_cannot_be_are_refused():
 @pytest.mark.parametrize("workers", [0, 2])
 def test_fault_108_a_row_that_fails_is_named(tmp_path, workers):
     part = drawn_part(4, folder=tmp_path)
-    (tmp_path / "2.npy").write_bytes(b"no array")
-    given = PlacedLoader(Rows(part, stored(part, cache="off")), 2, workers=workers)
+    pixels = stored(part, cache="off")
+    (tmp_path / "2.npy").write_bytes(b"no array")  # after all were read once
+    given = PlacedLoader(Rows(part, pixels), 2, workers=workers)
     with pytest.raises(DataError, match=r"the table, line 2 \(2\.npy\): .*2\.npy") as caught:
         list(given)
     assert "Traceback" not in str(caught.value)

@@ -176,7 +176,6 @@ def test_loss_of_a_recipe():
         ({"kind": "cross_entropy"}, "binary", "cross_entropy does not go with binary labels"),
         ({"kind": "bce"}, "multiclass", "need cross_entropy"),
         ({"weights": [1, 2, 3]}, "multilabel", "expected 2, one for each of first, second, got 3"),
-        ({"weights": [1, 2], "balance": "sqrt"}, "multilabel", "got weights and balance='sqrt'"),
     ],
 )
 def test_loss_of_a_recipe_that_cannot_be(section, task, message):

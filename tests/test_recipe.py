@@ -243,7 +243,7 @@ def test_digest_is_of_what_affects_the_weights():
     base = recipe()
     same = [
         base.with_(workers=4), base.with_(cache="off"), base.with_(cache_quota_gb=3.0), base.with_(name="other"),
-        base.with_(checkpoint_steps=7), base.with_(checkpoint_minutes=1.0), base.with_(time_limit_minutes=5.0),
+        base.with_(checkpoint_steps=7), base.with_(checkpoint_minutes=1.0),
         base.with_(description="x"), base.with_(**{"source.reference": "y"}),
     ]  # fmt: skip
     assert {each.digest() for each in same} == {base.digest()}

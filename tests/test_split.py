@@ -170,7 +170,7 @@ def test_fault_92_patients_that_are_not_known():
     assert any("no patients are known" in note for note in split.notes)
     with pytest.raises(ConfigError, match="is for a table without patients"):
         choose_split(table(["a", "b", "c"]), patient_groups=False)
-    with pytest.raises(DataError, match="1 rows have no patient: line 1"):
+    with pytest.raises(DataError, match="1 rows without a patient: row 1"):
         choose_split(table(["a", " ", "c"]))
 
 

@@ -247,7 +247,7 @@ def test_only_the_model_is_in_the_state_dict():
 
 @pytest.mark.parametrize("kind", ["constant", "exponential", "cosine"])
 def test_a_checkpoint_is_read_without_unpickling_code_and_continues_bit_for_bit(tmp_path, kind):
-    how = {"schedule": ScheduleSection(kind=kind, gamma=0.9, warmup_epochs=0.5)}
+    how = {"schedule": ScheduleSection(kind=kind, gamma=0.9 if kind == "exponential" else 1.0, warmup_epochs=0.5)}
 
     class Keep(Checkpoint):
         def on_train_epoch_end(self, trainer, pl_module):
@@ -348,8 +348,8 @@ def test_schedules_that_cannot_be():
 
 def test_fault_106_an_image_with_nan_reaches_no_batchnorm():
     model, split, pixels = image_split("cnn3d_small")
-    pixels.values = pixels.values.astype(np.float32)
-    pixels.values[split.train.rows[3]] = NAN
+    read, bad = pixels.read, int(split.train.rows[3])
+    pixels.read = lambda row: read(row) * (NAN if row == bad else 1)
     with pytest.raises(TrainError, match=r"NaN or infinite values in rows \[3\] of the table"):
         trainer().fit(ClassificationTask(model), datamodule=data_module(split, pixels))
     assert all(value.isfinite().all() for value in model.state_dict().values())
@@ -392,10 +392,6 @@ def in_one_process(rank: int, world: int, port: int, folder: str) -> None:
     model, split, pixels = image_split(labels=labels, seeded=True)
     model.head.dropout.p = 0.0
     data = data_module(split, pixels, batch_size=4)
-    if world > 1:
-        for loader in (data.train_loader, data.valid_loader):
-            plain = loader.batches
-            loader.batches = lambda plain=plain: [batch[rank::world] for batch in plain()]
     options = {}
     if world > 1:  # a process that something else has started, as torchrun does
         os.environ.update(LOCAL_RANK=str(rank), NODE_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))

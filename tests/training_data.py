@@ -40,7 +40,7 @@ def image_split(
     ones = [1] * (1 + len(spec.tiny_size))
     images = rng.integers(0, 160, (n, 1, *spec.tiny_size)) + 60 * positive.astype(int).reshape(n, *ones)
     groups = {"split": np.array(["train"] * (n - valid) + ["valid"] * valid)}
-    table = Table.from_arrays(images.astype(np.uint8), given, groups=groups)
+    table = Table.from_arrays(images.astype(np.uint8), given, groups=groups, blank="mask")
     if seeded:
         torch.manual_seed(0)
     model = medzoo.create(name, **dict(spec.tiny), in_chans=1, labels=table.labels, task=table.task)

@@ -267,7 +267,7 @@ def _messages() -> Iterator[None]:
     def show(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
         text = cli_message(message, "train")
         # What a library will change is for its developers.
-        if text not in seen and not issubclass(category, DeprecationWarning | FutureWarning):
+        if text not in seen and issubclass(category, UserWarning):
             seen.add(text)
             click.echo(f"warning: {text}", err=True)
 

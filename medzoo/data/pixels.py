@@ -295,7 +295,7 @@ class PixelStore:
     def _refuse(self, report: _Report) -> None:
         """Raise one error for all images that cannot be used."""
         faults = report.wrong | (report.unreadable if self.unreadable == "refuse" else {})
-        if not faults and len(report.unreadable) < len(self.table):
+        if not faults and (len(report.unreadable) < len(self.table) or not len(self.table)):
             return
         faults |= report.unreadable
         listed = list_rows([f"{name_row(self.table, row)}: {faults[row]}" for row in sorted(faults)], "\n  ")

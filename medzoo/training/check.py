@@ -44,7 +44,6 @@ DATA_SETS = {
 UNTIMED: dict[str, Any] = {
     "schedule": {"kind": "constant", "gamma": 1.0, "warmup_epochs": 0.0},
     "stop_after": None,
-    "time_limit_minutes": None,
 }
 """What a training of a few steps cannot follow; none of it takes time."""
 

@@ -50,6 +50,11 @@ class ImageDataModule(pl.LightningDataModule):
             loader.pin_memory = self.trainer.strategy.root_device.type == "cuda"
             loader.rank, loader.world = self.trainer.global_rank, self.trainer.world_size
 
+    def teardown(self, stage: str) -> None:
+        """End the workers."""
+        for loader in (self.train_loader, self.valid_loader):
+            loader.close()
+
     def train_dataloader(self) -> PlacedLoader:
         """Return the loader of the training part."""
         return self.train_loader

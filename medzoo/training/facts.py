@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
-import numpy as np
-
 from medzoo.errors import ConfigError
 from medzoo.training.environment import Environment
 from medzoo.training.setup import Setup
@@ -16,12 +14,11 @@ __all__ = ["check_facts", "data_fingerprint", "facts_of"]
 
 FREE = {
     "name", "description", "source", "data.cache_quota_gb", "train.workers", "train.checkpoint_steps",
-    "train.checkpoint_minutes", "train.time_limit_minutes",
+    "train.checkpoint_minutes",
     # Compared as they were resolved:
     "train.device", "train.precision", "train.threads",
 }  # fmt: skip
 """Fields of a recipe that do not change the weights, or only where a training stops."""
-SAMPLE = 64
 
 
 def facts_of(setup: Setup, environment: Environment) -> dict[str, Any]:
@@ -47,16 +44,14 @@ def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def data_fingerprint(setup: Setup) -> str:
-    """Return a hash of the rows, their targets, the parts, and the pixels of some images of each part."""
-    table, split = setup.table, setup.split
-    digest = hashlib.sha256()
-    for text in (table.ids, np.array(table.labels)):
-        digest.update("\0".join(map(str, text)).encode() + b"\1")
-    digest.update(table.targets.tobytes())
-    for part in (split.train, split.valid):
-        digest.update(part.rows.astype("<i8").tobytes())
-        for row in part.rows[np.linspace(0, len(part) - 1, min(SAMPLE, len(part)), dtype=int)]:
-            digest.update(setup.pixels.read(int(row)).contiguous().numpy().tobytes())
+    """Return a hash of the rows, their targets, the parts, and the decoded pixels of every image in them."""
+    table, split, pixels = setup.table, setup.split, setup.pixels.identities.pixels
+    digest = hashlib.sha256("\0".join((*table.labels, table.task)).encode())
+    for part in (split.train, split.valid, split.test):
+        digest.update(f"\1{part.name}".encode())
+        for row in part.rows.tolist():
+            digest.update(f"\0{table.ids[row]}\0{pixels[row]}\0".encode(errors="backslashreplace"))
+            digest.update(table.targets[row].astype("<f4").tobytes())
     return digest.hexdigest()
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.callbacks import EarlyStopping
 
+from medzoo.data.loader import explain_lost_workers
 from medzoo.errors import TrainError
 from medzoo.training.checkpoints import CheckpointKeeper, FsyncedFiles, Saved, clean, find_checkpoint
 from medzoo.training.ema import AveragedWeights
@@ -75,7 +75,7 @@ def fit(
             trainer = _trainer(
                 setup, environment, state, saved, callbacks=[*callbacks, *own], logger=logger, profiler=profiler
             )
-            with _explained(setup, interrupts):
+            with _explained(setup, interrupts), explain_lost_workers(setup.recipe.train.workers):
                 trainer.fit(
                     setup.task, datamodule=setup.data, ckpt_path=saved.path if saved else None, weights_only=True
                 )
@@ -106,8 +106,6 @@ def _callbacks(setup: Setup, folder: Path, environment: Environment) -> list[pl.
         mode = "min" if monitor == "valid_loss" else "max"
         # FiniteGuard reports a metric that is not finite, which this would take for a reason to stop.
         found.append(EarlyStopping(monitor, patience=how.stop_after, mode=mode, check_finite=False))
-    if how.time_limit_minutes is not None:
-        found.append(Timer(timedelta(minutes=how.time_limit_minutes), interval="epoch", verbose=False))
     return found
 
 

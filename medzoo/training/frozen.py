@@ -213,6 +213,7 @@ def phase_setup(setup: Setup, recipe: Recipe, *, folder: Path | None = None) -> 
         optimizer=recipe.optimizer,
         schedule=recipe.schedule,
         freeze=how.freeze,
+        batchnorm=how.batchnorm,
     )
     return replace(setup, recipe=recipe, data=data, task=task)
 

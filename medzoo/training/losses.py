@@ -151,11 +151,6 @@ def loss_from_recipe(section: LossSection, task: Task, part: Part) -> Classifica
             f"loss.kind: {section.kind} does not go with {task} labels ({', '.join(labels)}), which need {better}. "
             "Leave out loss.kind, or set data.task."
         )
-    if section.weights is not None and section.balance != "none":
-        raise ConfigError(
-            f"loss: got weights and balance={section.balance!r}, which computes weights. Set balance to 'none', or "
-            "leave out weights."
-        )
     given = section.weights
     if given is not None and kind == "bce" and len(labels) == 1 and len(given) == 2:
         negative, positive = (torch.tensor([value]) for value in given)

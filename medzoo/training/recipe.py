@@ -180,14 +180,23 @@ class LossSection(Section):
 
 
 class OptimizerSection(Section):
-    """The optimiser, and the learning rate at its start or after the warm-up."""
+    """The optimiser, and the learning rate at its start or after the warm-up.
+
+    ``weight_decay`` is 0.05 by default for adamw, where it shrinks the weights, and 0 for adam and sgd, where it is an
+    L2 penalty in the gradient.
+    """
 
     kind: Literal["adam", "adamw", "sgd"] = "adamw"
     lr: Positive = 1e-3
-    weight_decay: NotNegative = 0.05
+    weight_decay: NotNegative | None = None
     momentum: Rate = 0.9
     layer_decay: Factor = 1.0
     clip: Positive | None = None
+
+    @property
+    def decay(self) -> float:
+        """The weight decay, resolved."""
+        return (0.05 if self.kind == "adamw" else 0.0) if self.weight_decay is None else self.weight_decay
 
 
 class ScheduleSection(Section):
@@ -207,7 +216,8 @@ class TrainSection(Section):
     """The loop.
 
     ``stop_after`` is the patience in epochs of early stopping on ``monitor``. ``ema`` is the decay of the moving
-    average of weights, 0 for none. ``then`` continues a frozen training with all weights for ``then_epochs``.
+    average of weights, 0 for none. ``batchnorm: frozen`` keeps the statistics of the pretrained weights. ``then``
+    continues a frozen training with all weights for ``then_epochs``.
     """
 
     epochs: Count = 10
@@ -217,6 +227,7 @@ class TrainSection(Section):
     stop_after: Count | None = None
     monitor: Literal["valid_loss", "valid_auroc", "valid_accuracy"] = "valid_loss"
     freeze: Literal["none", "encoder", "features"] = "none"
+    batchnorm: Literal["train", "frozen"] = "train"
     then: Literal["finetune"] | None = None
     then_epochs: Count | None = None
     then_lr: Positive | None = None
@@ -227,7 +238,6 @@ class TrainSection(Section):
     threads: Count | None = None
     checkpoint_steps: Count | None = None
     checkpoint_minutes: Positive = 10.0
-    time_limit_minutes: Positive | None = None
 
     def rules(self) -> Iterator[tuple[str, str]]:
         """Yield what contradicts."""
@@ -253,7 +263,7 @@ NO_EFFECT: Any = {
     "description": True,
     "source": True,
     "data": {"cache", "cache_quota_gb"},
-    "train": {"workers", "checkpoint_steps", "checkpoint_minutes", "time_limit_minutes"},
+    "train": {"workers", "checkpoint_steps", "checkpoint_minutes"},
 }
 """Fields that do not change the trained weights."""
 

@@ -147,7 +147,9 @@ def _resolve(recipe: str | os.PathLike[str] | Recipe | Classifier, overrides: di
     """Return the recipe with its overrides; a model that is given is saved to the folder, where a resume finds it."""
     if isinstance(recipe, Classifier):
         initial = recipe.save_pretrained(run.path / "initial")
-        return Recipe.load("table").with_(**{"model.name": f"local-dir:{initial.absolute()}", **overrides})
+        return Recipe.load("table").with_(
+            **{"model.name": f"local-dir:{initial.absolute()}", "model.pretrained": False, **overrides}
+        )
     found = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     return found.with_(**overrides)
 

@@ -105,6 +105,7 @@ def set_up(recipe: Recipe, table: Table, *, column: str | None = None) -> Setup:
         optimizer=recipe.optimizer,
         schedule=recipe.schedule,
         freeze=how.freeze,
+        batchnorm=how.batchnorm,
     )
     found = (*table.notes, *pixels.notes, *split.notes, *notes)
     return Setup(recipe, table, model, pixels, split, data, task, found)

@@ -202,7 +202,7 @@ class ClassificationTask(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the optimiser and the schedule, which steps with each step of the optimiser."""
         how = self.optimizer
-        groups = self.model.param_groups(how.lr, how.weight_decay, how.layer_decay)
+        groups = self.model.param_groups(how.lr, how.decay, how.layer_decay)
         optimizer: torch.optim.Optimizer
         if how.kind == "sgd":
             optimizer = torch.optim.SGD(groups, how.lr, momentum=how.momentum)

@@ -79,6 +79,10 @@ class Speed(pl.Callback):
         if isinstance(running.profiler, WaitProfiler):
             self._profiler = running.profiler
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock: an epoch that is resumed in its middle has no start."""
+        self._mark = self.clock()
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock before the first batch is asked for."""
         self._mark = self.clock()
