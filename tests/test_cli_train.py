@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import subprocess
 import sys
@@ -166,9 +165,6 @@ def test_check_and_dry_run_of_images(tmp_path):
     assert (wrong.exit_code, "Did you mean 'grade'" in wrong.output) == (5, True)
 
 
-@pytest.mark.skipif(
-    "root" not in inspect.signature(medzoo.training.run.train).parameters, reason="train takes a table alone yet"
-)
 def test_train_and_predict_with_what_it_wrote(tmp_path):
     table = write_images(tmp_path, patients=12)
     result = run(

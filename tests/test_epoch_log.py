@@ -48,7 +48,7 @@ def run(folder, *, ckpt_path=None, place=None, callbacks=(), **options):
     model, split, pixels = image_split(seeded=True)
     model.head.dropout.p = 0.0
     task = ClassificationTask(
-        model, optimizer=OptimizerSection(lr=1e-2), schedule=ScheduleSection(kind="cosine", warmup_epochs=0.5)
+        model, optimizer=OptimizerSection(lr=1e-2), schedule=ScheduleSection(kind="cosine", warmup=0.25)
     )
     log = EpochLog(folder, **options)
     keep = Keep(folder, after=6)

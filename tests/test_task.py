@@ -247,7 +247,7 @@ def test_only_the_model_is_in_the_state_dict():
 
 @pytest.mark.parametrize("kind", ["constant", "exponential", "cosine"])
 def test_a_checkpoint_is_read_without_unpickling_code_and_continues_bit_for_bit(tmp_path, kind):
-    how = {"schedule": ScheduleSection(kind=kind, gamma=0.9 if kind == "exponential" else 1.0, warmup_epochs=0.5)}
+    how = {"schedule": ScheduleSection(kind=kind, gamma=0.9 if kind == "exponential" else 1.0, warmup=0.25)}
 
     class Keep(Checkpoint):
         def on_train_epoch_end(self, trainer, pl_module):
@@ -308,7 +308,7 @@ def test_optimizers_take_the_groups_of_the_model(kind, expected):
 
 
 def test_accumulation_counts_steps_of_the_optimiser():
-    how = ScheduleSection(kind="cosine", warmup_epochs=1)
+    how = ScheduleSection(kind="cosine", warmup=0.5)
     _module, run, _ = fitted(schedule=how, options={"accumulate_grad_batches": 2})
     scheduler = run.lr_scheduler_configs[0].scheduler
     assert run.global_step == 4  # 4 batches of 4 rows in each of 2 epochs
@@ -323,7 +323,6 @@ def test_an_exponential_schedule_equals_torch():
         torch.optim.SGD([parameter], 0.1),
         ScheduleSection(kind="exponential", gamma=0.9),
         total=float("inf"),
-        steps_per_epoch=10,
     )
     theirs = torch.optim.lr_scheduler.ExponentialLR(torch.optim.SGD([parameter], 0.1), 0.9)
     for _ in range(20):
@@ -337,10 +336,9 @@ def test_an_exponential_schedule_equals_torch():
 
 def test_schedules_that_cannot_be():
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
-    with pytest.raises(ConfigError, match="cosine needs to know the number of steps"):
-        per_step(optimizer, ScheduleSection(kind="cosine"), total=float("inf"), steps_per_epoch=1)
-    with pytest.raises(ConfigError, match="a warm-up of 3 epochs is 30 steps, but the training has 20"):
-        per_step(optimizer, ScheduleSection(warmup_epochs=3), total=20, steps_per_epoch=10)
+    for how in (ScheduleSection(kind="cosine"), ScheduleSection(warmup=0.1)):
+        with pytest.raises(ConfigError, match="cosine and a warm-up need to know the number of steps"):
+            per_step(optimizer, how, total=float("inf"))
 
 
 # --- faults ---

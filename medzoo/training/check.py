@@ -42,7 +42,7 @@ DATA_SETS = {
 
 
 UNTIMED: dict[str, Any] = {
-    "schedule": {"kind": "constant", "gamma": 1.0, "warmup_epochs": 0.0},
+    "schedule": {"kind": "constant", "gamma": 1.0, "warmup": 0.0},
     "stop_after": None,
 }
 """What a training of a few steps cannot follow; none of it takes time."""
@@ -117,7 +117,7 @@ def check(
     """
     with TemporaryDirectory(prefix="medzoo-check-") as folder:
         setup, report = _prepare(recipe, data, root, overrides)
-        picture = None if out is None else _draw(setup, Path(out))
+        picture = None if out is None else setup.draw_first_batch(Path(out))
         return replace(report(plan_time(setup, Path(folder))), picture=picture)
 
 
@@ -208,15 +208,3 @@ def known_data_sets(text: str) -> set[str]:
     True
     """
     return {name for name, pattern in DATA_SETS.items() if re.search(pattern, text, re.IGNORECASE)}
-
-
-def _draw(setup: Setup, out: Path) -> Path:
-    """Draw the first training batch, without moving the place of the training loader."""
-    from torch.utils.data import default_collate
-
-    from medzoo.visual.show_transforms import draw_batch
-
-    loader = setup.data.train_loader
-    batch = default_collate([loader.rows[key] for key in loader.batches()[0]])
-    draw_batch(batch, setup.pixels.transform, setup.table.labels, out)
-    return out

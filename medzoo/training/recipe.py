@@ -200,11 +200,14 @@ class OptimizerSection(Section):
 
 
 class ScheduleSection(Section):
-    """The learning rate over the steps: constant, exponential per step (``gamma`` is the factor), or cosine to 0."""
+    """The learning rate over the steps: constant, exponential per step (``gamma`` is the factor), or cosine to 0.
+
+    ``warmup`` is the share of all steps in which it rises linearly before that.
+    """
 
     kind: Literal["constant", "exponential", "cosine"] = "constant"
     gamma: Factor = 1.0
-    warmup_epochs: NotNegative = 0.0
+    warmup: Rate = 0.0
 
     def rules(self) -> Iterator[tuple[str, str]]:
         """Yield what contradicts."""
@@ -283,13 +286,6 @@ class Recipe(Section):
     schedule: ScheduleSection = ScheduleSection()
     train: TrainSection = TrainSection()
     source: SourceSection = SourceSection()
-
-    def rules(self) -> Iterator[tuple[str, str]]:
-        """Yield what contradicts."""
-        warmup, epochs = self.schedule.warmup_epochs, self.train.epochs
-        if warmup and warmup >= epochs:
-            got = f"{warmup:g} of {epochs}; set both, or schedule.warmup_epochs to 0"
-            yield "schedule.warmup_epochs", f"expected less than train.epochs, got {got}"
 
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> Recipe:

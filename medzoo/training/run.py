@@ -158,6 +158,8 @@ def _begin(run: RunFolder, setup: Setup) -> None:
     """Write what a resume needs, before the first step; ``run.json`` last, as it makes the folder a run."""
     run.write("recipe.yaml", setup.recipe.to_yaml())
     run.write_data(setup)
+    run.figures.mkdir(exist_ok=True)
+    setup.draw_first_batch(run.figures / "train_batch.png")
     environment = resolve_environment(setup.recipe.train, setup.model.input_spec.dims)
     run.update(
         medzoo=__version__,

@@ -11,6 +11,7 @@ import csv
 import hashlib
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -133,7 +134,7 @@ class RunFolder:
         """Remove what was written for a run that could not begin, and the folder if it is then empty."""
         if (self.path / "run.json").exists():
             return
-        for name in ("initial", "data"):
+        for name in ("initial", "data", "figures"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         (self.path / "recipe.yaml").unlink(missing_ok=True)
         with suppress(OSError):
@@ -195,11 +196,14 @@ class RunFolder:
 
 
 def pseudonym(patient: str) -> str:
-    """Return 16 hex digits in the place of a patient id, the same in each run: enough that no two patients meet.
+    """Return what stands for a patient id: 16 hex digits, the same in each run, and enough that no two patients meet.
 
-    Whoever can guess an id can compute it, so a run folder is to be kept as the data is.
+    What stands for a patient already, as in the table of a run, is returned as it is. Whoever can guess an id can
+    compute it, so a run folder is to be kept as the data is.
     """
-    return hashlib.sha256(patient.encode()).hexdigest()[:16]
+    if re.fullmatch(r"sha256:[0-9a-f]{16}", patient):
+        return patient
+    return f"sha256:{hashlib.sha256(patient.encode(errors='backslashreplace')).hexdigest()[:16]}"
 
 
 def _table_rows(table: Table, parts: NDArray[np.str_]) -> Iterable[list[Any]]:

@@ -40,29 +40,23 @@ def rate_factor(schedule: ScheduleSection, step: int, total: float, warmup: int)
     return 1.0
 
 
-def per_step(optimizer: Optimizer, schedule: ScheduleSection, *, total: float, steps_per_epoch: float) -> LambdaLR:
+def per_step(optimizer: Optimizer, schedule: ScheduleSection, *, total: float) -> LambdaLR:
     """Return a scheduler to step after each step of the optimiser.
 
     Args:
         optimizer: its groups keep their ratios.
         schedule: section of a recipe.
         total: steps of the training, or infinity if it has no end.
-        steps_per_epoch: what the warm-up is counted by.
 
     Raises:
-        ConfigError: a cosine schedule of a training without an end, or a warm-up that is longer than the training.
+        ConfigError: a cosine schedule or a warm-up, which is a share of all steps, of a training without an end.
     """
-    if math.isinf(total) and schedule.kind == "cosine":
+    if math.isinf(total) and (schedule.kind == "cosine" or schedule.warmup):
         raise ConfigError(
-            "schedule: cosine needs to know the number of steps, but the Trainer has no end. Give it max_epochs or "
-            "max_steps, and a loader of known length."
+            "schedule: cosine and a warm-up need to know the number of steps, but the Trainer has no end. Give it "
+            "max_epochs or max_steps, and a loader of known length."
         )
-    warmup = round(schedule.warmup_epochs * steps_per_epoch) if schedule.warmup_epochs else 0
-    if warmup >= total:
-        raise ConfigError(
-            f"schedule: a warm-up of {schedule.warmup_epochs:g} epochs is {warmup} steps, but the training has "
-            f"{total:g}."
-        )
+    warmup = round(schedule.warmup * total) if schedule.warmup else 0
     # A function: LambdaLR keeps the attributes of any other callable in its state, and so in every checkpoint.
     factor: Callable[[int], float] = lambda step: rate_factor(schedule, step, total, warmup)  # noqa: E731
     return LambdaLR(optimizer, factor)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import default_collate
 
 from medzoo.classifier import Classifier
 from medzoo.contract import Preprocessing
@@ -23,6 +25,7 @@ from medzoo.training.recipe import DataSection, Recipe
 from medzoo.training.task import ClassificationTask
 from medzoo.transforms.augment import Augmentation, Augmenter, check_augmentation
 from medzoo.transforms.transform import transform
+from medzoo.visual.show_transforms import draw_batch
 
 __all__ = ["Setup", "set_up"]
 
@@ -58,6 +61,13 @@ class Setup:
         targets = self.table.targets[self.split.train.rows]
         known = np.maximum(1, (~np.isnan(targets)).sum(0))
         return tuple((np.nansum(targets, 0) / known).tolist())
+
+    def draw_first_batch(self, out: Path) -> Path:
+        """Draw what the network sees first, without moving the place of the training loader."""
+        loader = self.data.train_loader
+        batch = default_collate([loader.rows[key] for key in loader.batches()[0]])
+        draw_batch(batch, self.pixels.transform, self.table.labels, out)
+        return out
 
     def describe_data(self) -> str:
         """Return the training data in a sentence, without a path."""

@@ -5,7 +5,6 @@ Axes: b batch, l labels.
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -211,10 +210,5 @@ class ClassificationTask(pl.LightningModule):
         else:
             optimizer = torch.optim.AdamW(groups, how.lr)
         total = self.trainer.estimated_stepping_batches  # of an infinite loader too
-        steps = (
-            math.inf
-            if math.isinf(batches := self.trainer.num_training_batches)
-            else math.ceil(batches / self.trainer.accumulate_grad_batches)
-        )
-        scheduler = per_step(optimizer, self.schedule, total=total, steps_per_epoch=steps)
+        scheduler = per_step(optimizer, self.schedule, total=total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
