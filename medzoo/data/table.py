@@ -24,7 +24,7 @@ from medzoo.data.table_folder import PatientRule, read_folder
 from medzoo.data.table_npz import check_images, read_npz
 from medzoo.data.table_paths import find_images
 from medzoo.data.table_rows import Duplicates, assemble, assemble_arrays
-from medzoo.data.texts import Texts
+from medzoo.data.texts import StrArray, Texts
 from medzoo.errors import DataError
 
 __all__ = ["Table"]
@@ -53,14 +53,14 @@ class Table:
         notes: choices that were made, and what was left out.
     """
 
-    ids: NDArray[np.str_]
+    ids: StrArray
     targets: NDArray[np.float32]
     labels: tuple[str, ...]
     task: Task
-    paths: Texts | NDArray[np.str_] | None = None
+    paths: Texts | StrArray | None = None
     arrays: NDArray[Any] | None = None
-    patients: NDArray[np.str_] | None = None
-    groups: Mapping[str, NDArray[np.str_]] = field(default_factory=dict)
+    patients: StrArray | None = None
+    groups: Mapping[str, StrArray] = field(default_factory=dict)
     lines: NDArray[np.int64] | None = None
     source: str = "the table"
     notes: tuple[str, ...] = ()

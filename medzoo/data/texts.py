@@ -13,7 +13,10 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Texts"]
+__all__ = ["StrArray", "Texts"]
+
+StrArray = NDArray[np.str_]
+"""Text, one for each row."""
 
 
 class Texts:
