@@ -15,6 +15,7 @@ html_theme = "furo"
 html_title = f"medzoo {version}"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+autodoc_type_aliases = {"StrArray": "StrArray"}  # docutils takes numpy.str_ for a reference
 napoleon_google_docstring = True
 napoleon_use_ivar = True
 exclude_patterns = ["_build", "_generated"]
