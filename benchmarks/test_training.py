@@ -73,7 +73,7 @@ def make_setup(name: str, options: dict, images: np.ndarray, epochs: int, freeze
     split = split_from_column(table, "split", patient_groups=False)
     data = ImageDataModule(split, pixels, batch_size=BATCH)
     task = ClassificationTask(model, optimizer=recipe.optimizer, freeze=freeze)
-    return Setup(recipe, table, model, pixels, split, data, task)
+    return Setup(recipe, table, model, pixels, split, data, task, split.how)
 
 
 def random_images(name: str, options: dict, side: int, rows: int) -> np.ndarray:

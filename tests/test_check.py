@@ -14,8 +14,9 @@ from tensors import batch, tiny
 
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError, DataError
-from medzoo.training.check import DATA_SETS, _notes, check, dry_run, known_data_sets
+from medzoo.training.check import check, dry_run
 from medzoo.training.check_counts import auroc_half_width, count_part
+from medzoo.training.known_data import DATA_SETS, known_data_sets, seen_before
 from medzoo.training.measure import activation_bytes
 from medzoo.training.recipe import Recipe
 from medzoo.training.source import load_table
@@ -48,7 +49,7 @@ def test_check_counts_rows_patients_and_labels(report):
 
 def test_check_measures_time_and_memory(report):
     rows = report.parts[0].rows
-    time, memory = report.time, report.memory
+    (time,), memory = report.times, report.memory
     assert (time.steps, time.epochs) == (-(-rows // 4), 7)
     assert time.total_seconds == pytest.approx(7 * time.epoch_seconds)
     assert time.epoch_seconds == pytest.approx(
@@ -170,16 +171,24 @@ def test_data_sets_by_name(text, names):
     assert names <= set(DATA_SETS)
 
 
-def test_weights_that_may_know_the_data_are_named(report):
-    setup = SimpleNamespace(
-        model=SimpleNamespace(load_report=SimpleNamespace(trained_on="chest X-rays of NIH ChestX-ray14")),
-        table=report.table,
-        recipe=Recipe.load("table"),
-    )
-    notes = _notes(setup, "nih/labels.csv")
-    assert "trained on ChestX-ray14" in notes[0]
-    assert "may know the images of the validation and test parts" in notes[0]
-    assert _notes(setup, "own/labels.csv") == []
+def test_weights_that_may_know_the_data_are_named():
+    assert "trained on ChestX-ray14, and the name" in seen_before("the X-rays of NIH ChestX-ray14", "nih/labels.csv")
+    assert seen_before("the X-rays of NIH ChestX-ray14", "own/labels.csv") == ""
+
+
+@pytest.mark.parametrize("then", [None, "finetune"])
+def test_each_phase_of_a_frozen_training_is_measured(table, then):
+    how = {**OPTIONS, **COLUMNS, "freeze": "features", "then": then, "root": table.parent / "images"}
+    how |= {"epochs": 5, "then_epochs": 40} if then else {}
+    report = check("table", table, **how)
+    assert [time.epochs for time in report.times] == ([1, 40] if then else [1])
+    assert "features are computed once" in str(report)
+    assert ("frozen encoder: " in str(report)) == bool(then)
+
+
+def test_notes_are_those_of_a_training(table):
+    report = check("table", table, root=table.parent / "images", **OPTIONS, **COLUMNS, **{"augment.flip": ["x"]})
+    assert any("compared were patients" in note for note in report.notes)
 
 
 def recipe(**overrides):

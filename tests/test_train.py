@@ -270,3 +270,33 @@ def test_what_cannot_be_written_names_the_file(tmp_path):
     (tmp_path / "data").write_text("a file in the way")
     with pytest.raises(TrainError, match="cannot be written"):
         RunFolder(tmp_path).write("data/table.csv", "")
+
+
+def test_a_resumed_run_states_what_a_whole_one_does(whole, images, tmp_path):
+    with pytest.raises(Stop):
+        train(images, tmp_path / "a", checkpoint_steps=1, callbacks=[StopAt(3)])
+    medzoo.resume(tmp_path / "a")
+    for name in ("model/config.json", "predictions/valid.csv", "data/table.csv", "recipe.yaml"):
+        assert (tmp_path / "a" / name).read_bytes() == (whole.folder / name).read_bytes(), name
+    patients = {row["medzoo:id"]: row["medzoo:patient"] for row in read(whole.folder / "data" / "table.csv")}
+    for row in read(tmp_path / "a" / "predictions" / "valid.csv"):
+        assert row["patient"] == patients[row["id"]]
+
+
+def test_predictions_are_those_of_the_saved_model_in_bf16_too(images, tmp_path):
+    run = train(images, tmp_path / "a", epochs=1, precision="bf16")
+    row = read(run.folder / "predictions" / "valid.csv")[0]
+    found = medzoo.predict(run.model, images.parent / "images" / row["id"])
+    assert found.logits["grade"] == pytest.approx(float(row["logit:grade"]), abs=1e-5)
+
+
+def test_a_run_of_a_model_is_continued_in_another_place(images, tmp_path):
+    model = medzoo.create("xray_cnn", size=32, widths=(4, 4, 8, 8), hidden=8, labels=["grade"], task="binary")
+    how = {name: value for name, value in TINY.items() if not name.startswith("model") and name != "size"}
+    with pytest.raises(Stop):
+        medzoo.train(
+            model, images, to=tmp_path / "a", root=images.parent / "images", callbacks=[StopAt(3)], checkpoint_steps=1,
+            **how, **COLUMNS,
+        )  # fmt: skip
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert medzoo.resume(tmp_path / "b").folder == tmp_path / "b"

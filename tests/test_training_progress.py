@@ -82,7 +82,7 @@ def test_speed_counts_rows_waits_and_validation_apart(monkeypatch):
 
     train([Work(), speed], rows=Slow(clock, 0.5))
     # 2 epochs of 2 batches of 4 rows: 2 s to load and 6 s to work on each.
-    assert (speed.samples, speed.valid_batches) == (16, 4)
+    assert (speed.samples, len(speed.valid_step_seconds)) == (16, 4)
     assert speed.train_seconds == pytest.approx(32)
     assert speed.wait_seconds == pytest.approx(8)
     assert speed.data_wait_share == pytest.approx(0.25)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +14,7 @@ from medzoo.data.pixels import PixelStore
 from medzoo.data.split import Dropped
 from medzoo.data.table import Table
 from medzoo.training.check_counts import PartCount, count_part
+from medzoo.training.frozen import phase_setup, phases
 from medzoo.training.measure import FewSteps, MemoryPlan, TimePlan, peak_memory, plan_memory, plan_time
 from medzoo.training.recipe import Recipe
 from medzoo.training.setup import Setup, set_up
@@ -23,23 +24,7 @@ from medzoo.training.wait import Speed, advise
 if TYPE_CHECKING:
     from rich.console import Group
 
-__all__ = ["CheckReport", "check", "dry_run", "known_data_sets"]
-
-DATA_SETS = {
-    "ChestX-ray14": r"chest-?x-?ray-?(8|14)|\bnih\b",
-    "CheXpert": r"chexpert",
-    "MIMIC-CXR": r"mimic",
-    "PadChest": r"padchest",
-    "RSNA pneumonia": r"\brsna\b",
-    "Open-i": r"open-?i\b",
-    "LUNA16": r"luna-?16|lidc",
-    "BraTS": r"\bbrats|mgmt",
-    "BTCV": r"\bbtcv\b",
-    "AdrenalMNIST3D": r"adrenal-?mnist",
-    "Kermany chest X-rays": r"kermany|pneumonia-?mnist|pneumonia_cxr",
-}
-"""Names by which a data set is known, for the warning that weights may have been trained on the same images."""
-
+__all__ = ["CheckReport", "check", "dry_run"]
 
 UNTIMED: dict[str, Any] = {
     "schedule": {"kind": "constant", "gamma": 1.0, "warmup": 0.0},
@@ -60,7 +45,7 @@ class CheckReport:
         dropped: rows in no part.
         notes: what the checks cannot see, and warnings.
         memory: the bytes of a training.
-        time: measured by a few steps.
+        times: of each phase, measured by a few steps.
         advice: the one thing to change, or empty.
         picture: a batch as the network sees it; ``None`` if it was not drawn.
         resumed: whether a checkpoint was written and continued; ``None`` if that was not tried.
@@ -74,7 +59,7 @@ class CheckReport:
     dropped: tuple[Dropped, ...]
     notes: tuple[str, ...]
     memory: MemoryPlan
-    time: TimePlan
+    times: tuple[TimePlan, ...]
     advice: str
     picture: Path | None = None
     resumed: bool | None = None
@@ -118,7 +103,8 @@ def check(
     with TemporaryDirectory(prefix="medzoo-check-") as folder:
         setup, report = _prepare(recipe, data, root, overrides)
         picture = None if out is None else setup.draw_first_batch(Path(out))
-        return replace(report(plan_time(setup, Path(folder))), picture=picture)
+        times = tuple(plan_time(part, Path(folder) / str(i)) for i, part in enumerate(_phases(setup)))
+        return replace(report(times), picture=picture)
 
 
 def dry_run(
@@ -143,14 +129,25 @@ def dry_run(
     from medzoo.training.fit import fit
 
     with TemporaryDirectory(prefix="medzoo-dry-run-") as name:
-        folder = Path(name)
         setup, report = _prepare(recipe, data, root, overrides)
-        time = plan_time(setup, folder, train=2, valid=2)
-        again = Speed()
-        with warnings.catch_warnings():  # of a model that has hardly been trained
-            warnings.simplefilter("ignore", UserWarning)
-            fit(setup, folder, callbacks=[FewSteps(2, 2, epochs=2), again])
-        return replace(report(time), resumed=again.samples > 0, peak=peak_memory())
+        times, resumed = [], True
+        for i, part in enumerate(_phases(setup)):
+            folder, again = Path(name) / str(i), Speed()
+            times.append(plan_time(part, folder, train=2, valid=2))
+            with warnings.catch_warnings():  # of a model that has hardly been trained
+                warnings.simplefilter("ignore", UserWarning)
+                fit(part, folder, callbacks=[FewSteps(2, 2, epochs=2), again])
+            resumed &= again.samples > 0
+        return replace(report(tuple(times)), resumed=resumed, peak=peak_memory())
+
+
+def _phases(setup: Setup) -> Iterator[Setup]:
+    """Yield the setup of each phase. Features are not computed: their phase is as long as one epoch of the encoder."""
+    for recipe in phases(setup.recipe):
+        how = recipe
+        if recipe.train.freeze == "features":
+            how = recipe.with_(freeze="encoder", epochs=1)
+        yield phase_setup(setup, how)
 
 
 def _prepare(
@@ -168,13 +165,12 @@ def _prepare(
     setup = set_up(resolved.with_(**UNTIMED), table)
     memory = plan_memory(setup, _image_bytes(setup))
     parts = tuple(map(count_part, (setup.split.train, setup.split.valid, setup.split.test)))
-    notes = (*table.notes, *setup.split.notes, *_notes(setup, "" if isinstance(data, Table) else str(data)))
 
-    def report(time: TimePlan) -> CheckReport:
+    def report(times: tuple[TimePlan, ...]) -> CheckReport:
         how = resolved.train
-        advice = advise(time.data_wait_share, how.workers, resolved.data.cache, os.cpu_count() or 1)
+        advice = advise(times[-1].data_wait_share, how.workers, resolved.data.cache, os.cpu_count() or 1)
         return CheckReport(
-            resolved, table, parts, setup.split.how, setup.split.dropped, notes, memory, time, advice
+            resolved, table, parts, setup.split.how, setup.split.dropped, setup.notes, memory, times, advice
         )  # fmt: skip
 
     return setup, report
@@ -185,26 +181,3 @@ def _image_bytes(setup: Setup) -> int:
     if setup.recipe.data.cache == "off":
         return 0
     return PixelStore.plan(setup.table, setup.pixels.transform).bytes
-
-
-def _notes(setup: Setup, data: str) -> list[str]:
-    """Return the warning that the weights may know the images."""
-    found = []
-    given = f"{data} {setup.table.source} {setup.recipe.name} {setup.recipe.source.reference}"
-    loaded = setup.model.load_report
-    same = known_data_sets(loaded.trained_on if loaded else "") & known_data_sets(given)
-    if same:
-        found.append(
-            f"the weights {setup.recipe.model.pretrained!r} were trained on {' and '.join(sorted(same))}, and the name "
-            "of the data says the same: they may know the images of the validation and test parts."
-        )
-    return found
-
-
-def known_data_sets(text: str) -> set[str]:
-    """Return the public data sets that a text names; a match of names is no proof, and no match is none either.
-
-    >>> known_data_sets("chest X-rays of NIH ChestX-ray14 and CheXpert") == {"ChestX-ray14", "CheXpert"}
-    True
-    """
-    return {name for name, pattern in DATA_SETS.items() if re.search(pattern, text, re.IGNORECASE)}

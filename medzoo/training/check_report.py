@@ -107,7 +107,7 @@ def _costs_table(report: CheckReport) -> RichTable:
     """Return memory and time."""
     from rich.table import Table
 
-    memory, time = report.memory, report.time
+    memory, last = report.memory, report.times[-1]
     table = Table(show_header=False)
     cached = {
         "off": "not cached",
@@ -125,16 +125,22 @@ def _costs_table(report: CheckReport) -> RichTable:
     table.add_row("training", f"{_size(memory.total)}: " + ", ".join(parts))
     if report.peak is not None:
         table.add_row("peak memory", f"{_size(report.peak)} of this process, with PyTorch itself")
-    checkpoint = f"{_size(time.checkpoint_bytes)} each, two are kept"
+    checkpoint = f"{_size(last.checkpoint_bytes)} each, two are kept"
     table.add_row("checkpoints", checkpoint + (", written and continued" if report.resumed else ""))
-    wait = "" if time.data_wait_share is None else f", data wait {100 * time.data_wait_share:.0f} % of the time"
-    table.add_row("speed", f"{time.samples_per_second:.3g} samples/s{wait}")
-    table.add_row(
-        "an epoch",
-        f"{duration(time.epoch_seconds)}: {time.steps} steps of {duration(time.step_seconds)}, validation "
-        f"{time.valid_steps} of {duration(time.valid_step_seconds)}",
-    )
-    table.add_row("all", f"{duration(time.total_seconds)} for {time.epochs} epochs, by a few steps measured now")
+    names = ("",) if len(report.times) == 1 else ("frozen encoder: ", "all weights: ")
+    for name, time in zip(names, report.times, strict=True):
+        wait = "" if time.data_wait_share is None else f", data wait {100 * time.data_wait_share:.0f} % of the time"
+        table.add_row("speed", f"{name}{time.samples_per_second:.3g} samples/s{wait}")
+        table.add_row(
+            "an epoch",
+            f"{name}{duration(time.epoch_seconds)}: {time.steps} steps of {duration(time.step_seconds)}, validation "
+            f"{time.valid_steps} of {duration(time.valid_step_seconds)}",
+        )
+    epochs = " + ".join(str(time.epochs) for time in report.times)
+    seconds = sum(time.total_seconds for time in report.times)
+    table.add_row("all", f"{duration(seconds)} for {epochs} epochs, by a few steps measured now")
+    if report.recipe.train.freeze == "features":
+        table.add_row("", "features are computed once, which is that one epoch; training the head on them is not in it")
     return table
 
 

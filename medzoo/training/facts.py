@@ -7,24 +7,20 @@ from typing import Any
 
 from medzoo.errors import ConfigError
 from medzoo.training.environment import Environment
+from medzoo.training.recipe import NO_EFFECT, Recipe
 from medzoo.training.setup import Setup
 from medzoo.warn import warn
 
 __all__ = ["check_facts", "data_fingerprint", "facts_of"]
 
-FREE = {
-    "name", "description", "source", "data.cache_quota_gb", "train.workers", "train.checkpoint_steps",
-    "train.checkpoint_minutes",
-    # Compared as they were resolved:
-    "train.device", "train.precision", "train.threads",
-}  # fmt: skip
-"""Fields of a recipe that do not change the weights, or only where a training stops."""
+RESOLVED = ("device", "precision", "threads")
+"""Fields of ``train`` that are compared as they were resolved."""
 
 
 def facts_of(setup: Setup, environment: Environment) -> dict[str, Any]:
     """Return what determines the weights, as plain values."""
     return {
-        "recipe": _flat(setup.recipe.model_dump(mode="json")),
+        "recipe": _fields(setup.recipe),
         "labels": list(setup.table.labels),
         "task": setup.table.task,
         "data": data_fingerprint(setup),
@@ -32,13 +28,20 @@ def facts_of(setup: Setup, environment: Environment) -> dict[str, Any]:
     }
 
 
+def _fields(recipe: Recipe) -> dict[str, Any]:
+    """Return the fields that change the weights, by their dotted names."""
+    values = recipe.model_dump(mode="json", exclude=NO_EFFECT)
+    for name in RESOLVED:
+        del values["train"][name]
+    if recipe.model.name.startswith("local-dir:"):
+        del values["model"]["name"]  # the folder may have moved, and the checkpoint has the weights
+    return _flat(values)
+
+
 def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the fields by their dotted names, without :data:`FREE`."""
     found: dict[str, Any] = {}
     for key, value in section.items():
         name = f"{prefix}{key}"
-        if name in FREE:
-            continue
         found |= _flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
     return found
 

@@ -27,6 +27,7 @@ from medzoo.data.split import Part
 from medzoo.errors import ConfigError, TrainError
 from medzoo.progress import track
 from medzoo.training.datamodule import ImageDataModule
+from medzoo.training.environment import resolve_environment
 from medzoo.training.losses import loss_from_recipe
 from medzoo.training.recipe import Recipe
 from medzoo.training.task import ClassificationTask
@@ -159,25 +160,10 @@ def phases(recipe: Recipe) -> tuple[Recipe, ...]:
 
     The second has ``then_epochs`` epochs, by default as many as the first, and the learning rate ``then_lr``, by
     default a tenth of the first. Features are those of images without augmentation, which applies to the second alone.
-
-    Raises:
-        ConfigError: ``then`` without ``freeze``, ``then_epochs`` or ``then_lr`` without ``then``, or augmentation that
-            no phase could apply.
     """
     how = recipe.train
     if how.then is None:
-        if how.then_epochs is not None or how.then_lr is not None:
-            raise ConfigError(
-                "train: then_epochs and then_lr belong to train.then, which is not set. Set it to finetune."
-            )
-        if how.freeze == "features" and recipe.augment != type(recipe.augment)():
-            raise ConfigError(
-                "train.freeze: features are computed once for each image, so augmentation has no effect. Remove the "
-                "section augment, or set train.freeze to encoder, which augments and computes them in each epoch."
-            )
         return (recipe,)
-    if how.freeze == "none":
-        raise ConfigError("train.then: finetune follows a frozen training. Set train.freeze to encoder or features.")
     alone = {"then": None, "then_epochs": None, "then_lr": None}
     lr = how.then_lr if how.then_lr is not None else recipe.optimizer.lr / 10
     first = recipe.model_copy(update={"train": how.model_copy(update=alone)})
@@ -204,6 +190,7 @@ def phase_setup(setup: Setup, recipe: Recipe, *, folder: Path | None = None) -> 
     model.freeze_encoder(how.freeze != "none")
     data = setup.data
     if how.freeze == "features":
+        model.to(resolve_environment(how, model.input_spec.dims).device)
         store = FeatureStore(model, setup.pixels, setup.split.train, setup.split.valid, folder=folder)
         pixels = cast(PixelStore, store)
         data = ImageDataModule(setup.split, pixels, batch_size=how.batch, seed=how.seed, workers=how.workers)

@@ -149,16 +149,16 @@ def plan_time(setup: Setup, folder: Path, *, train: int = 4, valid: int = 3) -> 
         train: batches of training; the first is not counted.
         valid: batches of validation.
     """
+    import sklearn.metrics  # noqa: F401  # which the first validation would wait for
+
     speed = Speed()
     with warnings.catch_warnings():  # of a model that has hardly been trained
         warnings.simplefilter("ignore", UserWarning)
         fit(setup, folder, callbacks=[FewSteps(train, valid), speed])
-    # The first step chooses algorithms and starts the workers.
-    steps = speed.step_seconds[1:] or speed.step_seconds
-    step = sum(steps) / len(steps)
+    step = _mean(speed.step_seconds)
     return TimePlan(
         step_seconds=step,
-        valid_step_seconds=speed.valid_seconds / max(1, speed.valid_batches),
+        valid_step_seconds=_mean(speed.valid_step_seconds),
         steps=len(setup.data.train_dataloader()),
         valid_steps=len(setup.data.val_dataloader()),
         epochs=setup.recipe.train.epochs,
@@ -166,6 +166,12 @@ def plan_time(setup: Setup, folder: Path, *, train: int = 4, valid: int = 3) -> 
         data_wait_share=speed.data_wait_share,
         checkpoint_bytes=max((path.stat().st_size for path in folder.rglob("*.ckpt")), default=0),
     )
+
+
+def _mean(seconds: list[float]) -> float:
+    """Return the mean without the first, in which workers start and memory is reserved."""
+    counted = seconds[1:] or seconds
+    return sum(counted) / max(1, len(counted))
 
 
 def peak_memory() -> int:

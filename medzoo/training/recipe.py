@@ -265,7 +265,7 @@ NO_EFFECT: Any = {
     "name": True,
     "description": True,
     "source": True,
-    "data": {"cache", "cache_quota_gb"},
+    "data": {"cache_quota_gb"},
     "train": {"workers", "checkpoint_steps", "checkpoint_minutes"},
 }
 """Fields that do not change the trained weights."""
@@ -286,6 +286,17 @@ class Recipe(Section):
     schedule: ScheduleSection = ScheduleSection()
     train: TrainSection = TrainSection()
     source: SourceSection = SourceSection()
+
+    def rules(self) -> Iterator[tuple[str, str]]:
+        """Yield what contradicts."""
+        if self.train.freeze == "features" and self.train.then is None and self.augment != AugmentSection():
+            yield (
+                "augment",
+                (
+                    "expected nothing beside train.freeze: features, which computes the features of each image once; "
+                    "train.freeze: encoder augments them"
+                ),
+            )
 
     @classmethod
     def load(cls, source: str | os.PathLike[str]) -> Recipe:
@@ -343,7 +354,7 @@ class Recipe(Section):
     def digest(self) -> str:
         """Return the SHA-256 of what affects the trained weights.
 
-        Neither names and sources count, nor workers, the cache, checkpoints and limits of time. Fields at their default
+        Neither names and sources count, nor workers, checkpoints and the quota of the cache. Fields at their default
         do not count either, so that a field which a later medzoo adds does not change it.
         """
         values = self.model_dump(mode="json", exclude=NO_EFFECT, exclude_defaults=True)

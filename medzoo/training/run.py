@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import math
 import os
 import platform
@@ -25,8 +26,9 @@ from medzoo.classifier import Classifier
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError
 from medzoo.factory import create
-from medzoo.training.environment import resolve_environment
+from medzoo.training.environment import numeric_environment, resolve_environment
 from medzoo.training.epoch_log import EpochLog
+from medzoo.training.facts import data_fingerprint
 from medzoo.training.fit import fit
 from medzoo.training.folder import check_folder, is_finished, mark_finished
 from medzoo.training.frozen import fit_phases
@@ -40,6 +42,9 @@ from medzoo.training.wait import Speed
 from medzoo.version import __version__
 
 __all__ = ["Run", "resume", "train"]
+
+INITIAL = "initial"
+log = logging.getLogger("medzoo")
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,8 +138,12 @@ def resume(
     if is_finished(run.path):
         return Run(create(f"local-dir:{run.model}").eval(), _read_log(run), run.path)
     recipe = Recipe.load(run.path / "recipe.yaml")
-    setup = set_up(recipe, run.read_table(), column=PART) if data is None else set_up(recipe, data)
-    now = run.digest(setup)
+    recipe = _relocated(recipe, run)
+    if data is None:
+        setup = set_up(recipe, run.read_table(), column=PART, how_split=facts.get("split"))
+    else:
+        setup = set_up(recipe, data)
+    now = data_fingerprint(setup)
     if facts.get("data") != now:
         raise ConfigError(
             f"{run.path}: the rows, labels, parts or pixels are others than when the run began (digest "
@@ -146,7 +155,7 @@ def resume(
 def _resolve(recipe: str | os.PathLike[str] | Recipe | Classifier, overrides: dict[str, Any], run: RunFolder) -> Recipe:
     """Return the recipe with its overrides; a model that is given is saved to the folder, where a resume finds it."""
     if isinstance(recipe, Classifier):
-        initial = recipe.save_pretrained(run.path / "initial")
+        initial = recipe.save_pretrained(run.path / INITIAL)
         return Recipe.load("table").with_(
             **{"model.name": f"local-dir:{initial.absolute()}", "model.pretrained": False, **overrides}
         )
@@ -154,8 +163,18 @@ def _resolve(recipe: str | os.PathLike[str] | Recipe | Classifier, overrides: di
     return found.with_(**overrides)
 
 
+def _relocated(recipe: Recipe, run: RunFolder) -> Recipe:
+    """Return the recipe with the model that was given as an object where the run's folder is now."""
+    name, _, folder = recipe.model.name.partition(":")
+    if name == "local-dir" and Path(folder).name == INITIAL and (run.path / INITIAL).is_dir():
+        return recipe.with_(**{"model.name": f"local-dir:{(run.path / INITIAL).absolute()}"})
+    return recipe
+
+
 def _begin(run: RunFolder, setup: Setup) -> None:
     """Write what a resume needs, before the first step; ``run.json`` last, as it makes the folder a run."""
+    for note in setup.notes:
+        log.info("note: %s", note)
     run.write("recipe.yaml", setup.recipe.to_yaml())
     run.write_data(setup)
     run.figures.mkdir(exist_ok=True)
@@ -173,9 +192,9 @@ def _begin(run: RunFolder, setup: Setup) -> None:
         recipe=setup.recipe.digest(),
         task=setup.table.task,
         source=setup.table.source,
-        split=setup.split.how,
+        split=setup.how,
         notes=list(setup.notes),
-        data=run.digest(setup),
+        data=data_fingerprint(setup),
         environment={**environment.facts(), "why": list(environment.why)},
     )
 
@@ -189,15 +208,15 @@ def _train(
     def phase(part: Setup, folder: Path) -> None:
         speed = Speed()
         speeds.append(speed)
-        log = EpochLog(folder, wait=lambda: speed.wait_seconds)
+        rows = EpochLog(folder, wait=lambda: speed.wait_seconds)
         progress = TrainingProgress(speed, workers=setup.recipe.train.workers, cache=setup.pixels.cache)
-        fit(part, folder, callbacks=[*callbacks, speed, log, progress], logger=logger, inexact=inexact)
+        fit(part, folder, callbacks=[*callbacks, speed, rows, progress], logger=logger, inexact=inexact)
 
-    last = fit_phases(setup, run.path, phase)
+    fit_phases(setup, run.path, phase)
     model, table = setup.model.eval(), setup.table
     model.set_outputs(labels=table.labels, task=table.task, prevalence=setup.prevalence())
     model.save_pretrained(run.model, trained_on=setup.describe_data())
-    predictions = last.task.predictions or _predict(last)
+    predictions = _predict(setup)
     run.write_predictions("valid", table, model.outputs, predictions)
     run.update(
         ended=_now(),
@@ -210,13 +229,19 @@ def _train(
 
 
 def _predict(setup: Setup) -> ValidationPredictions:
-    """Return the predictions of the validation part, for a run that was stopped after its last validation."""
-    device, task = next(setup.model.parameters()).device, setup.task.eval()
-    with torch.inference_mode():
+    """Return the predictions of the validation part by the model that is saved, in float32, and leave it on the CPU.
+
+    Those of the last validation are not always there after a resume, and may be of another precision.
+    """
+    environment = resolve_environment(setup.recipe.train, setup.model.input_spec.dims)
+    model, loader = setup.model.to(environment.device), setup.data.val_dataloader()
+    with numeric_environment(environment, seed=0), torch.inference_mode():
         shards = [
-            ValidationPredictions(batch.row, task(batch.image.to(device)).float().cpu(), batch.target)
-            for batch in setup.data.val_dataloader()
+            ValidationPredictions(batch.row, model(batch.image.to(environment.device)).float().cpu(), batch.target)
+            for batch in loader
         ]
+    loader.close()
+    model.to("cpu")
     return merge_shards(shards)
 
 

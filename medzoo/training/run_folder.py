@@ -42,16 +42,11 @@ class RunFolder:
     """Paths and files of one run.
 
     Args:
-        path: the folder; :meth:`create` makes it.
+        path: the folder.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def state(self) -> Path:
-        """The checkpoints."""
-        return self.path / "state"
 
     @property
     def model(self) -> Path:
@@ -125,10 +120,6 @@ class RunFolder:
         self.write_csv("data/table.csv", header, _table_rows(table, parts))
         self.write_csv("data/dropped.csv", ("row", "id", "reason"), ((d.row, d.id, d.reason) for d in split.dropped))
         self.write_json("data/fingerprint.json", fingerprint(setup))
-
-    def digest(self, setup: Setup) -> str:
-        """Return the digest of the rows, labels, parts and pixels."""
-        return data_fingerprint(setup)
 
     def discard(self) -> None:
         """Remove what was written for a run that could not begin, and the folder if it is then empty."""

@@ -20,6 +20,7 @@ from medzoo.errors import ConfigError
 from medzoo.factory import create
 from medzoo.registry import describe
 from medzoo.training.datamodule import ImageDataModule
+from medzoo.training.known_data import seen_before
 from medzoo.training.losses import loss_from_recipe
 from medzoo.training.recipe import DataSection, Recipe
 from medzoo.training.task import ClassificationTask
@@ -44,7 +45,8 @@ class Setup:
         split: the disjoint parts.
         data: the loaders.
         task: the module that Lightning trains.
-        notes: what a person should know about the data, the split and the augmentation.
+        how: how the split was made, in words.
+        notes: what a person should know about the data, the split, the augmentation and the weights.
     """
 
     recipe: Recipe
@@ -54,6 +56,7 @@ class Setup:
     split: Split
     data: ImageDataModule
     task: ClassificationTask
+    how: str
     notes: tuple[str, ...] = ()
 
     def prevalence(self) -> tuple[float, ...]:
@@ -73,10 +76,10 @@ class Setup:
         """Return the training data in a sentence, without a path."""
         counts = self.split.counts()
         patients = f" of {counts['patients'][0]:,} patients" if "patients" in counts else ""
-        return f"{counts['rows'][0]:,} images{patients}, by the recipe {self.recipe.name!r}; split {self.split.how}"
+        return f"{counts['rows'][0]:,} images{patients}, by the recipe {self.recipe.name!r}; split {self.how}"
 
 
-def set_up(recipe: Recipe, table: Table, *, column: str | None = None) -> Setup:
+def set_up(recipe: Recipe, table: Table, *, column: str | None = None, how_split: str | None = None) -> Setup:
     """Build the model, read the pixels, choose the split, and make loaders and task.
 
     The initial weights of the model, where they are random, follow from ``train.seed``; PyTorch's global random numbers
@@ -86,6 +89,7 @@ def set_up(recipe: Recipe, table: Table, *, column: str | None = None) -> Setup:
         recipe: the recipe.
         table: the table.
         column: one of ``table.groups`` with the part of each row, instead of the split of the recipe; for a resume.
+        how_split: how that split was made, in words.
 
     Raises:
         ConfigError: the model, the split or the augmentation cannot be.
@@ -117,8 +121,10 @@ def set_up(recipe: Recipe, table: Table, *, column: str | None = None) -> Setup:
         freeze=how.freeze,
         batchnorm=how.batchnorm,
     )
-    found = (*table.notes, *pixels.notes, *split.notes, *notes)
-    return Setup(recipe, table, model, pixels, split, data, task, found)
+    trained_on = model.load_report.trained_on if model.load_report is not None else ""
+    seen = seen_before(trained_on, f"{table.source} {recipe.name} {recipe.source.reference}")
+    found = tuple(filter(None, (*table.notes, *pixels.notes, *split.notes, *notes, seen)))
+    return Setup(recipe, table, model, pixels, split, data, task, how_split or split.how, found)
 
 
 def build_model(recipe: Recipe, table: Table) -> Classifier:

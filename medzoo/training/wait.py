@@ -42,18 +42,19 @@ class Speed(pl.Callback):
         samples: training rows so far.
         train_seconds: time in the training batches and between them.
         wait_seconds: part of it in which the next batch was not ready.
-        valid_batches: validation batches so far.
         valid_seconds: time in validation.
+        valid_step_seconds: of each validation batch so far.
         step_seconds: of each training batch of the present epoch, the wait before it included.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         self.clock = clock
-        self.samples = self.valid_batches = 0
+        self.samples = 0
         self.train_seconds = self.valid_seconds = 0.0
         self.step_seconds: list[float] = []
+        self.valid_step_seconds: list[float] = []
         self._profiler: WaitProfiler | None = None
-        self._mark = self._valid_mark = 0.0
+        self._mark = self._valid_mark = self._valid_step_mark = 0.0
 
     @property
     def wait_seconds(self) -> float | None:
@@ -100,14 +101,16 @@ class Speed(pl.Callback):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock of validation."""
-        self._valid_mark = self.clock()
+        self._valid_mark = self._valid_step_mark = self.clock()
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: object, batch: object,
         batch_idx: int, dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        """Count the batch."""
-        self.valid_batches += 1
+        """Add the time of the batch, with the wait before it."""
+        now = self.clock()
+        self.valid_step_seconds.append(now - self._valid_step_mark)
+        self._valid_step_mark = now
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Add the time, and take it out of the training's."""
