@@ -248,7 +248,8 @@ def test_digest_is_of_what_affects_the_weights():
     ]  # fmt: skip
     assert {each.digest() for each in same} == {base.digest()}
     other = [
-        base.with_(seed=1), base.with_(lr=1e-4), base.with_(cache="off"), base.with_(epochs=3), base.with_(size=32), base.with_(ema=0.9),
+        base.with_(seed=1), base.with_(lr=1e-4), base.with_(cache="off"),
+        base.with_(epochs=3), base.with_(size=32), base.with_(ema=0.9),
         base.with_(**{"split.seed": 1}), base.with_(flip=["x"]), base.with_(folds=5), base.with_(folds=5, fold=1),
         base.with_(device="cpu"), base.with_(threads=2), base.with_(precision="bf16"), base.with_(model="xray_cnn"),
     ]  # fmt: skip
