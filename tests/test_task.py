@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, EMAWeightAveraging
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 from sklearn.metrics import accuracy_score, roc_auc_score
 from torch import nn
@@ -377,6 +377,50 @@ def test_tasks_that_cannot_be():
     model.requires_grad_(False)
     with pytest.raises(ConfigError, match="nothing to train"):
         ClassificationTask(model)
+
+
+# --- any Trainer ---
+
+
+class Seen(pl.Callback):
+    """Notes the rows of each batch by epoch, and the epochs that were validated."""
+
+    def __init__(self):
+        self.rows, self.validated = {}, []
+
+    def on_train_batch_start(self, run, module, batch, index):
+        self.rows.setdefault(run.current_epoch, []).append(batch.row.tolist())
+
+    def on_validation_end(self, run, module):
+        if not run.sanity_checking:
+            self.validated.append(run.current_epoch)
+
+
+def seen_by(ckpt_path=None, **options):
+    model, split, pixels = image_split(seeded=True)
+    seen = Seen()
+    run = trainer(callbacks=[seen, *options.pop("callbacks", [])], max_epochs=3, **options)
+    run.fit(ClassificationTask(model), datamodule=data_module(split, pixels), ckpt_path=ckpt_path)
+    return seen, run
+
+
+@pytest.mark.parametrize("every", [3, 4, 6])
+def test_a_plain_trainer_that_is_resumed_sees_every_batch_and_validates_every_epoch(tmp_path, every):
+    """From within an epoch, from its end, and from within a later one."""
+    whole, _ = seen_by()
+    kept = ModelCheckpoint(tmp_path, every_n_train_steps=every, save_top_k=-1, filename="{step}")
+    seen_by(callbacks=[kept], enable_checkpointing=True, default_root_dir=tmp_path)
+    found, run = seen_by(tmp_path / f"step={every}.ckpt")
+    assert run.global_step == 12
+    epoch, done = divmod(every, 4)
+    assert found.rows == {e: rows[done if e == epoch else 0 :] for e, rows in whole.rows.items() if e >= epoch}
+    assert found.validated[-2:] == [1, 2]
+
+
+def test_limited_batches_are_those_of_each_epoch():
+    whole, limited = seen_by()[0], seen_by(limit_train_batches=2)[0]
+    assert limited.rows == {epoch: rows[:2] for epoch, rows in whole.rows.items()}
+    assert limited.validated == [0, 1, 2]
 
 
 # --- several processes ---

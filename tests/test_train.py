@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import re
+import signal
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -300,3 +302,77 @@ def test_a_run_of_a_model_is_continued_in_another_place(images, tmp_path):
         )  # fmt: skip
     (tmp_path / "a").rename(tmp_path / "b")
     assert medzoo.resume(tmp_path / "b").folder == tmp_path / "b"
+
+
+def test_threads_and_recipe_are_compared_before_the_first_checkpoint_too(images, tmp_path):
+    with pytest.raises(Stop):
+        train(images, tmp_path / "a", callbacks=[StopAt(1)], threads=None)
+    now = torch.get_num_threads()
+    torch.set_num_threads(1 + now)
+    try:
+        medzoo.resume(tmp_path / "a")
+    finally:
+        torch.set_num_threads(now)
+    facts = json.loads((tmp_path / "a" / "run.json").read_text())
+    assert facts["environment"]["threads"] == now  # those of the run, not of the process that resumes
+    with pytest.raises(Stop):
+        train(images, tmp_path / "b", callbacks=[StopAt(1)])
+    path = tmp_path / "b" / "recipe.yaml"
+    path.write_text(path.read_text().replace("lr: 0.01", "lr: 0.02"))
+    with pytest.raises(ConfigError, match=r"recipe\.yaml was changed"):
+        medzoo.resume(tmp_path / "b")
+
+
+def test_a_start_that_was_killed_is_cleared_away(images, whole, tmp_path):
+    folder = tmp_path / "a"
+    (folder / "state").mkdir(parents=True)
+    (folder / "state" / "LOCK").touch()
+    (folder / "recipe.yaml").write_text("half")
+    (folder / "initial").mkdir()
+    run = train(images, folder, checkpoint_steps=1)
+    assert weights(run) == weights(whole)
+    assert not (folder / "initial").exists()
+
+
+def test_columns_that_would_name_a_patient_are_not_written(tmp_path):
+    table = write_images(tmp_path / "data", patients=12)
+    rows = table.read_text().splitlines()
+    more = ["PatientName,note", *(f'N{i // 2},"a\rb"' for i in range(24))]
+    rows = [f"{row},{extra}" for row, extra in zip(rows, more, strict=True)]
+    table.write_text("\n".join(rows) + "\n", newline="")
+    with pytest.raises(Stop):
+        train(table, tmp_path / "a", callbacks=[StopAt(3)], checkpoint_steps=1)
+    (found, *_) = read(tmp_path / "a" / "data" / "table.csv")
+    assert "PatientName" not in found
+    assert found["note"] == "a\rb"
+    medzoo.resume(tmp_path / "a")
+
+
+def test_the_random_numbers_of_the_caller_are_kept(images, tmp_path):
+    torch.manual_seed(4)
+    before = torch.get_rng_state()
+    train(images, tmp_path / "a", epochs=1, freeze="encoder", then="finetune", then_epochs=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_fault_98_a_signal_at_the_end_of_a_phase_stops_the_run(images, tmp_path):
+    class Terminate(pl.Callback):
+        def on_train_end(self, *_: object) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(TrainError, match=r"stopped by SIGTERM.*medzoo\.resume\('.*/a'\)") as caught:
+        train(images, tmp_path / "a", freeze="encoder", then="finetune", callbacks=[Terminate()])
+    assert caught.value.exit_code == 143
+    assert not (tmp_path / "a" / "state" / "step-000000001.ckpt").exists()
+    medzoo.resume(tmp_path / "a")
+
+
+def test_a_full_disk_stops_no_log(images, tmp_path, monkeypatch):
+    from medzoo.training import epoch_log
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(epoch_log, "write_atomically", full)
+    with pytest.warns(UserWarning, match="the log cannot be written"):
+        assert train(images, tmp_path / "a", epochs=1).log == ()

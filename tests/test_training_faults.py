@@ -228,9 +228,19 @@ def test_fault_102_a_folder_is_checked_before_the_training(tmp_path, monkeypatch
         check_folder(tmp_path / "file" / "run")
     with pytest.raises(ConfigError, match=r"is not empty. Choose another"):
         check_folder(tmp_path)
-    (tmp_path / "state").mkdir()
+    run = tmp_path / "run"
+    (run / "state").mkdir(parents=True)
+    (run / "state" / "LOCK").touch()
+    (run / "initial").mkdir()
+    check_folder(run)  # of a training that was killed before it began
+    (run / "run.json").touch()
     with pytest.raises(ConfigError, match=r"not finished. Continue it with medzoo.resume\("):
-        check_folder(tmp_path)
+        check_folder(run)
+    (run / "run.json").unlink()
+    (run / "mine.txt").touch()
+    with pytest.raises(ConfigError, match=r"is not empty. Choose another"):
+        check_folder(run)
+    (tmp_path / "state").mkdir()
     mark_finished(tmp_path)
     with pytest.raises(ConfigError, match="holds a finished training"):
         check_folder(tmp_path)

@@ -104,7 +104,8 @@ def _read(path: Path) -> dict[str, Any]:
     if damaged is not None:
         raise ValueError(f"the checksum of {damaged} differs")
     content = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(content, dict) or "medzoo" not in content:
+    own = content.get("medzoo") if isinstance(content, dict) else None
+    if not isinstance(own, dict) or "format" not in own:
         raise ValueError("it was not written by medzoo")
     return content
 

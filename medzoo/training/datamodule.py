@@ -52,6 +52,10 @@ class ImageDataModule(pl.LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """End the workers."""
+        self.close()
+
+    def close(self) -> None:
+        """End the workers; a later iteration starts others."""
         for loader in (self.train_loader, self.valid_loader):
             loader.close()
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from medzoo.atomic import write_atomically
+from medzoo.warn import warn
 
 __all__ = ["COLUMNS", "WALL_CLOCK", "EpochLog", "draw_curves"]
 
@@ -112,7 +113,7 @@ class EpochLog(pl.Callback):
         if trainer.is_global_zero:
             self._write(final=False)
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write the files, which a finished training that is resumed may lack."""
         if trainer.is_global_zero and self.rows:
             self._write(final=True)
@@ -161,11 +162,14 @@ class EpochLog(pl.Callback):
         return float(both[0]), int(both[1])
 
     def _write(self, *, final: bool) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.folder / "log.csv", as_csv(self.rows).encode())
-        if self.draw and (final or time.monotonic() - self._drawn > REDRAW):
-            self._drawn = time.monotonic()
-            draw_curves(self.rows, self.folder / "figures" / "curves.png")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.folder / "log.csv", as_csv(self.rows).encode())
+            if self.draw and (final or time.monotonic() - self._drawn > REDRAW):
+                self._drawn = time.monotonic()
+                draw_curves(self.rows, self.folder / "figures" / "curves.png")
+        except OSError as error:  # the checkpoints have the rows, and decide whether a training can continue
+            warn(f"{self.folder}: the log cannot be written ({error.strerror or error}). Free some space.")
 
 
 def as_csv(rows: Sequence[Row]) -> str:

@@ -6,12 +6,12 @@ import hashlib
 from typing import Any
 
 from medzoo.errors import ConfigError
-from medzoo.training.environment import Environment
-from medzoo.training.recipe import NO_EFFECT, Recipe
+from medzoo.training.environment import Environment, resolve_environment
+from medzoo.training.recipe import Recipe
 from medzoo.training.setup import Setup
 from medzoo.warn import warn
 
-__all__ = ["check_facts", "data_fingerprint", "facts_of"]
+__all__ = ["check_environment", "check_facts", "data_fingerprint", "facts_of"]
 
 RESOLVED = ("device", "precision", "threads")
 """Fields of ``train`` that are compared as they were resolved."""
@@ -30,7 +30,7 @@ def facts_of(setup: Setup, environment: Environment) -> dict[str, Any]:
 
 def _fields(recipe: Recipe) -> dict[str, Any]:
     """Return the fields that change the weights, by their dotted names."""
-    values = recipe.model_dump(mode="json", exclude=NO_EFFECT)
+    values = recipe.effective()
     for name in RESOLVED:
         del values["train"][name]
     if recipe.model.name.startswith("local-dir:"):
@@ -81,7 +81,30 @@ def check_facts(there: dict[str, Any], here: dict[str, Any], *, folder: Any, ine
             f"resume: {folder} holds another training than this one: {'; '.join(differences)}. "
             "Restore what was changed, or train into another folder."
         )
-    numeric = _differences(there["numeric"], here["numeric"])
+    _check_numbers(there["numeric"], here["numeric"], folder, inexact)
+
+
+def check_environment(there: dict[str, Any], setup: Setup, folder: Any, *, inexact: bool = False) -> int:
+    """Check that a run is resumed under the numeric choices it began with, and return its number of threads.
+
+    Args:
+        there: ``environment`` of ``run.json``.
+        setup: of the run.
+        folder: of the run, for the message.
+        inexact: see :func:`check_facts`.
+
+    Raises:
+        ConfigError: they differ; the message names each difference.
+    """
+    threads = there.get("threads")
+    how = setup.recipe.train
+    here = resolve_environment(how, setup.model.input_spec.dims, threads=threads if isinstance(threads, int) else None)
+    _check_numbers(there, here.facts(), folder, inexact)
+    return here.threads
+
+
+def _check_numbers(there: dict[str, Any], here: dict[str, Any], folder: Any, inexact: bool) -> None:
+    numeric = _differences(there, here)
     if numeric and not inexact:
         raise ConfigError(
             f"resume: the numbers in {folder} were computed otherwise: {'; '.join(numeric)}. Resume under the same "

@@ -33,8 +33,9 @@ def fit(
     *,
     callbacks: Sequence[pl.Callback] = (),
     logger: Any = False,
-    profiler: Any = None,
     inexact: bool = False,
+    threads: int | None = None,
+    run: Path | None = None,
 ) -> None:
     """Train the model of a setup in place, for the epochs of its recipe.
 
@@ -50,7 +51,8 @@ def fit(
         folder: of the run; gets ``state/``.
         callbacks: of Lightning, called before medzoo's. What changes the model's numbers must be in its state.
         logger: of Lightning; ``False`` for none.
-        profiler: of Lightning, such as one that measures the wait for data; ``None`` for none.
+        threads: of PyTorch, where the recipe leaves them open and there is no checkpoint yet; ``None`` are the present.
+        run: what a message names to continue; ``None`` is ``folder``.
         inexact: whether to continue under other numeric choices than before, such as another number of threads.
 
     Raises:
@@ -60,10 +62,10 @@ def fit(
             finite, or the memory ends.
     """
     state = folder / "state"
-    with lock_state(state), Interrupts(folder) as interrupts:
+    with lock_state(state), Interrupts(run or folder) as interrupts:
         clean(state)
         saved = find_checkpoint(state)
-        threads = saved.facts["numeric"]["threads"] if saved else None
+        threads = saved.facts["numeric"]["threads"] if saved else threads
         environment = resolve_environment(setup.recipe.train, setup.model.input_spec.dims, threads=threads)
         facts = facts_of(setup, environment)
         if saved:
@@ -72,13 +74,13 @@ def fit(
         own = [*_callbacks(setup, folder, environment), keeper]
         seed = row_seed(setup.recipe.train.seed, 0, "training")
         with quiet_lightning(), numeric_environment(environment, seed), _memory_format(setup, environment):
-            trainer = _trainer(
-                setup, environment, state, saved, callbacks=[*callbacks, *own], logger=logger, profiler=profiler
-            )
-            with _explained(setup, interrupts), explain_lost_workers(setup.recipe.train.workers):
+            trainer = _trainer(setup, environment, state, saved, callbacks=[*callbacks, *own], logger=logger)
+            with _explained(setup, interrupts), explain_lost_workers(setup.recipe.train.workers), _closed(setup):
                 trainer.fit(
                     setup.task, datamodule=setup.data, ckpt_path=saved.path if saved else None, weights_only=True
                 )
+        if interrupts.received is not None:  # after the last place for a checkpoint
+            raise interrupts.error(trainer.global_step)
 
 
 def _keeper(setup: Setup, state: Path, interrupts: Interrupts, facts: dict[str, Any]) -> CheckpointKeeper:
@@ -125,6 +127,15 @@ def _trainer(setup: Setup, environment: Environment, state: Path, saved: Saved |
         num_sanity_val_steps=0,
         default_root_dir=state,
     )
+
+
+@contextmanager
+def _closed(setup: Setup) -> Iterator[None]:
+    """End the workers, also after an error, whose traceback would keep them."""
+    try:
+        yield
+    finally:
+        setup.data.close()
 
 
 @contextmanager

@@ -11,6 +11,9 @@ from medzoo.errors import ConfigError
 __all__ = ["check_folder", "is_finished", "mark_finished"]
 
 FINISHED = "FINISHED"
+RUN = "run.json"
+# What a training writes before run.json makes its folder a run.
+BEGUN = {"recipe.yaml", "data", "figures", "initial", "state"}
 
 
 def check_folder(folder: Path) -> None:
@@ -23,7 +26,7 @@ def check_folder(folder: Path) -> None:
         raise ConfigError(f"train: expected to={str(folder)!r} to be a new or an empty folder, got a file.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        held = any(folder.iterdir())
+        held = {path.name for path in folder.iterdir()}
         probe = folder / f".{os.getpid()}.probe"
         probe.touch()
         probe.unlink()
@@ -31,12 +34,13 @@ def check_folder(folder: Path) -> None:
         raise ConfigError(f"train: cannot write to {folder}: {error.strerror}. Choose another folder.") from error
     if is_finished(folder):
         raise ConfigError(f"train: {folder} holds a finished training. Choose another folder, or delete this one.")
-    if (folder / "state").is_dir() or (folder / "recipe.yaml").is_file():
+    if (folder / RUN).is_file() or any((folder / "state").glob("*.ckpt")):
         raise ConfigError(
             f"train: {folder} holds a training that is not finished. "
             f"Continue it with medzoo.resume({str(folder)!r}), or choose another folder."
         )
-    if held:
+    # A training that was killed before it began has locked the folder, and is cleared away by the next.
+    if held and not (held <= BEGUN and (folder / "state" / "LOCK").is_file()):
         raise ConfigError(f"train: {folder} is not empty. Choose another folder.")
 
 

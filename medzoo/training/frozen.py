@@ -31,7 +31,6 @@ from medzoo.training.environment import resolve_environment
 from medzoo.training.losses import loss_from_recipe
 from medzoo.training.recipe import Recipe
 from medzoo.training.task import ClassificationTask
-from medzoo.transforms.augment import row_seed
 
 if TYPE_CHECKING:
     from medzoo.training.setup import Setup
@@ -205,23 +204,21 @@ def phase_setup(setup: Setup, recipe: Recipe, *, folder: Path | None = None) -> 
     return replace(setup, recipe=recipe, data=data, task=task)
 
 
-def fit_phases(setup: Setup, folder: Path, fit: Callable[[Setup, Path], object]) -> Setup:
-    """Run every phase of a recipe and return the setup of the last; call it again to resume.
+def fit_phases(setup: Setup, folder: Path, fit: Callable[[Setup, Path], object]) -> None:
+    """Run every phase of a recipe; call it again to resume.
 
     The only phase, or the last one, writes to ``folder`` itself, and the one before to ``folder/frozen``. When that one
     ends, the weights are kept in ``folder/frozen/model.safetensors``, from which a resumed training continues without
-    computing features or training the head again. Each phase starts from a seed of its own, so that it does not matter
-    whether the process is the same.
+    computing features or training the head again.
 
     Args:
         setup: of the whole recipe.
         folder: of the run.
         fit: trains a setup to its end, or continues from what the folder holds, such as
-            :func:`medzoo.training.fit.fit` with callbacks. It returns ``False`` if it was stopped before the end.
+            :func:`medzoo.training.fit.fit` with callbacks.
 
     Raises:
-        ConfigError: see :func:`phases`.
-        TrainError: the weights of a phase that ended do not fit the model.
+        TrainError: the weights of a phase that ended cannot be written, or do not fit the model.
     """
     recipes = phases(setup.recipe)
     for number, recipe in enumerate(recipes):
@@ -231,14 +228,17 @@ def fit_phases(setup: Setup, folder: Path, fit: Callable[[Setup, Path], object])
         if not last and ended.exists():
             load_phase(setup.model, ended)
             continue
-        torch.manual_seed(row_seed(recipe.train.seed, number, "phase"))
         phase = phase_setup(setup, recipe, folder=folder / "features")
-        finished = fit(phase, here)
+        fit(phase, here)
         shutil.rmtree(folder / "features", ignore_errors=True)
-        if finished is False or last:
-            break
-        write_atomically(ended, save(dict(setup.model.state_dict())))
-    return phase
+        if not last:
+            try:
+                write_atomically(ended, save(dict(setup.model.state_dict())))
+            except OSError as error:
+                raise TrainError(
+                    f"{ended}: the weights of the frozen training cannot be written ({error.strerror or error}). Free "
+                    "some space and resume: its checkpoints are there."
+                ) from error
 
 
 def load_phase(model: Classifier, path: Path) -> None:

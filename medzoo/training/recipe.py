@@ -357,6 +357,13 @@ class Recipe(Section):
         Neither names and sources count, nor workers, checkpoints and the quota of the cache. Fields at their default
         do not count either, so that a field which a later medzoo adds does not change it.
         """
-        values = self.model_dump(mode="json", exclude=NO_EFFECT, exclude_defaults=True)
+        values = self.effective(exclude_defaults=True)
         text = json.dumps({key: value for key, value in values.items() if value != {}}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def effective(self, *, exclude_defaults: bool = False) -> dict[str, Any]:
+        """Return the fields that affect the trained weights; images kept in memory are those kept on disk."""
+        values = self.model_dump(mode="json", exclude=NO_EFFECT, exclude_defaults=exclude_defaults)
+        if self.data.cache != "off":
+            values.get("data", {}).pop("cache", None)
+        return values

@@ -28,10 +28,11 @@ from medzoo.errors import ConfigError
 from medzoo.factory import create
 from medzoo.training.environment import numeric_environment, resolve_environment
 from medzoo.training.epoch_log import EpochLog
-from medzoo.training.facts import data_fingerprint
+from medzoo.training.facts import check_environment, data_fingerprint
 from medzoo.training.fit import fit
 from medzoo.training.folder import check_folder, is_finished, mark_finished
 from medzoo.training.frozen import fit_phases
+from medzoo.training.lock import lock_state
 from medzoo.training.progress import TrainingProgress
 from medzoo.training.recipe import Recipe
 from medzoo.training.run_folder import PART, RunFolder
@@ -100,14 +101,13 @@ def train(
     run = RunFolder(Path(to))
     check_folder(run.path)
     try:
-        resolved = _resolve(recipe, overrides, run)
-        table = data if isinstance(data, Table) else load_table(resolved, data, root)
-        setup = set_up(resolved, table)
-        _begin(run, setup)
+        with lock_state(run.state):
+            setup, threads = _start(run, recipe, overrides, data, root)
     except BaseException:
-        run.discard()
+        if not (run.path / "run.json").exists():
+            run.remove_empty()
         raise
-    return _train(run, setup, callbacks, logger)
+    return _train(run, setup, callbacks, logger, threads=threads)
 
 
 def resume(
@@ -138,6 +138,8 @@ def resume(
     if is_finished(run.path):
         return Run(create(f"local-dir:{run.model}").eval(), _read_log(run), run.path)
     recipe = Recipe.load(run.path / "recipe.yaml")
+    if recipe.digest() != facts.get("recipe"):
+        raise ConfigError(f"{run.path}: recipe.yaml was changed since the run began. Restore it, or start a new run.")
     recipe = _relocated(recipe, run)
     if data is None:
         setup = set_up(recipe, run.read_table(), column=PART, how_split=facts.get("split"))
@@ -149,7 +151,28 @@ def resume(
             f"{run.path}: the rows, labels, parts or pixels are others than when the run began (digest "
             f"{str(facts.get('data'))[:12]}, now {now[:12]}). Restore the data, or start a new run."
         )
-    return _train(run, setup, callbacks, logger, inexact=inexact)
+    threads = check_environment(facts.get("environment") or {}, setup, run.path, inexact=inexact)
+    return _train(run, setup, callbacks, logger, inexact=inexact, threads=threads)
+
+
+def _start(
+    run: RunFolder,
+    recipe: str | os.PathLike[str] | Recipe | Classifier,
+    overrides: dict[str, Any],
+    data: Table | str | os.PathLike[str],
+    root: str | os.PathLike[str] | None,
+) -> tuple[Setup, int]:
+    """Set up and write what a resume needs, in a folder that is locked; return the number of threads too."""
+    check_folder(run.path)  # another process may have begun while this one waited for the lock
+    run.discard()
+    try:
+        resolved = _resolve(recipe, overrides, run)
+        table = data if isinstance(data, Table) else load_table(resolved, data, root)
+        setup = set_up(resolved, table)
+        return setup, _begin(run, setup)
+    except BaseException:
+        run.discard()
+        raise
 
 
 def _resolve(recipe: str | os.PathLike[str] | Recipe | Classifier, overrides: dict[str, Any], run: RunFolder) -> Recipe:
@@ -159,8 +182,10 @@ def _resolve(recipe: str | os.PathLike[str] | Recipe | Classifier, overrides: di
         return Recipe.load("table").with_(
             **{"model.name": f"local-dir:{initial.absolute()}", "model.pretrained": False, **overrides}
         )
-    found = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-    return found.with_(**overrides)
+    found = (recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)).with_(**overrides)
+    kind, _, folder = found.model.name.partition(":")
+    # A resume may be started in another folder.
+    return found.with_(**{"model.name": f"{kind}:{Path(folder).absolute()}"}) if kind == "local-dir" else found
 
 
 def _relocated(recipe: Recipe, run: RunFolder) -> Recipe:
@@ -171,8 +196,8 @@ def _relocated(recipe: Recipe, run: RunFolder) -> Recipe:
     return recipe
 
 
-def _begin(run: RunFolder, setup: Setup) -> None:
-    """Write what a resume needs, before the first step; ``run.json`` last, as it makes the folder a run."""
+def _begin(run: RunFolder, setup: Setup) -> int:
+    """Write what a resume needs, ``run.json`` last, as it makes the folder a run; return the number of threads."""
     for note in setup.notes:
         log.info("note: %s", note)
     run.write("recipe.yaml", setup.recipe.to_yaml())
@@ -195,12 +220,20 @@ def _begin(run: RunFolder, setup: Setup) -> None:
         split=setup.how,
         notes=list(setup.notes),
         data=data_fingerprint(setup),
-        environment={**environment.facts(), "why": list(environment.why)},
+        environment=environment.facts(),
+        environment_why=list(environment.why),
     )
+    return environment.threads
 
 
 def _train(
-    run: RunFolder, setup: Setup, callbacks: Sequence[pl.Callback], logger: Any, *, inexact: bool = False
+    run: RunFolder,
+    setup: Setup,
+    callbacks: Sequence[pl.Callback],
+    logger: Any,
+    *,
+    inexact: bool = False,
+    threads: int | None = None,
 ) -> Run:
     """Train, from the last checkpoint if there is one, and write the results."""
     began, speeds = time.perf_counter(), []
@@ -210,7 +243,10 @@ def _train(
         speeds.append(speed)
         rows = EpochLog(folder, wait=lambda: speed.wait_seconds)
         progress = TrainingProgress(speed, workers=setup.recipe.train.workers, cache=setup.pixels.cache)
-        fit(part, folder, callbacks=[*callbacks, speed, rows, progress], logger=logger, inexact=inexact)
+        every = [*callbacks, speed, rows, progress]
+        fit(
+            part, folder, callbacks=every, logger=logger, inexact=inexact, threads=threads, run=run.path
+        )  # fmt: skip
 
     fit_phases(setup, run.path, phase)
     model, table = setup.model.eval(), setup.table

@@ -49,6 +49,11 @@ class RunFolder:
         self.path = path
 
     @property
+    def state(self) -> Path:
+        """The checkpoints, and the lock."""
+        return self.path / "state"
+
+    @property
     def model(self) -> Path:
         """What :func:`medzoo.create` loads."""
         return self.path / "model"
@@ -82,7 +87,8 @@ class RunFolder:
     def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
         """Write a CSV file."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
+        # Before Python 3.13 a carriage return is quoted only if everything is.
+        writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
         writer.writerow(header)
         writer.writerows(rows)
         return self.write(name, text.getvalue())
@@ -116,19 +122,24 @@ class RunFolder:
         parts = np.full(len(table), "", dtype="U5")
         for part in (split.train, split.valid, split.test):
             parts[part.rows] = part.name
-        header = [_LINE, _ID, PART, _PATIENT, _PATHS, *(_TARGET + label for label in table.labels), *table.groups]
-        self.write_csv("data/table.csv", header, _table_rows(table, parts))
+        groups = written_groups(table)
+        header = [_LINE, _ID, PART, _PATIENT, _PATHS, *(_TARGET + label for label in table.labels), *groups]
+        self.write_csv("data/table.csv", header, _table_rows(table, parts, groups))
         self.write_csv("data/dropped.csv", ("row", "id", "reason"), ((d.row, d.id, d.reason) for d in split.dropped))
         self.write_json("data/fingerprint.json", fingerprint(setup))
 
     def discard(self) -> None:
-        """Remove what was written for a run that could not begin, and the folder if it is then empty."""
-        if (self.path / "run.json").exists():
-            return
+        """Remove what was written for a run that has not begun; the lock stays."""
         for name in ("initial", "data", "figures"):
             shutil.rmtree(self.path / name, ignore_errors=True)
         (self.path / "recipe.yaml").unlink(missing_ok=True)
+
+    def remove_empty(self) -> None:
+        """Remove the folder of a run that has not begun, if there is nothing but the lock in it."""
         with suppress(OSError):
+            for path in self.state.iterdir():
+                path.unlink()
+            self.state.rmdir()
             self.path.rmdir()
 
     def read_table(self) -> Table:
@@ -161,7 +172,7 @@ class RunFolder:
                 lines=np.array([int(row[_LINE]) for row in rows]),
                 source=str(self.facts().get("source", path)),
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
             raise TrainError(f"{path}: the table of the run cannot be read ({error}). Start a new run.") from error
         if in_memory:
             raise ConfigError(
@@ -197,7 +208,20 @@ def pseudonym(patient: str) -> str:
     return f"sha256:{hashlib.sha256(patient.encode(errors='backslashreplace')).hexdigest()[:16]}"
 
 
-def _table_rows(table: Table, parts: NDArray[np.str_]) -> Iterable[list[Any]]:
+def written_groups(table: Table) -> list[str]:
+    """Return the columns that are written: those that do not come near to naming a patient.
+
+    A column of names, dates or accession numbers has another value for most patients; a site, a view, a sex or an age
+    has not. Columns of another run's table are left out too.
+    """
+    count = len(table) if table.patients is None else len(np.unique(table.patients))
+    return [
+        name for name, values in table.groups.items()
+        if not name.startswith("medzoo:") and len(np.unique(values)) <= max(3, count // 2)
+    ]  # fmt: skip
+
+
+def _table_rows(table: Table, parts: NDArray[np.str_], groups: Sequence[str]) -> Iterable[list[Any]]:
     """Yield the rows of ``table.csv``."""
     lines = table.lines if table.lines is not None else np.arange(len(table))
     for row in range(len(table)):
@@ -211,7 +235,7 @@ def _table_rows(table: Table, parts: NDArray[np.str_]) -> Iterable[list[Any]]:
             patient,
             paths,
             *targets,
-            *(v[row] for v in table.groups.values()),
+            *(table.groups[name][row] for name in groups),
         ]
 
 

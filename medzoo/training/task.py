@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from medzoo.classifier import Classifier
 from medzoo.data.dataset import Batch
+from medzoo.data.loader import PlacedLoader
 from medzoo.errors import ConfigError, TrainError
 from medzoo.training.losses import ClassificationLoss
 from medzoo.training.recipe import OptimizerSection, ScheduleSection
@@ -98,11 +99,20 @@ class ClassificationTask(pl.LightningModule):
             for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(monitor := getattr(callback, "monitor", None), str):
                     check_monitor(monitor, targets.numpy())
-        self._set_mode()  # an epoch that is resumed in its middle has no start
+        loop = self.trainer.fit_loop
+        if loop.restarted_mid_epoch:  # such an epoch has no start
+            self._begin(loop.epoch_loop.batch_progress.current.ready)
 
     def on_train_epoch_start(self) -> None:
-        """Set the mode."""
+        """Set the mode, and go to the first batch."""
+        self._begin(0)
+
+    def _begin(self, done: int) -> None:
+        """Set the mode, and the place of the loader, which Lightning neither saves at an epoch's end nor restores."""
         self._set_mode()
+        loader = self.trainer.train_dataloader
+        if isinstance(loader, PlacedLoader):
+            loader.load_state_dict({"epoch": self.trainer.current_epoch, "done": done})
 
     def _set_mode(self) -> None:
         """Set training mode, except for what is frozen.
