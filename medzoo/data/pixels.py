@@ -8,8 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any, Literal
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from medzoo.data.identity import Dropped, Identities, PixelIdentity, list_rows
+from medzoo.data.one_thread import one_thread
 from medzoo.data.pixel_file import MemoryRows, PixelFile, RowWriter
 from medzoo.data.pixel_folder import PixelFolder
 from medzoo.data.pixel_hashes import content_of_row, decode_row, identify_row, name_row
@@ -244,7 +244,7 @@ class PixelStore:
     def _examine(self, writer: RowWriter | None, contents: list[str] | None, index: PixelIndex | None) -> Report:
         """Read and preprocess all images, once, and collect what is wrong with them."""
         report = Report()
-        with _one_thread():
+        with one_thread():
             self._examine_rows(report, writer, contents, index)
         self._refuse(report)
         return report
@@ -303,17 +303,6 @@ class PixelStore:
             "images": contents,
         }
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch use one thread: one image is too little work for more, which only wait where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:
