@@ -337,7 +337,8 @@ def test_a_section_of_a_recipe_is_an_augmentation():
 @pytest.mark.parametrize(
     "label",
     ["Left lower lobe", "RIGHT", "lung_L", "leftLung", "Fracture (Rt)", "RUL opacity", "Dextrocardia", "situs inversus",
-     "Levoscoliosis", "Kartagener"],
+     "Levoscoliosis", "Kartagener", "left1", "Right2", "left2lung", "LEFT3", "RUL2", "2R",
+     "OD", "glaucoma_OS", "od2", "OSLeft"],
 )  # fmt: skip
 def test_a_flip_that_changes_a_label_is_refused(label):
     with pytest.raises(ConfigError, match="names a side, which flip of x") as caught:
@@ -349,7 +350,20 @@ def test_a_flip_that_changes_a_label_is_refused(label):
 
 
 @pytest.mark.parametrize(
-    "label", ["Leftover", "Bright spot", "fright", "L1 fracture", "Mass", "Pleural_Thickening", "0"]
+    "label",
+    [
+        "Leftover",
+        "Bright spot",
+        "fright",
+        "L1 fracture",
+        "T12L1",
+        "l4",
+        "podcast",
+        "OU",
+        "Mass",
+        "Pleural_Thickening",
+        "0",
+    ],
 )
 def test_a_label_without_a_side_may_be_flipped(label):
     assert check_augmentation(Augmentation(flip=("x", "y"), rotate90=True), [label]) == ()

@@ -40,6 +40,21 @@ def test_class_weights_equal_scikit_learn():
     assert two.tolist() == pytest.approx([23 / 117, 94 / 117])
 
 
+def test_normalised_weights_have_the_ratios_of_class():
+    """The normalised weight of the largest class is below 0.01, which is no fault and no warning."""
+    part = part_of(np.eye(3)[np.repeat(range(3), [1000, 10, 10])].tolist())
+    weights, normalised = class_weights(part, "class"), class_weights(part, "normalised")
+    np.testing.assert_allclose(normalised / normalised[0], [1, 100, 100], rtol=1e-6)
+    np.testing.assert_allclose(normalised / normalised[0], weights / weights[0], rtol=1e-6)
+    rare = part_of([[1]] * 2 + [[0]] * 1000)
+    with pytest.warns(UserWarning, match=r"2 positive and 1000 negative\) to \[0.01, 100\]"):
+        positive, negative = positive_weights(rare, "normalised")
+    assert (positive / negative).item() == pytest.approx(100)
+    with pytest.warns(UserWarning, match=r"third \(0 rows\)"):
+        absent = class_weights(part_of(np.eye(3)[[0, 1, 1]].tolist()), "normalised")
+    assert absent.tolist() == pytest.approx([2 / 3, 1 / 3, 100 / 1.5])
+
+
 def test_fault_94_weights_of_one_class_are_clamped_with_a_warning():
     part = part_of([[0, 1, 1]] * 4 + [[0, 1, 0]])
     with pytest.warns(UserWarning, match=r"first \(0 positive and 5 negative\), second \(5 positive and 0 negative\)"):
@@ -47,8 +62,8 @@ def test_fault_94_weights_of_one_class_are_clamped_with_a_warning():
     assert weights.positive.tolist() == pytest.approx([100, 0.01, 0.25])
     with pytest.warns(UserWarning, match=r"to \[0.1, 10\]"):
         weights = positive_weights(part, "normalised", clamp=(0.1, 10))
-    assert weights.positive.tolist() == pytest.approx([1, 0.1, 0.2])
-    assert weights.negative.tolist() == pytest.approx([0.1, 1, 0.8])
+    assert weights.positive.tolist() == pytest.approx([10 / 11, 1 / 11, 0.2])
+    assert weights.negative.tolist() == pytest.approx([1 / 11, 10 / 11, 0.8])
     with pytest.warns(UserWarning, match=r"third \(0 rows\)"):
         weights = class_weights(part_of(np.eye(3)[[0, 1]].tolist()), "class")
     assert weights.tolist() == pytest.approx([2 / 3, 2 / 3, 100])

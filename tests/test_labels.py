@@ -53,7 +53,22 @@ def test_columns_of_zero_and_one():
     ("labels", "positive"),
     [
         (["benign", "malignant"], "malignant"), (["malignant", "benign"], "malignant"), (["COVID", "NORMAL"], "COVID"),
-        (["yes", "no"], "yes"), (["F", "M"], "M"), (["1", "2"], "2"), (["10", "9"], "10"),
+        (["yes", "no"], "yes"), (["1", "2"], "2"), (["10", "9"], "10"), (["Edema", "No Edema"], "Edema"),
+        (["COVID", "non-COVID"], "COVID"), (["nonCOVID", "COVID"], "COVID"), (["cancer", "non-cancer"], "cancer"),
+        (["glaucoma", "non_glaucoma"], "glaucoma"), (["fractured", "NOT fractured"], "fractured"),
+        (["diseased", "not-diseased"], "diseased"), (["metastasis", "no metastasis"], "metastasis"),
+        (["infected", "Uninfected"], "infected"), (["Parasitized", "Uninfected"], "Parasitized"),
+        (["mutated", "unmutated"], "mutated"), (["disease", "disease-free"], "disease"),
+        (["inactive", "active"], "active"), (["effusion", "negative for effusion"], "effusion"),
+        (["Pneumonia", "Without"], "Pneumonia"), (["+", "-"], "+"),
+        (["HPV+", "HPV-"], "HPV+"), (["HER2-negative", "HER2-positive"], "HER2-positive"),
+        (["Mass", "w/o mass"], "Mass"), (["with effusion", "without effusion"], "with effusion"),
+        (["VeryMildDemented", "NonDemented"], "VeryMildDemented"), (["benign", "non-benign"], "non-benign"),
+        (["healthy", "unhealthy"], "unhealthy"),
+        (["Normal", "abnormal"], "abnormal"), (["normal", "not normal"], "not normal"),
+        (["benign mass", "a malignant mass"], "a malignant mass"),
+        (["triple negative", "non triple negative"], "triple negative"), (["y", "n"], "y"), (["P", "N"], "P"),
+        (["mass", "No finding"], "mass"), (["tumor", "Healthy_Controls"], "tumor"), (["mutant", "wild-type"], "mutant"),
     ],
 )  # fmt: skip
 def test_two_classes_are_binary_and_the_positive_one_is_reported(labels, positive):
@@ -62,6 +77,25 @@ def test_two_classes_are_binary_and_the_positive_one_is_reported(labels, positiv
     assert (made.labels, made.task) == ((positive,), "binary")
     assert made.targets[:, 0].tolist() == [float(one == positive) for one in labels]
     assert made.notes == (f"the positive class is '{positive}', the negative one '{other}'",)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("F", "M"), ("glioma", "meningioma"), ("M", "N"), ("normal", "No finding"), ("stable", "unstable"),
+        ("complete", "incomplete"), ("non-small cell carcinoma", "squamous cell carcinoma"), ("Mass", "not available"),
+        ("Nodule", "Noma"), ("a b", "a_b"), ("melanoma", "unknown"), ("Edema", "non-cardiac edema"),
+    ],
+)  # fmt: skip
+def test_two_classes_whose_names_do_not_say_are_refused(one, other):
+    for labels in ([one, other], [other, one]):
+        with pytest.raises(DataError) as caught:
+            table(labels)
+        for part in (f"'{one}'", f"'{other}'", f"positive='{one}'", "--set data.positive=", "names="):
+            assert part in str(caught.value)
+    assert table([one, other], positive=one).labels == (one,)
+    assert table([one, other], names=[one, other]).labels == (other,)
+    assert set(table([one, other], task="multiclass").labels) == {one, other}
 
 
 def test_the_positive_class_can_be_given():
@@ -150,7 +184,7 @@ def test_classes_that_are_not_known():
     assert made.notes == ("2 rows of no known class, left out of loss and metrics",)
     with pytest.raises(DataError, match="3 classes have no positive or negative"):
         table(["a", "b", "", "c"], uncertain="positive")
-    np.testing.assert_array_equal(column(["a", "b", "-1"], uncertain="positive"), [0, 1, 1])
+    np.testing.assert_array_equal(column(["a", "b", "-1"], uncertain="positive", positive="b"), [0, 1, 1])
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,13 @@ import signal
 import threading
 import time
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from part_data import drawn_part, stored
+from training_data import data_module, image_split
 
 from medzoo.data.dataset import Rows
 from medzoo.data.loader import PlacedLoader, explain_lost_workers
@@ -227,6 +229,33 @@ def test_shares_that_cannot_be_are_refused():
         loader(6, 4, rank=2, world=2)
     with pytest.raises(ConfigError, match="expected 4 rows or more, got 3"):
         loader(3, 4, world=4)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "n", "cause"),
+    [
+        (3, 8, "expected a batch_size that 2 processes share equally, got 3"),
+        (1, 8, "expected a batch_size that 2 processes share equally, got 1"),
+        (2, 1, "the valid part: expected 2 rows or more, got 1"),
+    ],
+)
+def test_a_trainer_whose_processes_cannot_share_a_batch_is_refused(batch_size, n, cause):
+    _, split, pixels = image_split(n=8 + n, valid=n)
+    module = data_module(split, pixels, batch_size=batch_size)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    module.trainer = SimpleNamespace(global_rank=1, world_size=2, strategy=strategy)
+    with pytest.raises(ConfigError, match=cause):
+        module.setup("fit")
+
+
+def test_the_process_of_a_trainer_gets_its_share():
+    _, split, pixels = image_split()
+    module = data_module(split, pixels)
+    module.trainer = SimpleNamespace(
+        global_rank=1, world_size=2, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+    )
+    module.setup("fit")
+    assert [len(batch.row) for batch in module.val_dataloader()] == [2, 2]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -23,6 +23,7 @@ import medzoo
 from medzoo.contract import Preprocessing
 from medzoo.data import pixel_folder, pixel_hashes, pixel_index, pixels
 from medzoo.data.identity import pixel_identity
+from medzoo.data.pixel_report import with_paths, without_paths
 from medzoo.data.pixel_values import decode, encode, storage_type, widen
 from medzoo.data.pixels import PixelStore
 from medzoo.data.split import choose_split
@@ -272,6 +273,35 @@ def test_warnings_are_counted_and_kept(tmp_path):
     assert first.notes[0].startswith("1 of 3 images have a warning: ")
     assert list(second.warnings) == [2]
     assert second.identities.constant.tolist() == [False, False, True]
+
+
+def test_texts_of_a_cached_file_name_the_images_of_the_table(tmp_path, home):
+    """The same images under other names use the same file, which a table elsewhere has made."""
+    old = table(tmp_path / "images", 3)
+    Pillow.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "images" / "1.png")
+    (tmp_path / "images" / "2.png").write_bytes(b"no picture")
+    first = PixelStore(old, SMALL, unreadable="drop")
+    paths = [(tmp_path / "images" / f"{i}.png").rename(tmp_path / f"image 1.{i}.png") for i in range(3)]
+    moved = PixelStore(of_paths(paths), SMALL, unreadable="drop")
+    assert len(list(home.glob("*.pixels"))) == 1
+    for before, after, name in (
+        (first.warnings[1], moved.warnings[1], "1.png"),
+        (first.dropped[0].reason, moved.dropped[0].reason, "2.png"),
+    ):
+        assert str(tmp_path / "images" / name) in before
+        assert after == before.replace(str(tmp_path / "images" / name), str(tmp_path / f"image 1.{name}"))
+    with pytest.raises(DataError, match=f"line 4: {tmp_path}/image 1.2.png: "):
+        PixelStore(of_paths(paths), SMALL)
+    assert str(tmp_path) not in "".join(path.read_text() for path in home.glob("*.json"))
+
+
+def test_texts_about_a_series_are_stored_without_paths():
+    old, new = (tuple(Path(folder) / name for name in "ab") for folder in ("/x/case", "/y"))
+    text = "/x/case: odd. See /x/case/b, not /x/case2 or /w/x/case; a is /x/case/a.png."
+    stored = without_paths(text, old)
+    assert with_paths(stored, new) == "/y: odd. See /y/b, not /x/case2 or /w/x/case; a is /y/a.png."
+    assert with_paths(without_paths("a: a b", Path("a")), Path("c")) == "c: a b"
+    assert with_paths(without_paths("row 3: a", np.zeros(1)), np.zeros(1)) == "row 3: a"
 
 
 def test_workers_and_threads(tmp_path):

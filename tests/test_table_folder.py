@@ -35,7 +35,7 @@ def test_what_is_no_image_is_left_out(tmp_path):
     root = tree(tmp_path, "a/1.png", "b/2.png", "a/._1.png", "a/.DS_Store", "__MACOSX/a/._1.png", ".git/x.png")
     (root / "a" / "Thumbs.db").write_bytes(b"other bytes")
     (root / "README.txt").write_bytes(b"about")
-    table = Table.from_folder(root)
+    table = Table.from_folder(root, positive="b")
     assert table.ids.tolist() == ["a/1.png", "b/2.png"]
     assert "2 files left out: hidden" in table.notes
     assert "1 files left out: not an image file" in table.notes
@@ -44,7 +44,7 @@ def test_what_is_no_image_is_left_out(tmp_path):
 @pytest.mark.parametrize("top", ["", "chest_xray/", "chest_xray/chest_xray/"])
 def test_given_parts(tmp_path, top):
     names = [f"{top}{part}/{kind}/{part}{kind}.png" for part in ("train", "VAL", "Testing") for kind in "AB"]
-    table = Table.from_folder(tree(tmp_path, *names))
+    table = Table.from_folder(tree(tmp_path, *names), positive="B")
     assert table.groups["split"].tolist() == ["train", "train", "valid", "valid", "test", "test"]
     assert table.targets[:, 0].tolist() == [0, 1] * 3
     assert table.ids[0] == f"{top}train/A/trainA.png"
@@ -54,22 +54,23 @@ def test_the_copy_of_a_tree_in_itself_is_left_out(tmp_path):
     root = tmp_path / "chest_xray"
     names = [f"{part}/{kind}/1.png" for part in ("train", "test") for kind in ("A", "B")]
     tree(root, *names, *(f"chest_xray/{name}" for name in names), "__MACOSX/train/A/._1.png")
-    table = Table.from_folder(root)
+    table = Table.from_folder(root, positive="B")
     assert len(table) == 4
     assert table.notes[0] == "left out chest_xray, a folder with the name of the one it is in"
-    assert len(Table.from_folder(root / "chest_xray")) == 4
+    assert len(Table.from_folder(root / "chest_xray", positive="B")) == 4
 
 
 def test_patients_from_the_path(tmp_path):
     root = tree(tmp_path, "A/person01_bacteria_1.png", "B/person1_virus_1.png", "B/person1_virus_2.png")
-    table = Table.from_folder(root, patient=r"(person\d+)_")
+    table = Table.from_folder(root, patient=r"(person\d+)_", positive="B")
     assert table.patients.tolist() == ["person01", "person1", "person1"]
     assert list(table.groups) == []
-    assert Table.from_folder(root, patient=lambda path: path.parent.name).patients.tolist() == ["A", "B", "B"]
+    named = Table.from_folder(root, patient=lambda path: path.parent.name, positive="B")
+    assert named.patients.tolist() == ["A", "B", "B"]
     with pytest.raises(
         DataError, match=r"1 images whose path gives no patient: image 0 \('A/person01_bact.*Correct pat"
     ):
-        Table.from_folder(root, patient=r"(person[1-9]\d*)_")
+        Table.from_folder(root, patient=r"(person[1-9]\d*)_", positive="B")
 
 
 @pytest.mark.parametrize("pattern", ["person", "(a)(b)", "("])
@@ -82,9 +83,17 @@ def test_series_and_images_of_a_class(tmp_path):
     for kind in ("A", "B"):
         write_series(tmp_path / kind / "case", np.zeros((3, 4, 4), np.uint16))
     write_png(tmp_path / "B" / "x.png", np.zeros((4, 4), np.uint8))
-    table = Table.from_folder(tmp_path)
+    table = Table.from_folder(tmp_path, positive="B")
     assert table.ids.tolist() == ["A/case/IM0001 and 2 more", "B/case/IM0001 and 2 more", "B/x.png"]
     assert table.image(0) == tuple(tmp_path / "A" / "case" / f"IM000{i}" for i in (1, 2, 3))
+
+
+def test_folders_whose_names_do_not_say_which_is_positive(tmp_path):
+    root = tree(tmp_path, "A/1.png", "B/1.png")
+    with pytest.raises(DataError, match=r"which of the classes 'A' and 'B' is the positive one .* positive='A' or "):
+        Table.from_folder(root)
+    assert Table.from_folder(root, positive="A").labels == ("A",)
+    assert Table.from_folder(tree(tmp_path / "x", "Edema/1.png", "No Edema/1.png")).labels == ("Edema",)
 
 
 def test_several_classes_and_names(tmp_path):
@@ -159,4 +168,4 @@ def test_dicom_radiographs_of_a_class(tmp_path):
         (tmp_path / kind).mkdir()
         for i in range(2):
             write_dicom(tmp_path / kind / f"{i}.dcm", np.zeros((4, 4), np.uint16))
-    assert len(Table.from_folder(tmp_path)) == 4
+    assert len(Table.from_folder(tmp_path, positive="B")) == 4

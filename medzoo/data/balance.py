@@ -44,7 +44,7 @@ def positive_weights(part: Part, kind: Balance = "class", clamp: tuple[float, fl
         part: the training part.
         kind: with p positives and n negatives of a label, ``"class"`` weighs positives by n / p, ``"sqrt"`` by its
             square root, and ``"normalised"`` positives by n / (p + n) and negatives by p / (p + n), which sum to 1.
-        clamp: smallest and largest weight; a weight beyond them is clamped, with a warning.
+        clamp: smallest and largest n / p, or its square root; one beyond them is clamped, with a warning.
 
     Raises:
         ConfigError: there is no such kind, or the part is not the training part.
@@ -59,11 +59,11 @@ def positive_weights(part: Part, kind: Balance = "class", clamp: tuple[float, fl
         for label, p, n in zip(part.table.labels, positives, negatives, strict=True)
     ]
     with np.errstate(divide="ignore", invalid="ignore"):
-        if kind == "normalised":
-            either = np.where(known > 0, negatives / known, 0.5)
-            return LabelWeights(_clamped(either, clamp, names), _clamped(1 - either, clamp, names))
         ratio = np.where(known > 0, negatives / positives, 1.0)
-    return LabelWeights(_clamped(np.sqrt(ratio) if kind == "sqrt" else ratio, clamp, names), None)
+    weights = _clamped(np.sqrt(ratio) if kind == "sqrt" else ratio, clamp, names)
+    if kind == "normalised":
+        return LabelWeights(_tensor(weights / (1 + weights)), _tensor(1 / (1 + weights)))
+    return LabelWeights(_tensor(weights), None)
 
 
 def class_weights(part: Part, kind: Balance = "class", clamp: tuple[float, float] = CLAMP) -> Tensor | None:
@@ -72,8 +72,8 @@ def class_weights(part: Part, kind: Balance = "class", clamp: tuple[float, float
     Args:
         part: the training part; rows without a class do not count.
         kind: with n rows, k classes and n_c rows of a class, ``"class"`` is n / (k n_c), ``"sqrt"`` its square root,
-            and ``"normalised"`` is proportional to 1 / n_c with a sum of 1.
-        clamp: smallest and largest weight; a weight beyond them is clamped, with a warning.
+            and ``"normalised"`` is in proportion to ``"class"``, with a sum of 1 over the classes that have rows.
+        clamp: smallest and largest weight, before it is normalised; one beyond them is clamped, with a warning.
 
     Raises:
         ConfigError: there is no such kind, or the part is not the training part.
@@ -85,10 +85,10 @@ def class_weights(part: Part, kind: Balance = "class", clamp: tuple[float, float
     with np.errstate(divide="ignore", invalid="ignore"):
         weights = counts.sum() / (len(counts) * counts)
     weights = np.where(np.isnan(weights), 1.0, weights)
-    if kind == "normalised":
-        present = np.isfinite(weights)
-        weights = weights / weights[present].sum() if present.any() else weights
-    return _clamped(np.sqrt(weights) if kind == "sqrt" else weights, clamp, names)
+    weights = _clamped(np.sqrt(weights) if kind == "sqrt" else weights, clamp, names)
+    if kind == "normalised" and counts.any():
+        weights = weights / weights[counts > 0].sum()
+    return _tensor(weights)
 
 
 def _check(part: Part, kind: str) -> str:
@@ -102,7 +102,7 @@ def _check(part: Part, kind: str) -> str:
     return kind
 
 
-def _clamped(weights: NDArray[np.float64], clamp: tuple[float, float], names: list[str]) -> Tensor:
+def _clamped(weights: NDArray[np.float64], clamp: tuple[float, float], names: list[str]) -> NDArray[np.float64]:
     low, high = clamp
     if not 0 < low <= high < float("inf"):
         raise ConfigError(f"balance: expected clamp to be two finite numbers above 0 in order, got {clamp}.")
@@ -113,4 +113,8 @@ def _clamped(weights: NDArray[np.float64], clamp: tuple[float, float], names: li
             f"balance: clamped the weight of {', '.join(beyond[:5])}{more} to [{low:g}, {high:g}]. The training part "
             "has too few rows of one class to learn these labels from."
         )
-    return torch.from_numpy(np.clip(weights, low, high)).float()
+    return np.clip(weights, low, high)
+
+
+def _tensor(weights: NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(weights).float()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from medzoo.errors import DataError
 from medzoo.io.files import identify
+from medzoo.io.hashing import hash_text
 
 __all__ = [
     "Dropped", "Identities", "PixelIdentity", "files_of_image", "hashed", "join_digests", "list_rows", "pixel_identity",
@@ -33,7 +34,7 @@ def hashed(patient: str) -> str:
     >>> hashed("007") == hashed("7")
     False
     """
-    return hashlib.sha256(patient.encode(errors="backslashreplace")).hexdigest()[:8]
+    return hash_text(patient, 8)
 
 
 @dataclass(frozen=True)

@@ -14,18 +14,13 @@ from numpy.typing import NDArray
 
 from medzoo.data.faults import Faults, join_some, quote
 from medzoo.data.label_rules import LabelRules, Labels, masked_note
+from medzoo.data.negative_class import is_negative, negative_of
 from medzoo.errors import did_you_mean
 
 __all__ = ["is_zero_one", "read_classes"]
 
 _INTEGER = re.compile(r"-?\d+")
 _NUMBER = re.compile(r"[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?")
-_NEGATIVE = frozenset({
-    "normal", "negative", "no", "none", "healthy", "benign", "control", "controls", "absent", "wildtype", "wild type",
-    "no finding", "no findings", "n",
-})  # fmt: skip
-"""Names of the negative one of two classes, which would otherwise be the positive one by the alphabet."""
-
 _OFTEN = 10  # a class of one row is taken for a misspelling where another has as many rows as this
 _MOST = 1000  # classes
 
@@ -106,7 +101,7 @@ def _order(name: str) -> tuple[int, int, str]:
     """Sort integers by value, and what names a negative class before other names."""
     if _INTEGER.fullmatch(name):
         return -1, int(name), name
-    return int(name.lower() not in _NEGATIVE), 0, name
+    return int(not is_negative(name)), 0, name
 
 
 def _with_task(classes: dict[str, str], rules: LabelRules, faults: Faults) -> dict[str, str] | None:
@@ -124,9 +119,26 @@ def _with_task(classes: dict[str, str], rules: LabelRules, faults: Faults) -> di
         faults.add_general(f"expected positive= to be one of 2 classes, got {rules.positive!r}; found {listed}.{near}")
     elif rules.positive is not None:
         return dict(sorted(classes.items(), key=lambda item: item[1] == rules.positive))
+    elif len(classes) == 2 and rules.names is None and rules.task != "multiclass":
+        return _with_negative_first(classes, faults)
     else:
         return classes
     return None
+
+
+def _with_negative_first(classes: dict[str, str], faults: Faults) -> dict[str, str]:
+    """Return two classes in order, and add a fault where it does not follow from their names."""
+    if all(_INTEGER.fullmatch(name) for name in classes):
+        return classes
+    one, other = classes
+    negative = negative_of(one, other)
+    if negative is None:
+        faults.add_general(
+            f"which of the classes {quote(one)} and {quote(other)} is the positive one does not follow from their "
+            f"names. Give positive={one!r} or positive={other!r} (medzoo train: --set data.positive=...), or both with "
+            "names=, the positive one last."
+        )
+    return dict(sorted(classes.items(), key=lambda item: item[0] != negative))
 
 
 def _are_suspicious(texts: list[str], codes: NDArray[np.int64], known: list[str], faults: Faults) -> bool:

@@ -28,7 +28,8 @@ class LabelOptions(TypedDict, total=False):
     ``names``: of a column of classes, the classes in order, the second of two being the positive one; of a column with
     ``sep``, the findings; of columns of 0 and 1, the names to use instead of the columns'.
 
-    ``positive``: the positive one of two classes.
+    ``positive``: the positive one of two classes; needed where their names do not say which is negative, as ``normal``
+    and ``no edema`` do.
 
     ``sep``: what joins several findings in one column, such as ``"|"``.
 

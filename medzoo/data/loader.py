@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from medzoo.data.dataset import Batch, Rows
+from medzoo.data.one_thread import one_thread
 from medzoo.errors import ConfigError, DataError, MedzooError, TrainError, check_int
 from medzoo.transforms.augment import row_seed
 from medzoo.warn import warn
@@ -68,11 +69,10 @@ class PlacedLoader:
     ) -> None:  # fmt: skip
         who = f"the {rows.part.name} part"
         self.batch_size = check_int(who, "batch_size", batch_size, 1)
-        self.workers, self.world = check_int(who, "workers", workers, 0), check_int(who, "world", world, 1)
-        self.rank = check_int(who, "rank", rank, 0)
+        self.workers = check_int(who, "workers", workers, 0)
         self.rows, self.seed, self.shuffle = rows, seed, shuffle
         self.pin_memory = pin_memory and torch.cuda.is_available()
-        self._check(who)
+        self.share(rank, world)
         self.epoch = self.done = 0
         self._loader: DataLoader[Any] | None = None
         self._plan: list[list[Key]] = []  # read by the loader whenever an iteration starts
@@ -84,21 +84,27 @@ class PlacedLoader:
                 "are faster; with cached images, 0."
             )
 
-    def _check(self, who: str) -> None:
-        """Raise ConfigError for numbers that do not go together."""
-        n = len(self.rows)
-        least = max(self.world, 2 if self.shuffle else 1)
+    def share(self, rank: int, world: int) -> None:
+        """Take the share of one of several processes from the next iteration on.
+
+        Raises:
+            ConfigError: there are too few rows, no such process, or a batch that cannot be shared equally.
+        """
+        who, n = f"the {self.rows.part.name} part", len(self.rows)
+        rank, world = check_int(who, "rank", rank, 0), check_int(who, "world", world, 1)
+        least = max(world, 2 if self.shuffle else 1)
         if n < least:
             why = " BatchNorm cannot train on one." if n == 1 else ""
             rows = f"{least} row{'s' * (least > 1)}"
             raise ConfigError(f"{who}: expected {rows} or more, got {n}.{why} Change the split.")
-        if self.rank >= self.world:
-            raise ConfigError(f"{who}: expected rank to be below world, got {self.rank} of {self.world}.")
-        if self.batch_size % self.world:
+        if rank >= world:
+            raise ConfigError(f"{who}: expected rank to be below world, got {rank} of {world}.")
+        if self.batch_size % world:
             raise ConfigError(
-                f"{who}: expected a batch_size that {self.world} processes share equally, got {self.batch_size}. "
-                f"Use a multiple of {self.world}."
+                f"{who}: expected a batch_size that {world} processes share equally, got {self.batch_size}. "
+                f"Use a multiple of {world}."
             )
+        self.rank, self.world = rank, world
 
     def __len__(self) -> int:
         """Return the batches of an epoch; too few rows that are left over join the batch before them.
@@ -135,7 +141,8 @@ class PlacedLoader:
             self._plan[:] = self.batches()[self.done :]
             source = iter(self._open())
             while self.done < len(self):
-                with explain_lost_workers(self.workers), _one_thread(not self.workers):
+                # In this process as in a worker: the last bits depend on the number of threads.
+                with explain_lost_workers(self.workers), contextlib.nullcontext() if self.workers else one_thread():
                     batch = next(source)
                 if isinstance(batch, _Failure):
                     batch.reraise()
@@ -234,20 +241,6 @@ def _collate(rows: list[Any]) -> Any:
     """Return the batch of some rows, or the first failure among them."""
     failed = [row for row in rows if isinstance(row, _Failure)]
     return failed[0] if failed else default_collate(rows)
-
-
-@contextlib.contextmanager
-def _one_thread(needed: bool) -> Iterator[None]:
-    """Let PyTorch use one thread, as it does in a worker: sums and convolutions depend on it in their last bits."""
-    threads = torch.get_num_threads()
-    if not needed or threads == 1:
-        yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager

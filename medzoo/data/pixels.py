@@ -8,9 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from typing import Any, Literal
 
@@ -19,10 +18,12 @@ import torch
 from torch import Tensor
 
 from medzoo.data.identity import Dropped, Identities, PixelIdentity, list_rows
+from medzoo.data.one_thread import one_thread
 from medzoo.data.pixel_file import MemoryRows, PixelFile, RowWriter
 from medzoo.data.pixel_folder import PixelFolder
 from medzoo.data.pixel_hashes import content_of_row, decode_row, identify_row, name_row
 from medzoo.data.pixel_index import PixelIndex, decoders
+from medzoo.data.pixel_report import Report
 from medzoo.data.pixel_values import decode, storage_type
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError, DataError, WrongImage
@@ -61,27 +62,6 @@ class CachePlan:
 
     def __str__(self) -> str:
         return f"{self.shape[0]:,} images, {self.dtype}, {self.bytes / 1e6:,.1f} MB"
-
-
-@dataclass
-class _Report:
-    """What one pass over all images found; it is kept beside the cached file."""
-
-    pixels: list[str] = field(default_factory=list)
-    constant: list[int] = field(default_factory=list)
-    unreadable: dict[int, str] = field(default_factory=dict)
-    wrong: dict[int, str] = field(default_factory=dict)
-    warnings: dict[int, str] = field(default_factory=dict)
-    mismatches: dict[int, str] = field(default_factory=dict)
-
-    @classmethod
-    def from_json(cls, found: dict[str, Any]) -> _Report:
-        """Return a report from JSON, whose keys are text."""
-        texts = {
-            name: {int(row): text for row, text in found[name].items()}
-            for name in ("unreadable", "wrong", "warnings", "mismatches")
-        }
-        return cls(found["pixels"], found["constant"], **texts)
 
 
 class PixelStore:
@@ -205,7 +185,7 @@ class PixelStore:
     def _prepare(self, image: Image) -> Prepared:
         return self.transform.pixels(image, allow_mismatch=self.allow_mismatch)
 
-    def _make(self, quota: int) -> _Report:
+    def _make(self, quota: int) -> Report:
         """Find or make the cache, and return the report on the images."""
         n, size = len(self.table), self.transform.preprocessing.size
         if self.cache == "off":
@@ -227,7 +207,7 @@ class PixelStore:
         self._values = rows
         return report
 
-    def _find_or_build(self, folder: PixelFolder) -> _Report:
+    def _find_or_build(self, folder: PixelFolder) -> Report:
         with PixelIndex(folder.path, self.transform.channels) as index:
             contents = [
                 content_of_row(self.table, row, index) for row in track(range(len(self.table)), "comparing files")
@@ -238,7 +218,7 @@ class PixelStore:
                 with folder.building(key, self.table.source):
                     found = folder.find(key) or self._build(folder, key, contents, index)
         self._values, report = found
-        return _Report.from_json(report)
+        return Report.from_json(report, self.table)
 
     def _build(
         self, folder: PixelFolder, key: str, contents: list[str], index: PixelIndex
@@ -251,7 +231,7 @@ class PixelStore:
             writer = folder.writer(key, len(self.table), self.transform.preprocessing.size)
             try:
                 report = self._examine(writer, contents, index)
-                writer.commit(asdict(report))
+                writer.commit(report.to_json(self.table))
             finally:
                 writer.abort()
         except OSError as error:
@@ -261,16 +241,16 @@ class PixelStore:
             raise folder.disk_error(OSError("the file that was written cannot be read back"))
         return found
 
-    def _examine(self, writer: RowWriter | None, contents: list[str] | None, index: PixelIndex | None) -> _Report:
+    def _examine(self, writer: RowWriter | None, contents: list[str] | None, index: PixelIndex | None) -> Report:
         """Read and preprocess all images, once, and collect what is wrong with them."""
-        report = _Report()
-        with _one_thread():
+        report = Report()
+        with one_thread():
             self._examine_rows(report, writer, contents, index)
         self._refuse(report)
         return report
 
     def _examine_rows(
-        self, report: _Report, writer: RowWriter | None, contents: list[str] | None, index: PixelIndex | None
+        self, report: Report, writer: RowWriter | None, contents: list[str] | None, index: PixelIndex | None
     ) -> None:
         for row in track(range(len(self.table)), "reading images"):
             identity = PixelIdentity("", False)
@@ -292,7 +272,7 @@ class PixelStore:
             report.pixels.append(identity.pixels)
             report.constant += [row] * identity.constant
 
-    def _refuse(self, report: _Report) -> None:
+    def _refuse(self, report: Report) -> None:
         """Raise one error for all images that cannot be used."""
         faults = report.wrong | (report.unreadable if self.unreadable == "refuse" else {})
         if not faults and (len(report.unreadable) < len(self.table) or not len(self.table)):
@@ -323,17 +303,6 @@ class PixelStore:
             "images": contents,
         }
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Let torch use one thread: one image is too little work for more, which only wait where the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _check_choice(name: str, value: object, known: tuple[str, ...]) -> None:

@@ -43,12 +43,16 @@ class ImageDataModule(pl.LightningDataModule):
         self.valid_loader = PlacedLoader(Rows(split.valid, pixels), batch_size, workers=workers)
 
     def setup(self, stage: str) -> None:
-        """Adapt the loaders to the device and the processes of the trainer."""
+        """Adapt the loaders to the device and the processes of the trainer.
+
+        Raises:
+            ConfigError: the processes cannot share the rows or a batch.
+        """
         if self.trainer is None:
             return
         for loader in (self.train_loader, self.valid_loader):
             loader.pin_memory = self.trainer.strategy.root_device.type == "cuda"
-            loader.rank, loader.world = self.trainer.global_rank, self.trainer.world_size
+            loader.share(self.trainer.global_rank, self.trainer.world_size)
 
     def teardown(self, stage: str) -> None:
         """End the workers."""

@@ -5,24 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import EMAWeightAveraging
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from torch import Tensor
 
 __all__ = ["AveragedWeights"]
 
 
-class AveragedWeights(EMAWeightAveraging):
+class AveragedWeights(WeightAveraging):
     """The exponential moving average of weights and of BatchNorm's statistics; the trained model gets the average.
 
-    What no step changes is copied, because ``decay * w + (1 - decay) * w`` rounds to other bits than ``w``: frozen
-    parameters, and buffers that are not in the state dict, which a checkpoint would not restore.
+    What no step changes keeps its bits, though ``decay * w + (1 - decay) * w`` rounds to others than those of ``w``.
+    Copied are frozen parameters, integers such as the count of batches, and buffers that are not in the state dict,
+    which a checkpoint would not restore.
 
     Args:
         decay: share of the former average that a step keeps.
     """
 
     def __init__(self, decay: float) -> None:
-        super().__init__(decay=decay)
-        self._transferred = False
+        super().__init__(avg_fn=self._average)
+        self.decay, self._transferred = decay, False
+
+    @torch.no_grad()
+    def _average(self, average: Tensor, current: Tensor, _: Tensor) -> Tensor:
+        """Return the new average of a parameter or a buffer."""
+        if not average.is_floating_point():
+            return current
+        return torch.where(average == current, average, self.decay * average + (1 - self.decay) * current)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

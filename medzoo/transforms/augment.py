@@ -31,6 +31,7 @@ Axis = Literal["x", "y", "z"]
 # Words of a label that name a side, lobes of the lung and coronary arteries included.
 _SIDES = {
     *("left", "right", "l", "r", "lt", "rt", "laterality", "sinister", "sinistra", "dexter", "dextra"),
+    *("od", "os"),  # the right and the left eye
     *("lul", "lll", "rul", "rml", "rll", "lad", "lcx", "rca", "rv", "lv"),
 }
 # Words of a label that a mirror image changes: the organs lie on the other side.
@@ -38,7 +39,8 @@ _SITUS = {"situs", "heterotaxy", "heterotaxia", "kartagener", "isomerism"}
 _SITUS_STARTS = ("dextro", "levo", "laevo")
 # Labels that a mirror image keeps, though hardly any patient looks like it.
 _ORGANS = {"cardiomegaly", "cardiomediastinum", "heart", "cardiac", "aorta", "aortic", "stomach", "liver", "spleen"}
-_WORD = re.compile(r"[A-Z]+(?![a-z0-9])|[A-Z]?[a-z]+(?![0-9])")  # two of LeftLung and lung_L, none of the vertebra L1
+# Two of LeftLung and of left2lung, but none of L1, a vertebra. A trailing digit is no part of a word.
+_WORD = re.compile(r"(?![A-Za-z][0-9])(?:[A-Z]+(?![a-z])|[A-Z]?[a-z]+)")
 
 
 def row_seed(seed: int, epoch: int, row: str) -> int:

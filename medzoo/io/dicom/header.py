@@ -5,7 +5,6 @@ Axes: h w rows and columns; the world is RAS+ (DICOM's own is LPS+).
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from medzoo.errors import DataError
 from medzoo.io.dicom.elements import ElementError, integer_or_none, items, numbers, text
 from medzoo.io.dicom.kinds import non_image_advice, non_image_kind
 from medzoo.io.files import wrap_read_errors
+from medzoo.io.hashing import hash_text
 from medzoo.io.views import view_words
 
 __all__ = [
@@ -143,19 +143,15 @@ def identity_of(ds: Any, path: Path) -> dict[str, str]:
     found = {"file": str(path)}
     for key, keyword in _UIDS.items():
         if value := text(ds, keyword):
-            found[key] = value if _UID.fullmatch(value) else _hashed(value)
+            found[key] = value if _UID.fullmatch(value) else hash_text(value)
     if view := view_words(text(ds, "ViewPosition")):
         found["view"] = view
     stated, by_class = text(ds, "Modality").upper(), _MODALITY_OF_CLASS.get(text(ds, "SOPClassUID"), "")
     if stated and by_class not in ("", stated) and not {stated, by_class} <= PROJECTION_MODALITIES:
         found["class_modality"] = by_class
     if patient := text(ds, "PatientID"):
-        found["patient"] = _hashed(patient)
+        found["patient"] = hash_text(patient)
     return found
-
-
-def _hashed(value: str) -> str:
-    return hashlib.sha256(value.encode(errors="backslashreplace")).hexdigest()[:12]
 
 
 def finite_values(ds: Any, keyword: str, count: int, path: Path) -> tuple[float, ...] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import filecmp
-import hashlib
 import math
 import os
 import sys
@@ -25,6 +24,7 @@ from medzoo.io.dicom.read import read_dicom
 from medzoo.io.dicom.rescale import rescale_of
 from medzoo.io.dicom.stacks import Frame
 from medzoo.io.dicom.tags import distinction_tags, distinctions_of
+from medzoo.io.hashing import hash_text
 from medzoo.io.options import ReadOptions
 
 __all__ = [
@@ -123,7 +123,7 @@ def slice_of(ds: Any, path: Path) -> Slice:
     present = {int(tag) for tag in ds.keys()}  # noqa: SIM118
     texts = {keyword: _text(ds, tag) if (tag := _tag(keyword)) in present else "" for keyword in _TEXTS}
     identity = [texts[keyword] for keyword in _KEYWORDS]
-    identity[:3] = [_hashed(value) for value in identity[:3]]
+    identity[:3] = [hash_text(value) if value else "" for value in identity[:3]]
     size = f"{_int(ds.get('Rows'))} × {_int(ds.get('Columns'))}"
     return Slice(
         path,
@@ -246,10 +246,6 @@ def _tag(keyword: str) -> int:
 def _text(ds: Any, tag: int) -> str:
     value = ds.get_item(tag).value
     return (value.decode("latin-1") if isinstance(value, bytes) else str(value or "")).strip(" \0")
-
-
-def _hashed(value: str) -> str:
-    return hashlib.sha256(value.encode(errors="backslashreplace")).hexdigest()[:12] if value else ""
 
 
 def _int(value: Any) -> int | None:
