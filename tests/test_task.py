@@ -410,7 +410,11 @@ def test_a_plain_trainer_that_is_resumed_sees_every_batch_and_validates_every_ep
     whole, _ = seen_by()
     kept = ModelCheckpoint(tmp_path, every_n_train_steps=every, save_top_k=-1, filename="{step}")
     seen_by(callbacks=[kept], enable_checkpointing=True, default_root_dir=tmp_path)
-    found, run = seen_by(tmp_path / f"step={every}.ckpt")
+    found, run = seen_by(
+        tmp_path / f"step={every}.ckpt",
+        callbacks=[ModelCheckpoint(tmp_path / "b", every_n_train_steps=every, save_top_k=-1)],
+        enable_checkpointing=True,
+    )
     assert run.global_step == 12
     epoch, done = divmod(every, 4)
     assert found.rows == {e: rows[done if e == epoch else 0 :] for e, rows in whole.rows.items() if e >= epoch}

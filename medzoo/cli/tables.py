@@ -70,6 +70,8 @@ TRAIN_ADVICE = {
     "names=": "--labels",
     "root=": "--root",
     "key=": "--key",
+    "train.workers=": "--workers ",
+    "data.cache=": "--cache ",
 }
 # Arguments of Python that are options, and fields of the recipe without an option of their own.
 OPTION = re.compile(r"\b(uncertain|task|cache|on_leak)='([\w-]+)'")
@@ -96,7 +98,7 @@ def cli_message(error: object, command: str | None = None) -> str:
         text = RESUME.sub(lambda found: f"medzoo train --resume {found[1].strip(chr(39))}", text)
         text = OPTION.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2]}", text)
         text = COLUMN.sub(r"(--\1-col)", text)
-        text = FIELD.sub(r"--set data.\1=\2", text)
+        text = FIELD.sub(r'--set "data.\1=\2"', text)
     own = {"show": SHOW_ADVICE, "check": TRAIN_ADVICE, "train": TRAIN_ADVICE}.get(command or "", {})
     for python, cli in (*own.items(), *ADVICE.items()):
         text = text.replace(python, cli)

@@ -161,24 +161,28 @@ def train(
     recipe: str | None, data: str | None, root: str | None, to: str | None, resume: str | None, dry_run: bool,
     inexact: bool, logger: Literal["csv", "tensorboard", "none"], **options: Any,
 ) -> None:  # fmt: skip
-    r"""Train RECIPE on data of your own.
+    """Train RECIPE on data of your own.
 
     RECIPE is a name of "medzoo recipes" or a .yaml file.
 
     \b
     medzoo train table --data n.csv --root images --label-col grade --patient-col pid --to runs/a
     medzoo train --resume runs/a
-    """
+    """  # noqa: D301  # click reads the \b
     require_train_extra()
     if resume is not None:
-        given = [name for name, value in (("RECIPE", recipe), ("--data", data), ("--to", to)) if value is not None]
+        given = [
+            name for name, value in (("RECIPE", recipe), ("--data", data), ("--root", root), ("--to", to)) if value
+        ]
+        given += ["--dry-run"] * dry_run
         given += ["other options"] if any(value not in (None, ()) for value in options.values()) else []
         if given:
             raise ConfigError(f"--resume: expected the folder alone, as the run has its recipe, got {given[0]} too.")
         with _messages():
+            from medzoo.training.loggers import run_logger
             from medzoo.training.run import resume as continue_run
 
-            _print_run(continue_run(resume, inexact=inexact))
+            _print_run(continue_run(resume, inexact=inexact, logger=run_logger(logger, resume)))
         return
     if recipe is None:
         raise ConfigError(

@@ -139,7 +139,7 @@ class PlacedLoader:
         turn, self._unfinished = self._turn, True
         try:
             self._plan[:] = self.batches()[self.done :]
-            source = iter(self._open())
+            source = self._start()
             while self.done < len(self):
                 # In this process as in a worker: the last bits depend on the number of threads.
                 with explain_lost_workers(self.workers), contextlib.nullcontext() if self.workers else one_thread():
@@ -154,6 +154,16 @@ class PlacedLoader:
         finally:
             if turn == self._turn and self._unfinished:
                 self.close()
+
+    def _start(self) -> Iterator[Any]:
+        """Return the batches, and start the workers if they do not live yet."""
+        try:
+            return iter(self._open())
+        except OSError as error:
+            raise TrainError(
+                f"the processes that prepare batches cannot be started ({error.strerror or error}), such as where "
+                f"{_SHARED} is full or cannot be written. Train with workers=0."
+            ) from error
 
     def _open(self) -> DataLoader[Any]:
         """Return the loader, whose workers live on: which epoch it is, they read in each index."""

@@ -184,8 +184,9 @@ def split_from_column(
         DataError: a patient or an image in more than one part, other values, or what :func:`choose_split` raises.
     """
     _check_on_leak(on_leak)
-    values = [str(value).strip().lower() for value in _column(table, column)]
-    unknown = sorted({value for value in values if value not in _PART_OF})
+    given = [str(value).strip() for value in column_of(table, column)]
+    values = [value.lower() for value in given]
+    unknown = sorted({value for value in given if value.lower() not in _PART_OF})
     if unknown:
         raise DataError(
             f"{table.source}: expected column {column!r} to be train, valid or test, got "
@@ -279,7 +280,7 @@ def leave_out(
     """
     _check_on_leak(on_leak)
     share = _check_share("valid", valid)
-    have = np.asarray(_column(table, column))
+    have = np.asarray(column_of(table, column))
     given = [values] if isinstance(values, str) else list(values)
     for value in given:
         if value not in have:
@@ -378,7 +379,8 @@ def _make(
     return Split(table, parts[0], parts[1], parts[2], how=how, dropped=ordered, notes=notes, made=_MADE)
 
 
-def _column(table: Table, column: str) -> NDArray[np.str_]:
+def column_of(table: Table, column: str) -> NDArray[np.str_]:
+    """Return a column of ``table.groups``, or raise a ConfigError with the nearest name."""
     if column not in table.groups:
         known = ", ".join(map(repr, table.groups)) or "none"
         raise ConfigError(

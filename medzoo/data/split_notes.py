@@ -52,6 +52,7 @@ def split_notes(
         counts = np.bincount(which[used & positive], minlength=3)
         texts.append(f"{label} " + " / ".join(f"{c / k:.1%}" if k else "-" for c, k in zip(counts, known, strict=True)))
         notes += [f"{label} has no positive row in {NAMES[part]}" for part in (0, 1) if not counts[part]]
+        notes += [f"{label} has no negative row in {NAMES[part]}" for part in (0, 1) if counts[part] == known[part]]
         for part in map(int, np.flatnonzero(shares > 0)):
             deviation = abs(counts[part] / max(counts.sum(), 1) - shares[part]) / shares[part]
             if counts.sum() and deviation > worst:

@@ -23,7 +23,7 @@ def check_folder(folder: Path) -> None:
         ConfigError: it is not a folder, is not empty, or cannot be written.
     """
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"train: expected to={str(folder)!r} to be a new or an empty folder, got a file.")
+        raise ConfigError(f"train: expected a new or an empty folder, got the file {folder}.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held = {path.name for path in folder.iterdir()}

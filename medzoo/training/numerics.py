@@ -99,11 +99,11 @@ class FiniteGuard(pl.Callback):
         ids = ", ".join(str(self.table.ids[row]) for row in rows[:5]) + (", …" if len(rows) > 5 else "")
         raise TrainError(
             f"training stopped at step {trainer.global_step} of epoch {trainer.current_epoch}: {what}. Rows: {ids}. "
-            f"{where} The last checkpoint is from before. {advice}"
+            f"{where} Checkpoints, if there are any, are from before. {advice}"
         )
 
 
-_ADVICE = "Lower optimizer.lr, set optimizer.clip, or train in float32."
+_ADVICE = "Start a new run with a lower optimizer.lr, with optimizer.clip, or in float32 if this was not."
 
 
 def _finite(x: Tensor) -> bool:

@@ -164,7 +164,7 @@ def parse_value(text: str, who: str) -> Any:
     >>> parse_value("1e-4", "lr"), parse_value("[x, y]", "flip"), parse_value("no", "label")
     (0.0001, ['x', 'y'], 'no')
     """
-    return _plain(text, who)
+    return text if text.strip() in ("|", ">") else _plain(text, who)  # of YAML, these begin a block
 
 
 def _near(path: Path) -> str:

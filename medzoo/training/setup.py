@@ -13,13 +13,15 @@ from torch.utils.data import default_collate
 
 from medzoo.classifier import Classifier
 from medzoo.contract import Preprocessing
+from medzoo.data.leak import check_patients
 from medzoo.data.pixels import PixelStore
-from medzoo.data.split import Split, choose_split, folds, leave_out, split_from_column
+from medzoo.data.split import Split, choose_split, column_of, folds, leave_out, split_from_column
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError
 from medzoo.factory import create
 from medzoo.registry import describe
 from medzoo.training.datamodule import ImageDataModule
+from medzoo.training.environment import resolve_environment
 from medzoo.training.known_data import seen_before
 from medzoo.training.losses import loss_from_recipe
 from medzoo.training.recipe import DataSection, Recipe
@@ -27,6 +29,7 @@ from medzoo.training.task import ClassificationTask
 from medzoo.transforms.augment import Augmentation, Augmenter, check_augmentation
 from medzoo.transforms.transform import transform
 from medzoo.visual.show_transforms import draw_batch
+from medzoo.warn import warn
 
 __all__ = ["Setup", "set_up"]
 
@@ -96,9 +99,14 @@ def set_up(recipe: Recipe, table: Table, *, column: str | None = None, how_split
         DataError: images that cannot be read, or a patient or an image in two parts.
     """
     how = recipe.train
+    check_patients(table, recipe.data.patient_groups)  # before the images are read, which may take long
+    for name in (column or recipe.split.column, *(recipe.split.leave_out or ())):
+        if name is not None:
+            column_of(table, name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(how.seed)
         model = build_model(recipe, table)
+    resolve_environment(how, model.input_spec.dims)
     augmentation = Augmentation(**recipe.augment.model_dump())
     notes = check_augmentation(augmentation, table.labels)
     assert model.preprocessing is not None  # noqa: S101  # create gives one
@@ -112,6 +120,12 @@ def set_up(recipe: Recipe, table: Table, *, column: str | None = None, how_split
         allow_mismatch=recipe.data.allow_mismatch,
     )
     split = make_split(recipe, table, pixels, column)
+    if how.batch > len(split.train):
+        raise ConfigError(
+            f"train.batch: expected at most the {len(split.train):,} rows of the train part, got {how.batch}. Set it."
+        )
+    if column is None and not (recipe.split.column or recipe.split.leave_out or recipe.split.folds):
+        _warn_of_parts(table)
     data = ImageDataModule(split, pixels, batch_size=how.batch, augmenter=augmenter, seed=how.seed, workers=how.workers)
     task = ClassificationTask(
         model.train(),
@@ -127,19 +141,31 @@ def set_up(recipe: Recipe, table: Table, *, column: str | None = None, how_split
     return Setup(recipe, table, model, pixels, split, data, task, how_split or split.how, found)
 
 
+def _warn_of_parts(table: Table) -> None:
+    """Warn where data has parts of its own, as a folder of train and test has, and another split is drawn."""
+    given = table.groups.get("split")
+    if given is not None and {"train", "test"} & {str(value).lower() for value in np.unique(given)}:
+        warn(
+            f"{table.source}: it has parts of its own, column 'split', which are not used. Set split.column=split to "
+            "use them."
+        )
+
+
 def build_model(recipe: Recipe, table: Table) -> Classifier:
     """Return the model with one output for each label of the table, and the preprocessing of the recipe."""
     options: dict[str, Any] = dict(recipe.model.options)
     if recipe.data.size is not None and "size" in _builder_options(recipe.model.name):
         options.setdefault("size", recipe.data.size)  # a network of one size is built for it
-    model = create(
-        recipe.model.name,
-        pretrained=recipe.model.pretrained,
-        in_chans=recipe.model.in_chans,
-        labels=table.labels,
-        task=table.task,
-        **options,
-    )
+    common: dict[str, Any] = {
+        "pretrained": recipe.model.pretrained, "in_chans": recipe.model.in_chans, **options,
+    }  # fmt: skip
+    if recipe.model.name.startswith(("local-dir:", "hf-hub:")):
+        model = create(recipe.model.name, **common)
+        if (model.outputs.labels, model.outputs.task) != (table.labels, table.task):
+            model.reset_classifier(len(table.labels))
+            model.set_outputs(labels=table.labels, task=table.task, trained=False)
+    else:
+        model = create(recipe.model.name, labels=table.labels, task=table.task, **common)
     assert model.preprocessing is not None  # noqa: S101  # create gives one
     model.preprocessing = _preprocessing(model.preprocessing, recipe.data, model.name)
     if not model.input_spec.fits(model.preprocessing.size):

@@ -40,6 +40,9 @@ def load_table(recipe: Recipe, data: str | os.PathLike[str], root: str | os.Path
             path, root=root, image=how.image, label=_columns(how), patient=how.patient, duplicates=how.duplicates,
             **_labels(how),
         )  # fmt: skip
+    if path.is_file() and path.suffix.lower() not in (*CSV, ".npz"):
+        sheet = " Save the sheet as CSV." if path.suffix.lower() in (".xlsx", ".xls", ".ods") else ""
+        raise ConfigError(f"{path}: expected a .csv, .tsv or .npz file or a folder, got another file.{sheet}")
     if root is not None:
         raise ConfigError(f"{path}: root is for the images of a .csv or .tsv file. Leave it out.")
     if path.suffix.lower() == ".npz" and path.is_file():
@@ -52,7 +55,7 @@ def load_table(recipe: Recipe, data: str | os.PathLike[str], root: str | os.Path
                 f"Give the table: {tables[0]}."
             )
         return Table.from_folder(path, patient=how.patient, **_labels(how))
-    raise ConfigError(f"{path}: expected a .csv, .tsv or .npz file or a folder, got another file.")
+    raise ConfigError(f"{path}: expected a file or a folder, got neither.")
 
 
 def _from_dicom(how: DataSection, path: Path, root: str | os.PathLike[str] | None) -> Table:
