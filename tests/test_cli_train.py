@@ -107,10 +107,10 @@ def test_every_option_reaches_its_field(called):
 
 def test_resume_takes_the_folder_alone(called):
     assert run("train", "--resume", "runs/a").exit_code == 0
-    assert called.resume == ("runs/a", {"inexact": False})
+    assert called.resume == ("runs/a", {"inexact": False, "logger": False})
     assert run("train", "--resume", "runs/a", "--inexact").exit_code == 0
-    assert called.resume == ("runs/a", {"inexact": True})
-    for more in (["table"], ["--data", "n.csv"], ["--epochs", "3"], ["--set", "lr=1"]):
+    assert called.resume == ("runs/a", {"inexact": True, "logger": False})
+    for more in (["table"], ["--data", "n.csv"], ["--root", "x"], ["--dry-run"], ["--epochs", "3"], ["--set", "lr=1"]):
         result = run("train", "--resume", "runs/a", *more)
         assert (result.exit_code, "expected the folder alone" in result.output) == (2, True)
 

@@ -404,6 +404,7 @@ def seen_by(ckpt_path=None, **options):
     return seen, run
 
 
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 @pytest.mark.parametrize("every", [3, 4, 6])
 def test_a_plain_trainer_that_is_resumed_sees_every_batch_and_validates_every_epoch(tmp_path, every):
     """From within an epoch, from its end, and from within a later one."""

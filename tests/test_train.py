@@ -376,3 +376,40 @@ def test_a_full_disk_stops_no_log(images, tmp_path, monkeypatch):
     monkeypatch.setattr(epoch_log, "write_atomically", full)
     with pytest.warns(UserWarning, match="the log cannot be written"):
         assert train(images, tmp_path / "a", epochs=1).log == ()
+
+
+def test_a_saved_model_gets_a_new_last_layer_for_other_labels(whole, images, tmp_path):
+    how = {name: value for name, value in TINY.items() if not name.startswith("model") and name != "size"}
+    how |= {"root": images.parent / "images", "patient": "pid", "epochs": 1}
+    saved = f"local-dir:{whole.folder / 'model'}"
+    run = medzoo.train("table", images, to=tmp_path / "a", label="site", labels=["A", "B"], model=saved, **how)
+    assert run.model.outputs.labels == ("B",)
+    fresh = medzoo.create("xray_cnn", size=32, widths=(4, 4, 8, 8), hidden=8, num_classes=1)
+    assert medzoo.train(fresh, images, to=tmp_path / "b", label="grade", **how).model.outputs.labels == ("grade",)
+
+
+def test_what_a_table_shows_comes_before_its_images_are_read(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("medzoo.training.setup.PixelStore", lambda *_, **__: pytest.fail("images were read"))
+    with pytest.raises(DataError, match="the patients are not known"):
+        train(images, tmp_path / "a", patient=None)
+    with pytest.raises(ConfigError, match=r"no column 'sit'.* Did you mean 'site'"):
+        train(images, tmp_path / "a", **{"split.column": "sit"})
+    with pytest.raises(ConfigError, match=r"'cuda' is not available"):
+        train(images, tmp_path / "a", device="cuda")
+
+
+def test_fault_112_a_batch_that_is_larger_than_the_data(images, tmp_path):
+    with pytest.raises(ConfigError, match=r"train\.batch: expected at most the \d+ rows of the train part, got 1000"):
+        train(images, tmp_path / "a", batch=1000)
+
+
+def test_parts_of_the_data_that_are_not_used_are_named(images, tmp_path):
+    for i, row in enumerate(read(images)):
+        folder = tmp_path / "tree" / ("test" if i > 17 else "train") / row["grade"]
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / row["path"]).write_bytes((images.parent / "images" / row["path"]).read_bytes())
+    how = {**TINY, "epochs": 1, "patient_groups": False}
+    with pytest.warns(UserWarning, match=r"parts of its own, column 'split', which are not used"):
+        medzoo.train("table", tmp_path / "tree", to=tmp_path / "a", **how)
+    run = medzoo.train("table", tmp_path / "tree", to=tmp_path / "b", **{"split.column": "split"}, **how)
+    assert sum(row[PART] == "test" for row in read(run.folder / "data" / "table.csv")) == 6

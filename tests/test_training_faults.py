@@ -222,7 +222,7 @@ def test_fault_102_a_folder_is_checked_before_the_training(tmp_path, monkeypatch
     check_folder(tmp_path / "new" / "run")
     check_folder(tmp_path / "new" / "run")
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"new or an empty folder, got a file"):
+    with pytest.raises(ConfigError, match=r"new or an empty folder, got the file"):
         check_folder(tmp_path / "file")
     with pytest.raises(ConfigError, match=r"cannot write to .*file/run: Not a directory"):
         check_folder(tmp_path / "file" / "run")

@@ -101,7 +101,9 @@ class ClassificationTask(pl.LightningModule):
                     check_monitor(monitor, targets.numpy())
         loop = self.trainer.fit_loop
         if loop.restarted_mid_epoch:  # such an epoch has no start
-            self._begin(loop.epoch_loop.batch_progress.current.ready)
+            done = loop.epoch_loop.batch_progress.current.ready
+            # After the last batch Lightning continues with the next epoch.
+            self._begin(done if done < self.trainer.num_training_batches else 0)
 
     def on_train_epoch_start(self) -> None:
         """Set the mode, and go to the first batch."""
