@@ -22,6 +22,13 @@ def pytest_addoption(parser):
     group.addoption("--results", type=Path, help="folder to write the result file to")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Keep everything in one process: another would take the time that is measured."""
+    if hasattr(config.option, "numprocesses"):
+        config.option.numprocesses, config.option.dist = 0, "no"
+
+
 def pytest_generate_tests(metafunc):
     if "case" in metafunc.fixturenames and metafunc.function.__name__ == "test_case":
         config = metafunc.config

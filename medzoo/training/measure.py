@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -174,13 +175,15 @@ def _mean(seconds: list[float]) -> float:
     return sum(counted) / max(1, len(counted))
 
 
-def peak_memory() -> int:
-    """Return the most bytes that this process has had in memory so far, on the GPU if one was used."""
+def peak_memory() -> int | None:
+    """Return the most bytes that this process has had in memory, on the GPU if one was used; ``None`` on Windows."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
-    import resource
-
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:
+        resource = import_module("resource")
+    except ImportError:
+        return None
+    most = int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     return most if sys.platform == "darwin" else 1024 * most
 
 
