@@ -10,6 +10,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -254,8 +255,10 @@ def _write_all(fd: int, data: memoryview, offset: int) -> None:
 
 def lock_file(fd: int, *, shared: bool) -> bool | None:
     """Lock an open file; return whether that worked, or ``None`` where locks do not work."""
-    import fcntl  # not on Windows
-
+    try:
+        fcntl = import_module("fcntl")
+    except ImportError:  # on Windows
+        return None
     try:
         fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
