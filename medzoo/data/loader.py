@@ -77,7 +77,8 @@ class PlacedLoader:
         self._loader: DataLoader[Any] | None = None
         self._plan: list[list[Key]] = []  # read by the loader whenever an iteration starts
         self._turn, self._unfinished = 0, False
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        affinity = getattr(os, "sched_getaffinity", None)  # of Linux; a container may have fewer cores than the machine
+        cores = len(affinity(0)) if affinity else os.cpu_count() or 1
         if workers > cores:
             warn(
                 f"{workers} workers on {cores} cores take turns, and each holds batches in memory. {cores} or fewer "
