@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import re
@@ -27,6 +26,7 @@ from medzoo.contract import Outputs
 from medzoo.data.table import Table
 from medzoo.data.texts import Texts
 from medzoo.errors import ConfigError, TrainError
+from medzoo.io.hashing import hash_text
 from medzoo.training.facts import data_fingerprint
 from medzoo.training.setup import Setup
 from medzoo.training.validation import ValidationPredictions
@@ -205,7 +205,7 @@ def pseudonym(patient: str) -> str:
     """
     if re.fullmatch(r"sha256:[0-9a-f]{16}", patient):
         return patient
-    return f"sha256:{hashlib.sha256(patient.encode(errors='backslashreplace')).hexdigest()[:16]}"
+    return f"sha256:{hash_text(patient, 16)}"
 
 
 def written_groups(table: Table) -> list[str]:
