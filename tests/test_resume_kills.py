@@ -16,7 +16,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "two threads": {"train": {"threads": 2}},
     "accumulate": {"train": {"accumulate": 3, "checkpoint_minutes": 1e-9}, "optimizer": {"clip": 0.1}},
     "ema": {"train": {"ema": 0.9}},
-    "stop": {"train": {"epochs": 6, "stop_after": 2}, "optimizer": {"lr": 1e-30}},
+    "stop": {"train": {"epochs": 6, "stop_after": 2, "batchnorm": "frozen"}, "optimizer": {"lr": 1e-30}},
     "frozen": {"train": {"freeze": "encoder"}},
     "sgd with warm-up": {"optimizer": {"kind": "sgd"}, "schedule": {"kind": "exponential", "gamma": 0.9}},
 }

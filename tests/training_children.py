@@ -177,6 +177,7 @@ def _train(job: Mapping[str, Any]) -> dict[str, Any]:
     seen: list[str] = []
     warnings.simplefilter("error")
     warnings.filterwarnings("ignore", "This DataLoader will create 4 worker processes")
+    warnings.filterwarnings("ignore", "4 workers on")
     made = setup(recipe(**job["sections"]))
     killer = Killer(*job.get("kill", ()))
     if "write" in job:
