@@ -299,3 +299,11 @@ def test_the_given_split_of_pneumonia_cxr_drops_320_rows(data):
     assert len(split.dropped) == 320
     assert len(split.test) == 422
     assert len(split.train) + len(split.valid) == 5216 - 320
+
+
+def test_held_out_values_that_name_patients_are_counted():
+    given = table(
+        [f"p{i}" for i in range(12)], labels=[0, 1] * 6, who=[f"N{i}" for i in range(12)], site=list("AB") * 6
+    )
+    assert "test is 2 values of column 'who'" in leave_out(given, "who", ["N3", "N4"], draws=50).how
+    assert "test is B of column 'site'" in leave_out(given, "site", ["B"], draws=50).how

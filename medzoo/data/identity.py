@@ -19,7 +19,8 @@ from medzoo.io.files import identify
 from medzoo.io.hashing import hash_text
 
 __all__ = [
-    "Dropped", "Identities", "PixelIdentity", "files_of_image", "hashed", "join_digests", "list_rows", "pixel_identity",
+    "Dropped", "Identities", "PixelIdentity", "files_of_image", "hashed", "join_digests", "list_rows",
+    "names_patients", "pixel_identity",
 ]  # fmt: skip
 
 # What these hold is in one file. Others may be a header whose voxels are in a file beside it.
@@ -35,6 +36,15 @@ def hashed(patient: str) -> str:
     False
     """
     return hash_text(patient, 8)
+
+
+def names_patients(values: NDArray[Any], patients: NDArray[Any] | None) -> bool:
+    """Whether a column comes near to naming patients, so that it is neither written nor shown.
+
+    Names, dates and accession numbers differ for most patients; a site, a view, a sex or an age does not.
+    """
+    count = len(values) if patients is None else len(np.unique(patients))
+    return len(np.unique(values)) > max(3, count // 2)
 
 
 @dataclass(frozen=True)

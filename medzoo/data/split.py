@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.data.draws import deal
-from medzoo.data.identity import Dropped, Identities, list_rows
+from medzoo.data.identity import Dropped, Identities, list_rows, names_patients
 from medzoo.data.leak import NAMES, Keys, OnLeak, check_patients, drop_leaks, leak_error, shared
 from medzoo.data.pixel_hashes import pixel_hashes
 from medzoo.data.pixels import PixelStore
@@ -289,11 +289,12 @@ def leave_out(
             raise DataError(f"{table.source}: column {column!r} has no {value!r}.{near} It has {known}.")
     keys = _keys(table, patient_groups, pixels)
     which = np.where(np.isin(have, given), 2, 0)
-    which, dropped = _resolve(keys, which, on_leak, f"leaving out {', '.join(map(str, given))} of column {column!r}")
+    shown = f"{len(given)} values" if names_patients(have, table.patients) else ", ".join(map(str, given))
+    which, dropped = _resolve(keys, which, on_leak, f"leaving out {shown} of column {column!r}")
     if not (which == 0).any():
         raise ConfigError(f"{table.source}: all rows have these values of {column!r}; none are left to train on.")
     which = _draw(keys, np.where(which == 0, -2, which), (1 - share, share, 0.0), seed, draws)
-    how = f"test is {', '.join(map(str, given))} of column {column!r}; validation drawn {_unit(keys)} with seed {seed}"
+    how = f"test is {shown} of column {column!r}; validation drawn {_unit(keys)} with seed {seed}"
     return _make(keys, which, how, dropped)
 
 

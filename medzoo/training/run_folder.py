@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from medzoo.atomic import write_atomically
 from medzoo.contract import Outputs
+from medzoo.data.identity import names_patients
 from medzoo.data.table import Table
 from medzoo.data.texts import Texts
 from medzoo.errors import ConfigError, TrainError
@@ -209,15 +210,10 @@ def pseudonym(patient: str) -> str:
 
 
 def written_groups(table: Table) -> list[str]:
-    """Return the columns that are written: those that do not come near to naming a patient.
-
-    A column of names, dates or accession numbers has another value for most patients; a site, a view, a sex or an age
-    has not. Columns of another run's table are left out too.
-    """
-    count = len(table) if table.patients is None else len(np.unique(table.patients))
+    """Return the columns that are written: those that do not name patients, and are not of another run's table."""
     return [
         name for name, values in table.groups.items()
-        if not name.startswith("medzoo:") and len(np.unique(values)) <= max(3, count // 2)
+        if not name.startswith("medzoo:") and not names_patients(values, table.patients)
     ]  # fmt: skip
 
 
