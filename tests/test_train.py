@@ -21,6 +21,7 @@ import medzoo
 from medzoo.errors import ConfigError, DataError, TrainError
 from medzoo.training import extra
 from medzoo.training.folder import is_finished
+from medzoo.training.lock import lock_state
 from medzoo.training.recipe import Recipe
 from medzoo.training.run_folder import PART, RunFolder, pseudonym
 
@@ -413,3 +414,10 @@ def test_parts_of_the_data_that_are_not_used_are_named(images, tmp_path):
         medzoo.train("table", tmp_path / "tree", to=tmp_path / "a", **how)
     run = medzoo.train("table", tmp_path / "tree", to=tmp_path / "b", **{"split.column": "split"}, **how)
     assert sum(row[PART] == "test" for row in read(run.folder / "data" / "table.csv")) == 6
+
+
+def test_fault_104_who_waits_in_vain_for_the_lock_removes_nothing(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("medzoo.training.lock.PATIENCE", 0.2)
+    with lock_state(tmp_path / "a" / "state"), pytest.raises(TrainError, match="another process trains"):
+        train(images, tmp_path / "a")
+    assert (tmp_path / "a" / "state" / "LOCK").exists()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -27,7 +28,7 @@ __all__ = ["FORMAT", "FileWriter", "MemoryRows", "PixelFile", "RowWriter", "giga
 FORMAT = 1
 
 
-class RowWriter:
+class RowWriter(ABC):
     """Takes rows in any type and number of channels, and keeps all of them in the widest.
 
     Args:
@@ -59,11 +60,13 @@ class RowWriter:
         values = widen(values, self.kind)
         return np.ascontiguousarray(np.broadcast_to(values, self.shape))
 
+    @abstractmethod
     def _change(self, kind: str, channels: int) -> None:
-        raise NotImplementedError
+        """Change the stored type and number of channels, those of the rows that are stored included."""
 
+    @abstractmethod
     def _store(self, row: int, values: NDArray[Any]) -> None:
-        raise NotImplementedError
+        """Store values of the present type and number of channels."""
 
 
 class MemoryRows(RowWriter):

@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,12 +28,8 @@ from medzoo.errors import ConfigError, TrainError
 from medzoo.progress import track
 from medzoo.training.datamodule import ImageDataModule
 from medzoo.training.environment import resolve_environment
-from medzoo.training.losses import loss_from_recipe
 from medzoo.training.recipe import Recipe
-from medzoo.training.task import ClassificationTask
-
-if TYPE_CHECKING:
-    from medzoo.training.setup import Setup
+from medzoo.training.setup import Setup, make_task
 
 __all__ = ["FeatureStore", "fit_phases", "phase_setup", "phases"]
 
@@ -193,15 +189,7 @@ def phase_setup(setup: Setup, recipe: Recipe, *, folder: Path | None = None) -> 
         store = FeatureStore(model, setup.pixels, setup.split.train, setup.split.valid, folder=folder)
         pixels = cast(PixelStore, store)
         data = ImageDataModule(setup.split, pixels, batch_size=how.batch, seed=how.seed, workers=how.workers)
-    task = ClassificationTask(
-        model.train(),
-        loss=loss_from_recipe(recipe.loss, setup.table.task, setup.split.train),
-        optimizer=recipe.optimizer,
-        schedule=recipe.schedule,
-        freeze=how.freeze,
-        batchnorm=how.batchnorm,
-    )
-    return replace(setup, recipe=recipe, data=data, task=task)
+    return replace(setup, recipe=recipe, data=data, task=make_task(recipe, model, setup.split))
 
 
 def fit_phases(setup: Setup, folder: Path, fit: Callable[[Setup, Path], object]) -> None:

@@ -100,11 +100,14 @@ def train(
     """
     run = RunFolder(Path(to))
     check_folder(run.path)
+    locked = False
     try:
         with lock_state(run.state):
+            locked = True
             setup, threads = _start(run, recipe, overrides, data, root)
     except BaseException:
-        if not (run.path / "run.json").exists():
+        # Without the lock, what is there belongs to the process that has it.
+        if locked and not (run.path / "run.json").exists():
             run.remove_empty()
         raise
     return _train(run, setup, callbacks, logger, threads=threads)
@@ -201,7 +204,7 @@ def _begin(run: RunFolder, setup: Setup) -> int:
     for note in setup.notes:
         log.info("note: %s", note)
     run.write("recipe.yaml", setup.recipe.to_yaml())
-    run.write_data(setup)
+    digest = run.write_data(setup)
     run.figures.mkdir(exist_ok=True)
     setup.draw_first_batch(run.figures / "train_batch.png")
     environment = resolve_environment(setup.recipe.train, setup.model.input_spec.dims)
@@ -219,7 +222,7 @@ def _begin(run: RunFolder, setup: Setup) -> int:
         source=setup.table.source,
         split=setup.how,
         notes=list(setup.notes),
-        data=data_fingerprint(setup),
+        data=digest,
         environment=environment.facts(),
         environment_why=list(environment.why),
     )

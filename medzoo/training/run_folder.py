@@ -117,8 +117,8 @@ class RunFolder:
         """Change fields of ``run.json``."""
         self.write_json("run.json", {**(self.facts() if (self.path / "run.json").exists() else {}), **facts})
 
-    def write_data(self, setup: Setup) -> None:
-        """Write the table with the part of each row, the rows dropped, and the fingerprint."""
+    def write_data(self, setup: Setup) -> str:
+        """Write the table with the part of each row, the rows dropped, and the fingerprint; return its digest."""
         table, split = setup.table, setup.split
         parts = np.full(len(table), "", dtype="U5")
         for part in (split.train, split.valid, split.test):
@@ -127,7 +127,9 @@ class RunFolder:
         header = [_LINE, _ID, PART, _PATIENT, _PATHS, *(_TARGET + label for label in table.labels), *groups]
         self.write_csv("data/table.csv", header, _table_rows(table, parts, groups))
         self.write_csv("data/dropped.csv", ("row", "id", "reason"), ((d.row, d.id, d.reason) for d in split.dropped))
-        self.write_json("data/fingerprint.json", fingerprint(setup))
+        found = fingerprint(setup)
+        self.write_json("data/fingerprint.json", found)
+        return str(found["digest"])
 
     def discard(self) -> None:
         """Remove what was written for a run that has not begun; the lock stays."""

@@ -31,7 +31,7 @@ from medzoo.transforms.transform import transform
 from medzoo.visual.show_transforms import draw_batch
 from medzoo.warn import warn
 
-__all__ = ["Setup", "set_up"]
+__all__ = ["Setup", "make_task", "set_up"]
 
 _OVERRIDES = ("spacing", "intensity", "window", "fit")
 
@@ -127,18 +127,23 @@ def set_up(recipe: Recipe, table: Table, *, column: str | None = None, how_split
     if column is None and not (recipe.split.column or recipe.split.leave_out or recipe.split.folds):
         _warn_of_parts(table)
     data = ImageDataModule(split, pixels, batch_size=how.batch, augmenter=augmenter, seed=how.seed, workers=how.workers)
-    task = ClassificationTask(
-        model.train(),
-        loss=loss_from_recipe(recipe.loss, table.task, split.train),
-        optimizer=recipe.optimizer,
-        schedule=recipe.schedule,
-        freeze=how.freeze,
-        batchnorm=how.batchnorm,
-    )
+    task = make_task(recipe, model, split)
     trained_on = model.load_report.trained_on if model.load_report is not None else ""
     seen = seen_before(trained_on, f"{table.source} {recipe.name} {recipe.source.reference}")
     found = tuple(filter(None, (*table.notes, *pixels.notes, *split.notes, *notes, seen)))
     return Setup(recipe, table, model, pixels, split, data, task, how_split or split.how, found)
+
+
+def make_task(recipe: Recipe, model: Classifier, split: Split) -> ClassificationTask:
+    """Return the task of a recipe, with the model in training mode and weights of the loss from the training part."""
+    return ClassificationTask(
+        model.train(),
+        loss=loss_from_recipe(recipe.loss, split.table.task, split.train),
+        optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+        freeze=recipe.train.freeze,
+        batchnorm=recipe.train.batchnorm,
+    )
 
 
 def _warn_of_parts(table: Table) -> None:
