@@ -391,8 +391,8 @@ def test_it_works_in_lightnings_trainer():
     train.close()
 
 
-@pytest.mark.slow  # 30 s
-def test_memory_stays_flat_over_20_epochs_with_4_workers(many_cores):
+@pytest.mark.slow  # 45 s
+def test_memory_stays_flat_over_40_epochs_with_4_workers(many_cores):
     def resident():
         """Return the bytes of this process and its workers that no other process shares, after each epoch."""
         pids = [os.getpid(), *(process.pid for process in multiprocessing.active_children())]
@@ -402,13 +402,14 @@ def test_memory_stays_flat_over_20_epochs_with_4_workers(many_cores):
                 total += sum(int(line.split()[1]) for line in file if line.startswith("Private_")) * 1024
         return total
 
-    given = loader(400, 8, augmentation=EVERYTHING, size=24, workers=4)
+    given = loader(200, 8, augmentation=EVERYTHING, size=24, workers=4)
     used = []
-    for _ in range(20):
+    for _ in range(40):
         for _batch in given:
             pass
         gc.collect()
         used.append(resident())
     given.close()
-    slope = np.polyfit(range(10, 20), used[10:], 1)[0]
-    assert abs(slope) < 0.5 * 2**20, [round(u / 2**20, 1) for u in used]
+    # A leak grows in every epoch. The allocator grows in steps, and for longer where memory is copied on write.
+    growth = float(np.median(np.diff(used[20:])))
+    assert growth < 0.25 * 2**20, [round(u / 2**20, 1) for u in used]
