@@ -1,0 +1,1 @@
+"""Evaluation: figures with intervals, thresholds, calibration, and the report that holds them."""

@@ -1,0 +1,43 @@
+"""Bootstrap over patients: how often each patient is drawn, as weights, so that no row is copied.
+
+Axes: p patients, r resamples, b resamples at a time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Resamples"]
+
+_MOST_BYTES = 32 * 2**20  # of the weights that are held at a time
+
+
+class Resamples:
+    """Draws of as many patients as there are, with replacement.
+
+    Which patients are drawn in a resample follows from the seed and its number alone, so that two models, two metrics
+    and two runs are compared on the same resamples.
+
+    Args:
+        clusters: the patient of each row, 0 to p - 1; every patient has a row.
+        count: number of resamples.
+        seed: of the draws.
+    """
+
+    def __init__(self, clusters: NDArray[np.int64], count: int = 2000, seed: int = 0) -> None:
+        self.clusters, self.count, self.seed = clusters, count, seed
+        self.patients = int(clusters.max(initial=-1)) + 1
+
+    def steps(self, at_most: int = 64) -> list[range]:
+        """Return the numbers of the resamples whose weights are held at the same time."""
+        step = max(1, min(at_most, _MOST_BYTES // max(1, 8 * self.patients)))
+        return [range(begin, min(begin + step, self.count)) for begin in range(0, self.count, step)]
+
+    def weights(self, numbers: range) -> NDArray[np.float64]:
+        """Return how often each patient is drawn in these resamples, ``p b``."""
+        found = np.empty((self.patients, len(numbers)))
+        for i, number in enumerate(numbers):
+            drawn = np.random.default_rng([self.seed, number]).integers(self.patients, size=self.patients)
+            found[:, i] = np.bincount(drawn, minlength=self.patients)
+        return found
