@@ -36,6 +36,7 @@ __all__ = [
     "FORMAT",
     "AugmentSection",
     "DataSection",
+    "DecideSection",
     "LossSection",
     "ModelSection",
     "OptimizerSection",
@@ -251,6 +252,29 @@ class TrainSection(Section):
                 yield name, f"expected then: finetune beside it, got {getattr(self, name)} alone"
 
 
+class DecideSection(Section):
+    """What is decided on the validation part when the training has ended. Has no effect on the training.
+
+    ``threshold`` is the rule by which the threshold of each output is chosen, or one for each label, with ``"*"`` for
+    the others: see :func:`medzoo.evaluation.thresholds.choose_thresholds`. ``calibrate: auto`` folds a calibration into
+    the last layer where there are enough cases. ``baseline`` trains again without the weights of a weighted loss, so
+    that the report shows what they change.
+    """
+
+    threshold: Text | dict[Text, Text] = Field(default="youden", description="a rule, or a rule for each label")
+    calibrate: Literal["auto", "none"] = "auto"
+    baseline: Flag = False
+
+    def rules(self) -> Iterator[tuple[str, str]]:
+        """Yield what contradicts."""
+        from medzoo.evaluation.thresholds import rule_fault
+
+        for rule in self.threshold.values() if isinstance(self.threshold, dict) else [self.threshold]:
+            fault = rule_fault(rule)
+            if fault:
+                yield "threshold", fault
+
+
 class SourceSection(Section):
     """Where a recipe is from, and what it does otherwise. Has no effect."""
 
@@ -265,6 +289,7 @@ NO_EFFECT: Any = {
     "name": True,
     "description": True,
     "source": True,
+    "decide": True,
     "data": {"cache_quota_gb"},
     "train": {"workers", "checkpoint_steps", "checkpoint_minutes"},
 }
@@ -285,6 +310,7 @@ class Recipe(Section):
     optimizer: OptimizerSection = OptimizerSection()
     schedule: ScheduleSection = ScheduleSection()
     train: TrainSection = TrainSection()
+    decide: DecideSection = DecideSection()
     source: SourceSection = SourceSection()
 
     def rules(self) -> Iterator[tuple[str, str]]:

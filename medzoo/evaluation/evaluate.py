@@ -1,0 +1,261 @@
+"""``medzoo.evaluate``: from a model and a table, a finished run, or scores of any model, to a report.
+
+Axes: n rows, l labels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypedDict, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medzoo.classifier import Classifier
+from medzoo.data.pixels import CacheMode, PixelStore
+from medzoo.data.table import Table
+from medzoo.errors import ConfigError, DataError
+from medzoo.evaluation.assemble import Choices, Evidence, assemble
+from medzoo.evaluation.replicates import Options
+from medzoo.evaluation.report import Report
+from medzoo.evaluation.run_record import PART, RunRecord, is_run
+from medzoo.evaluation.score_table import score_table
+from medzoo.evaluation.scores import Scores
+from medzoo.evaluation.unseen import Seen, find_seen, seen_notes
+from medzoo.factory import create
+from medzoo.transforms.transform import transform
+
+__all__ = ["evaluate"]
+
+Subject = Classifier | Scores | str | os.PathLike[str]
+TABLES = (".csv", ".tsv")
+
+
+class Scoring(TypedDict, total=False):
+    """How a model is run, as in :func:`~medzoo.evaluation.score_table.score_table`."""
+
+    batch_size: int
+    device: Any
+    allow_mismatch: bool
+    allow_untrained: bool
+    unreadable: Literal["refuse", "drop"]
+    cache: CacheMode
+    labels: Mapping[str, str] | None
+
+
+def evaluate(
+    model: Subject | Sequence[Subject],
+    table: Table | str | os.PathLike[str] | None = None,
+    *,
+    part: Literal["test", "valid"] | None = None,
+    by: Sequence[str] = (),
+    against: Subject | None = None,
+    prevalence: float | Mapping[str, float] | None = None,
+    case_sampled: bool | None = None,
+    seen: Seen = "refuse",
+    specificity: float = 0.9,
+    sensitivity: float = 0.9,
+    examples: int = 8,
+    images: bool = False,
+    resamples: int = 2000,
+    seed: int = 0,
+    project: str = "default",
+    **scoring: Unpack[Scoring],
+) -> Report:
+    """Evaluate a model on a table: every figure with an interval over patients, or the reason why it has none.
+
+    Nothing is chosen on this data: thresholds and calibration are those of the model. Evaluating a run on its test
+    part, or any table, is counted for that data on this machine, and the count is in the report: a test that was opened
+    often is a validation.
+
+    Args:
+        model: a model, the name of one, the folder of a finished run, :class:`Scores` of any model, or the CSV file of
+            such. Several are taken as trainings that differ in their seed: figures are of the first, and a table has
+            the mean and SD over all.
+        table: what is true: a table, or a CSV file with columns ``path`` and ``label``. ``None`` for scores, which have
+            it, or for a run, whose own table is taken.
+        part: of the run's own table: ``"test"``, which is the default where there is one, or ``"valid"``. With a
+            table, as for a run of images in memory, the rows of it that are in this part.
+        by: columns by whose values figures are given too, such as ``["site", "sex"]``.
+        against: another model, run or scores, compared on the same rows.
+        prevalence: share of positives for which predictive values are stated, one for all labels or by label.
+        case_sampled: whether the rows are a sample with another share of positives than the population has, so that
+            predictive values mean nothing without ``prevalence``; ``None`` is what the run states.
+        seen: what happens to rows whose patient or image the run was trained or chosen on: ``"refuse"`` raises an error,
+            ``"drop"`` leaves them out, ``"allow"`` evaluates them too and says so in the report.
+        specificity: at which the highest sensitivity is stated.
+        sensitivity: at which the highest specificity is stated.
+        examples: correct and wrong rows that are listed, for each label, under pseudonyms.
+        images: also draw them. A report with images is not for sharing.
+        resamples: of the bootstrap over patients.
+        seed: of the bootstrap.
+        project: its key makes the pseudonyms of patients and rows: the same in each report of a project.
+        scoring: how the model is run, see :class:`Scoring`.
+
+    Raises:
+        ConfigError: arguments that do not go together, or labels that are not the model's.
+        DataError: images that cannot be read, patients of the training, or scores that cannot be used.
+    """
+    if isinstance(table, (str, os.PathLike)):
+        table = Table.from_csv(table)
+    given = list(model) if isinstance(model, (list, tuple)) else [model]
+    if not given:
+        raise ConfigError("evaluate: expected a model, got an empty list.")
+    subjects = [_subject(one, table) for one in given]
+    record = subjects[0].record
+    target = _Data.of(subjects[0], table, part)
+    pixels, notes = target.pixels(subjects[0], scoring), ()
+    if record is not None and target.table is not None and pixels is not None and not target.own:
+        found, notes = find_seen(record, target.table, pixels)
+        notes = (*notes, *seen_notes(target.table, found, seen))
+        if seen == "drop" and found.any():
+            target.keep(~found)
+            pixels = target.pixels(subjects[0], scoring)
+    every = [_scores(subject, target, scoring) for subject in subjects]
+    scores, other = every[0], None
+    if against is not None:
+        rival = _subject(against, target.table)
+        other = (rival.name, _scores(rival, target, scoring))
+    sampled = bool(record is not None and record.facts().get("case_sampled")) if case_sampled is None else case_sampled
+    if sampled and prevalence is None:
+        raise ConfigError(
+            "evaluate: the rows were sampled by class, so that predictive values need the share of positives in the "
+            "population. Give prevalence=, such as prevalence=0.05."
+        )
+    choices = Choices(
+        by=tuple([by] if isinstance(by, str) else by),
+        options=Options(_prevalence(prevalence, scores.labels), specificity, sensitivity),
+        examples=examples, images=images, resamples=resamples, seed=seed, project=project,
+    )  # fmt: skip
+    evidence = Evidence(
+        name=subjects[0].name, model=subjects[0].model, record=record, part=target.part, pixels=pixels,
+        others=tuple(zip((s.name for s in subjects[1:]), every[1:], strict=True)), against=other, notes=notes,
+    )  # fmt: skip
+    return assemble(scores, choices, evidence)
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """What is evaluated: a model, perhaps of a run, or scores."""
+
+    name: str
+    model: Classifier | None = None
+    record: RunRecord | None = None
+    scores: Scores | None = None
+
+
+def _subject(given: Subject, table: Table | None) -> _Subject:
+    if isinstance(given, Classifier):
+        return _Subject(given.name, given)
+    if isinstance(given, Scores):
+        return _Subject(given.source, scores=given)
+    given = getattr(given, "folder", given)  # of a run
+    if not isinstance(given, (str, os.PathLike)):
+        raise ConfigError(f"evaluate: expected a model, a run, scores or a path, got {type(given).__name__}.")
+    path = Path(given)
+    if path.suffix.lower() in TABLES:
+        return _Subject(path.name, scores=Scores.from_csv(path, table=table))
+    if is_run(path):
+        record = RunRecord(path)
+        return _Subject(path.name, create(f"local-dir:{record.model}").eval(), record)
+    text = os.fspath(given)
+    kind, _, where = text.partition(":")
+    if kind in ("local-dir", "hf-hub"):
+        folder = Path(where)
+        record = RunRecord(folder.parent) if kind == "local-dir" and is_run(folder.parent) else None
+        return _Subject(folder.name if record is None else folder.parent.name, create(text).eval(), record)
+    if path.exists():
+        raise ConfigError(
+            f"{path}: expected the folder of a finished run, a CSV file of scores, or a model. A folder that "
+            f"save_pretrained wrote is given as 'local-dir:{path}'."
+        )
+    name, _, tag = text.partition(":")
+    return _Subject(text, create(name, pretrained=tag or True).eval())
+
+
+@dataclass(eq=False)
+class _Data:
+    """What is evaluated on: a table, or scores that have what is true beside them.
+
+    The images are preprocessed once for each kind of preprocessing.
+    """
+
+    table: Table | None
+    part: str
+    own: bool = False
+    stores: dict[Any, PixelStore] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, subject: _Subject, table: Table | None, part: str | None) -> _Data:
+        """Return the table that is given, or the part of the run's own."""
+        if subject.scores is not None:
+            if part is not None:
+                raise ConfigError("evaluate: part is of a run; scores have one part. Leave it out.")
+            return cls(table, "")
+        if table is not None and part is None:
+            return cls(table, "")
+        if subject.record is None:
+            what = "a table" if part is None else f"the folder of a finished run, which knows its {part} part"
+            raise ConfigError(f"evaluate: {subject.name} needs {what}. Give it.")
+        own = subject.record.read_table(images=table is None)
+        which = own.groups[PART]
+        chosen = part or ("test" if (which == "test").any() else "valid")
+        rows = np.flatnonzero(which == chosen)
+        if not len(rows):
+            raise ConfigError(f"{subject.record.path}: the run has no rows in its {chosen} part. Give a table.")
+        if table is None:
+            return cls(own.select(rows), chosen, own=True)
+        rows = np.flatnonzero(np.isin(table.ids, own.ids[rows]))
+        if not len(rows):
+            raise DataError(f"{table.source}: none of its rows is in the {chosen} part of the run. Leave part out.")
+        return cls(table.select(rows), chosen, own=True)
+
+    def keep(self, rows: NDArray[np.bool_]) -> None:
+        """Leave out the other rows.
+
+        Raises:
+            DataError: none is left.
+        """
+        assert self.table is not None  # noqa: S101  # scores have no rows to leave out
+        if not rows.any():
+            raise DataError(f"{self.table.source}: no row is left of patients and images that the run has not seen.")
+        self.table, self.stores = self.table.select(np.flatnonzero(rows)), {}
+
+    def pixels(self, subject: _Subject, scoring: Scoring) -> PixelStore | None:
+        """Return the preprocessed images for a model; ``None`` for scores alone."""
+        if self.table is None or subject.model is None:
+            return None
+        how = transform(subject.model)
+        key = (repr(how.preprocessing), how.channels)
+        if key not in self.stores:
+            self.stores[key] = PixelStore(
+                self.table, how, cache=scoring.get("cache", "disk"),
+                unreadable=scoring.get("unreadable", "refuse"), allow_mismatch=scoring.get("allow_mismatch", False),
+            )  # fmt: skip
+        return self.stores[key]
+
+
+def _scores(subject: _Subject, data: _Data, scoring: Scoring) -> Scores:
+    if subject.scores is not None:
+        return subject.scores
+    if data.table is None or subject.model is None:
+        raise ConfigError(f"evaluate: {subject.name} is compared with scores, and needs the images. Give the table.")
+    pixels = data.pixels(subject, scoring)
+    return score_table(subject.model, data.table, pixels=pixels, title=subject.name, **scoring)
+
+
+def _prevalence(given: float | Mapping[str, float] | None, labels: Sequence[str]) -> tuple[float, ...]:
+    """Return the stated share of positives of each label, or nothing."""
+    if given is None:
+        return ()
+    by_label = given if isinstance(given, Mapping) else dict.fromkeys(labels, given)
+    absent = [label for label in labels if label not in by_label]
+    if absent:
+        raise ConfigError(f"evaluate: expected a prevalence for each label, got none for {', '.join(absent)}.")
+    shares = tuple(float(by_label[label]) for label in labels)
+    if not all(0 < share < 1 for share in shares):
+        raise ConfigError(f"evaluate: expected a prevalence above 0 and below 1, got {given}.")
+    return shares
