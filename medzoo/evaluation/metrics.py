@@ -8,22 +8,36 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.errors import ConfigError
+from medzoo.evaluation.calibration_figures import calibration_figures
 from medzoo.evaluation.estimate import LEAST_PATIENTS, Estimate
-from medzoo.evaluation.proportions import newcombe, wilson
+from medzoo.evaluation.intervals import (
+    BOOTSTRAP,
+    at_prevalence,
+    auroc_interval,
+    call_intervals,
+    end_interval,
+    interval,
+    scaled_interval,
+)
+from medzoo.evaluation.proportions import clustered_wilson
 from medzoo.evaluation.replicates import Options, Replicates, replicate
 from medzoo.evaluation.resample import Resamples
 from medzoo.evaluation.scores import Scores
 
-__all__ = ["Counts", "LabelMetrics", "Metrics", "count", "interval", "measure"]
+__all__ = ["BOOTSTRAP", "Counts", "LabelMetrics", "Metrics", "count", "interval", "measure"]
 
-BOOTSTRAP = "bootstrap over patients"
-PROPORTIONS = ("accuracy", "sensitivity", "specificity", "ppv", "npv")
+CALLED = ("accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "ppv_at_prevalence", "npv_at_prevalence")
+"""Figures of yes/no calls."""
+
+# Which patients are the cases where the figure is 0 or 1: those with a positive row (0) or those without (1).
+_CASES = {"average_precision": 0, "sensitivity_at_specificity": 0, "specificity_at_sensitivity": 1}
+_FEW = f"under {LEAST_PATIENTS} positive or negative patients"
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,7 @@ class Metrics:
         confusion: for multiclass, rows by true class (first axis) and predicted class.
         resamples, seed: of the bootstrap.
         options: what was chosen.
+        valid: number of labels with an AUROC, which ``macro_auroc_all`` averages; the others have one class alone.
     """
 
     labels: tuple[LabelMetrics, ...]
@@ -94,6 +109,7 @@ class Metrics:
     resamples: int
     seed: int
     options: Options
+    valid: int = 0
 
     def __getitem__(self, label: str) -> LabelMetrics:
         for found in self.labels:
@@ -102,10 +118,10 @@ class Metrics:
         raise ConfigError(f"metrics: there is no label {label!r}. There are {', '.join(m.label for m in self.labels)}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what JSON can hold."""
+        """Return what JSON can hold: plain numbers, texts, lists and dictionaries, NaN as ``None``."""
         labels = {
             m.label: {
-                "counts": vars(m.counts), "threshold": m.threshold,
+                "counts": dict(vars(m.counts)), "threshold": m.threshold,
                 "calls": None if m.calls is None else dict(zip(("tp", "fp", "fn", "tn"), m.calls, strict=True)),
                 "figures": {name: value.to_dict() for name, value in m.values.items()},
             }
@@ -115,7 +131,8 @@ class Metrics:
             "rows": self.rows, "patients": self.patients, "eligible": list(self.eligible), "labels": labels,
             "overall": {name: value.to_dict() for name, value in self.overall.items()},
             "confusion": None if self.confusion is None else self.confusion.tolist(),
-            "resamples": self.resamples, "seed": self.seed, "options": vars(self.options),
+            "valid": self.valid, "resamples": self.resamples, "seed": self.seed,
+            "options": vars(self.options) | {"prevalence": [float(p) for p in self.options.prevalence]},
         }  # fmt: skip
 
 
@@ -128,22 +145,11 @@ def count(targets: NDArray[np.float32], clusters: NDArray[np.int64]) -> Counts:
     return Counts(int(positive.sum()), int(negative.sum()), unknown, len(with_positive), len(without))
 
 
-def interval(value: float, replicates: NDArray[np.float64], method: str = BOOTSTRAP) -> Estimate:
-    """Return a figure with the percentiles of its replicates; without those that have no value."""
-    if math.isnan(value):
-        return Estimate(value, why="not defined for these rows")
-    known = replicates[np.isfinite(replicates)]
-    if len(known) < 0.9 * len(replicates) or not len(known):
-        return Estimate(value, why="too many resamples have no such figure")
-    low, high = np.percentile(known, [2.5, 97.5])
-    return Estimate(value, float(low), float(high), method)
-
-
 def measure(
     scores: Scores, *, options: Options | None = None, resamples: int = 2000, seed: int = 0,
     eligible: Sequence[str] | None = None, title: str = "",
 ) -> Metrics:  # fmt: skip
-    """Return every figure of the scores with its interval.
+    """Return every figure of the scores with its interval, or the reason why it has none.
 
     Args:
         scores: of a model.
@@ -152,15 +158,24 @@ def measure(
         seed: of the bootstrap.
         eligible: the labels that are averaged; ``None`` for those with enough patients here.
         title: of a progress bar; empty for none.
+
+    Raises:
+        ConfigError: ``eligible`` has a label that the scores do not have, or an option does not fit.
     """
     how, clusters = options or Options(), scores.clusters
+    unknown = set(eligible or ()) - set(scores.labels)
+    if unknown:
+        raise ConfigError(
+            f"measure: expected eligible labels of {', '.join(scores.labels)}, got {', '.join(sorted(unknown))} too."
+        )
     counts = [count(scores.targets[:, i], clusters) for i in range(len(scores.labels))]
     chosen = [c.eligible for c in counts] if eligible is None else [label in eligible for label in scores.labels]
     found = replicate(scores, Resamples(clusters, resamples, seed), chosen, how, title=title)
-    labels = tuple(_label(scores, i, counts[i], found) for i in range(len(scores.labels)))
+    table = _Table(scores, clusters, scores.calls, scores.log_odds, found, how, seed)
+    labels = tuple(_label(table, i, counts[i]) for i in range(len(scores.labels)))
     return Metrics(
         labels=labels,
-        overall={name: interval(*found.overall[name]) for name in found.overall},
+        overall=_overall(table, labels, chosen),
         eligible=tuple(label for label, ok in zip(scores.labels, chosen, strict=True) if ok),
         rows=len(scores),
         patients=None if scores.patients is None else int(clusters.max(initial=-1)) + 1,
@@ -168,30 +183,119 @@ def measure(
         resamples=resamples,
         seed=seed,
         options=how,
+        valid=sum(not math.isnan(label["auroc"].value) for label in labels),
     )
 
 
-def _label(scores: Scores, i: int, counts: Counts, found: Replicates) -> LabelMetrics:
+class _Table(NamedTuple):
+    """What is needed for the figures of each label, computed once."""
+
+    scores: Scores
+    clusters: NDArray[np.int64]
+    calls: NDArray[np.float64]
+    log_odds: NDArray[np.float64]
+    found: Replicates
+    options: Options
+    seed: int
+
+
+def _label(table: _Table, i: int, counts: Counts) -> LabelMetrics:
     """Return the figures of one label."""
-    known, positive, called = ~np.isnan(scores.targets[:, i]), scores.targets[:, i] == 1, scores.calls[:, i]
+    scores, known = table.scores, ~np.isnan(table.scores.targets[:, i])
+    positive, clusters, called = scores.targets[known, i] == 1, table.clusters[known], table.calls[known, i] == 1
+    threshold = float(t) if scores.thresholds and (t := scores.thresholds[i]) is not None else None
+    called_at_all = scores.task == "multiclass" or threshold is not None
+    values = _from_replicates(table, i, counts)
     calls = None
-    if not np.isnan(called).any():
-        yes = called == 1
-        calls = tuple(int((known & truth & call).sum()) for truth, call in (
-            (positive, yes), (~positive, yes), (positive, ~yes), (~positive, ~yes)
-        ))  # fmt: skip
-    values = {name: interval(figure[i], replicates[i]) for name, (figure, replicates) in found.labels.items()}
-    if calls is not None and scores.independent:
-        tp, fp, fn, tn = calls
-        pairs = ((tp + tn, sum(calls)), (tp, tp + fn), (tn, tn + fp), (tp, tp + fp), (tn, tn + fn))
-        values |= {name: wilson(*pair) for name, pair in zip(PROPORTIONS, pairs, strict=True)}
-    if values["auroc"].value in (0.0, 1.0):
-        values["auroc"] = newcombe(values["auroc"].value, counts.positive_patients, counts.negative_patients)
+    if called_at_all:
+        values |= call_intervals(clusters, positive, called)
+        pairs = ((positive, called), (~positive, called), (positive, ~called), (~positive, ~called))
+        tp, fp, fn, tn = (int((truth & call).sum()) for truth, call in pairs)
+        calls = (tp, fp, fn, tn)
+    else:
+        values |= {name: Estimate(math.nan, why="no threshold was chosen") for name in CALLED if name in values}
+    if table.options.prevalence and called_at_all:
+        limits = at_prevalence(values, table.options.prevalence[i])
+        values |= {name: e for name, e in limits.items() if e.value in (0, 1)}
+    p, z = scores.probabilities[known, i], table.log_odds[known, i]
+    values |= calibration_figures(positive, p, z, clusters, table.seed)
     if not counts.eligible:
-        why = f"under {LEAST_PATIENTS} positive or negative patients"
-        values = {name: Estimate(e.value, why=e.why or why) for name, e in values.items()}
-    threshold = scores.thresholds[i] if scores.thresholds else None
-    return LabelMetrics(scores.labels[i], counts, threshold, calls, values)  # type: ignore[arg-type]
+        values = {name: _without(e, _FEW) for name, e in values.items()}
+    return LabelMetrics(scores.labels[i], counts, threshold, calls, values)
+
+
+def _from_replicates(table: _Table, i: int, counts: Counts) -> dict[str, Estimate]:
+    """Return the figures of one label with the intervals that follow from the bootstrap."""
+    patients = (counts.positive_patients, counts.negative_patients)
+    values = {}
+    for name, (figures, replicates) in table.found.labels.items():
+        value = float(figures[i])
+        if not counts.eligible:
+            values[name] = Estimate(value, why=_why_undefined(name, counts) if math.isnan(value) else _FEW)
+        elif name == "auroc":
+            values[name] = auroc_interval(value, replicates[i], (counts.positive, counts.negative), patients)
+        elif name in _CASES and value in (0, 1):
+            values[name] = end_interval(value, replicates[i], patients[_CASES[name]])
+        else:
+            at_most = math.inf if name == "log_loss" else 1.0
+            values[name] = scaled_interval(value, replicates[i], min(patients), at_most=at_most)
+    return values
+
+
+def _overall(table: _Table, labels: tuple[LabelMetrics, ...], chosen: Sequence[bool]) -> dict[str, Estimate]:
+    """Return the figures of all labels."""
+    scores, found = table.scores, {}
+    fewest = [min(label.counts.positive_patients, label.counts.negative_patients) for label in labels]
+    averaged = [n for n, ok in zip(fewest, chosen, strict=True) if ok]
+    there = [label.counts.positive_patients for label in labels if label.counts.positive]
+    valid = [n for n, label in zip(fewest, labels, strict=True) if not math.isnan(label["auroc"].value)]
+    patients = int(table.clusters.max(initial=-1)) + 1
+    units = {
+        "macro_auroc": averaged, "macro_average_precision": averaged, "macro_auroc_all": valid,
+        "macro_average_precision_all": [n for n, m in zip(fewest, labels, strict=True) if m.counts.positive],
+        "balanced_accuracy": there,
+    }  # fmt: skip
+    for name, (value, replicates) in table.found.overall.items():
+        least = min(units.get(name, [patients]), default=0)
+        if math.isnan(value):
+            found[name] = Estimate(value, why=_why_none(name, table))
+        elif name in ("accuracy", "exact_match"):
+            found[name] = clustered_wilson(*table.found.right)
+        else:
+            at_most = math.inf if name in ("log_loss", "brier") else 1.0
+            found[name] = scaled_interval(value, replicates, max(2, least), at_most=at_most)
+        alone = [label for label, ok in zip(labels, chosen, strict=True) if ok]
+        if name.startswith("macro") and len(units[name]) == 1 == len(alone):  # what is averaged is one label
+            found[name] = alone[0][name.removeprefix("macro_").removesuffix("_all")]
+        if least < LEAST_PATIENTS:
+            why = f"under {LEAST_PATIENTS} patients" if name not in units else f"averages outputs with {_FEW}"
+            found[name] = _without(found[name], why)
+    return found
+
+
+def _without(estimate: Estimate, why: str) -> Estimate:
+    """Return the figure without an interval."""
+    return Estimate(estimate.value, why=estimate.why or why)
+
+
+def _why_undefined(name: str, counts: Counts) -> str:
+    """Return why a label has no such figure."""
+    if not counts.positive + counts.negative:
+        return "no row has a known label"
+    if not counts.positive:
+        return "no row is positive"
+    return "no row is negative" if not counts.negative else "not defined for these rows"
+
+
+def _why_none(name: str, table: _Table) -> str:
+    """Return why there is no such figure of all labels."""
+    if np.isnan(table.scores.targets).all():
+        return "no row has a known label"
+    if name in ("accuracy", "exact_match"):
+        return "not every output has a threshold"
+    if name in ("macro_auroc", "macro_average_precision"):
+        return f"no output to average, or one of them has one class alone; every other one has {_FEW}"
+    return "not defined for these rows"
 
 
 def _confusion(scores: Scores) -> NDArray[np.int64] | None:

@@ -106,18 +106,20 @@ class Sweep:
         p, n = self.totals
         found = np.full((len(false_positive_rate), len(p)), np.nan)
         for i in np.flatnonzero((p > 0) & (n > 0)):
-            x, y = (np.concatenate([[0.0], counts[:, i] / total[i]]) for counts, total in ((self.false, n), (self.true, p)))
+            x, y = (
+                np.concatenate([[0.0], counts[:, i] / total[i]]) for counts, total in ((self.false, n), (self.true, p))
+            )
             last = np.concatenate([x[1:] > x[:-1], [True]])  # the highest point above each rate
             found[:, i] = np.interp(false_positive_rate, x[last], y[last])
         return found
 
     def precision_at(self, recall: Array) -> Array:
-        """Return the precision at the first threshold that reaches each recall, ``k b``."""
+        """Return the precision at the first threshold that reaches each recall, ``k b``; at 0, of the first positive."""
         p, _ = self.totals
         found = np.full((len(recall), len(p)), np.nan)
         seen = self.true + self.false
         for i in np.flatnonzero(p > 0):
-            at = np.searchsorted(self.true[:, i], recall * p[i] - 1e-9)
+            at = np.searchsorted(self.true[:, i], np.maximum(recall * p[i] - 1e-9, 1e-9))
             at = np.minimum(at, len(self.true) - 1)
             found[:, i] = self.true[at, i] / np.maximum(seen[at, i], 1e-300)
         return found

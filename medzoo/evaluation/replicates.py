@@ -8,12 +8,14 @@ matrices weighs for all resamples at once, or of the ranking; see :mod:`medzoo.e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medzoo.errors import ConfigError
 from medzoo.evaluation.ranking import Ranking
 from medzoo.evaluation.resample import Resamples
 from medzoo.evaluation.scores import Scores
@@ -22,6 +24,9 @@ from medzoo.progress import track
 __all__ = ["Options", "Replicates", "replicate"]
 
 Array = NDArray[np.float64]
+
+# scikit-learn's limit of a logarithm: a probability that is no further from 0 or 1 in double precision.
+_LEAST_LOG = math.log(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,21 @@ class Options:
         prevalence: share of positives for which predictive values are stated too, one for each label or empty.
         specificity: at which the highest sensitivity is stated.
         sensitivity: at which the highest specificity is stated.
+
+    Raises:
+        ConfigError: a number is not a share.
     """
 
     prevalence: tuple[float, ...] = ()
     specificity: float = 0.9
     sensitivity: float = 0.9
+
+    def __post_init__(self) -> None:
+        for name, values in (
+            ("prevalence", self.prevalence), ("specificity", [self.specificity]), ("sensitivity", [self.sensitivity])
+        ):  # fmt: skip
+            if not all(0 < value <= 1 for value in values) or (name == "prevalence" and 1 in values):
+                raise ConfigError(f"Options: expected {name} to be a share such as 0.05, got {getattr(self, name)}.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +61,13 @@ class Replicates:
     Attributes:
         labels: ``l`` and ``l r`` by the name of a figure of one output.
         overall: a number and ``r`` by the name of a figure of all outputs.
+        right: rows of each patient ``p`` of which every known label was called right, and all its rows with a known
+            label.
     """
 
     labels: Mapping[str, tuple[Array, Array]]
     overall: Mapping[str, tuple[float, Array]]
+    right: tuple[Array, Array] = (np.zeros(0), np.zeros(0))
 
 
 def replicate(
@@ -63,7 +81,16 @@ def replicate(
         eligible: the labels that are averaged in ``macro_auroc`` and ``macro_average_precision``.
         options: what else is computed.
         title: of a progress bar; empty for none.
+
+    Raises:
+        ConfigError: there are not as many prevalences as labels.
     """
+    stated = len(options.prevalence) if options else 0
+    if stated not in (0, len(scores.labels)):
+        raise ConfigError(
+            f"Options: expected a prevalence for each of the {len(scores.labels)} labels, got {stated}. "
+            "State one number per label, in their order."
+        )
     sums = _Sums(scores, resamples.clusters, resamples.patients, np.asarray(eligible, bool), options or Options())
     labels, overall = sums.figures(np.ones((resamples.patients, 1)))
     steps = resamples.steps()
@@ -71,6 +98,7 @@ def replicate(
     return Replicates(
         {name: (v[:, 0], np.concatenate([p[0][name] for p in parts], 1)) for name, v in labels.items()},
         {name: (float(v[0]), np.concatenate([p[1][name] for p in parts])) for name, v in overall.items()},
+        (sums.all[:, 1], sums.all[:, 0]),
     )
 
 
@@ -83,7 +111,7 @@ class _Sums:
         self.eligible, self.options, self.multiclass = eligible, options, scores.task == "multiclass"
         self.rankings: list[Ranking] = []
         self.columns: list[Array] = []  # p k of each label
-        targets, calls, p = scores.targets, scores.calls, scores.probabilities
+        targets, calls, p, log_odds = scores.targets, scores.calls, scores.probabilities, scores.log_odds
 
         def per_patient(rows: NDArray[np.bool_], *values: Array) -> Array:
             return np.stack(
@@ -94,7 +122,7 @@ class _Sums:
             known, positive = ~np.isnan(targets[:, i]), targets[:, i] == 1
             called, y = calls[:, i], positive.astype(float)
             self.rankings.append(Ranking(positive[known], scores.ranks[known, i], clusters[known], patients))
-            loss = _log_loss(scores.log_odds[:, i], y)
+            loss = _log_loss(log_odds[:, i], y)
             self.columns.append(
                 per_patient(
                     known, y, 1 - y, np.where(np.isnan(called), np.nan, called * y), called * (1 - y),
@@ -102,18 +130,27 @@ class _Sums:
                 )
             )  # fmt: skip
         known = ~np.isnan(targets)
+        if self.multiclass:
+            known &= known.all(1, keepdims=True)
+        self.there = np.flatnonzero((targets == 1).any(0))  # the classes that balanced accuracy averages
+        self.valid = {  # the labels that the averages over all of them average, also in a resample that lacks a class
+            "auroc": (targets == 1).any(0) & (targets == 0).any(0), "average_precision": (targets == 1).any(0)
+        }  # fmt: skip
         right = (((calls == targets) | ~known) & ~(np.isnan(calls) & known)).all(1)
         rows = known.any(1)
         undecided = bool((np.isnan(calls) & known).any())
         extra = [np.ones(len(scores)), np.where(undecided, np.nan, right.astype(float))]
         if self.multiclass:
             truth = np.nan_to_num(targets)
-            extra += [((p - truth) ** 2).sum(1), -(np.maximum(scores.logits, -700) * truth).sum(1)]
+            z = scores.logits - np.logaddexp.reduce(scores.logits, axis=1, keepdims=True)
+            extra += [((p - truth) ** 2).sum(1), -(np.maximum(z, _LEAST_LOG) * truth).sum(1)]
         self.all = per_patient(rows, *extra)
 
     def figures(self, w: Array) -> tuple[dict[str, Array], dict[str, Array]]:
         """Return the figures of the labels, ``l b``, and of all of them, ``b``, for weights ``p b``."""
-        found = [self._label(ranking, w.T @ columns, w) for ranking, columns in zip(self.rankings, self.columns, strict=True)]
+        found = [
+            self._label(ranking, w.T @ columns, w) for ranking, columns in zip(self.rankings, self.columns, strict=True)
+        ]
         labels = {name: np.stack([each[name] for each in found]) for name in found[0]}
         if self.options.prevalence:
             labels |= self._at_prevalence(labels)
@@ -122,12 +159,11 @@ class _Sums:
             means = sums[:, 1:] / sums[:, :1]
         overall = {"exact_match": means[:, 0]}
         if self.multiclass:
-            overall = {"accuracy": means[:, 0], "balanced_accuracy": labels["sensitivity"].mean(0)}
+            overall = {"accuracy": means[:, 0], "balanced_accuracy": _mean(labels["sensitivity"][self.there])}
             overall |= {"brier": means[:, 1], "log_loss": means[:, 2]}
         for name in ("auroc", "average_precision"):
-            chosen = labels[name][self.eligible]
-            overall[f"macro_{name}"] = chosen.mean(0) if len(chosen) else np.full(w.shape[1], np.nan)
-            overall[f"macro_{name}_all"] = _nanmean(labels[name])
+            overall[f"macro_{name}"] = _mean(labels[name][self.eligible])
+            overall[f"macro_{name}_all"] = _mean(labels[name][self.valid[name]])
         return labels, overall
 
     def _label(self, ranking: Ranking, sums: Array, w: Array) -> dict[str, Array]:
@@ -160,11 +196,10 @@ class _Sums:
 
 
 def _log_loss(z: Array, y: Array) -> Array:
-    """Return -log p of what is true, from log-odds, which do not saturate."""
-    return np.logaddexp(0, np.where(y == 1, -z, z))
+    """Return -log p of what is true, from log-odds, at most 36.04: that of a probability of 0, as in scikit-learn."""
+    return np.logaddexp(0, np.clip(np.where(y == 1, -z, z), _LEAST_LOG, -_LEAST_LOG))
 
 
-def _nanmean(values: Array) -> Array:
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(known, values, 0).sum(0) / known.sum(0)
+def _mean(values: Array) -> Array:
+    """Return the mean over the first axis; NaN if it is empty."""
+    return values.mean(0) if len(values) else np.full(values.shape[1], np.nan)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from medzoo.errors import check_int
+
 __all__ = ["Resamples"]
 
 _MOST_BYTES = 32 * 2**20  # of the weights that are held at a time
@@ -23,10 +25,14 @@ class Resamples:
         clusters: the patient of each row, 0 to p - 1; every patient has a row.
         count: number of resamples.
         seed: of the draws.
+
+    Raises:
+        ConfigError: there is no resample, or the seed is negative.
     """
 
     def __init__(self, clusters: NDArray[np.int64], count: int = 2000, seed: int = 0) -> None:
-        self.clusters, self.count, self.seed = clusters, count, seed
+        self.clusters = clusters
+        self.count, self.seed = check_int("bootstrap", "resamples", count, 1), check_int("bootstrap", "seed", seed, 0)
         self.patients = int(clusters.max(initial=-1)) + 1
 
     def steps(self, at_most: int = 64) -> list[range]:
@@ -37,6 +43,8 @@ class Resamples:
     def weights(self, numbers: range) -> NDArray[np.float64]:
         """Return how often each patient is drawn in these resamples, ``p b``."""
         found = np.empty((self.patients, len(numbers)))
+        if not self.patients:
+            return found
         for i, number in enumerate(numbers):
             drawn = np.random.default_rng([self.seed, number]).integers(self.patients, size=self.patients)
             found[:, i] = np.bincount(drawn, minlength=self.patients)

@@ -77,10 +77,12 @@ class Scores:
                     f"{self.source}: {len(bad):,} of {n:,} rows have a score that is NaN, such as row {bad[0]}. "
                     "A model that gives no answer has no score: leave those rows out, and say so."
                 )
-        if n and not (0 <= given["probabilities"].min() and given["probabilities"].max() <= 1):
+        if n and not (given["probabilities"].min() >= 0 and given["probabilities"].max() <= 1):
             raise DataError(f"{self.source}: expected probabilities from 0 to 1, got others. Are they logits?")
         if len(np.unique(self.ids)) != n:
-            raise DataError(f"{self.source}: expected a different id in each row. Remove the rows that are there twice.")
+            raise DataError(
+                f"{self.source}: expected a different id in each row. Remove the rows that are there twice."
+            )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -122,7 +124,7 @@ class Scores:
         """Log-odds of the probabilities, ``n l``, limited to ±700; they do not saturate at 1 where logits are known."""
         if self.task == "multiclass":
             return np.clip(self.logits - np.log(-np.expm1(np.minimum(self.logits, -1e-300))), -700, 700)
-        return self.logits
+        return np.clip(self.logits, -700, 700)
 
     @property
     def independent(self) -> bool:
