@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medzoo.contract import Task
 from medzoo.data.identity import list_rows
 from medzoo.data.texts import StrArray
 from medzoo.errors import ConfigError, DataError
@@ -142,8 +143,8 @@ def by_chance(differences: Sequence[Difference]) -> tuple[str, ...]:
     if not made:
         return ()
     return (
-        f"{made:,} differences have a 95 % interval; where nothing differs, about 1 in 20 of these excludes 0 by chance, "
-        f"so here about {max(1, round(made / 20)):,}. Conclude from the comparison that was chosen in advance",
+        f"{made:,} differences have a 95 % interval; where nothing differs, about 1 in 20 of these excludes 0 by "
+        f"chance, so here about {max(1, round(made / 20)):,}. Conclude from the comparison that was chosen in advance",
     )
 
 
@@ -281,7 +282,7 @@ def _alike(this: Scores, other: Scores, labels: tuple[str, ...]) -> tuple[Scores
     """Return both with these labels in this order, and of tasks whose figures are the same."""
     multiclass = [scores.task == "multiclass" for scores in (this, other)]
     apart = any(multiclass) and not (all(multiclass) and set(this.labels) == set(other.labels) == set(labels))
-    task = "multiclass" if all(multiclass) and not apart else "multilabel" if len(labels) > 1 else "binary"
+    task: Task = "multiclass" if all(multiclass) and not apart else "multilabel" if len(labels) > 1 else "binary"
     notes = ["the classes differ: each is compared against all others, by its probability, without calls"] * apart
     found = []
     for scores in (this, other):
