@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
@@ -98,7 +98,7 @@ def readers(scores: Scores, *, resamples: int = 2000, seed: int = 0) -> tuple[Re
 
     Rows that a reader did not call are left out and counted. Proportions have Wilson's interval where no patient has
     two rows; all else has a bootstrap over patients. With under 10 positive or negative patients there is no interval;
-    for kappa, these are the patients with a positive call of either and those without one.
+    for kappa, these are the patients with a positive call of either, and those with a negative one.
 
     Args:
         scores: with the calls of readers.
@@ -170,10 +170,12 @@ class _Tables:
         with np.errstate(invalid="ignore", divide="ignore"):
             resampled = self.resampled[j, right] / self.resampled[j, [right, wrong]].sum(0)
         found = interval(float(hits / all_), resampled)
-        # Resamples of none but hits, or none at all, have no spread: the patients bound what can be known.
-        patients = counts.positive_patients if truth else counts.negative_patients
+        # Without a miss, or without a hit, no resample differs: the number of patients bounds what can be known.
         if found.low == found.high:
-            return replace(wilson(found.value * patients, patients), method="Wilson, each patient once")
+            patients = len(np.unique(self.clusters[(first == truth) & ~np.isnan(second)]))
+            bound = wilson(patients * round(found.value), patients)
+            low, high = min(bound.low or 0.0, found.value), max(bound.high or 0.0, found.value)
+            return Estimate(found.value, low, high, "Wilson, each patient once")
         return found
 
     def kappa(self, j: int) -> Estimate:
@@ -182,8 +184,10 @@ class _Tables:
         if math.isnan(value):
             none = not self.counts[j].sum()
             return Estimate(value, why="no row was called by both" if none else "both call all rows alike")
-        either = np.where(np.isnan(self.pairs[j]).any(0), np.nan, np.max(self.pairs[j], 0)).astype(np.float32)
-        if not count(either, self.clusters).eligible:
-            return Estimate(value, why=f"under {LEAST_PATIENTS} patients with a positive call, or without one")
+        first, second = self.pairs[j]
+        known = ~(np.isnan(first) | np.isnan(second))
+        called = [len(np.unique(self.clusters[known & ((first == call) | (second == call))])) for call in (0, 1)]
+        if min(called) < LEAST_PATIENTS:
+            return Estimate(value, why=f"under {LEAST_PATIENTS} patients with a positive, or with a negative call")
         found = interval(value, cohen_kappa(self.resampled[j].T))
         return Estimate(value, why="the same in every resample") if found.low == found.high else found
