@@ -129,6 +129,8 @@ def group_by(
         if label not in scores.labels:
             raise ConfigError(f"group_by: there is no label {label!r}.{did_you_mean(label, scores.labels)}")
     values, order, notes = _values(scores, column)
+    if scores.patients is None:
+        notes.append("patients are not known: each row counts as one")
     how, draws = options or Options(), _Cached(scores.clusters, resamples, seed)
     at = {value: np.flatnonzero(values == value) for value in order}
     groups = [_Group(value, rows, scores) for value, rows in at.items() if len(rows)]
