@@ -17,7 +17,7 @@ from medzoo.data.faults import Faults, join_some, quote
 from medzoo.errors import ConfigError, DataError
 from medzoo.io.files import existing
 
-__all__ = ["read_csv"]
+__all__ = ["read_csv", "read_records"]
 
 DELIMITERS = (",", ";", "\t")
 _FOREIGN = {
@@ -47,6 +47,22 @@ def read_csv(path: str | os.PathLike[str], *, wanted: Sequence[str] = (), delimi
             result instead.
         ConfigError: another delimiter.
     """
+    here, _, records = read_records(path, wanted=wanted, delimiter=delimiter)
+    header = [name.strip() for name in records[0][1]]
+    if twice := sorted({name for name in header if name and header.count(name) > 1}):
+        listed = join_some([quote(name) for name in twice])
+        raise DataError(f"{here}: expected one column of each name, found {listed} more than once. Rename all but one.")
+    return _columns(here, header, records[1:])
+
+
+def read_records(
+    path: str | os.PathLike[str], *, wanted: Sequence[str] = (), delimiter: str | None = None
+) -> tuple[Path, str, list[tuple[int, list[str]]]]:
+    """Return the file, its delimiter, and the line and the fields of every record with a value; there is at least one.
+
+    Raises:
+        DataError, ConfigError: as :func:`read_csv`.
+    """
     if delimiter not in (None, *DELIMITERS):
         raise ConfigError(
             f"{path}: expected delimiter to be ',', ';' or a tab, got {delimiter!r}. Choose one of these."
@@ -57,14 +73,11 @@ def read_csv(path: str | os.PathLike[str], *, wanted: Sequence[str] = (), delimi
     if declared:  # the first line, by which Excel is given the delimiter
         delimiter = delimiter or declared[4:5]
         text = "".join(io.StringIO(text, newline="").readlines()[1:])
-    records = _records(here, text, delimiter or _delimiter(here, text, wanted), 1 + bool(declared))
+    delimiter = delimiter or _delimiter(here, text, wanted)
+    records = _records(here, text, delimiter, 1 + bool(declared))
     if not records:
         raise DataError(f"{here}: expected a CSV file with a header, found no text. Export it again.")
-    header = [name.strip() for name in records[0][1]]
-    if twice := sorted({name for name in header if name and header.count(name) > 1}):
-        listed = join_some([quote(name) for name in twice])
-        raise DataError(f"{here}: expected one column of each name, found {listed} more than once. Rename all but one.")
-    return _columns(here, header, records[1:])
+    return here, delimiter, records
 
 
 def _file(path: str | os.PathLike[str]) -> Path:

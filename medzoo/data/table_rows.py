@@ -18,7 +18,7 @@ from medzoo.data.labels import LabelRules, Labels, read_labels
 from medzoo.data.texts import Texts
 from medzoo.errors import ConfigError, DataError
 
-__all__ = ["Duplicates", "assemble", "assemble_arrays"]
+__all__ = ["Duplicates", "assemble", "assemble_arrays", "check_patients", "group_columns"]
 
 Duplicates = Literal["refuse", "drop"]
 
@@ -61,9 +61,9 @@ def assemble(
         raise ConfigError("Table: expected label to be a column or several, got none. Name them.")
     cells = np.array([columns.values[name] for name in names], np.str_).T
     labels = read_labels(cells, names, rules, faults)
-    patients = _check_patients(columns.values[patient], faults) if patient is not None else None
+    patients = check_patients(columns.values[patient], faults) if patient is not None else None
     keep = _without_duplicates(paths, labels, patients, duplicates, faults)
-    kept, group_notes = _group_columns(
+    kept, group_notes = group_columns(
         {n: columns.values[n] for n in groups if n in columns.values} if groups is not None
         else {n: v for n, v in columns.values.items() if n not in {*names, patient, *used}},
         chosen=groups is not None,
@@ -114,8 +114,8 @@ def assemble_arrays(
     faults.add_rows("ids that another row has", twice, "Give each image an id of its own.")
     names = [f"label_{i}" for i in range(cells.shape[1])] if cells.ndim > 1 and cells.shape[1] > 1 else ["label"]
     found = read_labels(cells, names, rules, faults)
-    known = None if patients is None else _check_patients(patients, faults)
-    kept, notes = _group_columns(groups)
+    known = None if patients is None else check_patients(patients, faults)
+    kept, notes = group_columns(groups)
     faults.check()
     return {
         "ids": np.array(ids, np.str_),
@@ -131,7 +131,7 @@ def assemble_arrays(
     }
 
 
-def _check_patients(values: Sequence[Any] | NDArray[Any], faults: Faults) -> NDArray[np.str_]:
+def check_patients(values: Sequence[Any] | NDArray[Any], faults: Faults) -> NDArray[np.str_]:
     """Return patients as text without space around it; a row without one is a fault."""
     texts = [_patient(value) for value in values]
     faults.add_rows(
@@ -156,7 +156,7 @@ def _patient_notes(patients: NDArray[np.str_] | None) -> tuple[str, ...]:
     return ("every row has another patient: check that it is not the id of an image",)
 
 
-def _group_columns(
+def group_columns(
     values: Mapping[str, Sequence[Any] | NDArray[Any]], chosen: bool = True
 ) -> tuple[dict[str, NDArray[np.str_]], tuple[str, ...]]:
     """Return columns as arrays of text, and a note on those that are left out as too long to be groups.

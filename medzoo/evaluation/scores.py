@@ -6,16 +6,23 @@ Axes: n rows, l labels.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.contract import Task, check_task
+from medzoo.data.identity import Dropped
 from medzoo.data.texts import StrArray
-from medzoo.errors import DataError
+from medzoo.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from medzoo.data.table import Table
+    from medzoo.evaluation.score_layout import Scale
 
 __all__ = ["Scores"]
 
@@ -44,6 +51,7 @@ class Scores:
         readers: what human readers called, ``n l`` of 0, 1 and NaN by the reader's name.
         source: what the scores are of, for messages.
         notes: what a person should know about them.
+        dropped: rows of the table that have no score, and why.
     """
 
     ids: StrArray
@@ -60,6 +68,7 @@ class Scores:
     readers: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     source: str = "the scores"
     notes: tuple[str, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
 
     def __post_init__(self) -> None:
         check_task("Scores", self.task)
@@ -70,6 +79,15 @@ class Scores:
                 raise DataError(
                     f"{self.source}: expected {name} of {shape[0]:,} rows and {shape[1]} labels, got {array.shape}."
                 )
+        columns = {"patients": self.patients, **self.groups}
+        if wrong := [name for name, values in columns.items() if values is not None and len(values) != n]:
+            raise DataError(f"{self.source}: expected a value in each of {n:,} rows, got others in {', '.join(wrong)}.")
+        wanted = 0 if self.task == "multiclass" else len(self.labels)
+        if self.thresholds and len(self.thresholds) != wanted:
+            raise ConfigError(
+                f"{self.source}: expected {wanted} thresholds, one for each label and none for multiclass, got "
+                f"{len(self.thresholds)}."
+            )
         for name in ("ranks", "probabilities"):
             bad = np.flatnonzero(np.isnan(given[name]).any(1))
             if len(bad):
@@ -77,9 +95,9 @@ class Scores:
                     f"{self.source}: {len(bad):,} of {n:,} rows have a score that is NaN, such as row {bad[0]}. "
                     "A model that gives no answer has no score: leave those rows out, and say so."
                 )
-        if n and not (given["probabilities"].min() >= 0 and given["probabilities"].max() <= 1):
+        if n and (given["probabilities"].min() < 0 or given["probabilities"].max() > 1):
             raise DataError(f"{self.source}: expected probabilities from 0 to 1, got others. Are they logits?")
-        if len(np.unique(self.ids)) != n:
+        if len(set(self.ids.tolist())) != n:
             raise DataError(
                 f"{self.source}: expected a different id in each row. Remove the rows that are there twice."
             )
@@ -90,6 +108,102 @@ class Scores:
     def __repr__(self) -> str:
         patients = "" if self.patients is None else f" of {len(np.unique(self.patients)):,} patients"
         return f"Scores({len(self):,} rows{patients}, {self.task}: {', '.join(self.labels[:4])}; {self.source})"
+
+    @classmethod
+    def from_csv(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        table: Table | None = None,
+        partial: bool = False,
+        image: str | None = None,
+        patient: str | None = None,
+        target: str | Sequence[str] | Mapping[str, str] | None = None,
+        score: str | Sequence[str] | Mapping[str, str] | None = None,
+        scale: Scale = "auto",
+        labels: Sequence[str] | None = None,
+        task: Task | None = None,
+        groups: Sequence[str] | None = None,
+        reader: str = "reader:",
+        thresholds: float | Sequence[float | None] | Mapping[str, float | None] | None = None,
+        threshold_rule: str = "given with the scores",
+        delimiter: str | None = None,
+    ) -> Scores:
+        """Read the scores of any model from a CSV file in UTF-8; ``notes`` lists what was recognised.
+
+        Columns that are not named by an option are recognised by their names, which
+        :mod:`medzoo.evaluation.score_layout` lists: ids (``id``, ``path``, ``image``, …), patients (``patient``,
+        ``patient_id``, …), and
+
+        - of one output, a target (``target``, ``y_true``, ``label``, …) and a score (``probability``, ``y_prob``,
+          ``logit``, ``score``, ``y_score``, …);
+        - of several, such a word and the label: ``target:Edema`` and ``probability:Edema``, ``y_true_Edema`` and
+          ``y_prob_Edema``, ``Edema_true`` and ``Edema_prob``; what medzoo writes is of this kind;
+        - of classes that exclude each other, one target and a column of scores for each class;
+        - with ``table``, columns named as its labels, and files without a header, the name of an image and its scores
+          in each line, as MONAI's ``CSVSaver`` writes them;
+        - ``reader:NAME`` or ``reader:NAME:LABEL``, what a human reader called: 0, 1 or blank.
+
+        Ids and patients are text: 007 is not 7. Where logits are known, rows are ordered by them. Without
+        ``thresholds`` nothing is called positive: 0.5 is never assumed.
+
+        Args:
+            path: the file.
+            table: gives targets, patients and groups of the rows, joined by id, path or file name.
+            partial: accept rows of the table without a score, and scores without a row; their numbers are noted.
+            image: column of ids; lines stand for them where there is none.
+            patient: column of patients.
+            target: column of targets, or several, or the column of each label.
+            score: column of scores, or several, or the column of each label.
+            scale: what scores are; ``"auto"`` takes it from the names of columns. Other scores have to be from 0 to 1
+                and are taken as probabilities.
+            labels: names of the outputs, in the order of their columns; with a column of targets for each, those to
+                take.
+            task: ``"binary"``, ``"multilabel"`` or ``"multiclass"``; without it, it follows from the columns.
+            groups: columns to keep as groups; ``None`` keeps all others whose values have at most 256 characters.
+            reader: what the names of readers' columns begin with.
+            thresholds: probability at and above which an output is called positive, for all or for each label.
+            threshold_rule: how they were chosen, in words.
+            delimiter: ``","``, ``";"`` or a tab; ``None`` recognises it.
+
+        Raises:
+            DataError: everything that is wrong, by line, or rows of table and file that do not belong together.
+            ConfigError: what a column is cannot be known, with the option to give.
+        """
+        from medzoo.evaluation.score_layout import ScoreOptions
+        from medzoo.evaluation.scores_csv import read_scores, thresholds_of
+
+        options = ScoreOptions(image, patient, target, score, scale, labels, task, groups, reader)
+        fields = read_scores(path, options, table=table, partial=partial, delimiter=delimiter)
+        chosen = thresholds_of(thresholds, fields["labels"], fields["task"])
+        return cls._of(**fields, thresholds=chosen, threshold_rule=threshold_rule if chosen else "")
+
+    @classmethod
+    def _of(cls, *, logits: Any, probabilities: Any, tolerance: float, notes: tuple[str, ...], **fields: Any) -> Scores:
+        """Return scores of logits, probabilities or both, which may be of different scales."""
+        if logits is None:
+            return cls.from_probabilities(probabilities, notes=notes, **fields)
+        found = cls.from_logits(logits, notes=notes, **fields)
+        if probabilities is None or not np.size(probabilities):
+            return found
+        if np.abs(found.probabilities - probabilities).max() <= tolerance:
+            return found
+        mapping = "softmax" if found.task == "multiclass" else "sigmoid"
+        notes += (f"the probabilities are not the {mapping} of the logits: both are kept, and rows ordered by logits",)
+        return cls.from_logits(logits, probabilities=probabilities, notes=notes, **fields)
+
+    def to_csv(self, path: str | os.PathLike[str]) -> Path:
+        """Write ids, hashed patients, scores, targets, readers and groups as :meth:`from_csv` reads them; return path.
+
+        Groups that come near to naming patients are left out, and so are the columns of logits where only
+        probabilities are known. Thresholds are not part of the file.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
+        from medzoo.evaluation.scores_write import write_scores
+
+        return write_scores(self, Path(path))
 
     @classmethod
     def from_logits(cls, logits: Any, *, probabilities: Any = None, task: Task, **fields: Any) -> Scores:
@@ -142,6 +256,7 @@ class Scores:
     def select(self, rows: Sequence[int] | NDArray[Any]) -> Scores:
         """Return the scores of some rows, in their order."""
         at = np.asarray(rows)
+        at = at.astype(np.int64) if at.size == 0 and at.dtype != bool else at
         return replace(
             self, ids=self.ids[at], patients=None if self.patients is None else self.patients[at],
             **{name: getattr(self, name)[at] for name in ("ranks", "logits", "probabilities", "targets")},

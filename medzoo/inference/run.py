@@ -28,7 +28,7 @@ from medzoo.transforms.transform import ImageSource, ImplausibleValues, Transfor
 from medzoo.version import __version__
 from medzoo.warn import warn
 
-__all__ = ["predict"]
+__all__ = ["check_outputs", "predict", "ready_copy"]
 
 
 class PredictOptions(TypedDict, total=False):
@@ -101,7 +101,7 @@ def predict(
         DataError: a file cannot be read, or has the wrong number of dimensions for the model.
         InputError: something that is not an image, or a batch that exceeds the memory.
     """
-    _check_outputs(model, allow_untrained)
+    check_outputs(model, allow_untrained)
     check_int(model.name, "batch_size", batch_size, 1)
     check_int(model.name, "num_workers", num_workers, 0)
     work = plan(model, source, points, points_frame)
@@ -135,11 +135,11 @@ def predict(
     return results[0] if work.single else Predictions(results, skipped, categories)
 
 
-def _check_outputs(model: Classifier, allow_untrained: bool) -> None:
+def check_outputs(model: Classifier, allow_untrained: bool, who: str = "predict") -> None:
     """Raise ConfigError unless the model has outputs to name, and a trained one among them."""
     if not isinstance(model, Classifier):
         raise ConfigError(
-            f"predict: expected a model from medzoo.create, got {type(model).__name__}. "
+            f"{who}: expected a model from medzoo.create, got {type(model).__name__}. "
             "A model created with features_only=True has no outputs to name."
         )
     if model.num_classes == 0:
@@ -230,7 +230,7 @@ def _run(
     """Yield each prediction in order, and the type of its error if it has one."""
     # The loader yields single images, so that a slow or broken one delays no batch; workers read ahead.
     loader: Iterable[_Item] = DataLoader(reader, batch_size=None, num_workers=num_workers)
-    ready, target = _ready(model, device)
+    ready, target = ready_copy(model, device)
     runner = optimized_view(ready, len(work.images))
     batch: list[_Item] = []
     for planned, item in zip(work.images, _check_workers(loader), strict=True):
@@ -280,7 +280,7 @@ def _run_batch(
             yield _name_outputs(item, next(rows), outputs), DataError
 
 
-def _ready(model: Classifier, device: torch.device | str | None) -> tuple[Classifier, torch.device]:
+def ready_copy(model: Classifier, device: torch.device | str | None) -> tuple[Classifier, torch.device]:
     """Return the model in eval mode on the device, and the device.
 
     A model in training mode or on another device is copied: another thread may be using it.

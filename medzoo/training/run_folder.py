@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -23,11 +22,10 @@ from numpy.typing import NDArray
 
 from medzoo.atomic import write_atomically
 from medzoo.contract import Outputs
-from medzoo.data.identity import names_patients
+from medzoo.data.identity import names_patients, pseudonym
 from medzoo.data.table import Table
 from medzoo.data.texts import Texts
 from medzoo.errors import ConfigError, TrainError
-from medzoo.io.hashing import hash_text
 from medzoo.training.facts import data_fingerprint
 from medzoo.training.setup import Setup
 from medzoo.training.validation import ValidationPredictions
@@ -198,17 +196,6 @@ class RunFolder:
                 yield [table.ids[row], patient, *("" if number != number else repr(number) for number in numbers)]
 
         self.write_csv(f"predictions/{name}.csv", ("id", "patient", *columns), lines())
-
-
-def pseudonym(patient: str) -> str:
-    """Return what stands for a patient id: 16 hex digits, the same in each run, and enough that no two patients meet.
-
-    What stands for a patient already, as in the table of a run, is returned as it is. Whoever can guess an id can
-    compute it, so a run folder is to be kept as the data is.
-    """
-    if re.fullmatch(r"sha256:[0-9a-f]{16}", patient):
-        return patient
-    return f"sha256:{hash_text(patient, 16)}"
 
 
 def written_groups(table: Table) -> list[str]:
