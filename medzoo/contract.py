@@ -296,19 +296,32 @@ class Outputs:
                 "Outputs: probabilities that are normalised by operating points are not calibrated: they are no "
                 "sigmoid of the logits. Set model.outputs = dataclasses.replace(model.outputs, normalised=False) first."
             )
-        for fault in change.faults(len(self.labels)):
-            raise ConfigError(f"Outputs: {fault}")
-        pairs = list(zip(change.slope, change.intercept, strict=True))
-        if calibration is None:
-            pairs = [(1 / slope, -intercept / slope) for slope, intercept in pairs]
-        thresholds = tuple(
-            None if t is None or (t == 0.5 and self.policy is None) else _moved(t, *pair)
-            for t, pair in zip(self.thresholds, pairs[: len(self.thresholds)], strict=True)
-        )
+        thresholds = self.moved(change, undo=calibration is None, chosen=self.policy is not None)
         policy = self.policy
         if policy is not None:
             policy = replace(policy, scale="probability" if calibration is None else "calibrated")
         return replace(self, thresholds=thresholds, policy=policy, calibration=calibration)
+
+    def moved(self, calibration: Calibration, *, undo: bool, chosen: bool) -> tuple[float | None, ...]:
+        """Return the thresholds after a calibration, or after it is undone; see :meth:`with_calibration`.
+
+        Args:
+            calibration: of these outputs.
+            undo: move them back.
+            chosen: whether it is known how they were chosen, so that a threshold of 0.5 is no default.
+
+        Raises:
+            ConfigError: the calibration is of another number of outputs.
+        """
+        for fault in calibration.faults(len(self.labels)):
+            raise ConfigError(f"Outputs: {fault}")
+        pairs = list(zip(calibration.slope, calibration.intercept, strict=True))
+        if undo:
+            pairs = [(1 / slope, -intercept / slope) for slope, intercept in pairs]
+        return tuple(
+            None if t is None or (t == 0.5 and not chosen) else _moved(t, *pair)
+            for t, pair in zip(self.thresholds, pairs[: len(self.thresholds)], strict=True)
+        )
 
     def _limits(self, like: Tensor) -> Tensor:
         """Return the thresholds ``n``; infinity where there is none, which no probability reaches."""

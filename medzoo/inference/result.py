@@ -180,8 +180,8 @@ class Predictions(list[Prediction]):
         """Return one flat row per prediction.
 
         Columns: source, error, reason, mismatch, warning, x y z of the point, UIDs and stack, ``probability:LABEL``
-        and ``positive:LABEL`` for each label (empty where none is called), untrained labels, steps, and provenance. The column ``doubt`` is
-        deprecated: it repeats ``warning``.
+        and ``positive:LABEL`` for each label (empty for an output without a threshold), untrained labels, steps, and
+        provenance. The column ``doubt`` is deprecated: it repeats ``warning``.
         """
         labels = list(dict.fromkeys(label for p in self for label in p.probabilities))
         rows = []

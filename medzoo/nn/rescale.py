@@ -33,10 +33,10 @@ def rescale(layer: nn.Linear, slope: Sequence[float], intercept: Sequence[float]
 def undo_rescale(layer: nn.Linear, slope: Sequence[float], intercept: Sequence[float], who: str) -> None:
     """Undo :func:`rescale`, to rounding.
 
-    ``slope * weight`` was rounded to the dtype, which loses up to half a unit in its last place, so that the quotient is
-    up to one unit in the last place of the weight away from it. A bias is as exact as the sum that was stored: up to
-    one unit in the last place of the larger of the bias and ``intercept / slope``. With a power of 2 as slope and 0 as
-    intercept every bit comes back.
+    ``slope * weight`` was rounded to the dtype, which loses up to half a unit in its last place, so that the quotient
+    is up to one unit in the last place of the weight away from it. A bias is as exact as the sum that was stored: up
+    to one unit in the last place of the larger of the bias and ``intercept / slope``. With a power of 2 as slope and 0
+    as intercept every bit comes back.
 
     Raises:
         ConfigError: as in :func:`rescale`.
