@@ -1,14 +1,13 @@
 """Calibration of logits: fitted, applied to scores, folded into a model, and in closed form.
 
-A calibration maps each logit z to ``slope * z + intercept``, with a slope above 0, so that the ranking of an output does
-not change.
+A calibration maps each logit z to ``slope * z + intercept``, with a slope above 0, so that the ranking of an output
+does not change.
 
 Axes: n rows, l labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +21,7 @@ from medzoo.evaluation.estimate import LEAST_PATIENTS
 from medzoo.evaluation.fit_logits import LabelFit, fit_label, fit_temperature
 from medzoo.evaluation.metrics import count
 from medzoo.evaluation.scores import Scores
+from medzoo.evaluation.shifts import shift_for_loss_weights, shift_for_prevalence
 from medzoo.provenance import Calibration
 
 __all__ = [
@@ -222,8 +222,8 @@ def _deal(scores: Scores, folds: int, seed: int) -> NDArray[np.int64]:
 def fold_calibration(model: Classifier, calibration: Calibration) -> None:
     """Change ``head.classifier`` in place so that the logits are calibrated, and state it in ``model.outputs``.
 
-    Each row of the weight becomes ``slope * weight``, and the bias ``slope * bias + intercept``, computed in float64 and
-    rounded once, so that ``forward``, an exported model and saved weights are calibrated too.
+    Each row of the weight becomes ``slope * weight``, and the bias ``slope * bias + intercept``, computed in float64
+    and rounded once, so that ``forward``, an exported model and saved weights are calibrated too.
     ``model.uncalibrated()`` undoes it. Thresholds move with the logits, so that the calls stay as they are, and so does
     their policy; 0.5 without a policy becomes ``None``, see :meth:`medzoo.Outputs.with_calibration`.
 
@@ -240,82 +240,9 @@ def fold_calibration(model: Classifier, calibration: Calibration) -> None:
             f"fold_calibration: expected a model from medzoo.create, got {type(model).__name__}. A model created with "
             "features_only=True has no logits."
         )
+    if not isinstance(calibration, Calibration):
+        raise ConfigError(
+            f"fold_calibration: expected a medzoo.Calibration, got {type(calibration).__name__}. "
+            "fit_calibration(scores) has one as .calibration, which is None where none can be fitted."
+        )
     calibrate_head(model, calibration)
-
-
-def shift_for_loss_weights(labels: Sequence[str], positive_weights: Sequence[float]) -> Calibration:
-    """Return the closed-form shift for a loss that weighted positives, or classes: the intercept is ``-log w``.
-
-    A model that was trained with weights w has, in the limit of enough data, logits that are too high by log w.
-
-    Args:
-        labels: of the outputs.
-        positive_weights: for each label the weight of its positives as a multiple of that of its negatives
-            (``pos_weight``), or of its class in a multiclass loss.
-
-    Raises:
-        ConfigError: not a weight above 0 for each label.
-    """
-    weights = _given("positive_weights", labels, positive_weights)
-    if any(not w > 0 for w in weights):
-        raise ConfigError(f"shift_for_loss_weights: expected weights above 0, got {weights}.")
-    given = ", ".join(f"{label} {w:.4g}" for label, w in zip(labels, weights, strict=True))
-    method = f"closed-form shift for the weights of the loss ({given}), not a fit"
-    return Calibration(method, (1.0,) * len(labels), tuple(float(-np.log(w)) for w in weights))
-
-
-def shift_for_prevalence(
-    labels: Sequence[str],
-    from_prevalence: float | Sequence[float] | Mapping[str, float],
-    to_prevalence: float | Sequence[float] | Mapping[str, float],
-    *,
-    multiclass: bool = False,
-) -> Calibration:
-    """Return the closed-form shift for another prevalence, such as after case sampling: ``logit(to) - logit(from)``.
-
-    It is right where the images of positives, and those of negatives, are alike at both, and only their share differs.
-    For multiclass it is ``log(to) - log(from)``.
-
-    Args:
-        labels: of the outputs.
-        from_prevalence: share of positives that the probabilities are for, one for all labels or for each.
-        to_prevalence: share of positives that they should be for.
-        multiclass: whether the labels are classes, whose shares sum to 1.
-
-    Raises:
-        ConfigError: not a share above 0 and below 1 for each label.
-    """
-    before, after = (
-        np.array(_given(name, labels, given))
-        for name, given in (("from_prevalence", from_prevalence), ("to_prevalence", to_prevalence))
-    )
-    for name, shares in (("from_prevalence", before), ("to_prevalence", after)):
-        if not ((shares > 0) & (shares < 1)).all():
-            raise ConfigError(
-                f"shift_for_prevalence: expected {name} to be above 0 and below 1, got {shares.tolist()}."
-            )
-        if multiclass and abs(shares.sum() - 1) > 1e-3:
-            raise ConfigError(
-                f"shift_for_prevalence: expected {name} of all classes to sum to 1, got {shares.sum():.4g}."
-            )
-    shift = np.log(after) - np.log(before)
-    if not multiclass:
-        shift += np.log1p(-before) - np.log1p(-after)
-    given = ", ".join(f"{x} {p:.4g} to {q:.4g}" for x, p, q in zip(labels, before, after, strict=True))
-    method = f"closed-form shift of the prevalence ({given}), not a fit"
-    return Calibration(method, (1.0,) * len(labels), tuple(shift.tolist()))
-
-
-def _given(name: str, labels: Sequence[str], values: Any) -> tuple[float, ...]:
-    """Return a number for each label, of one for all, a list, or a mapping by label."""
-    if isinstance(values, Mapping):
-        if set(values) != set(labels):
-            raise ConfigError(f"{name}: expected a number for {', '.join(labels)}, got {', '.join(map(str, values))}.")
-        values = [values[label] for label in labels]
-    try:
-        found = (float(values),) * len(labels) if np.ndim(values) == 0 else tuple(float(v) for v in values)
-    except (TypeError, ValueError):
-        found = ()
-    if len(found) != len(labels) or not np.isfinite(found).all():
-        raise ConfigError(f"{name}: expected a number for each of {len(labels)} labels, got {values!r}.")
-    return found

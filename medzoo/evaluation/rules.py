@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from medzoo.errors import ConfigError, did_you_mean
 
-__all__ = ["KNOWN", "Rule", "rule_text", "rules_for"]
+__all__ = ["KNOWN", "Rule", "rule_from_text", "rule_text", "rules_for"]
 
 Array = NDArray[np.float64]
 KNOWN = ("fixed 0.5", "youden", "sensitivity>=0.95", "specificity>=0.9", "f1", "cost fn:fp=5")
@@ -135,3 +135,19 @@ def rule_text(labels: Sequence[str], rules: Sequence[Rule]) -> str:
     if len(set(rules)) <= 1:
         return str(rules[0]) if rules else ""
     return "; ".join(f"{label}: {rule}" for label, rule in zip(labels, rules, strict=True))
+
+
+def rule_from_text(labels: Sequence[str], text: str) -> str | dict[str, str] | None:
+    """Return the rule or rules that :func:`rule_text` wrote for these labels, or ``None`` if it is other text.
+
+    >>> rule_from_text(("a", "b"), "a: Youden; b: F1")
+    {'a': 'Youden', 'b': 'F1'}
+    """
+    parts = text.split("; ")
+    found = {label: part.removeprefix(f"{label}: ") for label, part in zip(labels, parts, strict=False)}
+    rule = text if len(parts) == 1 else found
+    try:
+        rules_for(labels, rule)
+    except ConfigError:
+        return None
+    return rule
