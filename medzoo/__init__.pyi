@@ -11,6 +11,7 @@ from .data.split import folds as folds
 from .data.split import leave_out as leave_out
 from .data.split import split_from_column as split_from_column
 from .data.table import Table as Table
+from .evaluation.recalibrate import recalibrate as recalibrate
 from .factory import create as create
 from .features import FeatureExtractor as FeatureExtractor
 from .inference.optimize import optimize as optimize

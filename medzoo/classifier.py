@@ -5,6 +5,7 @@ Axes: b batch, c channels, s the spatial axes (h w or d h w), n classes.
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,12 +20,14 @@ from medzoo.features import CheckedModel, FeatureInfo, annotate_oom
 from medzoo.input_spec import InputSpec
 from medzoo.nn.encoder import is_channels_last, take_maps
 from medzoo.nn.head import Head
+from medzoo.nn.rescale import rescale, undo_rescale
 from medzoo.provenance import Calibration, IntendedUse, ThresholdPolicy
 from medzoo.weights.config import ModelConfig
 from medzoo.weights.hub import push_to_hub
+from medzoo.weights.load import CLASSIFIER
 from medzoo.weights.save import save_pretrained
 
-__all__ = ["Classifier", "FeatureInfo"]
+__all__ = ["Classifier", "FeatureInfo", "calibrate_head"]
 
 
 class Classifier(CheckedModel):
@@ -201,7 +204,7 @@ class Classifier(CheckedModel):
         *,
         labels: Sequence[str] | None = None,
         task: Task | None = None,
-        thresholds: Sequence[float] | None = None,
+        thresholds: Sequence[float | None] | None = None,
         trained: bool | Sequence[bool] = True,
         policy: ThresholdPolicy | None = None,
         calibration: Calibration | None = None,
@@ -212,8 +215,8 @@ class Classifier(CheckedModel):
         Args:
             labels: one name for each output; ``None`` keeps the present ones.
             task: ``"binary"``, ``"multilabel"`` or ``"multiclass"``; ``None`` keeps the present one.
-            thresholds: probability at and above which an output is positive, one for each label; ``None`` keeps the
-                present ones, or means 0.5 for another task.
+            thresholds: probability at and above which an output is positive, one for each label, and ``None`` for a
+                label that is not to be called; ``None`` keeps the present ones, or means 0.5 for another task.
             trained: whether the outputs mean something, for all or for each. To rename only, give
                 ``model.outputs.trained``.
             policy: how ``thresholds`` were chosen. ``None`` states nothing, unless only names change, with
@@ -244,6 +247,25 @@ class Classifier(CheckedModel):
             )
         self.outputs = Outputs(labels=cast(Any, now.labels if labels is None else labels), task=task, **parts)
         return self
+
+    def uncalibrated(self) -> Self:
+        """Return a copy without the calibration in ``head.classifier``; this model is not changed.
+
+        The logits are those before the calibration, to rounding: the calibrated weights were rounded to the dtype of
+        the model, so each weight is at most one unit in its last place away, see
+        :func:`medzoo.nn.rescale.undo_rescale`. Outputs whose slope is 1 and intercept 0 come back bit for bit.
+        Thresholds move back, so that the calls stay as they are.
+
+        Raises:
+            ConfigError: the model has no calibration.
+        """
+        if self.outputs.calibration is None:
+            raise ConfigError(
+                f"{self.name}: expected a model with a calibration to undo, got one without. Use the model as it is."
+            )
+        plain = copy.deepcopy(self)
+        calibrate_head(plain, self.outputs.calibration, undo=True)
+        return plain
 
     def save_pretrained(
         self,
@@ -302,6 +324,30 @@ class Classifier(CheckedModel):
         if not 0.0 < layer_decay <= 1.0:
             raise ConfigError(f"{self.name}: expected layer_decay in (0, 1], got {layer_decay}.")
         return _param_groups(self, self.feature_info.module_name(), lr, weight_decay, layer_decay)
+
+
+def calibrate_head(model: Classifier, calibration: Calibration, undo: bool = False) -> None:
+    """Change ``head.classifier`` of a model in place by a calibration, and state it; or undo it.
+
+    Raises:
+        ConfigError: the model has no layer to change, or its outputs do not go with it; the model is unchanged.
+    """
+    layer = model.head.classifier
+    # A subclass, such as of a parametrised or quantised layer, computes its weight from something else.
+    if type(layer) is not nn.Linear:
+        raise ConfigError(
+            f"{model.name}: expected head.classifier to be a torch.nn.Linear, got {type(layer).__name__}. A model "
+            "without a head has no logits to calibrate; remove what was put on the layer."
+        )
+    try:
+        outputs = model.outputs.with_calibration(None if undo else calibration)
+    except ConfigError as error:
+        raise ConfigError(f"{model.name}: {str(error).removeprefix('Outputs: ')}") from None
+    (undo_rescale if undo else rescale)(layer, calibration.slope, calibration.intercept, model.name)
+    model.outputs = outputs
+    if model.load_report is not None:
+        how = f"calibration undone ({calibration.method})" if undo else f"calibration ({calibration.method})"
+        model.load_report = model.load_report.with_changed(CLASSIFIER, how)
 
 
 def _param_groups(

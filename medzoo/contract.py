@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -130,8 +130,9 @@ class Outputs:
         labels: one name per output.
         task: ``"binary"`` (one output, sigmoid), ``"multilabel"`` (one sigmoid per output) or ``"multiclass"``
             (softmax).
-        thresholds: probability at and above which an output is positive, one per label; 0.5 by default.
-            ``"multiclass"`` predicts the most probable label and has none.
+        thresholds: probability at and above which an output is positive, one per label; 0.5 by default. ``None`` where
+            no threshold was chosen, such as for too few positive patients: that output has a probability, and is called
+            neither positive nor negative. ``"multiclass"`` predicts the most probable label and has none.
         trained: which outputs were trained. A new head is untrained until :meth:`Classifier.set_outputs` is called.
         normalised: whether probabilities get the piecewise-linear rescaling that maps each operating point to 0.5, as
             in TorchXRayVision. ``thresholds`` still refer to the plain sigmoid.
@@ -142,7 +143,7 @@ class Outputs:
 
     labels: tuple[str, ...]
     task: Task
-    thresholds: tuple[float, ...] = ()
+    thresholds: tuple[float | None, ...] = ()
     trained: tuple[bool, ...] = ()
     normalised: bool = False
     policy: ThresholdPolicy | None = None
@@ -153,8 +154,8 @@ class Outputs:
         if isinstance(self.labels, str):
             raise ConfigError(f"Outputs: expected labels to be a list of names, got the text {self.labels!r}.")
         # Lists, arrays and tensors are accepted too.
-        for name, kind in (("labels", str), ("thresholds", float), ("trained", bool), ("prevalence", float)):
-            given = getattr(self, name)
+        for name, kind in (("labels", str), ("thresholds", _or_none), ("trained", bool), ("prevalence", float)):
+            given: Any = getattr(self, name)
             try:
                 object.__setattr__(self, name, tuple(kind(value) for value in given))
             except (TypeError, ValueError):
@@ -199,8 +200,10 @@ class Outputs:
             yield "a multiclass task takes the most probable label and has no thresholds."
         if self.task != "multiclass" and len(self.thresholds) != n:
             yield f"expected {n} thresholds, one for each label, got {len(self.thresholds)}."
-        if any(not 0.0 < t < 1.0 for t in self.thresholds):
-            yield f"expected thresholds between 0 and 1, got {self.thresholds}."
+        if any(t is not None and not 0.0 < t < 1.0 for t in self.thresholds):
+            yield f"expected thresholds between 0 and 1, or None for no call, got {self.thresholds}."
+        if self.normalised and None in self.thresholds:
+            yield f"expected a threshold for each label to normalise by, got {self.thresholds}. Leave normalised out."
         if self.prevalence and (len(self.prevalence) != n or any(not 0.0 <= p <= 1.0 for p in self.prevalence)):
             yield f"expected prevalence to be {n} numbers from 0 to 1, got {self.prevalence}."
         for statement in (self.policy, self.calibration):
@@ -243,7 +246,7 @@ class Outputs:
         p = logits.sigmoid()
         if not self.normalised:
             return p
-        t = torch.tensor(self.thresholds, dtype=p.dtype, device=p.device)
+        t = self._limits(p)
         rescaled = torch.where(p < t, p / (2 * t), 1 - (1 - p) / (2 * (1 - t)))
         return rescaled.where(torch.tensor(self.trained, device=p.device), 0.5)
 
@@ -251,10 +254,87 @@ class Outputs:
         """Return which outputs are positive, ``b n -> b n`` of bool.
 
         Multiclass: the most probable label. Otherwise: probabilities at or above the threshold. The threshold is 0.5
-        with ``normalised``, and an untrained output is then never positive.
+        with ``normalised``, and an untrained output is then never positive. An output without a threshold is False
+        here, which is no negative call: see :attr:`decided`.
         """
         if self.task == "multiclass":
             return torch.nn.functional.one_hot(probabilities.argmax(-1), len(self.labels)).bool()
         if self.normalised:
             return (probabilities >= 0.5) & torch.tensor(self.trained, device=probabilities.device)
-        return probabilities >= torch.tensor(self.thresholds, dtype=probabilities.dtype, device=probabilities.device)
+        return probabilities >= self._limits(probabilities)
+
+    @property
+    def decided(self) -> tuple[bool, ...]:
+        """Whether each output is called positive or negative; one without a threshold is not.
+
+        >>> Outputs(("a", "b"), "multilabel", (0.5, None)).decided
+        (True, False)
+        """
+        return tuple(t is not None for t in self.thresholds or (0.0,) * len(self.labels))
+
+    def with_calibration(self, calibration: Calibration | None) -> Outputs:
+        """Return the outputs of the same logits after a calibration, or with ``None`` after theirs is undone.
+
+        A threshold moves with the logits, so that the calls stay as they are: t becomes sigmoid(slope * logit(t) +
+        intercept). The default 0.5 of a model for which nobody stated a policy becomes ``None``: it was not chosen, and
+        on calibrated probabilities it would call nearly everyone negative where few are positive.
+
+        Raises:
+            ConfigError: there is a calibration already, or none to undo; ``normalised``, whose rescaling belongs to the
+                logits as they were trained; or the calibration is of another number of outputs.
+        """
+        if calibration is not None and self.calibration is not None:
+            raise ConfigError(
+                f"Outputs: the logits are calibrated already ({self.calibration.method}). Undo that first, with "
+                "model.uncalibrated()."
+            )
+        change = calibration or self.calibration
+        if change is None:
+            raise ConfigError("Outputs: there is no calibration to undo.")
+        if self.normalised:
+            raise ConfigError(
+                "Outputs: probabilities that are normalised by operating points are not calibrated: they are no "
+                "sigmoid of the logits. Set model.outputs = dataclasses.replace(model.outputs, normalised=False) first."
+            )
+        thresholds = self.moved(change, undo=calibration is None, chosen=self.policy is not None)
+        policy = self.policy
+        if policy is not None:
+            policy = replace(policy, scale="probability" if calibration is None else "calibrated")
+        return replace(self, thresholds=thresholds, policy=policy, calibration=calibration)
+
+    def moved(self, calibration: Calibration, *, undo: bool, chosen: bool) -> tuple[float | None, ...]:
+        """Return the thresholds after a calibration, or after it is undone; see :meth:`with_calibration`.
+
+        Args:
+            calibration: of these outputs.
+            undo: move them back.
+            chosen: whether it is known how they were chosen, so that a threshold of 0.5 is no default.
+
+        Raises:
+            ConfigError: the calibration is of another number of outputs.
+        """
+        for fault in calibration.faults(len(self.labels)):
+            raise ConfigError(f"Outputs: {fault}")
+        pairs = list(zip(calibration.slope, calibration.intercept, strict=True))
+        if undo:
+            pairs = [(1 / slope, -intercept / slope) for slope, intercept in pairs]
+        return tuple(
+            None if t is None or (t == 0.5 and not chosen) else _moved(t, *pair)
+            for t, pair in zip(self.thresholds, pairs[: len(self.thresholds)], strict=True)
+        )
+
+    def _limits(self, like: Tensor) -> Tensor:
+        """Return the thresholds ``n``; infinity where there is none, which no probability reaches."""
+        limits = [math.inf if t is None else t for t in self.thresholds]
+        return torch.tensor(limits, dtype=like.dtype, device=like.device)
+
+
+def _or_none(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _moved(threshold: float, slope: float, intercept: float) -> float | None:
+    """Return a threshold after a change of its logit; ``None`` if float32 has no such probability between 0 and 1."""
+    z = slope * math.log(threshold / (1 - threshold)) + intercept
+    t = 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(max(z, -700.0)) / (1 + math.exp(max(z, -700.0)))
+    return t if 1e-37 < t < 1 - 2**-24 else None

@@ -79,6 +79,9 @@ class ThresholdPolicy:
         positives: positive samples of that data, one number for each label; empty if not stated.
         negatives: negative samples, likewise.
         scale: ``"probability"`` of the logits as they were trained, or ``"calibrated"`` ones.
+        sensitivity: what each threshold reached on that data, from 0 to 1, one for each label and ``None`` where there
+            is no threshold; empty if not stated. On the data it was chosen on, it is optimistic.
+        specificity: likewise.
     """
 
     rule: str
@@ -86,6 +89,8 @@ class ThresholdPolicy:
     positives: tuple[int, ...] = ()
     negatives: tuple[int, ...] = ()
     scale: Scale = "probability"
+    sensitivity: tuple[float | None, ...] = ()
+    specificity: tuple[float | None, ...] = ()
 
     def __post_init__(self) -> None:
         if self.scale not in get_args(Scale):
@@ -100,6 +105,16 @@ class ThresholdPolicy:
             if any(count < 0 or not count.is_integer() for count in counts):
                 raise ConfigError(f"ThresholdPolicy: expected {name} to be a list of ints >= 0, got {counts}.")
             object.__setattr__(self, name, tuple(map(int, counts)))
+        for name in ("sensitivity", "specificity"):
+            given, what = getattr(self, name), f"ThresholdPolicy: expected {name} to be numbers from 0 to 1 or None"
+            try:
+                known = [value for value in given if value is not None]
+            except TypeError:
+                raise ConfigError(f"{what}, got {given!r}.") from None
+            numbers = iter(_numbers(what, given if isinstance(given, str) else known))
+            object.__setattr__(self, name, tuple(None if value is None else next(numbers) for value in given))
+            if any(value is not None and not 0.0 <= value <= 1.0 for value in getattr(self, name)):
+                raise ConfigError(f"{what}, got {getattr(self, name)}.")
 
     def faults(self, n: int) -> Iterator[str]:
         """Yield what does not fit ``n`` outputs."""
@@ -107,6 +122,10 @@ class ThresholdPolicy:
             counts = getattr(self, name)
             if counts and len(counts) != n:
                 yield f"expected {name} of the threshold policy to be {n} ints >= 0, got {counts}."
+        for name in ("sensitivity", "specificity"):
+            rates = getattr(self, name)
+            if rates and len(rates) != n:
+                yield f"expected {name} of the threshold policy to be {n} numbers from 0 to 1 or None, got {rates}."
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,10 @@ def weights_table(names: list[str], license_: str | None = None, trained: bool =
 
 
 def prediction_table(result: medzoo.Prediction) -> Table:
-    """Return a table with the outputs of one image, the most probable first, with untrained outputs marked."""
+    """Return a table with the outputs of one image, the most probable first, with untrained outputs marked.
+
+    An output without a threshold is called neither positive nor negative, and has a dash.
+    """
     from rich.markup import escape
     from rich.table import Table
 
@@ -171,7 +174,8 @@ def prediction_table(result: medzoo.Prediction) -> Table:
     for label in sorted(result.probabilities, key=result.probabilities.__getitem__, reverse=True):
         mark = " (untrained)" if label in result.untrained else ""
         probability = f"{result.probabilities[label]:.3f}"
-        table.add_row(escape(label) + mark, probability, "yes" if result.positive[label] else "no")
+        called = {True: "yes", False: "no", None: "–"}[result.positive[label]]
+        table.add_row(escape(label) + mark, probability, called)
     return table
 
 

@@ -27,8 +27,8 @@ class Prediction:
     Attributes:
         source: the file, the first file of a series, or the index of an array in the list.
         probabilities: label to probability, in [0, 1].
-        positive: label to whether its probability reaches the threshold; for a multiclass model, whether it is the
-            largest.
+        positive: label to whether its probability reaches the threshold, ``None`` for an output without a threshold,
+            which is called neither; for a multiclass model, whether it is the largest.
         logits: label to logit.
         untrained: labels whose outputs were never trained; their values are meaningless.
         steps: the preprocessing steps, as text.
@@ -46,7 +46,7 @@ class Prediction:
 
     source: str
     probabilities: Mapping[str, float] = field(default_factory=dict)
-    positive: Mapping[str, bool] = field(default_factory=dict)
+    positive: Mapping[str, bool | None] = field(default_factory=dict)
     logits: Mapping[str, float] = field(default_factory=dict)
     untrained: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
@@ -180,8 +180,8 @@ class Predictions(list[Prediction]):
         """Return one flat row per prediction.
 
         Columns: source, error, reason, mismatch, warning, x y z of the point, UIDs and stack, ``probability:LABEL``
-        and ``positive:LABEL`` for each label, untrained labels, steps, and provenance. The column ``doubt`` is
-        deprecated: it repeats ``warning``.
+        and ``positive:LABEL`` for each label (empty for an output without a threshold), untrained labels, steps, and
+        provenance. The column ``doubt`` is deprecated: it repeats ``warning``.
         """
         labels = list(dict.fromkeys(label for p in self for label in p.probabilities))
         rows = []
@@ -192,7 +192,8 @@ class Predictions(list[Prediction]):
             row |= {key: p.identity.get(key, "") for key in ("study", "series", "stack", "sop", "patient")}
             for label in labels:
                 row[f"probability:{label}"] = p.probabilities.get(label, "")
-                row[f"positive:{label}"] = p.positive.get(label, "")
+                called = p.positive.get(label)
+                row[f"positive:{label}"] = "" if called is None else called
             row["untrained"] = "; ".join(p.untrained)
             row["steps"] = "; ".join(p.steps)
             row |= {key: p.provenance.get(key, "") for key in ("model", "weights", "digest", "medzoo")}

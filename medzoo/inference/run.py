@@ -318,7 +318,12 @@ def _name_outputs(item: _Item, logits: Tensor, outputs: Outputs) -> Prediction:
     return replace(
         item.prediction,
         probabilities=by_label(probabilities[0]),
-        positive=by_label(outputs.positive(probabilities)[0]),
+        positive={
+            label: called if decided else None
+            for (label, called), decided in zip(
+                by_label(outputs.positive(probabilities)[0]).items(), outputs.decided, strict=True
+            )
+        },
         logits=by_label(logits),
         untrained=tuple(label for label, trained in zip(outputs.labels, outputs.trained, strict=True) if not trained),
         steps=item.steps,
@@ -328,10 +333,17 @@ def _name_outputs(item: _Item, logits: Tensor, outputs: Outputs) -> Prediction:
 
 
 def _provenance(model: Classifier) -> dict[str, str]:
-    """Return the model, its weights and how many tensors did not come from them, their digest, and the version."""
+    """Return the model, its weights and how many tensors did not come from them, their digest, and the version.
+
+    Where tensors were changed after loading, no file has the digest of the weights that ran, and ``digest`` is
+    ``"none"``: a reader who compares it would take the model for the one that was loaded. ``weights`` has it.
+    """
     weights = digest = "none"
-    if model.load_report is not None:
-        new = len(model.load_report.new)
-        weights = model.load_report.source + (f", but for {new} new tensors of the head" if new else "")
-        digest = model.load_report.digest
+    if (report := model.load_report) is not None:
+        new = len(report.new)
+        weights, digest = report.source + (f", but for {new} new tensors of the head" if new else ""), report.digest
+        if report.changed:
+            how = ", ".join(dict.fromkeys(report.changed.values()))
+            weights += f" ({digest}), but for {len(report.changed)} tensors changed after loading: {how}"
+            digest = "none"
     return {"model": model.name, "weights": weights, "digest": digest, "medzoo": __version__}

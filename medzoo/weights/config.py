@@ -139,7 +139,7 @@ def _read_config(data: bytes, path: Path) -> SavedModel:
             f"{upgrade if newer else again}."
         )
     try:
-        config = complete(config, FORMATS[found])
+        config = complete(config, found)
         return SavedModel(config["model"], _record(config, path.parent))
     except MedzooError as error:
         raise type(error)(f"{path}: {error}") from error

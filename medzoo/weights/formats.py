@@ -89,7 +89,15 @@ FORMAT_2: dict[str, dict[str, Any]] = {
         "calibration": None,
         "prevalence": [],
     },
-    "outputs.policy": {"rule": REQUIRED, "split": "", "positives": [], "negatives": [], "scale": "probability"},
+    "outputs.policy": {
+        "rule": REQUIRED,
+        "split": "",
+        "positives": [],
+        "negatives": [],
+        "scale": "probability",
+        "sensitivity": [],
+        "specificity": [],
+    },
     "outputs.calibration": {**dict.fromkeys(("method", "slope", "intercept"), REQUIRED), "split": ""},
     "weights": {**dict.fromkeys(("digest", "size"), REQUIRED), "file": WEIGHTS_FILE},
     "intended_use": {"modality": [], "body_part": [], "population": "", "age_range": None},
@@ -136,6 +144,7 @@ NUMBER = FieldType(
 )
 TEXTS, FLAGS = _all(TEXT, "a list of texts"), _all(FLAG, "a list of true or false")
 COUNTS, NUMBERS = _all(COUNT, "a list of ints >= 0"), _all(NUMBER, "a list of finite numbers")
+NUMBERS_OR_NULL = _all(_or_null(NUMBER), "a list of finite numbers or null")
 PAIR = _all(NUMBER, "a list of two finite numbers", 2)
 SECTION = FieldType("a set of fields", lambda v: isinstance(v, Mapping))
 OPTIONS = FieldType("a set of options", lambda v: isinstance(v, Mapping) and all(map(_is_option, v.values())))
@@ -166,7 +175,8 @@ KINDS: dict[str, dict[str, FieldType]] = {
         "views": TEXTS,
     },
     "outputs": {
-        **dict.fromkeys(("thresholds", "prevalence"), NUMBERS),
+        "thresholds": NUMBERS_OR_NULL,
+        "prevalence": NUMBERS,
         **dict.fromkeys(("policy", "calibration"), _or_null(SECTION)),
         "labels": TEXTS,
         "task": TEXT,
@@ -176,6 +186,7 @@ KINDS: dict[str, dict[str, FieldType]] = {
     "outputs.policy": {
         **dict.fromkeys(("rule", "split", "scale"), TEXT),
         **dict.fromkeys(("positives", "negatives"), COUNTS),
+        **dict.fromkeys(("sensitivity", "specificity"), NUMBERS_OR_NULL),
     },
     "outputs.calibration": {
         **dict.fromkeys(("method", "split"), TEXT),
@@ -188,24 +199,30 @@ KINDS: dict[str, dict[str, FieldType]] = {
         "age_range": _or_null(PAIR),
     },
 }
+# What a format accepts otherwise: before format 2, each output had a threshold.
+KINDS_OF: dict[int, dict[str, dict[str, FieldType]]] = {
+    1: KINDS | {"outputs": KINDS["outputs"] | {"thresholds": NUMBERS}},
+    2: KINDS,
+}
 
 
 class UnknownFieldError(Exception):
     """A field that the format does not have; the message names it."""
 
 
-def complete(config: Mapping[str, Any], sections: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return a config with all fields of its format, after checking that it has no other."""
-    done: dict[str, Any] = _filled("config", config, sections["config"])
+def complete(config: Mapping[str, Any], number: int = FORMAT) -> dict[str, Any]:
+    """Return a config with all fields of the format of that number, after checking that it has no other."""
+    sections, kinds = FORMATS[number], KINDS_OF[number]
+    done: dict[str, Any] = _filled("config", config, sections["config"], kinds["config"])
     for section, fields in sections.items():
         *parents, name = section.split(".")
         owner = done[parents[0]] if parents else done
         if section != "config" and not (parents and owner[name] is None):
-            owner[name] = _filled(section, owner[name], fields)
+            owner[name] = _filled(section, owner[name], fields, kinds[section])
     return done
 
 
-def _filled(section: str, values: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _filled(section: str, values: Any, fields: Mapping[str, Any], kinds: Mapping[str, FieldType]) -> dict[str, Any]:
     """Return the fields of a section in the format's order, missing ones by their defaults."""
     for name in values:
         if name not in fields:
@@ -215,7 +232,7 @@ def _filled(section: str, values: Any, fields: Mapping[str, Any]) -> dict[str, A
             raise ValueError(f"the field {name!r} of {section} is missing")
     done = {name: values.get(name, default) for name, default in fields.items()}
     for name, value in done.items():
-        kind = KINDS[section][name]
+        kind = kinds[name]
         if not kind.fits(value):
             raise ValueError(f"{section}: expected {name} to be {kind.name}, got {repr(value)[:60]}")
     return done

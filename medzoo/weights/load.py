@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -44,6 +44,7 @@ class LoadReport:
         license: licence of the weights.
         trained_on: their training data, in a sentence.
         intended_use: the images and patients they were made for.
+        changed: how each tensor was changed after loading, by name: it is no longer that of the weights.
     """
 
     source: str
@@ -57,6 +58,7 @@ class LoadReport:
     license: str = "not stated"
     trained_on: str = "not stated"
     intended_use: IntendedUse = UNSTATED
+    changed: Mapping[str, str] = field(default_factory=dict)
 
     def with_new(self, gone: Collection[str], new: Collection[str]) -> LoadReport:
         """Return the report after a head was replaced: ``gone`` no longer exist, ``new`` are random.
@@ -68,15 +70,27 @@ class LoadReport:
             loaded=tuple(name for name in self.loaded if name not in gone),
             new=tuple(sorted({*(name for name in self.new if name not in gone), *new})),
             intended_use=UNSTATED,
+            changed={name: how for name, how in self.changed.items() if name not in gone},
+        )
+
+    def with_changed(self, names: Collection[str], how: str) -> LoadReport:
+        """Return the report after loaded tensors were changed in a known way; those that are new stay so."""
+        known = [name for name in names if name in self.loaded or name in self.adapted or name in self.changed]
+        return replace(
+            self,
+            loaded=tuple(name for name in self.loaded if name not in known),
+            adapted={name: done for name, done in self.adapted.items() if name not in known},
+            changed={**self.changed, **dict.fromkeys(known, how)},
         )
 
     def __str__(self) -> str:
-        loaded = len(self.loaded) + len(self.adapted)
+        loaded = len(self.loaded) + len(self.adapted) + len(self.changed)
         lines = [
             f"{self.source} ({self.digest[:19]}…)",
             f"{loaded} of {loaded + len(self.new)} tensors loaded, {len(self.new)} random",
         ]
         lines += [f"adapted {name}: {how}" for name, how in self.adapted.items()]
+        lines += [f"changed after loading {name}: {how}" for name, how in self.changed.items()]
         if self.new:
             lines.append(f"random: {_list_names(self.new)}")
         if self.dropped:

@@ -107,7 +107,7 @@ class Weights:
         channels: meaning of each input channel, in order; empty if there is nothing to state.
         labels: one name per output, in order; empty for an encoder.
         task: what the outputs mean; ``None`` for an encoder.
-        thresholds: operating points, one per label; empty for 0.5.
+        thresholds: operating points, one per label, ``None`` for one that makes no yes/no call; empty for 0.5.
         normalised: whether probabilities get the piecewise-linear rescaling that maps each operating point to 0.5.
         trained: which outputs were trained; empty for all.
         preprocessing: how images were preprocessed in training, or ``None`` if not known.
@@ -139,7 +139,7 @@ class Weights:
     channels: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
     task: Task | None = None
-    thresholds: tuple[float, ...] = ()
+    thresholds: tuple[float | None, ...] = ()
     normalised: bool = False
     trained: tuple[bool, ...] = ()
     preprocessing: Preprocessing | None = None

@@ -141,9 +141,12 @@ def _card(model: ModelConfig, config: Mapping[str, Any], name: str) -> str:
     """Return the model card."""
     outputs, shown = model.outputs, [_plain(label) for label in model.outputs.labels]
     columns = [("output", shown), ("trained", ["yes" if ok else "**no**" for ok in outputs.trained])]
+    policy, stated = outputs.policy, [("threshold", outputs.thresholds)]
+    if policy is not None:
+        stated += [("sensitivity there", policy.sensitivity), ("specificity there", policy.specificity)]
     columns += [
-        (title, [f"{value:.4g}" for value in values])
-        for title, values in (("threshold", outputs.thresholds), ("prevalence in training", outputs.prevalence))
+        (title, ["none" if value is None else f"{value:.4g}" for value in values])
+        for title, values in (*stated, ("prevalence in training", outputs.prevalence))
         if values
     ]
     table = [
@@ -171,6 +174,10 @@ def _statements(outputs: Outputs) -> Iterator[str]:
     if policy is not None:
         split = f", chosen on {_plain(policy.split)}" if policy.split else ""
         yield f"thresholds: {_plain(policy.rule)}{split}"
+        if policy.sensitivity or policy.specificity:
+            yield "sensitivity and specificity there are of the data that the thresholds were chosen on: optimistic"
+    if not all(outputs.decided):
+        yield "threshold none: none was chosen, and the output is called neither positive nor negative"
     if calibration is not None:
         split = f", fitted on {_plain(calibration.split)}" if calibration.split else ""
         yield f"calibration, part of the weights: {_plain(calibration.method)}{split}"

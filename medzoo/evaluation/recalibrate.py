@@ -1,0 +1,199 @@
+"""``recalibrate``: a model for a new site, with calibration and thresholds of that site's data, as a saved folder."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medzoo.classifier import Classifier
+from medzoo.contract import Outputs
+from medzoo.data.table import Table
+from medzoo.errors import ConfigError, DataError
+from medzoo.evaluation.calibration import (
+    apply_calibration,
+    fit_calibration,
+    fold_calibration,
+    shift_for_prevalence,
+    undo_calibration,
+)
+from medzoo.evaluation.rules import rule_from_text
+from medzoo.evaluation.scores import Scores
+from medzoo.evaluation.thresholds import OPTIMISTIC, choose_thresholds
+from medzoo.factory import create
+from medzoo.provenance import Calibration
+from medzoo.warn import warn
+
+__all__ = ["recalibrate"]
+
+UNCHANGED = (1.0, 0.0)  # slope and intercept
+Prevalence = float | Sequence[float] | Mapping[str, float]
+
+
+def recalibrate(
+    model: Classifier, data: Table | Scores | None = None, *, to: str | os.PathLike[str],
+    rule: str | float | Mapping[str, str] | None = None, split: str = "", prevalence: Prevalence | None = None,
+    from_prevalence: Prevalence | None = None, **options: Any,
+) -> Classifier:  # fmt: skip
+    """Calibrate a model for a new site, choose its thresholds there, save it as a folder, and return that model.
+
+    The encoder stays as it is. An earlier calibration is undone, a new one is fitted, and thresholds are chosen after
+    it; see :func:`~medzoo.evaluation.calibration.fit_calibration` and
+    :func:`~medzoo.evaluation.thresholds.choose_thresholds`. A label with too few patients keeps its logits and has no
+    threshold; a warning lists it. The folder states how, on how many rows and patients, and keeps what the weights
+    state of their training, licence and intended use. The given model is not changed.
+
+    Without data, with ``prevalence`` alone, the logits are shifted in closed form to another share of positives. The
+    ranking and the calls stay as they are, as thresholds move along; whether the probabilities are right at the new
+    site is not known.
+
+    Args:
+        model: from :func:`medzoo.create`, with a head.
+        data: images of the new site with labels and patients, which the model was not trained on, or the
+            :class:`~medzoo.evaluation.scores.Scores` of this model as it is; ``None`` for the shift alone.
+        to: the folder, which must not hold a model yet.
+        rule: how thresholds are chosen; ``None`` is the rule of the present ones, or ``"youden"`` if none is known.
+        split: what the data are, in words, for the model card: no path and no name of a patient.
+        prevalence: share of positives that the probabilities are to be for, one for all labels or for each: where the
+            data are a sample of cases, that of the site's patients.
+        from_prevalence: without data, the share of positives that they are for now; ``None`` is that of the data of the
+            present calibration, or of the training where there is none, as far as it is stated.
+        options: of ``score_table``, such as ``batch_size``, ``num_workers`` and ``device``.
+
+    Raises:
+        ConfigError: neither data nor a prevalence, an unknown rule, a folder with a model, or a model without logits
+            or with ``normalised`` probabilities. Nothing is written.
+        DataError: too few rows or patients for any output, or data with other labels. Nothing is written.
+    """
+    _check(model, data, to, rule, prevalence, from_prevalence, options)
+    if data is None:
+        new = _shifted(model, prevalence, from_prevalence)
+    else:
+        new = _fitted(model, data, rule, split, prevalence, options)
+    folder = new.save_pretrained(to)
+    like = next(new.parameters())
+    # Read again, so that load report and digest are those of the folder.
+    return create(f"local-dir:{folder}").to(like.device).train(model.training)
+
+
+def _check(
+    model: Classifier, data: object, to: str | os.PathLike[str], rule: object, prevalence: object,
+    from_prevalence: object, options: Mapping[str, Any],
+) -> None:  # fmt: skip
+    """Raise ConfigError for arguments that do not go together, before anything is computed."""
+    if not isinstance(model, Classifier):
+        raise ConfigError(f"recalibrate: expected a model from medzoo.create, got {type(model).__name__}.")
+    if model.outputs.normalised:
+        raise ConfigError(
+            f"{model.name}: probabilities that are normalised by operating points are not calibrated: they are no "
+            "sigmoid of the logits. Set model.outputs = dataclasses.replace(model.outputs, normalised=False) first."
+        )
+    if data is None and prevalence is None:
+        raise ConfigError("recalibrate: expected data of the new site, or prevalence=, got neither.")
+    if data is None and (rule is not None or options):
+        raise ConfigError("recalibrate: expected data to choose thresholds on, got a rule or options without.")
+    if data is not None and from_prevalence is not None:
+        raise ConfigError(
+            "recalibrate: from_prevalence is for a shift without data, whose own is counted. Leave it out."
+        )
+    if isinstance(data, Scores) and options:
+        raise ConfigError(f"recalibrate: scores need no {', '.join(options)}. Leave it out.")
+    if (Path(to) / "config.json").exists():
+        raise ConfigError(f"{Path(to)}: expected a folder without a model, got one with. Give a new folder.")
+
+
+def _fitted(
+    model: Classifier, data: Table | Scores, rule: str | float | Mapping[str, str] | None, split: str,
+    prevalence: Prevalence | None, options: Mapping[str, Any],
+) -> Classifier:  # fmt: skip
+    """Return a copy with a calibration and thresholds of the data."""
+    before = model.outputs.calibration
+    plain = copy.deepcopy(model) if before is None else model.uncalibrated()
+    if isinstance(data, Scores):
+        scores = data if before is None else undo_calibration(data, before)
+    else:
+        from medzoo.evaluation.score_table import score_table
+
+        scores = score_table(plain, data, **options)
+    if (scores.labels, scores.task) != (model.outputs.labels, model.outputs.task):
+        raise DataError(
+            f"recalibrate: expected {model.outputs.task} scores of {', '.join(model.outputs.labels)}, got "
+            f"{scores.task} ones of {', '.join(scores.labels)}."
+        )
+    policy = model.outputs.policy
+    if rule is None:
+        rule = "youden" if policy is None else rule_from_text(scores.labels, policy.rule) or "youden"
+    what = split or _describe(scores)
+    fitted = fit_calibration(scores, split=what)
+    calibration = fitted.calibration
+    if calibration is None:
+        raise DataError(
+            f"recalibrate: no output can be calibrated on {_describe(scores)}. {'; '.join(fitted.notes)}. Nothing was "
+            "written. With fewer, the closed-form shift remains: recalibrate(model, prevalence=..., to=...)."
+        )
+    if prevalence is not None:
+        calibration = _with_shift(calibration, _shift(scores, _prevalence_of(scores), prevalence))
+    chosen = choose_thresholds(apply_calibration(scores, calibration), rule, split=what, scale="calibrated")
+    fold_calibration(plain, calibration)
+    chosen.store(plain)
+    notes = [note for note in (*fitted.notes, *chosen.notes) if note != OPTIMISTIC]
+    if notes and scores.task != "multiclass":
+        warn(f"recalibrate: {'; '.join(notes)}.")
+    return plain
+
+
+def _describe(scores: Scores) -> str:
+    """Return how many rows and patients there are; no path, which may name a person."""
+    rows = f"{len(scores):,} images"
+    return rows if scores.patients is None else f"{rows} of {len(np.unique(scores.patients)):,} patients"
+
+
+def _prevalence_of(scores: Scores) -> dict[str, float]:
+    """Return the share of positives of each label among its known rows."""
+    return {label: float(np.nanmean(scores.targets[:, i])) for i, label in enumerate(scores.labels)}
+
+
+def _shift(outputs: Scores | Outputs, before: Prevalence, after: Prevalence) -> Calibration:
+    return shift_for_prevalence(outputs.labels, before, after, multiclass=outputs.task == "multiclass")
+
+
+def _with_shift(calibration: Calibration, shift: Calibration) -> Calibration:
+    """Return both in one. An output that was not calibrated stays so: it is not for the prevalence of the data."""
+    parts = zip(calibration.slope, calibration.intercept, shift.intercept, strict=True)
+    intercept = tuple(c if (a, c) == UNCHANGED else c + more for a, c, more in parts)
+    return replace(calibration, intercept=intercept, method=f"{calibration.method}, and a {shift.method}")
+
+
+def _shifted(model: Classifier, after: Any, before: Prevalence | None) -> Classifier:
+    """Return a copy whose probabilities are for another prevalence."""
+    outputs, now = model.outputs, model.outputs.calibration
+    shift = _shift(outputs, _known_prevalence(model) if before is None else before, after)
+    new = copy.deepcopy(model) if now is None else model.uncalibrated()
+    fold_calibration(new, shift if now is None else _with_shift(now, shift))
+    return new
+
+
+def _known_prevalence(model: Classifier) -> Prevalence:
+    """Return the prevalence that the probabilities are for, as far as the outputs state it."""
+    outputs, now, policy = model.outputs, model.outputs.calibration, model.outputs.policy
+    if now is None and outputs.prevalence:
+        return outputs.prevalence
+    if (
+        now is not None
+        and policy is not None
+        and policy.split == now.split
+        and policy.positives
+        and policy.negatives
+        and UNCHANGED not in zip(now.slope, now.intercept, strict=True)
+        and "closed-form" not in now.method
+    ):
+        return tuple(p / max(1, p + n) for p, n in zip(policy.positives, policy.negatives, strict=True))
+    raise ConfigError(
+        f"{model.name}: expected from_prevalence=, the share of positives that its probabilities are for now, which "
+        "the model does not state."
+    )

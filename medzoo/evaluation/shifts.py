@@ -1,0 +1,94 @@
+"""Calibrations in closed form, from what is known of the training: no fit, and so no data.
+
+Each is right in the limit of enough training data, where the model has learned what it was given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from medzoo.errors import ConfigError
+from medzoo.provenance import Calibration
+
+__all__ = ["shift_for_loss_weights", "shift_for_prevalence"]
+
+
+def shift_for_loss_weights(labels: Sequence[str], positive_weights: Sequence[float]) -> Calibration:
+    """Return the closed-form shift for a loss that weighted positives, or classes: the intercept is ``-log w``.
+
+    A model that was trained with weights w has, in the limit of enough data, logits that are too high by log w.
+
+    Args:
+        labels: of the outputs.
+        positive_weights: for each label the weight of its positives as a multiple of that of its negatives
+            (``pos_weight``), or of its class in a multiclass loss.
+
+    Raises:
+        ConfigError: not a weight above 0 for each label.
+    """
+    weights = _given("positive_weights", labels, positive_weights)
+    if any(not w > 0 for w in weights):
+        raise ConfigError(f"shift_for_loss_weights: expected weights above 0, got {weights}.")
+    given = ", ".join(f"{label} {w:.4g}" for label, w in zip(labels, weights, strict=True))
+    method = f"closed-form shift for the weights of the loss ({given}), not a fit"
+    return Calibration(method, (1.0,) * len(labels), tuple(float(-np.log(w)) for w in weights))
+
+
+def shift_for_prevalence(
+    labels: Sequence[str],
+    from_prevalence: float | Sequence[float] | Mapping[str, float],
+    to_prevalence: float | Sequence[float] | Mapping[str, float],
+    *,
+    multiclass: bool = False,
+) -> Calibration:
+    """Return the closed-form shift for another prevalence, such as after case sampling: ``logit(to) - logit(from)``.
+
+    It is right where the images of positives, and those of negatives, are alike at both, and only their share differs.
+    For multiclass it is ``log(to) - log(from)``.
+
+    Args:
+        labels: of the outputs.
+        from_prevalence: share of positives that the probabilities are for, one for all labels or for each.
+        to_prevalence: share of positives that they should be for.
+        multiclass: whether the labels are classes, whose shares sum to 1.
+
+    Raises:
+        ConfigError: not a share above 0 and below 1 for each label.
+    """
+    before, after = (
+        np.array(_given(name, labels, given))
+        for name, given in (("from_prevalence", from_prevalence), ("to_prevalence", to_prevalence))
+    )
+    for name, shares in (("from_prevalence", before), ("to_prevalence", after)):
+        if not ((shares > 0) & (shares < 1)).all():
+            raise ConfigError(
+                f"shift_for_prevalence: expected {name} to be above 0 and below 1, got {shares.tolist()}."
+            )
+        if multiclass and abs(shares.sum() - 1) > 1e-3:
+            raise ConfigError(
+                f"shift_for_prevalence: expected {name} of all classes to sum to 1, got {shares.sum():.4g}."
+            )
+    shift = np.log(after) - np.log(before)
+    if not multiclass:
+        shift += np.log1p(-before) - np.log1p(-after)
+    given = ", ".join(f"{x} {p:.4g} to {q:.4g}" for x, p, q in zip(labels, before, after, strict=True))
+    method = f"closed-form shift of the prevalence ({given}), not a fit"
+    return Calibration(method, (1.0,) * len(labels), tuple(shift.tolist()))
+
+
+def _given(name: str, labels: Sequence[str], values: Any) -> tuple[float, ...]:
+    """Return a number for each label, of one for all, a list, or a mapping by label."""
+    if isinstance(values, Mapping):
+        if set(values) != set(labels):
+            raise ConfigError(f"{name}: expected a number for {', '.join(labels)}, got {', '.join(map(str, values))}.")
+        values = [values[label] for label in labels]
+    try:
+        found = (float(values),) * len(labels) if np.ndim(values) == 0 else tuple(float(v) for v in values)
+    except (TypeError, ValueError):
+        found = ()
+    if len(found) != len(labels) or not np.isfinite(found).all():
+        raise ConfigError(f"{name}: expected a number for each of {len(labels)} labels, got {values!r}.")
+    return found
