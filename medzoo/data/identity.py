@@ -6,6 +6,7 @@ Axes: n rows.
 from __future__ import annotations
 
 import hashlib
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from medzoo.io.hashing import hash_text
 
 __all__ = [
     "Dropped", "Identities", "PixelIdentity", "files_of_image", "hashed", "join_digests", "list_rows",
-    "names_patients", "pixel_identity",
+    "names_patients", "pixel_identity", "pseudonym",
 ]  # fmt: skip
 
 # What these hold is in one file. Others may be a header whose voxels are in a file beside it.
@@ -36,6 +37,20 @@ def hashed(patient: str) -> str:
     False
     """
     return hash_text(patient, 8)
+
+
+def pseudonym(patient: str) -> str:
+    """Return what stands for a patient id in a file: 16 hex digits, the same everywhere, enough that no two meet.
+
+    What stands for a patient already, as in the table of a run, is returned as it is. Whoever can guess an id can
+    compute it, so a file with pseudonyms is to be kept as the data is.
+
+    >>> pseudonym("007"), pseudonym(pseudonym("007"))
+    ('sha256:629f4cf9337b22be', 'sha256:629f4cf9337b22be')
+    """
+    if re.fullmatch(r"sha256:[0-9a-f]{16}", patient):
+        return patient
+    return f"sha256:{hash_text(patient, 16)}"
 
 
 def names_patients(values: NDArray[Any], patients: NDArray[Any] | None) -> bool:
