@@ -131,20 +131,19 @@ def compare_data(training: Mapping[str, Any], here: Mapping[str, Any]) -> Drift:
         here: likewise.
     """
     a, b = _side(training), _side(here)
-    sizes = [n for n in (a.get("patients") or a.get("rows"), b.get("patients") or b.get("rows"))]
-    chance = 2 * math.sqrt(sum(1 / max(1, n) for n in sizes)) if all(sizes) else 0.0
+    units = sum(1 / int(side.get("patients") or side.get("rows") or 1) for side in (a, b))
+    chance = 2 * math.sqrt(units)
     rows = [
-        DriftRow(name, *(f"{side[name]:,}" for side in (a, b)), None, False)
+        DriftRow(name, f"{a[name]:,}", f"{b[name]:,}", None, False)
         for name in ("rows", "patients") if all(isinstance(side.get(name), int) for side in (a, b))
     ]  # fmt: skip
-    for label in a.get("known", {}):
-        if label in b.get("known", {}):
-            rows.append(_prevalence(label, a, b, chance))
+    shared = [label for label in a.get("known", {}) if label in b.get("known", {})]
+    rows += [_prevalence(label, a, b, chance) for label in shared]
     groups = [side.get("groups", {}) for side in (a, b)]
     for name in groups[0]:
         first, second = (each.get(name, {}) for each in groups)
         if "shares" in first and "shares" in second:
-            rows.append(_shares(name, first["shares"], second["shares"], sizes))
+            rows.append(_shares(name, first["shares"], second["shares"], units))
         elif "median" in first and "median" in second:
             rows.append(_number(name, first, second, chance))
     rows += _pixels(a.get("pixels"), b.get("pixels"))
@@ -182,7 +181,7 @@ def _prevalence(label: str, a: Mapping[str, Any], b: Mapping[str, Any], chance: 
     return _row(what, (texts[0], texts[1]), _standardised(first, second), chance)
 
 
-def _shares(name: str, first: Mapping[str, float], second: Mapping[str, float], sizes: list[Any]) -> DriftRow:
+def _shares(name: str, first: Mapping[str, float], second: Mapping[str, float], units: float) -> DriftRow:
     """Return the row of a column of few values; what one side does not list is among the others."""
     both = [value for value in first if value in second and value != OTHER]
     pairs = [(first[value], second[value]) for value in both]
@@ -191,10 +190,9 @@ def _shares(name: str, first: Mapping[str, float], second: Mapping[str, float], 
     ))  # fmt: skip
     variation = float(np.abs(p - q).sum() / 2)
     mean = (p + q) / 2
-    n = sum(1 / max(1, size) for size in sizes if size)
-    expected = float(np.sqrt(2 / math.pi * mean * (1 - mean) * n).sum() / 2)
+    expected = float(np.sqrt(2 / math.pi * mean * (1 - mean) * units).sum() / 2)
     texts = [", ".join(f"{value} {share:.0%}" for value, share in shares.items()) for shares in (first, second)]
-    return DriftRow(name, *texts, variation, variation > LARGE_VARIATION + expected)
+    return DriftRow(name, texts[0], texts[1], variation, variation > LARGE_VARIATION + expected)
 
 
 def _number(name: str, first: Mapping[str, Any], second: Mapping[str, Any], chance: float) -> DriftRow:
@@ -202,7 +200,7 @@ def _number(name: str, first: Mapping[str, Any], second: Mapping[str, Any], chan
         f"{each['median']:.4g} ({each['quartiles'][0]:.4g} to {each['quartiles'][1]:.4g})" for each in (first, second)
     ]  # fmt: skip
     moments = [(float(each["mean"]), float(each["sd"])) for each in (first, second)]
-    return _row(f"{name}, median (IQR)", (texts[0], texts[1]), _standardised(*moments), chance)
+    return _row(f"{name}, median (IQR)", (texts[0], texts[1]), _standardised(moments[0], moments[1]), chance)
 
 
 def _pixels(first: Any, second: Any) -> list[DriftRow]:
@@ -217,21 +215,21 @@ def _pixels(first: Any, second: Any) -> list[DriftRow]:
             pair = (a.figures[name], b.figures[name])
             texts = [f"{mean:.3g} ± {sd:.2g}" for mean, sd in pair]
             least = _LEAST_SPREAD * (contrast if name != "share of zeros" else 1.0)
-            rows.append(_row(f"pixels: {name}", (texts[0], texts[1]), _standardised(*pair, least), chance))
+            rows.append(_row(f"pixels: {name}", (texts[0], texts[1]), _standardised(pair[0], pair[1], least), chance))
     return rows
 
 
 def _notes(a: Mapping[str, Any], b: Mapping[str, Any], rows: list[DriftRow]) -> list[str]:
     notes = []
     for what in ("groups", "pixels"):
-        absent = [name for name, side in (("training", a), ("this", b)) if what not in side]
+        absent = [name for name, side in (("the training data", a), ("this data", b)) if what not in side]
         if absent:
             named = {"groups": "columns", "pixels": "pixels"}[what]
-            notes.append(f"no figures of the {named} of the {' and of the '.join(absent)} data: they are not compared")
+            notes.append(f"the {named} are not compared: there are no figures of those of {' or '.join(absent)}")
     columns = [set(side.get("groups", {})) for side in (a, b)]
-    for missing, where in ((columns[0] - columns[1], "training"), (columns[1] - columns[0], "this")):
+    for missing, where in ((columns[0] - columns[1], "the training data"), (columns[1] - columns[0], "this data")):
         if missing and all("groups" in side for side in (a, b)):
-            notes.append(f"columns of the {where} data alone: {', '.join(sorted(missing))}")
+            notes.append(f"columns of {where} alone: {', '.join(sorted(missing))}")
     large = [row.what for row in rows if row.large]
     if large:
         notes.append(f"large differences: {', '.join(large)}; figures of the training data may not hold here")

@@ -204,7 +204,7 @@ def _patients(data: Table | Scores, rows: NDArray[np.bool_]) -> int | None:
 
 def _known(data: Table | Scores) -> NDArray[np.bool_]:
     """Return whether a row has a label that is known."""
-    return ~np.isnan(data.targets).all(1)
+    return np.asarray(~np.isnan(data.targets).all(axis=1), dtype=bool)
 
 
 def _source(notes: Iterable[str], rows: int) -> list[FlowStep]:
