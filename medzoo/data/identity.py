@@ -40,10 +40,13 @@ def hashed(patient: str) -> str:
 
 
 def pseudonym(patient: str) -> str:
-    """Return what stands for a patient id: 16 hex digits, the same in each run, and enough that no two patients meet.
+    """Return what stands for a patient id in a file: 16 hex digits, the same everywhere, enough that no two meet.
 
     What stands for a patient already, as in the table of a run, is returned as it is. Whoever can guess an id can
-    compute it, so a run folder is to be kept as the data is.
+    compute it, so a file with pseudonyms is to be kept as the data is.
+
+    >>> pseudonym("007"), pseudonym(pseudonym("007"))
+    ('sha256:629f4cf9337b22be', 'sha256:629f4cf9337b22be')
     """
     if re.fullmatch(r"sha256:[0-9a-f]{16}", patient):
         return patient

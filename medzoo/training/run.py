@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import logging
 import math
 import os
@@ -25,6 +24,7 @@ import torch
 from medzoo.classifier import Classifier
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError
+from medzoo.evaluation.run_record import PART
 from medzoo.factory import create
 from medzoo.training.environment import numeric_environment, resolve_environment
 from medzoo.training.epoch_log import EpochLog
@@ -35,7 +35,7 @@ from medzoo.training.frozen import fit_phases
 from medzoo.training.lock import lock_state
 from medzoo.training.progress import TrainingProgress
 from medzoo.training.recipe import Recipe
-from medzoo.training.run_folder import PART, RunFolder
+from medzoo.training.run_folder import RunFolder
 from medzoo.training.setup import Setup, set_up
 from medzoo.training.source import load_table
 from medzoo.training.validation import ValidationPredictions, merge_shards
@@ -139,7 +139,7 @@ def resume(
     run = RunFolder(Path(folder))
     facts = run.facts()
     if is_finished(run.path):
-        return Run(create(f"local-dir:{run.model}").eval(), _read_log(run), run.path)
+        return Run(create(f"local-dir:{run.model}").eval(), run.read_log(), run.path)
     recipe = Recipe.load(run.path / "recipe.yaml")
     if recipe.digest() != facts.get("recipe"):
         raise ConfigError(f"{run.path}: recipe.yaml was changed since the run began. Restore it, or start a new run.")
@@ -264,7 +264,7 @@ def _train(
         data_wait_share=_rounded(speeds[-1].data_wait_share) if speeds else None,
     )
     mark_finished(run.path)
-    return Run(model, _read_log(run), run.path, predictions)
+    return Run(model, run.read_log(), run.path, predictions)
 
 
 def _predict(setup: Setup) -> ValidationPredictions:
@@ -290,12 +290,3 @@ def _now() -> str:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else round(value, 4)
-
-
-def _read_log(run: RunFolder) -> tuple[dict[str, float], ...]:
-    """Return the rows of ``log.csv``."""
-    path = run.path / "log.csv"
-    if not path.exists():
-        return ()
-    with path.open(encoding="utf-8", newline="") as file:
-        return tuple({k: float(v) if v else math.nan for k, v in row.items()} for row in csv.DictReader(file))

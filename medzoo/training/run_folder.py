@@ -1,4 +1,4 @@
-"""The folder of a run: what is in it, how each file is written, and how a run is read back from it.
+"""The folder of a run: what is in it, and how each file is written.
 
 ``recipe.yaml``, ``run.json``, ``data/`` (``table.csv``, ``dropped.csv``, ``fingerprint.json``), ``log.csv``,
 ``figures/``, ``state/`` (checkpoints), ``initial/`` (a model that was given as an object), ``model/`` and
@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,38 +25,27 @@ from medzoo.atomic import write_atomically
 from medzoo.contract import Outputs
 from medzoo.data.identity import names_patients, pseudonym
 from medzoo.data.table import Table
-from medzoo.data.texts import Texts
-from medzoo.errors import ConfigError, TrainError
+from medzoo.errors import TrainError
+from medzoo.evaluation.drift import describe_data, summarise_pixels
+from medzoo.evaluation.run_record import ID, LINE, OWN_PREFIX, PART, PATHS, PATIENT, TARGET, RunRecord
 from medzoo.training.facts import data_fingerprint
 from medzoo.training.setup import Setup
 from medzoo.training.validation import ValidationPredictions
 
-__all__ = ["PART", "RunFolder", "fingerprint", "pseudonym"]
-
-PART = "medzoo:part"
-"""The column of ``table.csv`` that holds the part of each row; no user's column has such a name."""
-_PATIENT, _ID, _PATHS, _TARGET, _LINE = "medzoo:patient", "medzoo:id", "medzoo:paths", "medzoo:target:", "medzoo:line"
+__all__ = ["RunFolder", "fingerprint"]
 
 
-class RunFolder:
-    """Paths and files of one run.
+class RunFolder(RunRecord):
+    """Paths and files of one run: what :class:`~medzoo.evaluation.run_record.RunRecord` reads, and how it is written.
 
     Args:
         path: the folder.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
     @property
     def state(self) -> Path:
         """The checkpoints, and the lock."""
         return self.path / "state"
-
-    @property
-    def model(self) -> Path:
-        """What :func:`medzoo.create` loads."""
-        return self.path / "model"
 
     @property
     def figures(self) -> Path:
@@ -92,25 +82,6 @@ class RunFolder:
         writer.writerows(rows)
         return self.write(name, text.getvalue())
 
-    def facts(self) -> dict[str, Any]:
-        """Return ``run.json``.
-
-        Raises:
-            ConfigError: it is not the folder of a run.
-        """
-        path = self.path / "run.json"
-        try:
-            found = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "not JSON"
-            raise ConfigError(
-                f"{self.path}: expected the folder of a run, with run.json in it, but it cannot be read ({reason}). "
-                "Check the path, or start a new run."
-            ) from error
-        if not isinstance(found, dict):
-            raise ConfigError(f"{path}: expected what medzoo wrote, got another JSON value. Start a new run.")
-        return found
-
     def update(self, **facts: Any) -> None:
         """Change fields of ``run.json``."""
         self.write_json("run.json", {**(self.facts() if (self.path / "run.json").exists() else {}), **facts})
@@ -122,7 +93,7 @@ class RunFolder:
         for part in (split.train, split.valid, split.test):
             parts[part.rows] = part.name
         groups = written_groups(table)
-        header = [_LINE, _ID, PART, _PATIENT, _PATHS, *(_TARGET + label for label in table.labels), *groups]
+        header = [LINE, ID, PART, PATIENT, PATHS, *(TARGET + label for label in table.labels), *groups]
         self.write_csv("data/table.csv", header, _table_rows(table, parts, groups))
         self.write_csv("data/dropped.csv", ("row", "id", "reason"), ((d.row, d.id, d.reason) for d in split.dropped))
         found = fingerprint(setup)
@@ -142,45 +113,6 @@ class RunFolder:
                 path.unlink()
             self.state.rmdir()
             self.path.rmdir()
-
-    def read_table(self) -> Table:
-        """Return the table that :meth:`write_data` wrote, with hashed patients and the parts as a group.
-
-        Raises:
-            ConfigError: the table was of images in memory.
-            TrainError: the file cannot be read.
-        """
-        path = self.path / "data" / "table.csv"
-        try:
-            with path.open(encoding="utf-8", newline="") as file:
-                reader = csv.DictReader(file)
-                rows = list(reader)
-            names = list(reader.fieldnames or ())
-            labels = tuple(name.removeprefix(_TARGET) for name in names if name.startswith(_TARGET))
-            own = {_LINE, _ID, _PATIENT, _PATHS, *(_TARGET + label for label in labels)}
-            targets = [[float(row[_TARGET + label] or "nan") for label in labels] for row in rows]
-            in_memory = any(not row[_PATHS] for row in rows)
-            paths = Texts(row[_PATHS] for row in rows)
-            patients = np.array([row[_PATIENT] for row in rows])
-            table = Table(
-                ids=np.array([row[_ID] for row in rows]),
-                targets=np.array(targets, dtype=np.float32).reshape(len(rows), len(labels)),
-                labels=labels,
-                task=self.facts()["task"],
-                paths=paths,
-                patients=patients if all(patients != "") else None,
-                groups={n: np.array([row[n] for row in rows]) for n in names if n not in own},
-                lines=np.array([int(row[_LINE]) for row in rows]),
-                source=str(self.facts().get("source", path)),
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-            raise TrainError(f"{path}: the table of the run cannot be read ({error}). Start a new run.") from error
-        if in_memory:
-            raise ConfigError(
-                f"{self.path}: the run was started with images in memory, which it does not keep. Give them again: "
-                "medzoo.resume(folder, data=table)."
-            )
-        return table
 
     def write_predictions(self, name: str, table: Table, outputs: Outputs, predictions: ValidationPredictions) -> None:
         """Write the logits, probabilities and targets of a part, one row for each image."""
@@ -202,7 +134,7 @@ def written_groups(table: Table) -> list[str]:
     """Return the columns that are written: those that do not name patients, and are not of another run's table."""
     return [
         name for name, values in table.groups.items()
-        if not name.startswith("medzoo:") and not names_patients(values, table.patients)
+        if not name.startswith(OWN_PREFIX) and not names_patients(values, table.patients)
     ]  # fmt: skip
 
 
@@ -225,7 +157,7 @@ def _table_rows(table: Table, parts: NDArray[np.str_], groups: Sequence[str]) ->
 
 
 def fingerprint(setup: Setup) -> dict[str, Any]:
-    """Return the counts of the data by part and label, and its digest."""
+    """Return the counts of the data by part and label, figures of the training part, and the digest."""
     table, parts = setup.table, {}
     for part in (setup.split.train, setup.split.valid, setup.split.test):
         targets = table.targets[part.rows]
@@ -235,7 +167,11 @@ def fingerprint(setup: Setup) -> dict[str, Any]:
             "positives": dict(zip(table.labels, np.nansum(targets, 0).astype(int).tolist(), strict=True)),
             "known": dict(zip(table.labels, (~np.isnan(targets)).sum(0).tolist(), strict=True)),
         }
+    train = setup.split.train.rows
+    written = {name: table.groups[name] for name in written_groups(table)}
+    about = describe_data(replace(table, paths=None, arrays=None, groups=written).select(train))
     return {
         "rows": len(table), "labels": list(table.labels), "task": table.task, "parts": parts,
+        "groups": about["groups"], "pixels": summarise_pixels(setup.pixels, train).to_dict(),
         "digest": data_fingerprint(setup),
     }  # fmt: skip
