@@ -12,6 +12,10 @@ from .data.split import leave_out as leave_out
 from .data.split import split_from_column as split_from_column
 from .data.table import Table as Table
 from .evaluation.recalibrate import recalibrate as recalibrate
+from .evaluation.evaluate import evaluate as evaluate
+from .evaluation.recalibrate import recalibrate as recalibrate
+from .evaluation.report import Report as Report
+from .evaluation.scores import Scores as Scores
 from .factory import create as create
 from .features import FeatureExtractor as FeatureExtractor
 from .inference.optimize import optimize as optimize

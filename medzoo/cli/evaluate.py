@@ -57,7 +57,7 @@ def evaluate(models: tuple[str, ...], data: str | None, root: str | None, to: st
 @click.command()
 @click.argument("model")
 @recipe_options(DATA)
-@click.option("--rule", default="youden", help="How thresholds are chosen, such as sensitivity>=0.95.")
+@click.option("--rule", help="How thresholds are chosen, such as sensitivity>=0.95; else as before.")
 @click.option("--prevalence", type=float, help="Without --data: shift the probabilities to this share of positives.")
 @click.option("--site", default="", help="What the data is called in the model's card.")
 @click.option("--device", help="Where to run, such as cpu or cuda:0.")
@@ -74,11 +74,15 @@ def recalibrate(model: str, data: str | None, root: str | None, to: str, **optio
     with messages("recalibrate"):
         from medzoo.evaluation.recalibrate import recalibrate as run
 
-        own = {name: options.pop(name) for name in ("rule", "prevalence", "site", "device", "allow_mismatch")}
+        from medzoo.evaluation.evaluate import load_model
+
+        own = {"rule": options.pop("rule"), "split": options.pop("site"), "prevalence": options.pop("prevalence")}
+        scoring = {name: options.pop(name) for name in ("device", "allow_mismatch")}
         table = _table(model, data, root, options)
-        _, notes = run(model, table, to=to, **own)
-        for note in notes:
-            click.echo(f"note: {note}", err=True)
+        if table is None:
+            own, scoring = {"prevalence": own["prevalence"]}, {}
+        new = run(load_model(model), table, to=to, **own, **scoring)
+        click.echo(_describe(new.outputs))
     click.echo(f"{to}: the model is there. Next: medzoo evaluate local-dir:{to} --data TABLE")
 
 
@@ -113,6 +117,17 @@ def _evaluate(models: tuple[str, ...], data: str | None, root: str | None, to: s
     report.scores.to_csv(Path(to) / "scores.csv")
     click.echo(f"{page}: the report. Figures are in report.json, scores in scores.csv beside it.")
     click.echo("scores.csv has the ids of the rows: share the report, not the scores.")
+
+
+def _describe(outputs: Any) -> str:
+    """Return the calibration and the thresholds of a model in lines."""
+    found, limits = outputs.calibration, outputs.thresholds or (None,) * len(outputs.labels)
+    lines = [f"calibration: {found.method}" if found else "calibration: none"]
+    for i, label in enumerate(outputs.labels):
+        change = f"logit x {found.slope[i]:.3g} + {found.intercept[i]:.3g}, " if found else ""
+        limit = "no threshold" if limits[i] is None else f"threshold {limits[i]:.3g}"
+        lines.append(f"  {label}: {change}{limit}")
+    return "\n".join(lines)
 
 
 def _is_table(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Options of the command line that are fields of a recipe, for ``check``, ``train``, ``evaluate`` and ``recalibrate``."""
+"""Options of the command line that are fields of a recipe: those of ``check`` and ``train``, and of data elsewhere."""
 
 from __future__ import annotations
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from importlib import metadata
+
+import numpy as np
 
 from medzoo.classifier import Classifier
 from medzoo.data.pixels import PixelStore
-from medzoo.evaluation.checklist import checklist
+from medzoo.evaluation.characteristics import characteristics_of_run, characteristics_of_scores
+from medzoo.evaluation.checklist import draft
 from medzoo.evaluation.compare import compare
 from medzoo.evaluation.curves import LabelCurves, curves
-from medzoo.evaluation.drift import compare_data, describe_data
+from medzoo.evaluation.drift import Drift, compare_data, describe_data, summarise_pixels
 from medzoo.evaluation.examples import choose_examples
-from medzoo.evaluation.flow import Characteristics, Flow, characteristics, flow_of_run, flow_of_scores
+from medzoo.evaluation.flow import Characteristics, Flow, flow_of_run, flow_of_scores
 from medzoo.evaluation.groups import group_by
 from medzoo.evaluation.metrics import Metrics, measure
-from medzoo.evaluation.openings import fingerprint_of, record_opening
+from medzoo.evaluation.openings import Opened, fingerprint_of, record_opening
 from medzoo.evaluation.pseudonyms import Pseudonyms
 from medzoo.evaluation.readers import agreements, readers
 from medzoo.evaluation.replicates import Options
@@ -28,8 +32,12 @@ from medzoo.evaluation.run_record import RunRecord
 from medzoo.evaluation.scores import Scores
 from medzoo.evaluation.seeds import over_seeds
 from medzoo.version import __version__
+from medzoo.visual.show_transforms import draw_input
 
 __all__ = ["Choices", "Evidence", "assemble"]
+
+Before = tuple[Metrics, tuple[LabelCurves, ...]]
+_LIBRARIES = (("torch", "torch"), ("scikit-learn", "scikit-learn"), ("scipy", "scipy"), ("numpy", "numpy"))
 
 
 @dataclass(frozen=True)
@@ -37,7 +45,7 @@ class Choices:
     """What a report has beside the figures of all rows; see :func:`medzoo.evaluate`."""
 
     by: tuple[str, ...] = ()
-    options: Options = Options()
+    options: Options = field(default_factory=Options)
     examples: int = 8
     images: bool = False
     resamples: int = 2000
@@ -73,16 +81,24 @@ class Evidence:
     notes: tuple[str, ...] = ()
     count: bool = True
 
+    @property
+    def digest(self) -> str:
+        """Digest of the weights, or the name where there are none."""
+        report = None if self.model is None else self.model.load_report
+        return self.name if report is None or not report.digest else report.digest
+
 
 def assemble(scores: Scores, choices: Choices, evidence: Evidence) -> Report:
     """Return the report."""
     how = {"resamples": choices.resamples, "seed": choices.seed}
     metrics = measure(scores, options=choices.options, title="intervals", **how)
-    every = [metrics]
-    for _, other in evidence.others:
-        every.append(measure(other, options=choices.options, eligible=metrics.eligible, **how))
-    record = evidence.record
+    every = [
+        metrics,
+        *(measure(o, options=choices.options, eligible=metrics.eligible, **how) for _, o in evidence.others),
+    ]
     flow, table = _who(scores, evidence)
+    opened = _opened(scores, evidence) if evidence.count else None
+    other = evidence.against
     report = Report(
         title=evidence.name,
         scores=scores,
@@ -91,8 +107,8 @@ def assemble(scores: Scores, choices: Choices, evidence: Evidence) -> Report:
         groups=tuple(
             group_by(scores, column, eligible=metrics.eligible, options=choices.options, **how) for column in choices.by
         ),
-        comparison=None if evidence.against is None else compare(
-            scores, evidence.against[1], names=(evidence.name, evidence.against[0]), options=choices.options, **how
+        comparison=None if other is None else compare(
+            replace(scores, source=evidence.name), replace(other[1], source=other[0]), options=choices.options, **how
         ),
         readers=readers(scores, **how),
         agreements=agreements(scores, **how),
@@ -100,13 +116,91 @@ def assemble(scores: Scores, choices: Choices, evidence: Evidence) -> Report:
         before=_before(evidence.before, metrics, choices),
         flow=flow,
         characteristics=table,
-        log=() if record is None else tuple(record.read_log()),
-        drift=_drift(scores, evidence),
-        openings=_openings(scores, evidence) if evidence.count else None,
-        facts=_facts(scores, evidence),
+        log=() if evidence.record is None else evidence.record.read_log(),
+        drift=_drift(scores, evidence, choices.seed),
+        openings=None if opened is None else opened.times,
+        facts=_facts(evidence, opened),
         notes=(*evidence.notes, *scores.notes),
         examples=choose_examples(
-            scores, Pseudonyms(choices.project), choices.examples, pixels=evidence.pixels if choices.images else None
+            scores, Pseudonyms(choices.project), choices.examples,
+            image=_drawer(scores, evidence.pixels) if choices.images else None,
         ),
     )  # fmt: skip
-    return replace(report, checklist=checklist(report))
+    return replace(report, checklist=draft(report))
+
+
+def _who(scores: Scores, evidence: Evidence) -> tuple[Flow, Characteristics]:
+    """Return the flow of rows and the table of characteristics, of the run for its own rows."""
+    if evidence.record is not None and evidence.part:
+        return flow_of_run(evidence.record, scores, scores.dropped), characteristics_of_run(evidence.record)
+    return flow_of_scores(scores, scores.dropped), characteristics_of_scores(scores)
+
+
+def _before(before: Scores | None, metrics: Metrics, choices: Choices) -> Before | None:
+    """Return figures and curves of the scores before a calibration."""
+    if before is None:
+        return None
+    found = measure(
+        before, options=choices.options, eligible=metrics.eligible, resamples=choices.resamples, seed=choices.seed
+    )
+    return found, curves(before, seed=choices.seed)
+
+
+def _opened(scores: Scores, evidence: Evidence) -> Opened | None:
+    """Count this evaluation among those of the same data on this machine."""
+    identities = None
+    if evidence.pixels is not None:
+        place = {str(one): row for row, one in enumerate(evidence.pixels.table.ids)}
+        rows = [place.get(str(one), -1) for one in scores.ids]
+        identities = evidence.pixels.identities.pixels[rows] if min(rows, default=-1) >= 0 else None
+    return record_opening(fingerprint_of(scores, identities), evidence.digest, evidence.part or "scores")
+
+
+def _drift(scores: Scores, evidence: Evidence, seed: int) -> Drift | None:
+    """Return how the rows differ from those of the training, as far as the run recorded those."""
+    if evidence.record is None:
+        return None
+    training = evidence.record.fingerprint().get("parts", {}).get("train", {})
+    summary = None
+    if evidence.pixels is not None:
+        gone = {dropped.row for dropped in evidence.pixels.dropped}
+        rows = np.array([row for row in range(len(evidence.pixels.table)) if row not in gone], np.int64)
+        summary = summarise_pixels(evidence.pixels, rows, seed=seed)
+    return compare_data({**evidence.record.fingerprint(), **training}, describe_data(scores, summary))
+
+
+def _facts(evidence: Evidence, opened: Opened | None) -> dict[str, str]:
+    """Return what else a report states, without a path."""
+    record, found = evidence.record, {"model": evidence.name, "date": time.strftime("%Y-%m-%d")}
+    if evidence.model is not None:
+        found["model"] = f"{evidence.model.name} ({evidence.name})" if evidence.name else evidence.model.name
+        report = evidence.model.load_report
+        if report is not None:
+            found |= {"weights": report.digest, "trained on": report.trained_on, "licence": report.license}
+    if record is not None:
+        facts = record.facts()
+        found |= {"split": str(facts.get("split", "")), "fingerprint": str(facts.get("data", ""))}
+        found["trained"] = str(facts.get("ended", facts.get("began", "")))[:10]
+    found["data"] = f"the {evidence.part} part of the run" if evidence.part else "another table than that of the run"
+    if record is None:
+        found["data"] = "a table of its own" if evidence.model is not None else "scores in a file"
+    if opened is not None:
+        found["opened"] = str(opened)
+    versions = [f"{name} {metadata.version(package)}" for name, package in _LIBRARIES]
+    found["made with"] = ", ".join([f"medzoo {__version__}", f"Python {platform.python_version()}", *versions])
+    found["machine"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
+    return {name: text for name, text in found.items() if text}
+
+
+def _drawer(scores: Scores, pixels: PixelStore | None) -> Callable[[int], bytes | None] | None:
+    """Return what draws a row of the scores as the network saw it, as a PNG; ``None`` without images."""
+    if pixels is None:
+        return None
+    place = {str(one): row for row, one in enumerate(pixels.table.ids)}
+
+    def image(row: int) -> bytes:
+        out = io.BytesIO()
+        draw_input(pixels.read(place[str(scores.ids[row])]), pixels.transform).save(out, "PNG")
+        return out.getvalue()
+
+    return image

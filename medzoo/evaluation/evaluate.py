@@ -19,6 +19,7 @@ from medzoo.data.pixels import CacheMode, PixelStore
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError, DataError
 from medzoo.evaluation.assemble import Choices, Evidence, assemble
+from medzoo.evaluation.calibration import undo_calibration
 from medzoo.evaluation.replicates import Options
 from medzoo.evaluation.report import Report
 from medzoo.evaluation.run_record import PART, RunRecord, is_run
@@ -107,7 +108,8 @@ def evaluate(
     subjects = [_subject(one, table) for one in given]
     record = subjects[0].record
     target = _Data.of(subjects[0], table, part)
-    pixels, notes = target.pixels(subjects[0], scoring), ()
+    pixels = target.pixels(subjects[0], scoring)
+    notes: tuple[str, ...] = ()
     if record is not None and target.table is not None and pixels is not None and not target.own:
         found, notes = find_seen(record, target.table, pixels)
         notes = (*notes, *seen_notes(target.table, found, seen))
@@ -115,7 +117,9 @@ def evaluate(
             target.keep(~found)
             pixels = target.pixels(subjects[0], scoring)
     every = [_scores(subject, target, scoring) for subject in subjects]
-    scores, other = every[0], None
+    scores: Scores = every[0]
+    other: tuple[str, Scores] | None = None
+    before = _before(subjects[0], scores)
     if against is not None:
         rival = _subject(against, target.table)
         other = (rival.name, _scores(rival, target, scoring))
@@ -131,7 +135,7 @@ def evaluate(
         examples=examples, images=images, resamples=resamples, seed=seed, project=project,
     )  # fmt: skip
     evidence = Evidence(
-        name=subjects[0].name, model=subjects[0].model, record=record, part=target.part, pixels=pixels,
+        name=subjects[0].name, model=subjects[0].model, record=record, part=target.part, pixels=pixels, before=before,
         others=tuple(zip((s.name for s in subjects[1:]), every[1:], strict=True)), against=other, notes=notes,
     )  # fmt: skip
     return assemble(scores, choices, evidence)
@@ -158,22 +162,38 @@ def _subject(given: Subject, table: Table | None) -> _Subject:
     path = Path(given)
     if path.suffix.lower() in TABLES:
         return _Subject(path.name, scores=Scores.from_csv(path, table=table))
+    record = record_of(given)
+    name = os.fspath(given) if record is None else record.path.name
+    kind, _, where = name.partition(":")
+    return _Subject(Path(where).name if kind == "local-dir" else name, load_model(given), record)
+
+
+def record_of(name: str | os.PathLike[str]) -> RunRecord | None:
+    """Return the run that a folder is of: the run's own, or that of its model; ``None`` for any other model."""
+    kind, _, where = os.fspath(name).partition(":")
+    folder = Path(where).absolute().parent if kind == "local-dir" else Path(name)
+    return RunRecord(folder) if is_run(folder) else None
+
+
+def load_model(name: str | os.PathLike[str]) -> Classifier:
+    """Return the model of a run's folder, or of a name with its tag, a folder or a repository, in eval mode.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    text, path = os.fspath(name), Path(name)
     if is_run(path):
-        record = RunRecord(path)
-        return _Subject(path.name, create(f"local-dir:{record.model}").eval(), record)
-    text = os.fspath(given)
-    kind, _, where = text.partition(":")
-    if kind in ("local-dir", "hf-hub"):
-        folder = Path(where)
-        record = RunRecord(folder.parent) if kind == "local-dir" and is_run(folder.parent) else None
-        return _Subject(folder.name if record is None else folder.parent.name, create(text).eval(), record)
+        RunRecord(path).weights()  # raises for a run that has not ended
+        return create(f"local-dir:{path / 'model'}").eval()
+    if text.startswith(("local-dir:", "hf-hub:")):
+        return create(text).eval()
     if path.exists():
         raise ConfigError(
             f"{path}: expected the folder of a finished run, a CSV file of scores, or a model. A folder that "
             f"save_pretrained wrote is given as 'local-dir:{path}'."
         )
-    name, _, tag = text.partition(":")
-    return _Subject(text, create(name, pretrained=tag or True).eval())
+    kind, _, tag = text.partition(":")
+    return create(kind, pretrained=tag or True).eval()
 
 
 @dataclass(eq=False)
@@ -200,7 +220,7 @@ class _Data:
         if subject.record is None:
             what = "a table" if part is None else f"the folder of a finished run, which knows its {part} part"
             raise ConfigError(f"evaluate: {subject.name} needs {what}. Give it.")
-        own = subject.record.read_table(images=table is None)
+        own = subject.record.read_table() if table is None else subject.record.read_rows()
         which = own.groups[PART]
         chosen = part or ("test" if (which == "test").any() else "valid")
         rows = np.flatnonzero(which == chosen)
@@ -245,6 +265,16 @@ def _scores(subject: _Subject, data: _Data, scoring: Scoring) -> Scores:
         raise ConfigError(f"evaluate: {subject.name} is compared with scores, and needs the images. Give the table.")
     pixels = data.pixels(subject, scoring)
     return score_table(subject.model, data.table, pixels=pixels, title=subject.name, **scoring)
+
+
+def _before(subject: _Subject, scores: Scores) -> Scores | None:
+    """Return the scores of a calibrated model as they were before its calibration."""
+    if subject.model is None or subject.model.outputs.calibration is None or subject.model.outputs.normalised:
+        return None
+    names = subject.model.outputs.labels
+    if scores.labels != names:  # a part of the outputs, of which the calibration is not
+        return None
+    return undo_calibration(scores, subject.model.outputs.calibration)
 
 
 def _prevalence(given: float | Mapping[str, float] | None, labels: Sequence[str]) -> tuple[float, ...]:

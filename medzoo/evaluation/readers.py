@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.evaluation.estimate import LEAST_PATIENTS, Estimate
-from medzoo.evaluation.metrics import count, interval
+from medzoo.evaluation.intervals import interval
+from medzoo.evaluation.metrics import count
 from medzoo.evaluation.proportions import wilson
 from medzoo.evaluation.resample import Resamples
 from medzoo.evaluation.scores import Scores

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError
 from medzoo.evaluation.estimate import LEAST_PATIENTS, Estimate
-from medzoo.evaluation.metrics import Counts, count, interval
+from medzoo.evaluation.intervals import interval
+from medzoo.evaluation.metrics import Counts, count
 from medzoo.evaluation.proportions import wilson
 from medzoo.evaluation.resample import Resamples
 from medzoo.evaluation.rules import Rule, rule_text, rules_for

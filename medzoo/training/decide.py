@@ -6,17 +6,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from medzoo.classifier import Classifier
 from medzoo.data.table import Table
+from medzoo.evaluation.assemble import Choices, Evidence, assemble
 from medzoo.evaluation.calibration import apply_calibration, cross_fitted, fit_calibration, fold_calibration
 from medzoo.evaluation.metrics import Metrics, measure
+from medzoo.evaluation.report import Report
+from medzoo.evaluation.run_record import OWN_PREFIX, RunRecord
 from medzoo.evaluation.scores import Scores
+from medzoo.evaluation.shifts import shift_for_loss_weights
 from medzoo.evaluation.thresholds import choose_thresholds
+from medzoo.provenance import Calibration
 from medzoo.training.recipe import Recipe
 from medzoo.training.validation import ValidationPredictions
 
-__all__ = ["Decided", "decide"]
+__all__ = ["Decided", "card_metrics", "decide", "validation_report"]
 
 SPLIT = "validation"
 
@@ -29,12 +35,14 @@ class Decided:
         before: scores of the model as it was trained.
         scores: scores of the model as it is saved, with its thresholds.
         honest: the same, but each row calibrated by a fit on other patients; ``None`` without a calibration.
+        predictions: of the model as it is saved.
         notes: what was not decided, and why.
     """
 
     before: Scores
     scores: Scores
     honest: Scores | None
+    predictions: ValidationPredictions
     notes: tuple[str, ...]
 
     def metrics(self) -> dict[str, float]:
@@ -43,8 +51,9 @@ class Decided:
 
 
 def decide(
-    model: Classifier, recipe: Recipe, table: Table, predictions: ValidationPredictions, prevalence: tuple[float, ...]
-) -> Decided:
+    model: Classifier, recipe: Recipe, table: Table, predictions: ValidationPredictions, *,
+    prevalence: tuple[float, ...], loss_weights: tuple[float, ...] = (),
+) -> Decided:  # fmt: skip
     """Calibrate a trained model, choose its thresholds, and state both in its outputs.
 
     Args:
@@ -53,26 +62,79 @@ def decide(
         table: that the rows of the predictions are of.
         predictions: of the validation part.
         prevalence: share of positives in the training part.
+        loss_weights: of the loss, as :attr:`~medzoo.training.losses.ClassificationLoss.relative_weights` states them.
     """
     how, scores = recipe.decide, validation_scores(table, predictions)
-    notes: list[str] = []
-    calibrated, honest, calibration = scores, None, None
-    if how.calibrate == "auto":
-        fitted = fit_calibration(scores, split=SPLIT)
-        calibration = fitted.calibration
-        notes += fitted.notes
+    calibration, notes = _calibration(how.calibrate, scores, loss_weights)
+    calibrated, honest = scores, None
     if calibration is not None:
         fold_calibration(model, calibration)
-        calibrated, honest = apply_calibration(scores, calibration), cross_fitted(scores)
+        calibrated = apply_calibration(scores, calibration)
+        # A shift in closed form was not fitted to these rows.
+        honest = cross_fitted(scores) if how.calibrate == "auto" else calibrated
     chosen = choose_thresholds(
         calibrated, how.threshold, split=SPLIT, scale="probability" if calibration is None else "calibrated"
     )
     notes += chosen.notes
     stated: dict[str, Any] = {"thresholds": chosen.values, "policy": chosen.policy, "calibration": calibration}
     if table.task == "multiclass":
-        del stated["thresholds"], stated["policy"]
+        stated["thresholds"] = ()
     model.set_outputs(labels=table.labels, task=table.task, prevalence=prevalence, **stated)
-    return Decided(scores, _with(calibrated, model), None if honest is None else _with(honest, model), tuple(notes))
+    logits = predictions.logits
+    if calibration is not None:
+        slope, intercept = torch.tensor(calibration.slope), torch.tensor(calibration.intercept)
+        logits = (logits.double() * slope.double() + intercept.double()).float()
+    return Decided(
+        before=scores,
+        scores=_with(calibrated, model),
+        honest=None if honest is None else _with(honest, model),
+        predictions=predictions._replace(logits=logits),
+        notes=tuple(notes),
+    )
+
+
+def validation_report(record: RunRecord, model: Classifier, decided: Decided) -> Report:
+    """Return the report of the validation part, on which the thresholds and the calibration were chosen.
+
+    Args:
+        record: of the run, whose table and log are written.
+        model: that was trained.
+        decided: on its validation part.
+    """
+    notes = [
+        "the training was watched, and thresholds were chosen, on these rows: figures at a threshold are optimistic, and "
+        "only a test part, or data from elsewhere, says how the model does on new patients"
+    ]
+    if decided.honest is not None:
+        notes.append(
+            "probabilities are those of a calibration that was fitted without the patient of the row, in turns; the "
+            "saved model has the one that was fitted to all of them"
+        )
+    evidence = Evidence(
+        name=record.path.name, model=model, record=record, part="valid", count=False, notes=(*notes, *decided.notes),
+        before=decided.before if decided.honest is not None else None,
+    )  # fmt: skip
+    return assemble(decided.honest or decided.scores, Choices(), evidence)
+
+
+def _calibration(
+    how: str, scores: Scores, loss_weights: tuple[float, ...]
+) -> tuple[Calibration | None, list[str]]:  # fmt: skip
+    """Return the calibration that a recipe asks for, and notes."""
+    if how == "none":
+        return None, []
+    if how == "shift":
+        if not loss_weights:
+            return None, ["not shifted: the loss has no weights"]
+        return shift_for_loss_weights(scores.labels, loss_weights), []
+    fitted = fit_calibration(scores, split=SPLIT)
+    notes = list(fitted.notes)
+    if fitted.calibration is None and loss_weights:
+        notes.append(
+            "the loss was weighted, which shifts the probabilities, and no calibration was fitted: decide.calibrate=shift "
+            "takes the shift in closed form, which is right in the limit of much data"
+        )
+    return fitted.calibration, notes
 
 
 def validation_scores(table: Table, predictions: ValidationPredictions) -> Scores:
@@ -82,7 +144,8 @@ def validation_scores(table: Table, predictions: ValidationPredictions) -> Score
         predictions.logits.double().numpy(), task=table.task, ids=table.ids[rows],
         targets=np.asarray(predictions.targets.numpy(), np.float32), labels=table.labels,
         patients=None if table.patients is None else table.patients[rows],
-        groups={name: values[rows] for name, values in table.groups.items()}, source="the validation part",
+        groups={name: values[rows] for name, values in table.groups.items() if not name.startswith(OWN_PREFIX)},
+        source="the validation part",
     )  # fmt: skip
 
 

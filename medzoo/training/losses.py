@@ -66,6 +66,14 @@ class ClassificationLoss(nn.Module):
         self.kind, self.smoothing = kind, smoothing
         self.positive_weight, self.negative_weight = positive_weight, negative_weight
 
+    @property
+    def relative_weights(self) -> tuple[float, ...]:
+        """Weight of the positives of each output as a multiple of its negatives, or of each class; empty without."""
+        if self.positive_weight is None:
+            return ()
+        weight = self.positive_weight if self.negative_weight is None else self.positive_weight / self.negative_weight
+        return tuple(weight.double().cpu().tolist())
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Move the weights with the module: ``to``, ``cuda`` and ``cpu`` end here."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -257,22 +257,23 @@ class DecideSection(Section):
 
     ``threshold`` is the rule by which the threshold of each output is chosen, or one for each label, with ``"*"`` for
     the others: see :func:`medzoo.evaluation.thresholds.choose_thresholds`. ``calibrate: auto`` folds a calibration into
-    the last layer where there are enough cases. ``baseline`` trains again without the weights of a weighted loss, so
+    the last layer where there are enough cases, ``shift`` the closed form for a weighted loss. ``baseline`` trains again without the weights of a weighted loss, so
     that the report shows what they change.
     """
 
     threshold: Text | dict[Text, Text] = Field(default="youden", description="a rule, or a rule for each label")
-    calibrate: Literal["auto", "none"] = "auto"
+    calibrate: Literal["auto", "shift", "none"] = "auto"
     baseline: Flag = False
 
     def rules(self) -> Iterator[tuple[str, str]]:
         """Yield what contradicts."""
-        from medzoo.evaluation.thresholds import rule_fault
+        from medzoo.evaluation.rules import Rule
 
         for rule in self.threshold.values() if isinstance(self.threshold, dict) else [self.threshold]:
-            fault = rule_fault(rule)
-            if fault:
-                yield "threshold", fault
+            try:
+                Rule.parse(rule)
+            except ConfigError as error:
+                yield "threshold", str(error).rstrip(".")
 
 
 class SourceSection(Section):

@@ -26,6 +26,7 @@ from medzoo.data.table import Table
 from medzoo.errors import ConfigError
 from medzoo.evaluation.run_record import PART
 from medzoo.factory import create
+from medzoo.training.decide import decide, validation_report
 from medzoo.training.environment import numeric_environment, resolve_environment
 from medzoo.training.epoch_log import EpochLog
 from medzoo.training.facts import check_environment, data_fingerprint
@@ -254,15 +255,21 @@ def _train(
     fit_phases(setup, run.path, phase)
     model, table = setup.model.eval(), setup.table
     model.set_outputs(labels=table.labels, task=table.task, prevalence=setup.prevalence())
-    model.save_pretrained(run.model, trained_on=setup.describe_data())
-    predictions = _predict(setup)
+    decided = decide(
+        model, setup.recipe, table, _predict(setup), prevalence=setup.prevalence(),
+        loss_weights=setup.task.loss.relative_weights,
+    )  # fmt: skip
+    model.save_pretrained(run.model, trained_on=setup.describe_data(), metrics=decided.metrics())
+    predictions = decided.predictions
     run.write_predictions("valid", table, model.outputs, predictions)
     run.update(
         ended=_now(),
         seconds=round(time.perf_counter() - began, 1),
         samples_per_second=_rounded(speeds[-1].samples_per_second) if speeds else None,
         data_wait_share=_rounded(speeds[-1].data_wait_share) if speeds else None,
+        decided=list(decided.notes),
     )
+    validation_report(run, model, decided).save(run.path / "report.html")
     mark_finished(run.path)
     return Run(model, run.read_log(), run.path, predictions)
 

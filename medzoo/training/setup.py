@@ -18,6 +18,7 @@ from medzoo.data.pixels import PixelStore
 from medzoo.data.split import Split, choose_split, column_of, folds, leave_out, split_from_column
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError
+from medzoo.evaluation.rules import rules_for
 from medzoo.factory import create
 from medzoo.registry import describe
 from medzoo.training.datamodule import ImageDataModule
@@ -99,6 +100,7 @@ def set_up(recipe: Recipe, table: Table, *, column: str | None = None, how_split
         DataError: images that cannot be read, or a patient or an image in two parts.
     """
     how = recipe.train
+    rules_for(table.labels, recipe.decide.threshold)  # raises for a label that there is not
     check_patients(table, recipe.data.patient_groups)  # before the images are read, which may take long
     for name in (column or recipe.split.column, *(recipe.split.leave_out or ())):
         if name is not None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from medzoo.features import CheckedModel
 
-__all__ = ["draw_batch", "show_transforms"]
+__all__ = ["draw_batch", "draw_input", "show_transforms"]
 
 _WIDTH = 1700  # pixels of a sheet
 _SIDE = {2: 300, 3: 180}  # pixels along the longer side of a panel
@@ -124,6 +124,12 @@ def draw_batch(
         text = [f"row {row}", _label(target, labels)]
         tiles.append(_tile(image, how.preprocessing, levels, text, side, letters=False, histogram=False))
     return save_picture(paste(tiles, _WIDTH), out)
+
+
+def draw_input(x: Tensor, how: Transform) -> Picture:
+    """Draw one image as the network sees it, ``c *s`` before the model's mean and std, without a name."""
+    levels, side = _levels(x[None], how.preprocessing), _BATCH_SIDE[x.ndim - 1]
+    return _tile(x, how.preprocessing, levels, "", side, letters=False, histogram=False)
 
 
 def _label(target: Tensor, labels: Sequence[str]) -> str:
