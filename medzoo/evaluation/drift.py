@@ -111,7 +111,7 @@ def _describe_groups(data: Table | Scores, clusters: NDArray[np.int64]) -> dict[
     for name, values in data.groups.items():
         if name.startswith(OWN_PREFIX) or not any(np.char.strip(values) != ""):
             continue
-        kind = kind_of_column(values, data.patients)
+        kind = kind_of_column(values, None if data.patients is None else clusters)
         if kind == "few":
             found[name] = {"shares": _describe_few(few_values(values, clusters), clusters)}
         elif kind == "numbers":
