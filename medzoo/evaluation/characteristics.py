@@ -54,7 +54,7 @@ def _characteristics(data: Table | Scores, parts: Mapping[str, IntArray]) -> Cha
         else f"no patients are known: each row counts as one; {SMALL}: fewer than {LEAST_PATIENTS} rows"
     ]
     lines = [*found.sizes(), *found.labels()]
-    who = None if data.patients is None else data.patients[found.used]
+    who = None if data.patients is None else found.clusters[found.used]
     for name, values in data.groups.items():
         if name.startswith(OWN_PREFIX) or not any(np.char.strip(values[found.used]) != ""):
             continue

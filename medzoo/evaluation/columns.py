@@ -28,12 +28,14 @@ _DICOM_AGE = re.compile(r"(\d{1,3})([DWMY])")
 _PER_YEAR = {"D": 365.25, "W": 52.18, "M": 12.0, "Y": 1.0}
 
 
-def kind_of_column(values: StrArray, patients: StrArray | None) -> Literal["few", "numbers", "many", "names", "parts"]:
+def kind_of_column(
+    values: StrArray, patients: NDArray[Any] | None
+) -> Literal["few", "numbers", "many", "names", "parts"]:
     """Return how a column can be summarised.
 
     Args:
         values: the column, as text.
-        patients: of the rows, if they are known.
+        patients: of the rows, as text or numbers, if they are known.
 
     Returns:
         ``"names"`` for a column that comes near to naming patients and is not shown; ``"parts"`` for one of train,
@@ -114,9 +116,9 @@ def few_values(values: StrArray, clusters: NDArray[np.int64]) -> FewValues:
 
 def patients_of_each(codes: NDArray[np.int64], clusters: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Return the number of patients with each code from 0 to ``count - 1``; negative codes are in none."""
-    used = codes >= 0
-    pairs: NDArray[Any] = np.unique(np.stack([codes[used], clusters[used]]), axis=1)
-    return np.bincount(pairs[0].astype(np.int64), minlength=count)
+    used, most = codes >= 0, int(clusters.max(initial=-1)) + 1
+    pairs = np.unique(codes[used].astype(np.int64) * most + clusters[used])
+    return np.bincount(pairs // max(1, most), minlength=count)
 
 
 def _short(text: str) -> str:

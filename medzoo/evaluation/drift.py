@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medzoo.data.table import Table
-from medzoo.evaluation.columns import OTHER, few_values, kind_of_column, numbers, patients_of_each
+from medzoo.evaluation.columns import OTHER, FewValues, few_values, kind_of_column, numbers, patients_of_each
 from medzoo.evaluation.estimate import LEAST_PATIENTS
 from medzoo.evaluation.pixel_summary import CONTRAST, PixelSummary, summarise_pixels
 from medzoo.evaluation.run_record import OWN_PREFIX
@@ -80,38 +81,39 @@ def describe_data(data: Table | Scores, pixels: PixelSummary | None = None) -> d
         pixels: of the same rows.
     """
     known = ~np.isnan(data.targets)
-    patients = None if data.patients is None else len(np.unique(data.patients))
+    clusters = _clusters(data)
+    patients = None if data.patients is None else len(np.unique(clusters))
+    small = [
+        label
+        for label, column in zip(data.labels, data.targets.T, strict=True)
+        if any(0 < len(np.unique(clusters[column == value])) < LEAST_PATIENTS for value in (0, 1))
+    ]
     found: dict[str, Any] = {
         "rows": len(data),
         "patients": patients,
         "positives": dict(zip(data.labels, np.nansum(data.targets, 0).astype(int).tolist(), strict=True)),
         "known": dict(zip(data.labels, known.sum(0).tolist(), strict=True)),
-        "groups": _describe_groups(data),
+        "small": small,  # labels with so few positive or negative patients that their number is not shown
+        "groups": _describe_groups(data, clusters),
     }
     return found if pixels is None else {**found, "pixels": pixels.to_dict()}
 
 
-def _describe_groups(data: Table | Scores) -> dict[str, Any]:
+def _clusters(data: Table | Scores) -> NDArray[np.int64]:
+    """Return the patient of each row as a number; each row is its own where no patients are known."""
+    names = np.arange(len(data)) if data.patients is None else data.patients
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+
+def _describe_groups(data: Table | Scores, clusters: NDArray[np.int64]) -> dict[str, Any]:
     """Return the shares of the columns of few values, and the middle of those of numbers."""
     found: dict[str, Any] = {}
-    names = np.arange(len(data)) if data.patients is None else data.patients
-    clusters = np.unique(names, return_inverse=True)[1].astype(np.int64)
     for name, values in data.groups.items():
         if name.startswith(OWN_PREFIX) or not any(np.char.strip(values) != ""):
             continue
-        kind = kind_of_column(values, data.patients)
+        kind = kind_of_column(values, None if data.patients is None else clusters)
         if kind == "few":
-            few = few_values(values, clusters)
-            counts = np.bincount(few.codes, minlength=len(few.names))
-            patients = patients_of_each(few.codes, clusters, len(few.names))
-            # A rest of few patients goes with the rarest value, as its share would follow from the others.
-            found_in = zip(few.names, counts.tolist(), patients.tolist(), strict=True)
-            pairs = {n: rows / len(data) for n, rows, p in found_in if p >= LEAST_PATIENTS}
-            if len(pairs) < len(few.names) and pairs and 1 - sum(pairs.values()) > 0:
-                rest = patients[[n not in pairs for n in few.names]].sum()
-                if rest < LEAST_PATIENTS and len(pairs) > 1:
-                    pairs.pop(min(pairs, key=lambda n: pairs[n]))
-            found[name] = {"shares": {n: round(share, 6) for n, share in pairs.items()}}
+            found[name] = {"shares": _describe_few(few_values(values, clusters), clusters)}
         elif kind == "numbers":
             column = numbers(values)
             column = column[~np.isnan(column)]
@@ -121,6 +123,17 @@ def _describe_groups(data: Table | Scores) -> dict[str, Any]:
                     "median": middle, "quartiles": [low, high], "mean": float(column.mean()), "sd": float(column.std()),
                 }  # fmt: skip
     return found
+
+
+def _describe_few(few: FewValues, clusters: NDArray[np.int64]) -> dict[str, float]:
+    """Return the share of each value, without a rest of few patients that would follow from them."""
+    rows = np.bincount(few.codes, minlength=len(few.names))
+    patients = patients_of_each(few.codes, clusters, len(few.names))
+    listed = [i for i in range(len(few.names)) if patients[i] >= LEAST_PATIENTS]
+    rest = int(np.delete(patients, listed).sum())
+    if 0 < rest < LEAST_PATIENTS and len(listed) > 1:
+        listed.remove(min(listed, key=lambda i: int(rows[i])))
+    return {few.names[i]: round(float(rows[i]) / len(few.codes), 6) for i in listed}
 
 
 def compare_data(training: Mapping[str, Any], here: Mapping[str, Any]) -> Drift:
@@ -154,7 +167,7 @@ def _side(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the training part of a fingerprint, or the description as it is."""
     if "parts" not in data:
         return data
-    own = {name: data[name] for name in ("groups", "pixels") if name in data}
+    own = {name: data[name] for name in ("small", "groups", "pixels") if name in data}
     return {**data["parts"].get("train", {}), **own}
 
 
@@ -178,16 +191,27 @@ def _prevalence(label: str, a: Mapping[str, Any], b: Mapping[str, Any], chance: 
     if not all(texts):
         return DriftRow(what, texts[0], texts[1], None, False)
     first, second = ((p, math.sqrt(p * (1 - p))) for p in (n / known for n, known in counts))
-    return _row(what, (texts[0], texts[1]), _standardised(first, second), chance)
+    small = [
+        label in side.get("small", ()) or any(0 < part < LEAST_PATIENTS for part in (n, known - n))
+        for side, (n, known) in zip((a, b), counts, strict=True)
+    ]
+    texts = tuple("not shown" if hide else text for hide, text in zip(small, texts, strict=True))
+    row = _row(what, (texts[0], texts[1]), _standardised(first, second), chance)
+    return replace(row, difference=None) if any(small) else row  # from which the count would follow
 
 
 def _shares(name: str, first: Mapping[str, float], second: Mapping[str, float], units: float) -> DriftRow:
-    """Return the row of a column of few values; what one side does not list is among the others."""
-    both = [value for value in first if value in second and value != OTHER]
-    pairs = [(first[value], second[value]) for value in both]
-    p, q = (np.array([*column, max(0.0, 1 - sum(column))]) for column in (
-        [x for x, _ in pairs], [y for _, y in pairs]
-    ))  # fmt: skip
+    """Return the row of a column of few values, with the least difference that the values listed allow.
+
+    A value that one side does not list may be among its others.
+    """
+    listed = [{value: share for value, share in side.items() if value != OTHER} for side in (first, second)]
+    rest = [max(0.0, 1 - sum(side.values())) for side in listed]
+    alone = [sum(share for value, share in a.items() if value not in b) for a, b in (listed, listed[::-1])]
+    among = [min(alone[1], rest[0]), min(alone[0], rest[1])]
+    both = [value for value in listed[0] if value in listed[1]]
+    p = np.array([*(listed[0][value] for value in both), alone[0], among[0], rest[0] - among[0]])
+    q = np.array([*(listed[1][value] for value in both), among[1], alone[1], rest[1] - among[1]])
     variation = float(np.abs(p - q).sum() / 2)
     mean = (p + q) / 2
     expected = float(np.sqrt(2 / math.pi * mean * (1 - mean) * units).sum() / 2)
@@ -227,6 +251,11 @@ def _notes(a: Mapping[str, Any], b: Mapping[str, Any], rows: list[DriftRow]) -> 
             named = {"groups": "columns", "pixels": "pixels"}[what]
             notes.append(f"the {named} are not compared: there are no figures of those of {' or '.join(absent)}")
     columns = [set(side.get("groups", {})) for side in (a, b)]
+    other = [
+        n for n in sorted(columns[0] & columns[1]) if n not in {r.what.removesuffix(", median (IQR)") for r in rows}
+    ]
+    if other:
+        notes.append(f"columns that are of few values in one and numbers in the other: {', '.join(other)}")
     for missing, where in ((columns[0] - columns[1], "the training data"), (columns[1] - columns[0], "this data")):
         if missing and all("groups" in side for side in (a, b)):
             notes.append(f"columns of {where} alone: {', '.join(sorted(missing))}")

@@ -99,7 +99,7 @@ def record_opening(fingerprint: str, model: str, what: str) -> Opened | None:
         what: what was evaluated, in a word or two, such as ``"test"``.
 
     Returns:
-        The count, or ``None`` if nothing could be written or read.
+        The count, with this evaluation, or ``None`` if nothing could be written or read.
 
     Raises:
         ConfigError: not a fingerprint, or a text that is more than a word or two.
@@ -120,13 +120,15 @@ def record_opening(fingerprint: str, model: str, what: str) -> Opened | None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with _locked(folder / f"{fingerprint[:16]}.lock"):
             _append(path, line)
-            return _count(path)
+            return _count(path.read_bytes())
     except OSError as error:
         warn(
-            f"{path}: how often this data was evaluated cannot be counted ({error.strerror or error}). Set MEDZOO_HOME "
-            "to a folder that can be written."
+            f"{path}: this evaluation cannot be counted among those of its data ({error.strerror or error}). Set "
+            "MEDZOO_HOME to a folder that can be written."
         )
-        return None
+    with suppress(OSError):
+        return _count(path.read_bytes() + f"\n{line}\n".encode())
+    return None
 
 
 @contextmanager
@@ -158,9 +160,9 @@ def _append(path: Path, line: str) -> None:
         os.close(opened)
 
 
-def _count(path: Path) -> Opened:
+def _count(lines: bytes) -> Opened:
     models, times, unreadable = set(), 0, 0
-    for line in path.read_bytes().splitlines():
+    for line in lines.splitlines():
         if not line.strip():
             continue
         try:
