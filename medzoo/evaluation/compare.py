@@ -19,7 +19,7 @@ from medzoo.data.identity import list_rows
 from medzoo.data.texts import StrArray
 from medzoo.errors import ConfigError, DataError
 from medzoo.evaluation.estimate import LEAST_PATIENTS, Estimate
-from medzoo.evaluation.metrics import PROPORTIONS, Counts, count, interval
+from medzoo.evaluation.metrics import Counts, count, interval
 from medzoo.evaluation.replicates import Options, Replicates, replicate
 from medzoo.evaluation.resample import Resamples
 from medzoo.evaluation.scores import Scores
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 PAIRED = "paired bootstrap over patients"
-CALLED = (*PROPORTIONS, "f1", "ppv_at_prevalence", "npv_at_prevalence")
+CALLED = ("accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "ppv_at_prevalence", "npv_at_prevalence")
 Array = NDArray[np.float64]
 
 
