@@ -17,7 +17,7 @@ from medzoo.data.identity import list_rows, names_patients
 from medzoo.data.texts import StrArray
 from medzoo.errors import ConfigError, DataError, did_you_mean
 from medzoo.evaluation.bands import bands
-from medzoo.evaluation.compare import Difference, by_chance, difference
+from medzoo.evaluation.compare import Difference, by_chance, difference, units_of
 from medzoo.evaluation.estimate import LEAST_PATIENTS, Estimate
 from medzoo.evaluation.metrics import Counts, Metrics, count, measure
 from medzoo.evaluation.proportions import wilson
@@ -143,7 +143,7 @@ def group_by(
         metrics = measure(part, options=how, resamples=resamples, seed=seed, eligible=eligible)
         group.figures = _figures(group, metrics, eligible)
     notes += _suppress(groups, scores.labels, column)
-    rows = [_row(group, reference) for group in shown if reference is not None] + _suppressed(groups)
+    rows = [_row(group, reference, chosen) for group in shown if reference is not None] + _suppressed(groups)
     rows.sort(key=lambda row: order.index(row.value) if row.value in order else len(order))
     made = [each for row in rows for figures in row.differences.values() for each in figures.values()]
     return GroupTable(column, tuple(rows), (*notes, *_confounded(shown, scores.labels, column), *by_chance(made)))
@@ -247,19 +247,23 @@ def _suppress(groups: Sequence[_Group], labels: Sequence[str], column: str) -> l
     return notes
 
 
-def _row(group: _Group, reference: _Group) -> GroupRow:
+def _row(group: _Group, reference: _Group, chosen: Sequence[bool]) -> GroupRow:
     """Return the row of a group that is shown."""
     differences: dict[str, dict[str, Difference]] = {}
     if group is not reference and group.found is not None and reference.found is not None:
-        ours, theirs = group.found, reference.found
-        differences = {"": {
-            name: _difference(group.figures[""][name], reference.figures[""][name], r - theirs.overall[name][1])
+        ours, theirs, both = group.found, reference.found, (group, reference)
+        differences[""] = {
+            name: _difference(
+                group.figures[""][name], reference.figures[""][name], r - theirs.overall[name][1],
+                min(units_of(name, each.counts, chosen, each.patients) for each in both),
+            )
             for name, (_, r) in ours.overall.items() if name in group.figures[""]
-        }}  # fmt: skip
+        }  # fmt: skip
         for i, label in enumerate(group.positives):
             mine, other = group.figures[label], reference.figures[label]
+            units = min(min(c.positive_patients, c.negative_patients) for c in (each.counts[i] for each in both))
             differences[label] = {
-                name: _difference(mine[name], other[name], r[i] - theirs.labels[name][1][i])
+                name: _difference(mine[name], other[name], r[i] - theirs.labels[name][1][i], units)
                 for name, (_, r) in ours.labels.items() if name in mine
             }  # fmt: skip
     rows, patients = (len(group.rows), group.patients) if group.count_shown else (None, None)
@@ -268,10 +272,10 @@ def _row(group: _Group, reference: _Group) -> GroupRow:
     )
 
 
-def _difference(mine: Estimate, other: Estimate, resampled: Array) -> Difference:
+def _difference(mine: Estimate, other: Estimate, resampled: Array, units: int) -> Difference:
     """Return the difference of two figures, with an interval if both have one."""
     without = [each.why for each in (mine, other) if each.low is None]
-    found = difference(mine.value, other.value, resampled, why=" ".join(without[:1]), method=METHOD)
+    found = difference(mine.value, other.value, resampled, units, why=" ".join(without[:1]), method=METHOD)
     if without and math.isnan(found.difference.value):
         return replace(found, difference=Estimate(math.nan, why=without[0]))
     return found

@@ -84,8 +84,8 @@ def cohen_kappa(cells: Array) -> Array:
     Cohen, A coefficient of agreement for nominal scales, Educational and Psychological Measurement 20 (1960) 37-46.
     NaN where chance alone would agree on all: both call every row alike.
 
-    >>> cohen_kappa(np.array([20.0, 5.0, 10.0, 15.0])).round(3)
-    array(0.4)
+    >>> round(float(cohen_kappa(np.array([20.0, 5.0, 10.0, 15.0]))), 3)
+    0.4
     """
     neither, first, second, both = np.moveaxis(cells, -1, 0)
     total = neither + first + second + both
