@@ -72,9 +72,8 @@ def recalibrate(model: str, data: str | None, root: str | None, to: str, **optio
     """  # noqa: D301  # click reads the \b
     require_train_extra()
     with messages("recalibrate"):
-        from medzoo.evaluation.recalibrate import recalibrate as run
-
         from medzoo.evaluation.evaluate import load_model
+        from medzoo.evaluation.recalibrate import recalibrate as run
 
         own = {"rule": options.pop("rule"), "split": options.pop("site"), "prevalence": options.pop("prevalence")}
         scoring = {name: options.pop(name) for name in ("device", "allow_mismatch")}
@@ -88,8 +87,10 @@ def recalibrate(model: str, data: str | None, root: str | None, to: str, **optio
 
 def _evaluate(models: tuple[str, ...], data: str | None, root: str | None, to: str | None, **options: Any) -> None:
     """Evaluate, write the report, and print its summary."""
+    from medzoo.evaluation.card import card_metrics
     from medzoo.evaluation.evaluate import evaluate as run
     from medzoo.evaluation.run_record import RunRecord, is_run
+    from medzoo.weights.save import add_metrics
 
     names = ("part", "prevalence", "case_sampled", "seen", "images", "project", "resamples", "device", "allow_mismatch")
     own = {name: options.pop(name) for name in names}
@@ -113,6 +114,8 @@ def _evaluate(models: tuple[str, ...], data: str | None, root: str | None, to: s
     if to is None:
         click.echo("--to FOLDER writes the report, its figures as JSON, and the scores.")
         return
+    if record is not None and data is None and report.facts["part"] == "test":
+        add_metrics(record.model, card_metrics(report.metrics, "test"))
     page = report.save(Path(to) / "report.html")
     report.scores.to_csv(Path(to) / "scores.csv")
     click.echo(f"{page}: the report. Figures are in report.json, scores in scores.csv beside it.")

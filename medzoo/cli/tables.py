@@ -73,11 +73,28 @@ TRAIN_ADVICE = {
     "train.workers=": "--workers ",
     "data.cache=": "--cache ",
 }
+EVALUATE_ADVICE = {
+    "seen='drop'": "--seen drop",
+    "Give the table.": "Give --data.",
+    "Leave part out.": "Leave --part out.",
+    "Give prevalence=, such as prevalence=0.05.": "Give --prevalence, such as --prevalence 0.05.",
+    "scale='logit'": "--scale logit",
+    "thresholds=": "--threshold ",
+    "score=": "--score-col ",
+    "target=": "--label-col ",
+    "patient=": "--patient-col ",
+    "partial=True": "in Python partial=True",
+    **TRAIN_ADVICE,
+}
 # Arguments of Python that are options, and fields of the recipe without an option of their own.
 OPTION = re.compile(r"\b(uncertain|task|cache|on_leak)='([\w-]+)'")
 FIELD = re.compile(r"\b(unreadable|duplicates|unmatched|others|blank|choose|positive|sep)='([^']+)'")
 COLUMN = re.compile(r"\((label|patient|image)=\)")
 RESUME = re.compile(r"medzoo\.resume\(([^)]+)\)")
+_OWN_ADVICE = {
+    "show": SHOW_ADVICE, "check": TRAIN_ADVICE, "train": TRAIN_ADVICE, "evaluate": EVALUATE_ADVICE,
+    "recalibrate": EVALUATE_ADVICE,
+}  # fmt: skip
 
 
 def console() -> Console:
@@ -94,12 +111,12 @@ def cli_message(error: object, command: str | None = None) -> str:
     'a.png: Use fewer workers (--workers 0).'
     """
     text = str(error)
-    if command in ("check", "train"):
+    if command in ("check", "train", "evaluate", "recalibrate"):
         text = RESUME.sub(lambda found: f"medzoo train --resume {found[1].strip(chr(39))}", text)
         text = OPTION.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2]}", text)
         text = COLUMN.sub(r"(--\1-col)", text)
         text = FIELD.sub(r'--set "data.\1=\2"', text)
-    own = {"show": SHOW_ADVICE, "check": TRAIN_ADVICE, "train": TRAIN_ADVICE}.get(command or "", {})
+    own = _OWN_ADVICE.get(command or "", {})
     for python, cli in (*own.items(), *ADVICE.items()):
         text = text.replace(python, cli)
     return text

@@ -184,6 +184,7 @@ def _facts(evidence: Evidence, opened: Opened | None) -> dict[str, str]:
     found["data"] = f"the {evidence.part} part of the run" if evidence.part else "another table than that of the run"
     if record is None:
         found["data"] = "a table of its own" if evidence.model is not None else "scores in a file"
+    found["part"] = evidence.part
     if opened is not None:
         found["opened"] = str(opened)
     versions = [f"{name} {metadata.version(package)}" for name, package in _LIBRARIES]

@@ -12,7 +12,8 @@ from medzoo.classifier import Classifier
 from medzoo.data.table import Table
 from medzoo.evaluation.assemble import Choices, Evidence, assemble
 from medzoo.evaluation.calibration import apply_calibration, cross_fitted, fit_calibration, fold_calibration
-from medzoo.evaluation.metrics import Metrics, measure
+from medzoo.evaluation.card import card_metrics
+from medzoo.evaluation.metrics import measure
 from medzoo.evaluation.report import Report
 from medzoo.evaluation.run_record import OWN_PREFIX, RunRecord
 from medzoo.evaluation.scores import Scores
@@ -22,7 +23,7 @@ from medzoo.provenance import Calibration
 from medzoo.training.recipe import Recipe
 from medzoo.training.validation import ValidationPredictions
 
-__all__ = ["Decided", "card_metrics", "decide", "validation_report"]
+__all__ = ["Decided", "decide", "validation_report"]
 
 SPLIT = "validation"
 
@@ -102,8 +103,8 @@ def validation_report(record: RunRecord, model: Classifier, decided: Decided) ->
         decided: on its validation part.
     """
     notes = [
-        "the training was watched, and thresholds were chosen, on these rows: figures at a threshold are optimistic, and "
-        "only a test part, or data from elsewhere, says how the model does on new patients"
+        "the training was watched, and thresholds were chosen, on these rows: figures at a threshold are optimistic, "
+        "and only a test part, or data from elsewhere, shows how the model does on new patients"
     ]
     if decided.honest is not None:
         notes.append(
@@ -131,8 +132,8 @@ def _calibration(
     notes = list(fitted.notes)
     if fitted.calibration is None and loss_weights:
         notes.append(
-            "the loss was weighted, which shifts the probabilities, and no calibration was fitted: decide.calibrate=shift "
-            "takes the shift in closed form, which is right in the limit of much data"
+            "the loss was weighted, which shifts the probabilities, and no calibration was fitted: "
+            "decide.calibrate=shift takes the shift in closed form, which is right in the limit of much data"
         )
     return fitted.calibration, notes
 
@@ -147,27 +148,6 @@ def validation_scores(table: Table, predictions: ValidationPredictions) -> Score
         groups={name: values[rows] for name, values in table.groups.items() if not name.startswith(OWN_PREFIX)},
         source="the validation part",
     )  # fmt: skip
-
-
-def card_metrics(metrics: Metrics, split: str) -> dict[str, float]:
-    """Return the figures of a model card by name, each with its interval or none; what cannot be computed is left out.
-
-    Args:
-        metrics: of the model that is saved.
-        split: of the rows, which starts each name.
-    """
-    found: dict[str, float] = {f"{split}: rows": float(metrics.rows)}
-    if metrics.patients is not None:
-        found[f"{split}: patients"] = float(metrics.patients)
-    several = len(metrics.labels) > 1
-    figures = [(f"AUROC, {m.label}" if several else "AUROC", m["auroc"]) for m in metrics.labels]
-    if several:
-        figures.insert(0, (f"mean AUROC of {len(metrics.eligible)} labels", metrics.overall["macro_auroc"]))
-    for name, estimate in figures:
-        for suffix, value in (("", estimate.value), (", 95 % low", estimate.low), (", 95 % high", estimate.high)):
-            if value is not None and value == value:
-                found[f"{split}: {name}{suffix}"] = round(float(value), 4)
-    return found
 
 
 def _with(scores: Scores, model: Classifier) -> Scores:

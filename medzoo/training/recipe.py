@@ -257,8 +257,8 @@ class DecideSection(Section):
 
     ``threshold`` is the rule by which the threshold of each output is chosen, or one for each label, with ``"*"`` for
     the others: see :func:`medzoo.evaluation.thresholds.choose_thresholds`. ``calibrate: auto`` folds a calibration into
-    the last layer where there are enough cases, ``shift`` the closed form for a weighted loss. ``baseline`` trains again without the weights of a weighted loss, so
-    that the report shows what they change.
+    the last layer where there are enough cases, ``shift`` the closed form for a weighted loss. ``baseline`` trains
+    again without the weights of a weighted loss, so that the report shows what they change.
     """
 
     threshold: Text | dict[Text, Text] = Field(default="youden", description="a rule, or a rule for each label")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,13 @@ from medzoo.contract import Outputs
 from medzoo.errors import ConfigError, WeightsUnavailable
 from medzoo.provenance import IntendedUse
 from medzoo.weights.cache import digest_of
-from medzoo.weights.config import CONFIG_FILE, ModelConfig
+from medzoo.weights.config import CONFIG_FILE, ModelConfig, read_folder
 from medzoo.weights.formats import NOT_STATED, WEIGHTS_FILE
 
-__all__ = ["save_pretrained"]
+__all__ = ["add_metrics", "save_pretrained"]
 
 CARD_FILE = "README.md"
+METRICS_TABLE = re.compile(r"(^\| metric \| value \|\n\|---\|---\|\n)(?:\|.*\n)*", re.MULTILINE)
 # The front matter is what the Hub reads.
 CARD = """\
 ---
@@ -137,6 +139,41 @@ def save_pretrained(
     return target
 
 
+def add_metrics(folder: str | os.PathLike[str], metrics: Mapping[str, float]) -> None:
+    """Add figures to a saved model: to its config, and to the table of its card, of which nothing else changes.
+
+    Args:
+        folder: of :func:`save_pretrained`.
+        metrics: figures by name; those that are there already are replaced.
+
+    Raises:
+        ConfigError: the config is not medzoo's.
+        WeightsUnavailable: there is none, or it cannot be written.
+    """
+    target = Path(folder)
+    read_folder(target)  # raises for another config
+    config = json.loads((target / CONFIG_FILE).read_text("utf-8"))
+    config["metrics"] = {**config["metrics"], **{name: float(value) for name, value in metrics.items()}}
+    files = {CONFIG_FILE: json.dumps(config, indent=2, ensure_ascii=False) + "\n"}
+    card = target / CARD_FILE
+    try:
+        if card.is_file():
+            text = card.read_text("utf-8")
+            rows = _metric_rows(config["metrics"])
+            files[CARD_FILE] = METRICS_TABLE.sub(lambda found: found[1] + rows + "\n", text, count=1)
+        for name, content in files.items():
+            write_atomically(target / name, content.encode())
+    except OSError as error:
+        raise WeightsUnavailable(
+            f"{target}: the figures cannot be written ({error.strerror or error}). Check its permissions and the free "
+            "space."
+        ) from error
+
+
+def _metric_rows(metrics: Mapping[str, float]) -> str:
+    return "\n".join(f"| {_plain(metric)} | {value} |" for metric, value in metrics.items()) or "| none given | |"
+
+
 def _card(model: ModelConfig, config: Mapping[str, Any], name: str) -> str:
     """Return the model card."""
     outputs, shown = model.outputs, [_plain(label) for label in model.outputs.labels]
@@ -163,8 +200,7 @@ def _card(model: ModelConfig, config: Mapping[str, Any], name: str) -> str:
         create=f'medzoo.create("{name}")' + ("  # the folder of this file" if "FOLDER" in name else ""),
         outputs="\n".join(f"| {' | '.join(row)} |" for row in table if shown),
         statements="".join(f"- {line}\n" for line in _statements(outputs)),
-        metrics="\n".join(f"| {_plain(metric)} | {value} |" for metric, value in config["metrics"].items())
-        or "| none given | |",
+        metrics=_metric_rows(config["metrics"]),
     )
 
 
