@@ -259,7 +259,7 @@ def _classes(given: Given, truth: Truth, options: ScoreOptions, faults: Faults) 
 
 def _check_classes(found: Found, faults: Faults) -> Found:
     check_sums(found.given, faults)
-    known: NDArray[np.bool_] = ~np.isnan(found.targets).any(axis=1)
+    known = np.asarray(~np.isnan(found.targets)).all(1)
     wrong = np.flatnonzero(known & (np.nansum(found.targets, 1) != 1))
     faults.add_rows(
         "rows without exactly one class", ((int(r), f"{np.nansum(found.targets[r]):.0f}") for r in wrong),

@@ -228,10 +228,14 @@ class Scores:
 
     @property
     def clusters(self) -> NDArray[np.int64]:
-        """The patient of each row as a number from 0; each row is its own where no patients are known."""
+        """The patient of each row as a number from 0; each row is its own where no patients are known.
+
+        Patients are numbered as they appear, so that hashed ones give the same resamples.
+        """
         if self.patients is None:
             return np.arange(len(self))
-        return np.unique(np.asarray(self.patients), return_inverse=True)[1].astype(np.int64)
+        numbers: dict[str, int] = {}
+        return np.array([numbers.setdefault(one, len(numbers)) for one in self.patients.tolist()], np.int64)
 
     @property
     def log_odds(self) -> FloatArray:

@@ -138,14 +138,15 @@ def _is_number(text: str) -> bool:
 def _columns(path: Path, header: list[str], records: list[tuple[int, list[str]]]) -> Columns:
     """Return the columns that have a name; rows of another length are faults."""
     faults = Faults(str(path), "line")
-    width = len(header)
-    records = [(line, fields if any(fields[width:]) else fields[:width]) for line, fields in records]
-    wrong = [(line, f"{len(fields)} fields") for line, fields in records if len(fields) != width]
-    faults.add(
-        "rows with another number of fields than the header", wrong,
-        f"The header has {width}. Put a value that holds the delimiter in quotes.",
-    )  # fmt: skip
-    kept = [(line, fields) for line, fields in records if len(fields) == width]
+    width, kept = len(header), records
+    if any(len(fields) != width for _, fields in records):
+        records = [(line, fields if any(fields[width:]) else fields[:width]) for line, fields in records]
+        kept = [(line, fields) for line, fields in records if len(fields) == width]
+        faults.add(
+            "rows with another number of fields than the header",
+            ((line, f"{len(fields)} fields") for line, fields in records if len(fields) != width),
+            f"The header has {width}. Put a value that holds the delimiter in quotes.",
+        )
     faults.lines = [line for line, _ in kept]
     cells = list(zip(*(fields for _, fields in kept), strict=True)) or [()] * width
     return Columns(
