@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import nibabel
 import numpy as np
 import pytest
@@ -194,6 +196,9 @@ def test_pixels_of_another_table(files):
     np.testing.assert_allclose(score_table(model, table, pixels=store).logits, expected.logits, atol=1e-6)
     with pytest.raises(ConfigError, match=r"expected the pixels of .* 6 rows"):
         score_table(model, table.select(range(6)), pixels=store)
+    model.preprocessing = replace(model.preprocessing, mean=(0.5,))
+    with pytest.raises(ConfigError, match="expected pixels that were preprocessed for xray_cnn"):
+        score_table(model, table, pixels=store)
 
 
 def test_a_table_of_arrays_and_one_without_rows():

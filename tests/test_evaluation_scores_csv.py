@@ -258,9 +258,9 @@ def test_multiclass_predictions_of_a_run(tmp_path):
     z = np.array([[1.0, 2, 3], [0, 0, 1]])
     p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
     rows = [f"{i},,{','.join(map(str, [*z[i], *p[i]]))},{t}\n" for i, t in enumerate(["0,0,1", ",,"])]
-    with pytest.raises(DataError, match="2 rows without a patient"):
-        read(tmp_path, head + "".join(rows))
-    scores = read(tmp_path, head.replace("patient,", "") + "".join(rows).replace(",,1", ",1").replace(",,0", ",0"))
+    scores = read(tmp_path, head + "".join(rows))
+    assert scores.patients is None  # where none are known, medzoo writes blanks
+    assert "no patients are known" in " ".join(scores.notes)
     assert scores.task == "multiclass"
     assert np.isnan(scores.targets[1]).all()
     np.testing.assert_allclose(scores.probabilities, p)
@@ -302,6 +302,17 @@ def test_names_by_options(tmp_path):
     scores = read(tmp_path, several, target={"x": "ta", "y": "tb"}, score={"x": "a", "y": "b"}, labels=["y", "x"])
     assert scores.labels == ("y", "x")
     assert scores.probabilities.tolist() == [[0.3, 0.2], [0.4, 0.3]]
+
+
+def test_ids_and_patients_can_be_ignored(tmp_path):
+    text = "id,pid,target,prob\na,1,0,0.2\na,1,1,0.3\n"
+    with pytest.raises(DataError, match=r"rows with the id of another row: line 3 .* image='' for none"):
+        read(tmp_path, text)
+    scores = read(tmp_path, text, image="", patient="")
+    assert (scores.ids.tolist(), scores.patients) == (["line 2", "line 3"], None)
+    assert list(scores.groups) == ["id", "pid"]
+    with pytest.raises(ConfigError, match="expected reader to be"):
+        read(tmp_path, text, reader="")
 
 
 def test_what_is_not_clear_is_asked(tmp_path):

@@ -71,7 +71,7 @@ class ScoreOptions:
     @property
     def named(self) -> list[str]:
         """The columns that were named."""
-        found = [name for name in (self.image, self.patient) if name is not None]
+        found = [name for name in (self.image, self.patient) if name]
         for given in (self.target, self.score, self.groups):
             values = given.values() if isinstance(given, Mapping) else [given] if isinstance(given, str) else given
             found += list(values or ())
@@ -126,12 +126,13 @@ def recognise(
     free = [n for n in shown if not n.startswith(options.reader)]
     layout.used |= {*set(shown) - set(free), INDEX}
     layout.own = any(n.startswith(OWN[:2]) for n in free)
-    layout.image = options.image or _one(free, IDS, "image", "ids", source, "id" if layout.own else None)
-    if layout.image is None and INDEX in names:
+    layout.image, layout.patient = options.image or None, options.patient or None
+    if options.image is None:
+        layout.image = _one(free, IDS, "image", "ids", source, "id" if layout.own else None)
+    if layout.image is None and options.image is None and INDEX in names:
         layout.image = INDEX
-    layout.patient = options.patient or _one(
-        free, PATIENTS, "patient", "patients", source, "patient" if layout.own else None
-    )
+    if options.patient is None:
+        layout.patient = _one(free, PATIENTS, "patient", "patients", source, "patient" if layout.own else None)
     free = [n for n in free if n not in (layout.image, layout.patient, *(options.groups or ()))]
     if layout.own:
         free = [n for n in free if n.startswith(OWN)]

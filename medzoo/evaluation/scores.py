@@ -151,8 +151,8 @@ class Scores:
             path: the file.
             table: gives targets, patients and groups of the rows, joined by id, path or file name.
             partial: accept rows of the table without a score, and scores without a row; their numbers are noted.
-            image: column of ids; lines stand for them where there is none.
-            patient: column of patients.
+            image: column of ids; ``""`` for none, so that rows are named by their lines.
+            patient: column of patients; ``""`` for none.
             target: column of targets, or several, or the column of each label.
             score: column of scores, or several, or the column of each label.
             scale: what scores are; ``"auto"`` takes it from the names of columns. Other scores have to be from 0 to 1
