@@ -17,7 +17,7 @@ from medzoo.data.faults import Faults, quote
 from medzoo.errors import ConfigError, DataError
 from medzoo.evaluation.score_layout import Layout, Scale
 
-__all__ = ["SUM_TOLERANCE", "Given", "Truth", "normalised", "read_binary", "read_given", "read_truth"]
+__all__ = ["SUM_TOLERANCE", "Given", "Truth", "normalised_all", "read_binary", "read_given", "read_truth"]
 
 FloatArray = NDArray[np.float64]
 
@@ -98,10 +98,16 @@ def normalised(text: str) -> str:
     return text.removesuffix(".0") if text.removesuffix(".0").isdigit() else text
 
 
+def normalised_all(cells: Sequence[str]) -> list[str]:
+    """Return cells as :func:`normalised`; each distinct one is looked at once."""
+    known = {cell: normalised(cell) for cell in set(cells)}
+    return [known[cell] for cell in cells]
+
+
 def read_binary(texts: Sequence[str], what: str, faults: Faults, column: str = "") -> NDArray[np.float32]:
     """Return texts of 0, 1 and blank as ``n`` of 0, 1 and NaN; others are faults."""
-    about = f"{column} " if column else ""
-    wrong = [(row, f"{about}{quote(text)}") for row, text in enumerate(texts) if text not in _ZERO_ONE]
+    about, bad = f"{column} " if column else "", set(texts) - set(_ZERO_ONE)
+    wrong = [(row, f"{about}{quote(text)}") for row, text in enumerate(texts) if text in bad] if bad else []
     faults.add_rows(f"{what} that are not 0 or 1", wrong, "Write 0 or 1, and nothing where it is not known.")
     return np.array([_ZERO_ONE.get(text, np.nan) for text in texts], np.float32)
 
@@ -109,11 +115,11 @@ def read_binary(texts: Sequence[str], what: str, faults: Faults, column: str = "
 def read_truth(columns: Columns, layout: Layout, given: Given) -> Truth:
     """Return the targets of the file."""
     found = {
-        name: read_binary([normalised(c) for c in columns.values[column]], "targets", columns.faults, column)
+        name: read_binary(normalised_all(columns.values[column]), "targets", columns.faults, column)
         for name, column in layout.targets.items()
         if name in given.names
     }
-    texts = None if layout.target is None or found else [normalised(c) for c in columns.values[layout.target]]
+    texts = None if layout.target is None or found else normalised_all(columns.values[layout.target])
     return Truth(found, texts, layout.target or "")
 
 

@@ -16,13 +16,13 @@ from medzoo.data.faults import join_some, quote
 from medzoo.errors import ConfigError
 from medzoo.evaluation.label_match import match_names
 
-__all__ = ["IDS", "INDEX", "PATIENTS", "Layout", "Scale", "ScoreOptions", "recognise"]
+__all__ = ["IDS", "INDEX", "OWN", "PATIENTS", "Layout", "Scale", "ScoreOptions", "recognise"]
 
 Scale = Literal["auto", "probability", "logit"]
 Kind = Literal["target", "probability", "logit", "score"]
 
 IDS = (
-    "id", "path", "image", "image_id", "image_path", "image_name", "image_index", "file", "filename", "file_path",
+    "id", "path", "image", "image_id", "image_path", "image_name", "image_index", "file", "file_name", "file_path",
     "dicom_id", "row_id",
 )  # fmt: skip
 """Columns of ids."""
@@ -47,6 +47,9 @@ WORDS: dict[Kind, tuple[str, ...]] = {
 """Columns of targets and scores. Of a ``score`` the name does not say whether it is a probability."""
 AFFIXES: dict[Kind, tuple[str, ...]] = {**WORDS, "target": (*WORDS["target"], "true")}
 
+OWN = ("logit:", "probability:", "target:")
+"""What the columns of a file that medzoo wrote begin with; no other one is a score or a target."""
+
 INDEX = "\0index"
 """The first column of a file, where it has no name."""
 
@@ -68,7 +71,7 @@ class ScoreOptions:
     @property
     def named(self) -> list[str]:
         """The columns that were named."""
-        found = [name for name in (self.image, self.patient) if name is not None]
+        found = [name for name in (self.image, self.patient) if name]
         for given in (self.target, self.score, self.groups):
             values = given.values() if isinstance(given, Mapping) else [given] if isinstance(given, str) else given
             found += list(values or ())
@@ -122,14 +125,17 @@ def recognise(
     layout, shown = Layout(), [n for n in names if n != INDEX]
     free = [n for n in shown if not n.startswith(options.reader)]
     layout.used |= {*set(shown) - set(free), INDEX}
-    layout.own = any(n.startswith(("logit:", "probability:")) for n in free)
-    layout.image = options.image or _one(free, IDS, "image", "ids", source, "id" if layout.own else None)
-    if layout.image is None and INDEX in names:
+    layout.own = any(n.startswith(OWN[:2]) for n in free)
+    layout.image, layout.patient = options.image or None, options.patient or None
+    if options.image is None:
+        layout.image = _one(free, IDS, "image", "ids", source, "id" if layout.own else None)
+    if layout.image is None and options.image is None and INDEX in names:
         layout.image = INDEX
-    layout.patient = options.patient or _one(
-        free, PATIENTS, "patient", "patients", source, "patient" if layout.own else None
-    )
+    if options.patient is None:
+        layout.patient = _one(free, PATIENTS, "patient", "patients", source, "patient" if layout.own else None)
     free = [n for n in free if n not in (layout.image, layout.patient, *(options.groups or ()))]
+    if layout.own:
+        free = [n for n in free if n.startswith(OWN)]
     _find_targets(layout, free, options, source)
     _find_scores(layout, free, options, source, labels, values)
     pairs = match_names(list(layout.scores), layout.targets)  # what has no score is a group
@@ -217,6 +223,8 @@ def _find_scores(
     if options.score is not None:
         found = _by_label(options.score, ("probability", "logit", "score"))
         for label, (kind, name) in found.items():
+            if isinstance(options.score, str) and label == name and labels is None:
+                label = ""  # the name of a model rather than of a label
             layout.scores.setdefault(label, {})[kind if kind in ("probability", "logit") else "score"] = name
         return
     single: dict[str, Kind] = {}
@@ -262,7 +270,7 @@ def _by_plain_names(
         matched = matched if len(matched) == len(classes) else {}
     else:
         layout.by_name = bool(matched)
-    layout.scores = {label: {"score": name} for label, name in matched.items()}
+    layout.scores = {name: {"score": name} for name in matched.values()}
     layout.targets = {label: name for label, name in layout.targets.items() if name not in matched.values()}
 
 

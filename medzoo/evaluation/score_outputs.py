@@ -21,14 +21,14 @@ from medzoo.evaluation.label_match import match_names
 from medzoo.evaluation.score_columns import Given, Truth, read_binary
 from medzoo.evaluation.score_layout import WORDS, ScoreOptions, is_word
 
-__all__ = ["ADVICE", "Found", "check_sums", "is_numbered", "name_outputs", "number_of"]
+__all__ = ["ADVICE", "LabelledScores", "check_sums", "is_numbered", "name_outputs", "number_of"]
 
 Targets = NDArray[np.float32]
 ADVICE = "Give labels= with one name for each column, in their order"
 
 
 @dataclass(frozen=True)
-class Found:
+class LabelledScores:
     """Outputs: scores by label.
 
     Attributes:
@@ -49,7 +49,7 @@ class Found:
 
     def take(
         self, at: NDArray[np.int64], part: Table, truth: Truth, faults: Faults, lines: NDArray[np.int64], by_name: bool
-    ) -> Found:
+    ) -> LabelledScores:
         """Return the rows ``at`` with the targets of a table; targets in the file have to be the same.
 
         Args:
@@ -98,7 +98,7 @@ def is_numbered(names: Sequence[str]) -> bool:
     return [number_of(name) for name in names] == list(range(len(names)))
 
 
-def name_outputs(given: Given, truth: Truth, options: ScoreOptions, faults: Faults) -> Found:
+def name_outputs(given: Given, truth: Truth, options: ScoreOptions, faults: Faults) -> LabelledScores:
     """Return the outputs of a file with targets.
 
     Raises:
@@ -119,7 +119,7 @@ def name_outputs(given: Given, truth: Truth, options: ScoreOptions, faults: Faul
     return _classes(given, truth, options, faults)
 
 
-def _several(given: Given, truth: Truth, options: ScoreOptions, faults: Faults) -> Found:
+def _several(given: Given, truth: Truth, options: ScoreOptions, faults: Faults) -> LabelledScores:
     """Return outputs with a column of targets for each."""
     kept = [name for name in given.names if name in truth.columns]
     labels = tuple(kept)
@@ -138,7 +138,7 @@ def _several(given: Given, truth: Truth, options: ScoreOptions, faults: Faults) 
     targets = np.stack([truth.columns[name] for name in kept], 1)
     chosen = given.take([given.names.index(name) for name in kept])
     task, why = _task(chosen, targets, options, faults)
-    found = Found(chosen, labels, task, targets, notes=notes + why)
+    found = LabelledScores(chosen, labels, task, targets, notes=notes + why)
     return _check_classes(found, faults) if task == "multiclass" else found
 
 
@@ -161,7 +161,7 @@ def _task(given: Given, targets: Targets, options: ScoreOptions, faults: Faults)
     return "multiclass", ("labels exclude each other: every row has one, and its probabilities sum to 1",)
 
 
-def _one(given: Given, truth: Truth, options: ScoreOptions, faults: Faults) -> Found:
+def _one(given: Given, truth: Truth, options: ScoreOptions, faults: Faults) -> LabelledScores:
     """Return a binary output."""
     if options.task not in (None, "binary"):
         raise ConfigError(f"{faults.source}: task={options.task!r} cannot be with one column of scores.")
@@ -178,7 +178,7 @@ def _one(given: Given, truth: Truth, options: ScoreOptions, faults: Faults) -> F
     if not name:
         name = "positive" if is_word(truth.column, WORDS["target"]) else truth.column
     targets = read_binary(texts, "targets", faults)[:, None]
-    return Found(given, (name,), "binary", targets, notes=notes)
+    return LabelledScores(given, (name,), "binary", targets, notes=notes)
 
 
 def _only(options: ScoreOptions, faults: Faults) -> str:
@@ -200,7 +200,7 @@ def _positive(classes: Sequence[str], faults: Faults) -> str:
     return next(one for one in classes if one != negative)
 
 
-def _two(given: Given, truth: Truth, options: ScoreOptions, faults: Faults) -> Found:
+def _two(given: Given, truth: Truth, options: ScoreOptions, faults: Faults) -> LabelledScores:
     """Return a binary output of the scores of both of its classes, as of scikit-learn's ``predict_proba``."""
     check_sums(given, faults)
     texts, numbered = truth.texts or [], is_numbered(given.names)
@@ -221,14 +221,14 @@ def _two(given: Given, truth: Truth, options: ScoreOptions, faults: Faults) -> F
         texts = [str(int(places[t] == names[positive])) if t in places else t for t in texts]
     note = f"of two columns of classes that exclude each other, {quote(names[positive])} is the positive one"
     targets = read_binary(texts, "targets", faults)[:, None]
-    return Found(given.pair(positive), (label,), "binary", targets, notes=(note,))
+    return LabelledScores(given.pair(positive), (label,), "binary", targets, notes=(note,))
 
 
 def _only_if_one(options: ScoreOptions) -> list[str]:
     return list(options.labels) if options.labels is not None and len(options.labels) == 1 else []
 
 
-def _classes(given: Given, truth: Truth, options: ScoreOptions, faults: Faults) -> Found:
+def _classes(given: Given, truth: Truth, options: ScoreOptions, faults: Faults) -> LabelledScores:
     """Return the outputs of classes that exclude each other, with one column of targets."""
     k = len(given.names)
     if options.task not in (None, "multiclass"):
@@ -254,18 +254,19 @@ def _classes(given: Given, truth: Truth, options: ScoreOptions, faults: Faults) 
     at = np.array([places.get(text, -1) for text in texts], np.int64)
     targets = np.eye(k, dtype=np.float32)[at]
     targets[at < 0] = np.nan
-    return _check_classes(Found(given, labels, "multiclass", targets, notes=notes), faults)
+    return _check_classes(LabelledScores(given, labels, "multiclass", targets, notes=notes), faults)
 
 
-def _check_classes(found: Found, faults: Faults) -> Found:
+def _check_classes(found: LabelledScores, faults: Faults) -> LabelledScores:
     check_sums(found.given, faults)
-    known: NDArray[np.bool_] = ~np.isnan(found.targets).any(axis=1)
+    known = np.asarray(~np.isnan(found.targets)).all(1)
     wrong = np.flatnonzero(known & (np.nansum(found.targets, 1) != 1))
     faults.add_rows(
         "rows without exactly one class", ((int(r), f"{np.nansum(found.targets[r]):.0f}") for r in wrong),
         "With task='multiclass', one target of each row is 1.",
     )  # fmt: skip
-    targets = np.where(known[:, None], found.targets, np.float32(np.nan))
+    targets = found.targets.copy()
+    targets[~known] = np.nan
     return replace(found, targets=targets)
 
 

@@ -16,12 +16,12 @@ from medzoo.errors import ConfigError, did_you_mean
 from medzoo.evaluation.label_match import loose, match_names, spelling_note
 from medzoo.evaluation.score_columns import Given
 from medzoo.evaluation.score_layout import ScoreOptions
-from medzoo.evaluation.score_outputs import ADVICE, Found, check_sums, is_numbered, number_of
+from medzoo.evaluation.score_outputs import ADVICE, LabelledScores, check_sums, is_numbered, number_of
 
 __all__ = ["pick_outputs"]
 
 
-def pick_outputs(given: Given, table: Table, options: ScoreOptions, faults: Faults) -> Found:
+def pick_outputs(given: Given, table: Table, options: ScoreOptions, faults: Faults) -> LabelledScores:
     """Return the outputs that a table has labels of; targets follow when the rows are joined.
 
     Raises:
@@ -69,7 +69,7 @@ def _is_plain(name: str, label: str) -> bool:
     return number_of(name) is not None or "positive" in (loose(name), loose(label))
 
 
-def _of_table(given: Given, table: Table, matched: dict[str, str], names: Sequence[str]) -> Found:
+def _of_table(given: Given, table: Table, matched: dict[str, str], names: Sequence[str]) -> LabelledScores:
     """Return the outputs of labels of a table, in its order, by the name of their columns."""
     chosen = given.take([list(names).index(matched[label]) for label in matched])
     notes = spelling_note({n: m for n, m in matched.items() if number_of(m) is None}, "in the file")
@@ -79,4 +79,4 @@ def _of_table(given: Given, table: Table, matched: dict[str, str], names: Sequen
         notes += (f"scores of labels that the table does not have left out: {join_some(extra, 20)}",)
     index = tuple(list(table.labels).index(label) for label in matched)
     empty = np.zeros((0, len(index)), np.float32)
-    return Found(chosen, tuple(matched), table.task, empty, index, notes)
+    return LabelledScores(chosen, tuple(matched), table.task, empty, index, notes)

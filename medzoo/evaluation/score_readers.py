@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medzoo.contract import Task
 from medzoo.data.faults import Faults, join_some, quote
 from medzoo.evaluation.label_match import match_names
-from medzoo.evaluation.score_columns import normalised, read_binary
+from medzoo.evaluation.score_columns import normalised_all, read_binary
 
 __all__ = ["read_readers"]
 
@@ -34,7 +34,7 @@ def read_readers(
     for column, cells in values.items():
         if not prefix or not column.startswith(prefix):
             continue
-        rest, texts = column[len(prefix) :], [normalised(cell) for cell in cells]
+        rest, texts = column[len(prefix) :], normalised_all(cells)
         name, _, given = rest.rpartition(":")
         label = match_names([given], labels).get(given) if name else None
         if label is None and len(labels) > 1 and task != "multiclass":

@@ -81,11 +81,8 @@ def score_table(
         pixels = PixelStore(
             table, transform(model), cache=cache, unreadable=unreadable, allow_mismatch=allow_mismatch
         )  # fmt: skip
-    elif len(pixels.table) != len(table) or (pixels.table.ids != table.ids).any():
-        raise ConfigError(
-            f"score_table: expected the pixels of {table.source}, {len(table):,} rows, got those of "
-            f"{pixels.table.source}, {len(pixels.table):,} rows. Make them of this table."
-        )
+    else:
+        _check_pixels(pixels, model, table)
     with pixels if own else nullcontext():
         gone = {dropped.row for dropped in pixels.dropped}
         rows = np.array([row for row in range(len(table)) if row not in gone], np.int64)
@@ -93,6 +90,21 @@ def score_table(
         notes = pixels.notes
     _check_finite(logits, table, rows, model.name)
     return _scores(model, table.select(rows), logits, chosen, notes, pixels.dropped)
+
+
+def _check_pixels(pixels: PixelStore, model: Classifier, table: Table) -> None:
+    """Raise ConfigError unless the images are of the table, preprocessed for the model."""
+    if len(pixels.table) != len(table) or (pixels.table.ids != table.ids).any():
+        raise ConfigError(
+            f"score_table: expected the pixels of {table.source}, {len(table):,} rows, got those of "
+            f"{pixels.table.source}, {len(pixels.table):,} rows. Make them of this table."
+        )
+    given, wanted = pixels.transform, transform(model)
+    if (given.preprocessing, given.channels) != (wanted.preprocessing, wanted.channels):
+        raise ConfigError(
+            f"score_table: expected pixels that were preprocessed for {model.name}, got those for {given.who}. Make "
+            "them with medzoo.transform(model), or leave pixels= out."
+        )
 
 
 @dataclass(frozen=True)

@@ -151,8 +151,8 @@ class Scores:
             path: the file.
             table: gives targets, patients and groups of the rows, joined by id, path or file name.
             partial: accept rows of the table without a score, and scores without a row; their numbers are noted.
-            image: column of ids; lines stand for them where there is none.
-            patient: column of patients.
+            image: column of ids; ``""`` for none, so that rows are named by their lines.
+            patient: column of patients; ``""`` for none.
             target: column of targets, or several, or the column of each label.
             score: column of scores, or several, or the column of each label.
             scale: what scores are; ``"auto"`` takes it from the names of columns. Other scores have to be from 0 to 1
@@ -228,10 +228,14 @@ class Scores:
 
     @property
     def clusters(self) -> NDArray[np.int64]:
-        """The patient of each row as a number from 0; each row is its own where no patients are known."""
+        """The patient of each row as a number from 0; each row is its own where no patients are known.
+
+        Patients are numbered as they appear, so that hashed ones give the same resamples.
+        """
         if self.patients is None:
             return np.arange(len(self))
-        return np.unique(np.asarray(self.patients), return_inverse=True)[1].astype(np.int64)
+        numbers: dict[str, int] = {}
+        return np.array([numbers.setdefault(one, len(numbers)) for one in self.patients.tolist()], np.int64)
 
     @property
     def log_odds(self) -> FloatArray:

@@ -24,7 +24,7 @@ from medzoo.errors import ConfigError, DataError
 from medzoo.evaluation.score_columns import SUM_TOLERANCE, Given, read_given, read_truth
 from medzoo.evaluation.score_join import join_table
 from medzoo.evaluation.score_layout import INDEX, PATIENTS, Layout, ScoreOptions, recognise
-from medzoo.evaluation.score_outputs import Found, name_outputs
+from medzoo.evaluation.score_outputs import LabelledScores, name_outputs
 from medzoo.evaluation.score_pick import pick_outputs
 from medzoo.evaluation.score_readers import read_readers
 
@@ -54,7 +54,7 @@ def read_scores(
     columns, decimal_comma, notes = _read(path, options, table, delimiter)
     source = columns.faults.source
     columns.require(
-        **{n: getattr(options, n) for n in ("image", "patient", "groups")},
+        **{n: getattr(options, n) or None for n in ("image", "patient", "groups")},
         target=_names(options.target), score=_names(options.score),
     )  # fmt: skip
     layout = recognise(
@@ -77,6 +77,8 @@ def _check(options: ScoreOptions) -> None:
         raise ConfigError(f"Scores: expected scale 'auto', 'probability' or 'logit', got {options.scale!r}.")
     if isinstance(options.labels, str):
         raise ConfigError(f"Scores: expected labels to be a list of names, got the text {options.labels!r}.")
+    if not options.reader:
+        raise ConfigError("Scores: expected reader to be what the names of readers' columns begin with, got ''.")
     if options.task is not None:
         check_task("Scores", options.task)
 
@@ -138,14 +140,15 @@ def _is_number(text: str) -> bool:
 def _columns(path: Path, header: list[str], records: list[tuple[int, list[str]]]) -> Columns:
     """Return the columns that have a name; rows of another length are faults."""
     faults = Faults(str(path), "line")
-    width = len(header)
-    records = [(line, fields if any(fields[width:]) else fields[:width]) for line, fields in records]
-    wrong = [(line, f"{len(fields)} fields") for line, fields in records if len(fields) != width]
-    faults.add(
-        "rows with another number of fields than the header", wrong,
-        f"The header has {width}. Put a value that holds the delimiter in quotes.",
-    )  # fmt: skip
-    kept = [(line, fields) for line, fields in records if len(fields) == width]
+    width, kept = len(header), records
+    if any(len(fields) != width for _, fields in records):
+        records = [(line, fields if any(fields[width:]) else fields[:width]) for line, fields in records]
+        kept = [(line, fields) for line, fields in records if len(fields) == width]
+        faults.add(
+            "rows with another number of fields than the header",
+            ((line, f"{len(fields)} fields") for line, fields in records if len(fields) != width),
+            f"The header has {width}. Put a value that holds the delimiter in quotes.",
+        )
     faults.lines = [line for line, _ in kept]
     cells = list(zip(*(fields for _, fields in kept), strict=True)) or [()] * width
     return Columns(
@@ -153,13 +156,14 @@ def _columns(path: Path, header: list[str], records: list[tuple[int, list[str]]]
     )
 
 
-def _alone(columns: Columns, layout: Layout, options: ScoreOptions, given: Given) -> tuple[Found, Fields]:
+def _alone(columns: Columns, layout: Layout, options: ScoreOptions, given: Given) -> tuple[LabelledScores, Fields]:
     """Return outputs and fields of a file that has its own targets."""
     faults = columns.faults
     truth = read_truth(columns, layout, given)
     found = name_outputs(given, truth, options, faults)
     ids, notes = _ids(columns, layout)
-    patients = None if layout.patient is None else check_patients(columns.values[layout.patient], faults)
+    cells = [] if layout.patient is None else columns.values[layout.patient]
+    patients = check_patients(cells, faults) if any(cells) else None  # medzoo writes blanks where none are known
     if patients is None:
         listed = ", ".join(PATIENTS[:2])
         notes += (f"no patients are known ({listed}, …), so that each row is counted as a patient of its own",)
@@ -180,7 +184,7 @@ def _alone(columns: Columns, layout: Layout, options: ScoreOptions, given: Given
 
 def _joined(
     columns: Columns, layout: Layout, options: ScoreOptions, given: Given, table: Table, partial: bool
-) -> tuple[Found, Fields]:
+) -> tuple[LabelledScores, Fields]:
     """Return outputs and fields of scores whose targets, patients and groups are those of a table."""
     faults = columns.faults
     if layout.image is None:
@@ -228,7 +232,7 @@ def _ids(columns: Columns, layout: Layout) -> tuple[NDArray[np.str_], tuple[str,
     ]  # fmt: skip
     faults.add_rows(
         "rows with the id of another row", twice,
-        "Keep one of them, or give image= with the column that has another id in each row.",
+        "Keep one of them. If it is no id of an image, give image= with the column that is one, or image='' for none.",
     )  # fmt: skip
     return np.array(cells, np.str_), (f"ids are in the column {_shown(layout.image)}",)
 

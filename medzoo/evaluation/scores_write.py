@@ -12,13 +12,12 @@ import numpy as np
 from medzoo.atomic import write_atomically
 from medzoo.data.identity import names_patients, pseudonym
 from medzoo.errors import DataError
+from medzoo.evaluation.score_layout import OWN
 
 if TYPE_CHECKING:
     from medzoo.evaluation.scores import Scores
 
 __all__ = ["write_scores"]
-
-_OWN = ("logit:", "probability:", "target:", "reader:")
 
 
 def write_scores(scores: Scores, path: Path) -> Path:
@@ -36,7 +35,8 @@ def write_scores(scores: Scores, path: Path) -> Path:
         for i, label in enumerate(scores.labels):
             columns[f"{kind}:{label}"] = _texts(block[:, i].tolist(), whole=block.dtype == np.float32)
     for name, values in scores.groups.items():
-        if name not in ("id", "patient") and not name.startswith(_OWN) and not names_patients(values, scores.patients):
+        taken = name in ("id", "patient") or name.startswith((*OWN, "reader:"))
+        if not taken and not names_patients(values, scores.patients):
             columns[name] = values.tolist()
     text = io.StringIO()
     # Before Python 3.13 a carriage return is quoted only if everything is.
