@@ -132,9 +132,7 @@ def test_a_prevalence_alone_is_a_shift_in_closed_form(model, tmp_path):
 
 def test_too_few_patients_write_nothing(model, tmp_path):
     few = site().select(np.arange(40))
-    message = (
-        r"no output can be calibrated on 40 images of 20 patients\. a: not calibrated, .* are needed.* Nothing"
-    )
+    message = r"no output can be calibrated on 40 images of 20 patients\. a: not calibrated, .* are needed.* Nothing"
     with pytest.raises(DataError, match=message):
         recalibrate(model, few, to=tmp_path / "new")
     assert not (tmp_path / "new").exists()
