@@ -154,6 +154,20 @@ def test_some_labels_with_too_few_patients_are_warned_about(tmp_path):
     assert new.training, "as the given model"
 
 
+def test_data_that_lack_a_label_leave_its_output_as_it_was_trained(tmp_path):
+    made = medzoo.create("cnn3d_small", num_classes=2, **TINY).eval()
+    made.set_outputs(labels=["b", "a"], task="multilabel")
+    scores = simulated(400)
+    with pytest.warns(UserWarning, match="b: not calibrated, with 0 positive and 0 negative rows"):
+        new = recalibrate(made, scores, to=tmp_path / "new", prevalence=0.1)
+    one = fit_calibration(scores).calibration
+    assert new.outputs.calibration.slope == (1.0, one.slope[0])
+    assert new.outputs.calibration.intercept[0] == 0
+    assert new.outputs.thresholds[0] is None
+    assert new.outputs.policy.positives == (0, int(scores.targets.sum()))
+    assert torch.equal(new.head.classifier.weight[0], made.head.classifier.weight[0])
+
+
 def test_classes_get_a_temperature(tmp_path):
     made = medzoo.create("cnn3d_small", num_classes=3, **TINY).eval()
     made.set_outputs(labels=["a", "b", "c"], task="multiclass")
