@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from medzoo.errors import ConfigError
 
@@ -106,15 +106,14 @@ class ThresholdPolicy:
                 raise ConfigError(f"ThresholdPolicy: expected {name} to be a list of ints >= 0, got {counts}.")
             object.__setattr__(self, name, tuple(map(int, counts)))
         for name in ("sensitivity", "specificity"):
-            given, what = getattr(self, name), f"ThresholdPolicy: expected {name} to be numbers from 0 to 1 or None"
-            try:
-                known = [value for value in given if value is not None]
-            except TypeError:
-                raise ConfigError(f"{what}, got {given!r}.") from None
-            numbers = iter(_numbers(what, given if isinstance(given, str) else known))
-            object.__setattr__(self, name, tuple(None if value is None else next(numbers) for value in given))
-            if any(value is not None and not 0.0 <= value <= 1.0 for value in getattr(self, name)):
-                raise ConfigError(f"{what}, got {getattr(self, name)}.")
+            given: Any = getattr(self, name)
+            what = f"ThresholdPolicy: expected {name} to be a list of numbers from 0 to 1 or None"
+            if isinstance(given, str) or not hasattr(given, "__iter__"):
+                raise ConfigError(f"{what}, got {given!r}.")
+            reached = tuple(None if rate is None else _numbers(what, [rate])[0] for rate in given)
+            if any(rate is not None and not 0.0 <= rate <= 1.0 for rate in reached):
+                raise ConfigError(f"{what}, got {reached}.")
+            object.__setattr__(self, name, reached)
 
     def faults(self, n: int) -> Iterator[str]:
         """Yield what does not fit ``n`` outputs."""

@@ -202,9 +202,19 @@ WRONG = {
         "labels": [[None], [1], "a", ["a", "b"], []],
         "trained": [["false"], [1], "x"],
         "normalised": ["false", 1],
-        "thresholds": [["0.5"], [2.0], "0"],
+        "thresholds": [["0.5"], [2.0], "0", [False], [[None]], None, [None, None], [float("nan")]],
         "prevalence": ["1", ["a"], [float("nan")], 0.2],
-        "policy": ["Youden", {}, {"rule": 5}, {"rule": "x", "unit": 1}, {"rule": "Youden", "scale": "probability"}],
+        "policy": [
+            "Youden",
+            {},
+            {"rule": 5},
+            {"rule": "x", "unit": 1},
+            {"rule": "Youden", "scale": "probability"},
+            *(
+                {"rule": "Youden", "scale": "calibrated", "sensitivity": wrong}
+                for wrong in ([2.0], ["1"], [True], [0.5, 0.5], 0.5, None, [-0.1])
+            ),
+        ],
         "calibration": [
             "Platt",
             None,
@@ -283,6 +293,28 @@ def test_a_config_longer_than_any_of_medzoos_is_refused(tmp_path):
         medzoo.create(f"local-dir:{folder}")
 
 
+@pytest.mark.parametrize("number", FORMATS)
+def test_an_output_without_a_threshold_is_of_format_2(number, tmp_path):
+    folder = place(GOLDEN / f"format{number}" / "cnn3d_small", tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config["outputs"]["thresholds"] = [None]
+    (folder / "config.json").write_text(json.dumps(config))
+    if number == 1:
+        with pytest.raises(ConfigError, match=r"expected thresholds to be a list of finite numbers, got \[None\]"):
+            medzoo.create(f"local-dir:{folder}")
+    else:
+        assert medzoo.create(f"local-dir:{folder}").outputs.thresholds == (None,)
+
+
+def test_what_thresholds_reached_is_saved_and_read_again(tmp_path):
+    made = medzoo.create(f"local-dir:{GOLDEN / f'format{FORMAT}' / 'cnn3d_small'}")
+    reached = dataclasses.replace(made.outputs.policy, sensitivity=np.array([0.96]), specificity=[None])
+    made.outputs = dataclasses.replace(made.outputs, policy=reached)
+    made.save_pretrained(tmp_path)
+    again = medzoo.create(f"local-dir:{tmp_path}").outputs.policy
+    assert (again.sensitivity, again.specificity) == ((0.96,), (None,))
+
+
 def test_an_older_writer_is_no_reason_to_upgrade(tmp_path):
     folder = place(GOLDEN / f"format{FORMAT}" / "cnn3d_small", tmp_path / "m", shape=1, medzoo="0.0.9")
     with pytest.raises(ConfigError, match=r"written by medzoo 0\.0\.9.* Save the model again"):
@@ -334,6 +366,13 @@ def test_training_again_states_nothing_of_the_outputs_before(tmp_path):
         lambda: ThresholdPolicy("Youden", scale="logit"),
         lambda: ThresholdPolicy(5),
         lambda: ThresholdPolicy("Youden", positives=(1.5,)),
+        lambda: ThresholdPolicy("Youden", sensitivity=(1.5,)),
+        lambda: ThresholdPolicy("Youden", specificity=0.5),
+        lambda: ThresholdPolicy("Youden", specificity="1"),
+        lambda: ThresholdPolicy("Youden", sensitivity=("x",)),
+        lambda: Outputs(("a",), "binary", (float("nan"),)),
+        lambda: Outputs(("a", "b"), "multilabel", (None,)),
+        lambda: Outputs(("a",), "binary", policy=ThresholdPolicy("Youden", sensitivity=(None, 0.5))),
         lambda: Calibration("Platt", 1.2, 0.0),
         lambda: Calibration("Platt", (0.0,), (0.0,)),
         lambda: Calibration("Platt", (float("nan"),), (0.0,)),

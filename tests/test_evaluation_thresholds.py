@@ -59,7 +59,8 @@ def test_predict_calls_in_float32_what_the_threshold_was_chosen_for(rule, scale)
     scores = simulated(scale=scale)
     chosen = choose_thresholds(scores, rule)
     (t,) = chosen.values
-    assert t is not None and t not in scores.probabilities
+    assert t is not None
+    assert t not in scores.probabilities
     called = chosen.apply(scores).calls == 1
     assert (predicted(scores, chosen.values) == called).all()
     sensitivity, specificity = by_hand(scores, t)
@@ -128,28 +129,34 @@ def test_too_few_patients_give_no_threshold_whatever_their_rows():
     patients = np.where(y, np.arange(200) % 9, 100 + np.arange(200)).astype(str)
     scores = scores_of(np.random.default_rng(0).normal(size=200) + y, y, patients)
     chosen = choose_thresholds(scores)
-    assert chosen.values == (None,) and chosen.reached == (None,)
-    assert chosen.policy.sensitivity == (None,) and chosen.policy.positives == (100,)
+    assert chosen.values == (None,)
+    assert chosen.reached == (None,)
+    assert chosen.policy.sensitivity == (None,)
+    assert chosen.policy.positives == (100,)
     assert chosen.notes == (
         "a: no threshold and no yes/no call, with 9 positive and 100 negative patients; at least 10 of each are needed",
     )
     called = chosen.apply(scores)
-    assert np.isnan(called.calls).all() and measure(called, resamples=10)["a"].calls is None
+    assert np.isnan(called.calls).all()
+    assert measure(called, resamples=10)["a"].calls is None
     fixed = choose_thresholds(scores, 0.3)
-    assert fixed.values == (0.3,) and fixed.policy.rule == "fixed 0.3"
+    assert fixed.values == (0.3,)
+    assert fixed.policy.rule == "fixed 0.3"
     assert fixed.reached[0].sensitivity.low is None
     assert "a: the fixed threshold is not checked, with 9 positive and 100 negative patients" in fixed.notes
 
 
 def test_what_was_reached_has_an_interval_over_patients():
     one = choose_thresholds(simulated())
-    assert one.reached[0].sensitivity.method == "Wilson" and OPTIMISTIC in one.notes
+    assert one.reached[0].sensitivity.method == "Wilson"
+    assert OPTIMISTIC in one.notes
     draw = np.random.default_rng(0)
     y = np.repeat(draw.random(100) < 0.4, 4)
     shared = np.repeat(draw.normal(size=100), 4)
     scores = scores_of(shared + 1.5 * y + 0.1 * draw.normal(size=400), y, np.repeat(np.arange(100), 4).astype(str))
     found = choose_thresholds(scores).reached[0].sensitivity
-    assert found.method == "bootstrap over patients" and found.low < found.value < found.high
+    assert found.method == "bootstrap over patients"
+    assert found.low < found.value < found.high
     alone = choose_thresholds(scores_of(scores.ranks, scores.targets, task="binary")).reached[0].sensitivity
     assert found.high - found.low > 1.3 * (alone.high - alone.low), "patients, not rows, are the sample"
 
@@ -230,14 +237,16 @@ def test_no_call_is_neither_yes_nor_no_everywhere(tmp_path):
     assert found.to_dict()["positive"] == {"a": True, "b": None}
     assert json.loads(found.to_json())["positive"]["b"] is None
     (row,) = csv.DictReader(io.StringIO(found.to_csv()))
-    assert (row["positive:a"], row["positive:b"]) == ("True", "") and row["probability:b"]
+    assert (row["positive:a"], row["positive:b"]) == ("True", "")
+    assert row["probability:b"]
     assert "–" in list(prediction_table(found).columns[2].cells)
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["outputs"]["thresholds"] == [1e-6, None]
     assert medzoo.create(f"local-dir:{tmp_path}").outputs == model.outputs
     card = (tmp_path / "README.md").read_text()
-    assert "| b | yes | none |" in card and "- threshold none: none was chosen" in card
+    assert "| b | yes | none |" in card
+    assert "- threshold none: none was chosen" in card
 
 
 def test_thresholds_are_stored_with_what_they_reached(tmp_path):
@@ -248,14 +257,17 @@ def test_thresholds_are_stored_with_what_they_reached(tmp_path):
     model = medzoo.create("cnn3d_small", num_classes=2, **TINY).eval()
     model.set_outputs(labels=["a", "b"], task="multilabel", prevalence=[0.3, 0.1])
     chosen.store(model)
-    assert model.outputs.thresholds == chosen.values and chosen.values[1] is None
+    assert model.outputs.thresholds == chosen.values
+    assert chosen.values[1] is None
     assert model.outputs.prevalence == (0.3, 0.1), "everything else stays"
     model.save_pretrained(tmp_path)
     again = medzoo.create(f"local-dir:{tmp_path}")
-    assert again.outputs == model.outputs and again.outputs.policy.sensitivity[1] is None
+    assert again.outputs == model.outputs
+    assert again.outputs.policy.sensitivity[1] is None
     card = (tmp_path / "README.md").read_text()
     assert "| output | trained | threshold | sensitivity there | specificity there | prevalence in training |" in card
-    assert "| b | yes | none | none | none | 0.1 |" in card and "optimistic" in card
+    assert "| b | yes | none | none | none | 0.1 |" in card
+    assert "optimistic" in card
 
 
 def test_thresholds_of_another_scale_or_of_rescaled_probabilities_are_not_stored():

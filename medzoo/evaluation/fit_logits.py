@@ -52,7 +52,9 @@ def _platt(logits: Array, positive: NDArray[np.bool_], spread: float) -> tuple[f
     from sklearn.linear_model import LogisticRegression
 
     middle = float(logits.mean())
-    fitted = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(((logits - middle) / spread)[:, None], positive)
+    fitted = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-8).fit(
+        ((logits - middle) / spread)[:, None], positive
+    )
     slope = float(fitted.coef_[0, 0]) / spread
     return slope, float(fitted.intercept_[0]) - slope * middle
 

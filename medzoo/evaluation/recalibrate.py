@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medzoo.classifier import Classifier
 from medzoo.contract import Outputs
@@ -44,9 +45,10 @@ def recalibrate(
 
     The encoder stays as it is. An earlier calibration is undone, a new one is fitted, and thresholds are chosen after
     it; see :func:`~medzoo.evaluation.calibration.fit_calibration` and
-    :func:`~medzoo.evaluation.thresholds.choose_thresholds`. A label with too few patients keeps its logits and has no
-    threshold; a warning lists it. The folder states how, on how many rows and patients, and keeps what the weights
-    state of their training, licence and intended use. The given model is not changed.
+    :func:`~medzoo.evaluation.thresholds.choose_thresholds`. An output whose label is not in the data, or of too few
+    patients, has the logits that it was trained to and no threshold; a warning lists it. The folder states how, on how
+    many rows and patients, and keeps what the weights state of their training, licence and intended use. The given
+    model is not changed.
 
     Without data, with ``prevalence`` alone, the logits are shifted in closed form to another share of positives. The
     ranking and the calls stay as they are, as thresholds move along; whether the probabilities are right at the new
@@ -63,7 +65,7 @@ def recalibrate(
             data are a sample of cases, that of the site's patients.
         from_prevalence: without data, the share of positives that they are for now; ``None`` is that of the data of the
             present calibration, or of the training where there is none, as far as it is stated.
-        options: of ``score_table``, such as ``batch_size``, ``num_workers`` and ``device``.
+        options: of ``score_table``, such as ``batch_size``, ``device`` and ``pixels``.
 
     Raises:
         ConfigError: neither data nor a prevalence, an unknown rule, a folder with a model, or a model without logits
@@ -115,16 +117,12 @@ def _fitted(
     before = model.outputs.calibration
     plain = copy.deepcopy(model) if before is None else model.uncalibrated()
     if isinstance(data, Scores):
-        scores = data if before is None else undo_calibration(data, before)
+        scores = _of_all_outputs(data, model.outputs)
+        scores = scores if before is None else undo_calibration(scores, before)
     else:
         from medzoo.evaluation.score_table import score_table
 
-        scores = score_table(plain, data, **options)
-    if (scores.labels, scores.task) != (model.outputs.labels, model.outputs.task):
-        raise DataError(
-            f"recalibrate: expected {model.outputs.task} scores of {', '.join(model.outputs.labels)}, got "
-            f"{scores.task} ones of {', '.join(scores.labels)}."
-        )
+        scores = _of_all_outputs(score_table(plain, data, **options), model.outputs)
     policy = model.outputs.policy
     if rule is None:
         rule = "youden" if policy is None else rule_from_text(scores.labels, policy.rule) or "youden"
@@ -147,6 +145,36 @@ def _fitted(
     return plain
 
 
+def _of_all_outputs(scores: Scores, outputs: Outputs) -> Scores:
+    """Return scores with a column for each output of the model; the labels of those the data lack are not known."""
+    if scores.labels == outputs.labels and scores.task == outputs.task:
+        return scores
+    if {scores.task, outputs.task} & {"multiclass"} or not set(scores.labels) <= set(outputs.labels):
+        raise DataError(
+            f"recalibrate: expected {outputs.task} scores of {', '.join(outputs.labels)}, got {scores.task} ones of "
+            f"{', '.join(scores.labels)}."
+        )
+
+    def spread(array: NDArray[Any], missing: float) -> NDArray[Any]:
+        columns = [
+            array[:, scores.labels.index(label)] if label in scores.labels else np.full(len(scores), missing)
+            for label in outputs.labels
+        ]
+        return np.stack(columns, 1).astype(array.dtype)
+
+    return replace(
+        scores,
+        labels=outputs.labels,
+        task=outputs.task,
+        ranks=spread(scores.ranks, 0.0),
+        logits=spread(scores.logits, 0.0),
+        probabilities=spread(scores.probabilities, 0.5),
+        targets=spread(scores.targets, np.nan),
+        thresholds=(),
+        readers={},
+    )
+
+
 def _describe(scores: Scores) -> str:
     """Return how many rows and patients there are; no path, which may name a person."""
     rows = f"{len(scores):,} images"
@@ -155,7 +183,11 @@ def _describe(scores: Scores) -> str:
 
 def _prevalence_of(scores: Scores) -> dict[str, float]:
     """Return the share of positives of each label among its known rows."""
-    return {label: float(np.nanmean(scores.targets[:, i])) for i, label in enumerate(scores.labels)}
+    known = (~np.isnan(scores.targets)).sum(0)
+    # Of a label without data any share would do: it is not shifted.
+    shares = np.where(known > 0, np.nansum(scores.targets, 0, dtype=float) / np.maximum(known, 1), 0.5)
+    # A label with one class alone is not calibrated, and so not shifted either.
+    return dict(zip(scores.labels, np.where((shares > 0) & (shares < 1), shares, 0.5).tolist(), strict=True))
 
 
 def _shift(outputs: Scores | Outputs, before: Prevalence, after: Prevalence) -> Calibration:

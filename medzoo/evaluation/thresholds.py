@@ -6,7 +6,7 @@ Axes: n rows, m rows with a known label, k cuts between neighbouring scores.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -100,9 +100,9 @@ def choose_thresholds(
     scores are so close that no such number is between them, there is no cut. Where several cuts are equally good, it is
     the one nearest to the middle of the range from the lowest to the highest of them; of two as near, the lower.
 
-    A label with fewer than 10 positive or 10 negative patients gets no threshold, and so no yes/no call: what rows of
-    so few patients suggest is chance. A fixed threshold is not chosen by rows, and is kept. So does a label whose rule
-    no threshold reaches.
+    A label with fewer than 10 positive or 10 negative patients gets no threshold, and so no yes/no call: what so few
+    patients suggest is chance. Neither does a label whose rule no threshold reaches. A fixed threshold is not chosen by
+    rows, and is kept.
 
     Args:
         scores: of rows that the model was not trained on, after calibration if there is one.
@@ -125,11 +125,7 @@ def choose_thresholds(
         value, why = _choose(scores, i, one, counts[i])
         values.append(value)
         notes += [f"{label}: {why}"] if why else []
-    called = replace(scores, thresholds=tuple(values))
-    reached = tuple(
-        None if value is None else _reached(called, i, counts[i], clusters, resamples, seed)
-        for i, value in enumerate(values)
-    )
+    reached = _reached(scores, values, counts, Resamples(clusters, resamples, seed))
     policy = ThresholdPolicy(
         rule_text(scores.labels, rules), split,
         tuple(c.positive for c in counts), tuple(c.negative for c in counts), scale,
@@ -174,18 +170,31 @@ def _cuts(scores: Scores, known: NDArray[np.bool_], i: int) -> tuple[Array, Arra
     return low[ok], high[ok], threshold[ok]
 
 
-def _reached(scores: Scores, i: int, counts: Counts, clusters: NDArray[np.int64], resamples: int, seed: int) -> Reached:
-    """Return the sensitivity and specificity of the calls."""
-    called, y = scores.calls[:, i] == 1, scores.targets[:, i]
-    columns = [y == 1, (y == 1) & called, y == 0, (y == 0) & ~called]
-    p, tp, n, tn = (int(column.sum()) for column in columns)
-    if not counts.eligible:
-        why = f"under {LEAST_PATIENTS} positive or negative patients"
-        return Reached(*(Estimate(a / b if b else math.nan, why=why) for a, b in ((tp, p), (tn, n))))
-    if scores.independent:
-        return Reached(wilson(tp, p), wilson(tn, n))
-    draws = Resamples(clusters, resamples, seed)
-    sums = np.stack([np.bincount(clusters, weights=column, minlength=draws.patients) for column in columns], 1)
-    drawn = np.concatenate([draws.weights(step).T @ sums for step in draws.steps()]) if resamples else np.zeros((0, 4))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return Reached(interval(tp / p, drawn[:, 1] / drawn[:, 0]), interval(tn / n, drawn[:, 3] / drawn[:, 2]))
+def _reached(
+    scores: Scores, values: Sequence[float | None], counts: Sequence[Counts], draws: Resamples
+) -> tuple[Reached | None, ...]:
+    """Return the sensitivity and specificity of the calls of each label that has a threshold."""
+    chosen = [i for i, value in enumerate(values) if value is not None]
+    called = (replace(scores, thresholds=tuple(values)).calls == 1)[:, chosen]
+    y = scores.targets[:, chosen]
+    # Positives, true positives, negatives and true negatives of each row, and of each patient ``p 4 l``.
+    rows = np.stack([y == 1, (y == 1) & called, y == 0, (y == 0) & ~called], 1).astype(float)
+    totals, independent = rows.sum(0), scores.independent
+    resampled = np.zeros((0, 4 * len(chosen)))
+    if not independent and draws.count and any(counts[i].eligible for i in chosen):
+        sums = np.zeros((draws.patients, 4 * len(chosen)))
+        np.add.at(sums, draws.clusters, rows.reshape(len(rows), -1))
+        resampled = np.concatenate([draws.weights(step).T @ sums for step in draws.steps()])
+    drawn = resampled.reshape(len(resampled), 4, len(chosen))
+    found: list[Reached | None] = [None] * len(values)
+    for k, i in enumerate(chosen):
+        pairs = [(totals[at + 1, k], totals[at, k], drawn[:, at + 1, k], drawn[:, at, k]) for at in (0, 2)]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            if not counts[i].eligible:
+                why = f"under {LEAST_PATIENTS} positive or negative patients"
+                found[i] = Reached(*(Estimate(float(a / b), why=why) for a, b, _, _ in pairs))
+            elif independent:
+                found[i] = Reached(*(wilson(a, b) for a, b, _, _ in pairs))
+            else:
+                found[i] = Reached(*(interval(float(a / b), c / d) for a, b, c, d in pairs))
+    return tuple(found)
