@@ -259,3 +259,12 @@ def test_options_that_do_not_go_together(run, data, tmp_path):
         result = cli("evaluate", *arguments)
         assert result.exit_code != 0
         assert message in result.output
+
+
+def test_a_weighted_loss_is_compared_with_an_unweighted_one(data, tmp_path):
+    recipe = RECIPE.with_(**{"loss.balance": "class", "decide.baseline": True, "decide.calibrate": "none"})
+    run = medzoo.train(recipe, data, to=tmp_path / "weighted")
+    figures = json.loads((run.folder / "report.json").read_text())
+    assert figures["comparison"]["names"][1] == "without weights in the loss"
+    parts = [(run.folder / name / "data" / "fingerprint.json").read_text() for name in ("", "baseline")]
+    assert json.loads(parts[0])["digest"] == json.loads(parts[1])["digest"], "the same rows in the same parts"

@@ -90,11 +90,11 @@ class Evidence:
 
 def assemble(scores: Scores, choices: Choices, evidence: Evidence) -> Report:
     """Return the report."""
-    how = {"resamples": choices.resamples, "seed": choices.seed}
-    metrics = measure(scores, options=choices.options, title="intervals", **how)
+    count, seed = choices.resamples, choices.seed
+    metrics = measure(scores, options=choices.options, title="intervals", resamples=count, seed=seed)
     every = [
         metrics,
-        *(measure(o, options=choices.options, eligible=metrics.eligible, **how) for _, o in evidence.others),
+        *(measure(o, options=choices.options, eligible=metrics.eligible, resamples=count, seed=seed) for _, o in evidence.others),
     ]
     flow, table = _who(scores, evidence)
     opened = _opened(scores, evidence) if evidence.count else None
@@ -103,21 +103,21 @@ def assemble(scores: Scores, choices: Choices, evidence: Evidence) -> Report:
         title=evidence.name,
         scores=scores,
         metrics=metrics,
-        curves=curves(scores, seed=choices.seed),
+        curves=curves(scores, seed=seed),
         groups=tuple(
-            group_by(scores, column, eligible=metrics.eligible, options=choices.options, **how) for column in choices.by
+            group_by(scores, column, eligible=metrics.eligible, options=choices.options, resamples=count, seed=seed) for column in choices.by
         ),
         comparison=None if other is None else compare(
-            replace(scores, source=evidence.name), replace(other[1], source=other[0]), options=choices.options, **how
+            replace(scores, source=evidence.name), replace(other[1], source=other[0]), options=choices.options, resamples=count, seed=seed
         ),
-        readers=readers(scores, **how),
-        agreements=agreements(scores, **how),
+        readers=readers(scores, resamples=count, seed=seed),
+        agreements=agreements(scores, resamples=count, seed=seed),
         seeds=over_seeds(every, [evidence.name, *(name for name, _ in evidence.others)]) if evidence.others else None,
         before=_before(evidence.before, metrics, choices),
         flow=flow,
         characteristics=table,
         log=() if evidence.record is None else evidence.record.read_log(),
-        drift=_drift(scores, evidence, choices.seed),
+        drift=_drift(scores, evidence, seed),
         openings=None if opened is None else opened.times,
         facts=_facts(evidence, opened),
         notes=(*evidence.notes, *scores.notes),

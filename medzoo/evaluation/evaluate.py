@@ -102,7 +102,7 @@ def evaluate(
     """
     if isinstance(table, (str, os.PathLike)):
         table = Table.from_csv(table)
-    given = list(model) if isinstance(model, (list, tuple)) else [model]
+    given: list[Any] = list(model) if isinstance(model, (list, tuple)) else [model]
     if not given:
         raise ConfigError("evaluate: expected a model, got an empty list.")
     subjects = [_subject(one, table) for one in given]

@@ -94,13 +94,16 @@ def decide(
     )
 
 
-def validation_report(record: RunRecord, model: Classifier, decided: Decided) -> Report:
+def validation_report(
+    record: RunRecord, model: Classifier, decided: Decided, baseline: Scores | None = None
+) -> Report:  # fmt: skip
     """Return the report of the validation part, on which the thresholds and the calibration were chosen.
 
     Args:
         record: of the run, whose table and log are written.
         model: that was trained.
         decided: on its validation part.
+        baseline: scores of the same training without the weights of the loss.
     """
     notes = [
         "the training was watched, and thresholds were chosen, on these rows: figures at a threshold are optimistic, "
@@ -114,6 +117,7 @@ def validation_report(record: RunRecord, model: Classifier, decided: Decided) ->
     evidence = Evidence(
         name=record.path.name, model=model, record=record, part="valid", count=False, notes=(*notes, *decided.notes),
         before=decided.before if decided.honest is not None else None,
+        against=None if baseline is None else ("without weights in the loss", baseline),
     )  # fmt: skip
     return assemble(decided.honest or decided.scores, Choices(), evidence)
 

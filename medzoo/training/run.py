@@ -9,7 +9,7 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,14 @@ from medzoo.training.extra import require_train_extra
 require_train_extra()  # before the imports that would fail with the name of one package
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 
 from medzoo.classifier import Classifier
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError
 from medzoo.evaluation.run_record import PART
+from medzoo.evaluation.scores import Scores
 from medzoo.factory import create
 from medzoo.training.decide import decide, validation_report
 from medzoo.training.environment import numeric_environment, resolve_environment
@@ -269,9 +271,34 @@ def _train(
         data_wait_share=_rounded(speeds[-1].data_wait_share) if speeds else None,
         decided=list(decided.notes),
     )
-    validation_report(run, model, decided).save(run.path / "report.html")
+    baseline = _baseline(run, setup, inexact=inexact) if setup.recipe.decide.baseline else None
+    validation_report(run, model, decided, baseline).save(run.path / "report.html")
     mark_finished(run.path)
     return Run(model, run.read_log(), run.path, predictions)
+
+
+def _baseline(run: RunFolder, setup: Setup, *, inexact: bool) -> Scores | None:
+    """Train the same without the weights of the loss, on the same parts, and return its scores of the validation part.
+
+    A stopped one continues. ``None`` if the loss has no weights.
+    """
+    if not setup.task.loss.relative_weights:
+        return None
+    own, table = RunFolder(run.path / "baseline"), setup.table
+    if not is_finished(own.path):
+        parts = np.full(len(table), "", dtype="U5")
+        for part in (setup.split.train, setup.split.valid, setup.split.test):
+            parts[part.rows] = part.name
+        plain = setup.recipe.with_(**{"loss.balance": "none", "loss.weights": None, "decide.baseline": False})
+        with_parts = replace(table, groups={**table.groups, PART: parts})
+        again = set_up(plain, with_parts, column=PART, how_split=setup.how)
+        if not (own.path / "run.json").exists():
+            check_folder(own.path)
+            with lock_state(own.state):
+                own.discard()
+                _begin(own, again)
+        _train(own, again, (), False, inexact=inexact)
+    return own.predictions("valid")
 
 
 def _predict(setup: Setup) -> ValidationPredictions:
