@@ -1,0 +1,97 @@
+"""``choose_examples``: the most confident right and wrong calls, under pseudonyms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medzoo.evaluation.scores import Scores
+
+__all__ = ["Example", "choose_examples"]
+
+Kind = Literal["correct", "wrong"]
+
+
+class _Pseudonyms(Protocol):
+    def of(self, text: str) -> str:
+        """Return the pseudonym of a text."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row as a report shows it.
+
+    Attributes:
+        case: a pseudonym of its patient, or of the row where no patients are known; never an id.
+        label: the output; for multiclass the class that was predicted.
+        probability: of that output.
+        target: what is true, 0 or 1.
+        called: what was called, 0 or 1.
+        kind: ``"correct"`` or ``"wrong"``.
+        image: a PNG; ``None`` for none.
+        truth: for multiclass, the class that is true.
+    """
+
+    case: str
+    label: str
+    probability: float
+    target: int
+    called: int
+    kind: Kind
+    image: bytes | None = None
+    truth: str = ""
+
+
+def choose_examples(
+    scores: Scores, pseudonyms: _Pseudonyms, n: int = 3, *, image: Callable[[int], bytes | None] | None = None
+) -> tuple[Example, ...]:
+    """Return for each label the ``n`` most confident wrong calls and as many right ones.
+
+    Confident is what lies furthest from the threshold, in log-odds. A patient is shown once among them.
+
+    Args:
+        scores: of a model; labels without a threshold have no calls, and so no examples.
+        pseudonyms: whose ``of(text)`` returns the pseudonym of a patient or a row.
+        n: at most so many of each kind.
+        image: returns the PNG of a row, or ``None``; without it there are no images.
+    """
+    found = []
+    for i, kind, rows in _most_confident(scores):
+        seen: set[str] = set()
+        for row in rows:
+            name = str(scores.ids[row] if scores.patients is None else scores.patients[row])
+            if name in seen:
+                continue
+            seen.add(name)
+            truth = scores.labels[int(scores.targets[row].argmax())] if scores.task == "multiclass" else ""
+            found.append(
+                Example(
+                    case=pseudonyms.of(name), label=scores.labels[i], truth=truth, kind=kind,
+                    probability=float(scores.probabilities[row, i]), target=int(scores.targets[row, i]),
+                    called=int(scores.calls[row, i]), image=image(int(row)) if image else None,
+                )
+            )  # fmt: skip
+            if len(seen) == n:
+                break
+    return tuple(found)
+
+
+def _most_confident(scores: Scores) -> Iterator[tuple[int, Kind, NDArray[np.int64]]]:
+    """Yield each label and kind with its rows, the most confident first."""
+    calls = scores.calls
+    for i in range(len(scores.labels)):
+        known = ~np.isnan(scores.targets[:, i]) & ~np.isnan(calls[:, i])
+        distance = scores.log_odds[:, i]
+        if scores.task == "multiclass":
+            known &= calls[:, i] == 1
+        elif (limit := scores.thresholds[i] if scores.thresholds else None) is not None:
+            p = min(max(limit, 1e-12), 1 - 1e-12)
+            distance = np.abs(distance - np.log(p / (1 - p)))
+        order = np.argsort(-distance, kind="stable")
+        right = calls[:, i] == scores.targets[:, i]
+        for kind, of in (("wrong", ~right), ("correct", right)):
+            yield i, kind, order[(known & of)[order]]  # type: ignore[misc]

@@ -1,0 +1,178 @@
+"""The curves of one output as figures: ROC, precision and recall, reliability, decision curve; and the learning curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medzoo.evaluation.curves import LabelCurves
+from medzoo.evaluation.markup import Markup, number
+from medzoo.evaluation.metrics import LabelMetrics
+from medzoo.evaluation.readers import ReaderRow
+from medzoo.evaluation.svg import COLOURS, figure, own_style, render
+
+__all__ = ["MARKERS", "decision_figure", "log_figures", "pr_figure", "reliability_figure", "roc_figure"]
+
+Array = NDArray[np.float64]
+WIDTH, HEIGHT = 260, 232
+MARKERS = ("s", "^", "D", "v", "P", "X", "<", ">")  # of the readers
+
+
+def _colour(metrics: LabelMetrics) -> str:
+    return COLOURS["series-1" if metrics.counts.eligible else "muted"]
+
+
+def _band(axes: Any, x: Array, band: tuple[Array, Array] | None, colour: str) -> None:
+    if band is not None:
+        axes.fill_between(x, *band, color=colour, alpha=0.18, linewidth=0)
+
+
+def _rates(axes: Any, x: str, y: str) -> None:
+    axes.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.015), xlabel=x, ylabel=y)
+    ticks = [0, 0.25, 0.5, 0.75, 1]
+    axes.set_xticks(ticks, ["0", "0.25", "0.5", "0.75", "1"])
+    axes.set_yticks(ticks, ["0", "0.25", "0.5", "0.75", "1"])
+
+
+def _point(axes: Any, x: float, y: float, marker: str, colour: str, *, filled: bool = True) -> None:
+    axes.plot(
+        [x], [y], marker=marker, markersize=6, color=colour, linestyle="", zorder=5, clip_on=False,
+        markerfacecolor=colour if filled else "none", markeredgecolor=colour,
+    )  # fmt: skip
+
+
+@own_style
+def roc_figure(
+    curves: LabelCurves, metrics: LabelMetrics, name: str, readers: Sequence[tuple[str, ReaderRow]] = ()
+) -> Markup:
+    """Return the ROC curve with its band, the point of the threshold and those of the readers, each with a marker."""
+    drawn, axes = figure(WIDTH, HEIGHT)
+    colour = _colour(metrics)
+    axes.plot([0, 1], [0, 1], color=COLOURS["line"], linewidth=1, linestyle=(0, (4, 3)))
+    _band(axes, curves.roc_grid, curves.roc_band, colour)
+    axes.plot(*curves.roc, color=colour, linewidth=1.6)
+    if metrics.calls is not None:
+        x, y = 1 - metrics["specificity"].value, metrics["sensitivity"].value
+        if math.isfinite(x + y):
+            _point(axes, x, y, "o", colour)
+    for marker, row in readers:
+        _point(axes, 1 - row.specificity.value, row.sensitivity.value, marker, COLOURS["series-2"], filled=False)
+    _rates(axes, "1 − specificity", "sensitivity")
+    title = f"ROC curve of {metrics.label}: AUROC {metrics['auroc']}"
+    if readers:
+        title += "; points of the readers: " + ", ".join(
+            f"{row.reader} sensitivity {number(row.sensitivity.value, 2)}, specificity {number(row.specificity.value, 2)}"
+            for _, row in readers
+        )
+    return render(drawn, name, title)
+
+
+@own_style
+def pr_figure(curves: LabelCurves, metrics: LabelMetrics, name: str) -> Markup:
+    """Return the curve of precision and recall with its band and the prevalence, which a coin reaches."""
+    drawn, axes = figure(WIDTH, HEIGHT)
+    colour, share = _colour(metrics), metrics["prevalence"].value
+    if math.isfinite(share):
+        axes.axhline(share, color=COLOURS["line"], linewidth=1, linestyle=(0, (4, 3)))
+    _band(axes, curves.pr_grid, curves.pr_band, colour)
+    axes.plot(*curves.pr, color=colour, linewidth=1.6)
+    if metrics.calls is not None:
+        x, y = metrics["sensitivity"].value, metrics["ppv"].value
+        if math.isfinite(x + y):
+            _point(axes, x, y, "o", colour)
+    _rates(axes, "recall (sensitivity)", "precision (PPV)")
+    title = (
+        f"Precision and recall of {metrics.label}: average precision {metrics['average_precision']}, "
+        f"prevalence {number(share)}"
+    )
+    return render(drawn, name, title)
+
+
+@own_style
+def reliability_figure(
+    curves: LabelCurves, metrics: LabelMetrics, probabilities: Array, name: str, before: LabelCurves | None = None
+) -> Markup:
+    """Return the observed share of positives by predicted probability, with intervals, above a histogram.
+
+    Args:
+        curves, metrics: of the output.
+        probabilities: of it, one for each row.
+        name: of the figure.
+        before: the curves before the calibration.
+    """
+    drawn, axes = figure(WIDTH, HEIGHT + 24)
+    colour = _colour(metrics)
+    axes.plot([0, 1], [0, 1], color=COLOURS["line"], linewidth=1, linestyle=(0, (4, 3)))
+    if before is not None:
+        x, y = ([getattr(b, "predicted") for b in before.reliability], [b.observed.value for b in before.reliability])
+        axes.plot(x, y, color=COLOURS["series-2"], linewidth=1.1, linestyle=(0, (2, 2)), marker="s", markersize=3.5,
+                  markerfacecolor="none")  # fmt: skip
+    for one in curves.reliability:
+        if one.observed.low is not None and one.observed.high is not None:
+            axes.plot([one.predicted] * 2, [one.observed.low, one.observed.high], color=colour, linewidth=1.2)
+    axes.plot([b.predicted for b in curves.reliability], [b.observed.value for b in curves.reliability], color=colour,
+              linewidth=1.2, marker="o", markersize=4)  # fmt: skip
+    counts, edges = np.histogram(probabilities, 25, (0, 1))
+    share = counts / max(1, counts.max())
+    axes.bar(edges[:-1], share * 0.13, np.diff(edges), -0.17, align="edge", color=COLOURS["muted"], alpha=0.55, linewidth=0)
+    _rates(axes, "predicted probability", "observed share")
+    axes.set_ylim(-0.185, 1.015)
+    return render(drawn, name, _reliability_title(curves, metrics, before))
+
+
+def _reliability_title(curves: LabelCurves, metrics: LabelMetrics, before: LabelCurves | None) -> str:
+    pairs = ", ".join(f"{b.predicted:.2f}: {b.observed.value:.2f}" for b in curves.reliability)
+    text = f"Reliability of {metrics.label}, observed share of positives by predicted probability: {pairs or 'no bins'}"
+    return text + ("; the dashed line is before calibration" if before is not None else "")
+
+
+@own_style
+def decision_figure(curves: LabelCurves, metrics: LabelMetrics, name: str) -> Markup:
+    """Return the net benefit of the model beside that of treating all and none."""
+    drawn, axes = figure(WIDTH, HEIGHT)
+    colour = _colour(metrics)
+    x = curves.decision_at
+    axes.axhline(0, color=COLOURS["muted"], linewidth=1)
+    axes.plot(x, curves.treat_all, color=COLOURS["muted"], linewidth=1.1, linestyle=(0, (5, 2)))
+    _band(axes, x, curves.net_benefit_band, colour)
+    axes.plot(x, curves.net_benefit, color=colour, linewidth=1.6)
+    top = float(np.nanmax([*curves.net_benefit, *curves.treat_all, 1e-3])) if len(x) else 1.0
+    low = min([0.0, *curves.net_benefit]) if len(x) else 0.0
+    axes.set(ylim=(max(low * 1.1, -0.6 * top) - 0.04 * top, top * 1.1), xlabel="threshold probability", ylabel="net benefit")
+    if len(x):
+        axes.set_xlim(0, float(x[-1]))
+    axes.locator_params(nbins=5)
+    better = x[curves.net_benefit > np.maximum(curves.treat_all, 0) + 1e-12]
+    where = f"above both from {better[0]:.2f} to {better[-1]:.2f}" if len(better) else "nowhere above both"
+    return render(drawn, name, f"Decision curve of {metrics.label}: net benefit of the model, {where}")
+
+
+@own_style
+def log_figures(log: Sequence[Mapping[str, float]]) -> list[tuple[str, Markup]]:
+    """Return the curves of a training by epoch, each with what it shows: the losses, and the validation figures."""
+    panels = (
+        ("Loss", (("loss", "training"), ("valid_loss", "validation"))),
+        ("Validation", (("valid_auroc", "AUROC"), ("valid_accuracy", "accuracy"))),
+        ("Learning rate", (("lr", "learning rate"),)),
+    )
+    found = []
+    for i, (what, columns) in enumerate(panels):
+        known = [(key, label) for key, label in columns if any(math.isfinite(row.get(key, math.nan)) for row in log)]
+        if not known:
+            continue
+        drawn, axes = figure(WIDTH, HEIGHT - 40)
+        epochs = [row.get("epoch", n + 1) for n, row in enumerate(log)]
+        for j, (key, label) in enumerate(known):
+            axes.plot(epochs, [row.get(key, math.nan) for row in log], color=COLOURS[f"series-{j + 1}"], linewidth=1.5,
+                      linestyle=("-", (0, (4, 2)))[j], marker="." if len(log) < 40 else "", label=label)  # fmt: skip
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if len(known) > 1:
+            axes.legend(frameon=False, fontsize=8, labelcolor=COLOURS["muted"])
+        last = ", ".join(f"{label} {log[-1].get(key, math.nan):.4g}" for key, label in known)
+        found.append((what, render(drawn, f"log-{i}", f"{what} by epoch; in the last of {len(log)}: {last}")))
+    return found

@@ -1,0 +1,186 @@
+"""``Report``: everything that is known of an evaluation, as a page for people and as JSON for programs.
+
+Nothing in either names an image, a patient or a path: texts pass :class:`~medzoo.evaluation.shareable.Redactor`, and the
+ids of the scores are in neither.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medzoo.atomic import write_atomically
+from medzoo.errors import ConfigError
+from medzoo.evaluation.checklist import ChecklistItem
+from medzoo.evaluation.compare import Comparison
+from medzoo.evaluation.curves import LabelCurves
+from medzoo.evaluation.drift import Drift
+from medzoo.evaluation.estimate import Estimate
+from medzoo.evaluation.examples import Example
+from medzoo.evaluation.flow import Characteristics, Flow
+from medzoo.evaluation.groups import GroupTable
+from medzoo.evaluation.metrics import Metrics
+from medzoo.evaluation.page import page
+from medzoo.evaluation.readers import Agreement, ReaderRow
+from medzoo.evaluation.scores import Scores
+from medzoo.evaluation.seeds import SeedSummary
+from medzoo.evaluation.shareable import Redactor, map_texts
+from medzoo.evaluation.wording import cases, estimate_of, headline, in_words, summary, warnings_of
+
+__all__ = ["FORMAT", "Report"]
+
+FORMAT = 1
+"""Of the JSON; it rises when a field changes its meaning or goes."""
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """An evaluation.
+
+    Attributes:
+        title: of the page.
+        scores: that were evaluated.
+        metrics: their figures.
+        curves: of each output; empty for none.
+        groups: figures by group, one table for each column.
+        comparison: with another model on the same rows.
+        readers, agreements: human readers beside the model, and among themselves.
+        seeds: mean and standard deviation over several trainings.
+        before: metrics and curves before the calibration, if there is one.
+        flow: from all rows to those evaluated.
+        characteristics: of each part of the data.
+        log: rows of ``log.csv`` of the training.
+        drift: how this data differs from that of the training.
+        openings: how often this test data was evaluated, this time included.
+        facts: what else is known, by name: ``"model"``, ``"weights"``, ``"data"``, ``"fingerprint"``, ``"split"``,
+            ``"made with"``, ``"command"``, ``"machine"``, ``"date"`` and those that :mod:`medzoo.evaluation.checklist`
+            lists.
+        notes: what a reader should know first.
+        examples: right and wrong calls.
+        checklist: draft of the reporting guidelines.
+    """
+
+    title: str
+    scores: Scores
+    metrics: Metrics
+    curves: tuple[LabelCurves, ...] = ()
+    groups: tuple[GroupTable, ...] = ()
+    comparison: Comparison | None = None
+    readers: tuple[ReaderRow, ...] = ()
+    agreements: tuple[Agreement, ...] = ()
+    seeds: SeedSummary | None = None
+    before: tuple[Metrics, tuple[LabelCurves, ...]] | None = None
+    flow: Flow | None = None
+    characteristics: Characteristics | None = None
+    log: tuple[Mapping[str, float], ...] = ()
+    drift: Drift | None = None
+    openings: int | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
+    checklist: tuple[ChecklistItem, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Report({self.title!r}: {cases(self.metrics)}, {len(self.metrics.labels)} outputs)"
+
+    def __str__(self) -> str:
+        """Return :meth:`summary`."""
+        return self.summary()
+
+    def summary(self) -> str:
+        """Return a few lines for a terminal: the outputs with their main figures, and the warnings."""
+        report = self.shareable()
+        what, figure = headline(report.metrics)
+        lines = [f"{report.title}: {cases(report.metrics)}"]
+        unit = "patients" if report.scores.patients is not None else "rows"
+        for m in report.metrics.labels:
+            at = "no threshold" if m.threshold is None else f"at {m.threshold:.3g}"
+            called = [f"{name} {e}" for name in ("sensitivity", "specificity") if m.calls and (e := estimate_of(m, name))]
+            slope = m.values.get("calibration_slope")
+            lines.append(
+                f"  {m.label}: {m.counts.positive_patients:,} positive {unit}, AUROC {m['auroc']}, "
+                + (", ".join([f"{at}: {called[0]}", *called[1:]]) if called else at)
+                + (f", calibration slope {slope}" if slope is not None and not math.isnan(slope.value) else "")
+            )
+        if len(report.metrics.labels) > 1:
+            lines.append(f"  {what} {in_words(figure)}.")
+        return "\n".join([*lines, *(f"  Note: {text}" for text in warnings_of(report))])
+
+    def shareable(self) -> Report:
+        """Return the report with texts that name no path, image or patient. The arrays of ``scores`` are as they are."""
+        redact = Redactor(self.scores, keep=self.scores.labels)
+        texts = {f.name: map_texts(getattr(self, f.name), redact) for f in fields(self) if f.name != "scores"}
+        source = self.scores
+        scores = replace(
+            source, notes=map_texts(source.notes, redact), threshold_rule=redact(source.threshold_rule), source="the scores"
+        )
+        return replace(self, scores=scores, **texts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what JSON can hold: everything but the rows of the scores and the images of the examples."""
+        report, scores = self.shareable(), self.scores
+        found: dict[str, Any] = {"format": FORMAT, "title": report.title, "summary": summary(report)}
+        found["warnings"] = warnings_of(report)
+        found |= {
+            "task": scores.task, "labels": list(scores.labels), "thresholds": list(scores.thresholds),
+            "threshold_rule": report.scores.threshold_rule, "metrics": _plain(report.metrics),
+            "curves": _plain(report.curves),
+            "before": None if report.before is None
+            else {"metrics": _plain(report.before[0]), "curves": _plain(report.before[1])},
+        }  # fmt: skip
+        rest = [f.name for f in fields(report) if f.name not in (*found, "scores")]
+        found |= {name: _plain(getattr(report, name)) for name in rest}
+        return found
+
+    def save(self, path: str | PathLike[str]) -> Path:
+        """Write the report, replacing what is there.
+
+        Args:
+            path: ``report.html`` for a page, with ``report.json`` beside it; ``report.json`` for that alone.
+
+        Returns:
+            The path.
+
+        Raises:
+            ConfigError: the name ends with neither.
+            OSError: it cannot be written.
+        """
+        target = Path(path)
+        if target.suffix.lower() not in (".html", ".htm", ".json"):
+            raise ConfigError(
+                f"Report.save: expected a path that ends with .html or .json, got {str(path)!r}. "
+                "A page has its figures beside it as .json."
+            )
+        text = json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=1)
+        shown = None if target.suffix.lower() == ".json" else page(self.shareable())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target.with_suffix(".json"), text.encode())
+        if shown is not None:
+            write_atomically(target, shown.encode())
+        return target
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON can hold it; what is no number is ``None``, and curves have five digits."""
+    if isinstance(value, (Estimate, Metrics)):
+        return _plain(value.to_dict())
+    if isinstance(value, np.ndarray):
+        return [_plain(each) for each in (value.round(5) if value.dtype.kind == "f" else value).tolist()]
+    if isinstance(value, Mapping):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [_plain(each) for each in value]
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value) if f.name != "image"}
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, np.generic):
+        return value.item()
+    return value

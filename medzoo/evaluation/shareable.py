@@ -1,0 +1,125 @@
+"""What may leave the place where it was made: texts without paths and without names of images and patients."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields, is_dataclass, replace
+from pathlib import PurePosixPath, PureWindowsPath
+from typing import Any, TypeVar
+
+import numpy as np
+
+from medzoo.evaluation.scores import Scores
+
+__all__ = ["Redactor", "map_texts", "shareable"]
+
+_T = TypeVar("_T")
+_SCHEME = r"(?:file|s3|gs|az|abfss?|hdfs|dbfs|sftp|ssh|smb)://"
+_BEGIN = rf"(?:{_SCHEME}|[A-Za-z]:[\\/]|\\\\|~[\w.-]*/|/)"
+# In quotes up to the closing one, as names may have spaces; otherwise up to a space.
+_QUOTED = re.compile(rf"(?P<quote>['\"`‘“])(?:{_BEGIN}|[^'\"`’”\n:]*[\\/])[^'\"`’”\n]*(?=['\"`’”])")
+_PLAIN = re.compile(rf"(?<![\w.:/\\>*~]){_BEGIN}[^\s'\"`’”,;<>|)\]}}]*[^\s'\"`’”,;:<>|)\]}}.!?]")
+_RELATIVE = re.compile(r"(?<![\w.:/\\…-])(?:\.{0,2}[\w.@+-]*[/\\])+[\w@+-][\w.@+-]*\.[A-Za-z][A-Za-z0-9]{0,7}(?![\w/\\])")
+_FILE = re.compile(r"(?<![\w./\\-])[\w@+-][\w.@+-]*\.(?:csv|tsv|parquet|npz|npy|json|ya?ml|xlsx?|txt|h5)(?![\w/\\])", re.I)
+_WEB = re.compile(r"https?://[^\s'\"<>]+")
+_WORD = re.compile(r"[\w.@+/\\#^=-]+")
+
+
+def shareable(text: str, scores: Scores | None = None) -> str:
+    """Return a text in which paths are "…", and the images and patients of the scores have no name.
+
+    >>> shareable("/data/st mary/a.csv: 3 rows of 'C:\\\\scans\\\\x y.png' and data/b.png were left out, see and/or")
+    "… …: 3 rows of '…' and … were left out, see and/or"
+    """
+    return Redactor(scores)(text)
+
+
+class Redactor:
+    """Removes paths, and the names of the images and patients of some scores, from texts.
+
+    Words of fewer than five digits, or fewer than three characters, are kept: they are counts more often than names.
+
+    Args:
+        scores: whose ids and patients have no name in what is returned; ``None`` removes paths alone.
+        keep: texts that are returned as they are, such as labels.
+    """
+
+    def __init__(self, scores: Scores | None = None, keep: Iterable[str] = ()) -> None:
+        self._names: dict[str, str] = {}
+        self._keep = frozenset(keep)
+        self._spaced: list[tuple[str, str]] = []
+        if scores is None:
+            return
+        if scores.patients is not None:
+            self._add(np.unique(np.asarray(scores.patients)).tolist(), "a patient")
+        self._add(np.asarray(scores.ids).tolist(), "an image")
+
+    def _add(self, names: Iterable[str], instead: str) -> None:
+        for name in map(str, names):
+            forms = {name, PurePosixPath(name).name, PureWindowsPath(name).name}
+            forms |= {form.partition(".")[0] for form in forms if "." in form}
+            for form in forms:
+                if not _is_name(form, whole=form == name) or form in self._keep:
+                    continue
+                if _WORD.fullmatch(form):
+                    self._names.setdefault(form, instead)
+                else:
+                    self._spaced.append((form, instead))
+
+    def __call__(self, text: str) -> str:
+        """Return the text without them."""
+        if text in self._keep:
+            return text
+        for name, instead in self._spaced:
+            if name in text:
+                text = text.replace(name, instead)
+        kept: list[str] = []  # addresses of the web stay, with what looks like a path in them
+
+        def hide(match: re.Match[str]) -> str:
+            kept.append(match[0])
+            return f"\0{len(kept) - 1}\0"
+
+        text = _WEB.sub(hide, text)
+        text = _WORD.sub(self._word, text)
+        text = _QUOTED.sub(lambda match: f"{match['quote']}…", text)
+        for pattern in (_PLAIN, _RELATIVE, _FILE):
+            text = pattern.sub("…", text)
+        return re.sub("\0(\\d+)\0", lambda match: kept[int(match[1])], text)
+
+    def _word(self, match: re.Match[str]) -> str:
+        word = match[0]
+        core = word.rstrip(".")
+        for name in (word, core, *re.split(r"[=/\\]", core)):
+            if name in self._names:
+                return self._names[name] + word[len(core) :] if name in (word, core) else self._parts(word)
+        return word
+
+    def _parts(self, word: str) -> str:
+        """Return a word such as a path, of which a part is a name."""
+        return "".join(self._names.get(part, part) for part in re.split(r"([=/\\])", word))
+
+
+def _is_name(text: str, *, whole: bool) -> bool:
+    if text.isdigit():
+        return len(text) >= 5
+    return len(text) >= 3 and (whole or any(c.isdigit() for c in text))
+
+
+def map_texts(value: _T, change: Callable[[str], str]) -> _T:
+    """Return a value, and all that it holds, with each text changed: of dataclasses, mappings, tuples and lists."""
+    return _map(value, change)
+
+
+def _map(value: Any, change: Callable[[str], str]) -> Any:
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {_map(key, change): _map(each, change) for key, each in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(_map(each, change) for each in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        given = {f.name: getattr(value, f.name) for f in fields(value) if f.init}
+        changed = {name: _map(each, change) for name, each in given.items()}
+        return replace(value, **{name: new for name, new in changed.items() if new is not given[name]})
+    return value

@@ -1,0 +1,155 @@
+"""The tables of results of a report: per output, of all outputs, the calls, and the predictive values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medzoo.evaluation.markup import Footnotes, Markup, estimate_cell, join, number, table, tag
+from medzoo.evaluation.metrics import LabelMetrics, Metrics
+from medzoo.evaluation.wording import CALLS, FEW, PROBABILITIES, RANKING, estimate_of, name_of, some
+
+__all__ = ["FEW_COLUMNS", "confusion_table", "overall_table", "prevalence_table", "results_tables", "threshold_table"]
+
+FEW_COLUMNS = 3
+"""Outputs that are columns of one table; more are rows of several."""
+_KINDS = (("Ranking", RANKING), ("At the threshold", CALLS), ("Probabilities", PROBABILITIES))
+
+
+def results_tables(metrics: Metrics, unit: str) -> Markup:
+    """Return the figures of each output.
+
+    Args:
+        metrics: of the outputs.
+        unit: what a case is, ``"patients"`` or ``"rows"``.
+    """
+    if len(metrics.labels) <= FEW_COLUMNS:
+        return _by_column(metrics, unit)
+    return join(_by_row(metrics, title, figures, unit) for title, figures in _KINDS if _present(metrics, figures))
+
+
+def _present(metrics: Metrics, figures: Sequence[str]) -> list[str]:
+    return [figure for figure in figures if any(figure in m.values for m in metrics.labels)]
+
+
+def label_header(m: LabelMetrics, notes: Footnotes | None = None) -> Markup:
+    """Return the header of an output's row, with a mark if it has too few patients."""
+    few = notes.mark(FEW) if notes is not None and not m.counts.eligible else None
+    return tag("th", m.label, few, scope="row", class_=None if m.counts.eligible else "few")
+
+
+def _by_column(metrics: Metrics, unit: str) -> Markup:
+    notes, width = Footnotes(), str(len(metrics.labels) + 1)
+    rows = [
+        tag("tr", tag("th", title, scope="row"), *(tag("td", get(m), class_="n") for m in metrics.labels))
+        for title, get in (
+            ("Positive rows", lambda m: f"{m.counts.positive:,}"),
+            (f"Positive {unit}", lambda m: f"{m.counts.positive_patients:,}"),
+            ("Negative rows", lambda m: f"{m.counts.negative:,}"),
+            (f"Negative {unit}", lambda m: f"{m.counts.negative_patients:,}"),
+            ("Rows without a label", lambda m: f"{m.counts.unknown:,}"),
+            ("Threshold", lambda m: "–" if m.threshold is None else number(m.threshold)),
+        )
+    ]  # fmt: skip
+    for title, figures in _KINDS:
+        present = _present(metrics, figures)
+        if present:
+            rows.append(tag("tr", tag("th", title, scope="colgroup", colspan=width), class_="part"))
+        for figure in present:
+            cells = [estimate_cell(estimate_of(m, figure), notes) for m in metrics.labels]
+            rows.append(tag("tr", tag("th", name_of(figure, metrics), scope="row"), *cells))
+    head = ["Figure", *(m.label for m in metrics.labels)]
+    return table("Figures of each output, with 95 % intervals", head, rows, notes=notes)
+
+
+def _by_row(metrics: Metrics, title: str, figures: Sequence[str], unit: str) -> Markup:
+    notes, present = Footnotes(), _present(metrics, figures)
+    first = title == "Ranking"
+    counts = ["Positive rows", f"Positive {unit}"] if first else ["Threshold"] if title == "At the threshold" else []
+    rows = []
+    for m in metrics.labels:
+        threshold = "–" if m.threshold is None else number(m.threshold)
+        known = [f"{m.counts.positive:,}", f"{m.counts.positive_patients:,}"] if first else [threshold] * len(counts)
+        cells = [tag("td", text, class_="n") for text in known]
+        cells += [estimate_cell(estimate_of(m, figure), notes) for figure in present]
+        rows.append(tag("tr", label_header(m, notes), *cells, class_=None if m.counts.eligible else "few"))
+    head = ["Output", *counts, *(name_of(figure, metrics) for figure in present)]
+    return table(f"{title}, with 95 % intervals", head, rows, notes=notes)
+
+
+def overall_table(metrics: Metrics) -> Markup:
+    """Return the figures of all outputs, with how many of them count and which."""
+    notes, rows = Footnotes(), []
+    everything = len(metrics.labels)
+    for figure, estimate in metrics.overall.items():
+        if everything == 1 and figure != "exact_match" or figure == "exact_match" and (
+            "accuracy" in metrics.overall or everything == 1
+        ):  # fmt: skip
+            continue
+        name = name_of(figure)
+        if figure.startswith("macro_"):
+            base = figure.removeprefix("macro_").removesuffix("_all")
+            defined = sum(m[base].value == m[base].value for m in metrics.labels)
+            name = f"{name_of('macro_' + base)}, " + (
+                f"over all: {defined} of {everything} outputs have one" if figure.endswith("_all")
+                else f"over the {some(len(metrics.eligible), 'output')} with enough patients"
+            )  # fmt: skip
+        rows.append(tag("tr", tag("th", name, scope="row"), estimate_cell(estimate, notes)))
+    if not rows:
+        return Markup()
+    shown = table("All outputs together", ["Figure", "Value"], rows, notes=notes)
+    if len(metrics.eligible) in (0, everything):
+        return shown
+    named = tag("p", f"With enough patients: {', '.join(metrics.eligible)}.", class_="small")
+    return join([shown, named])
+
+
+def confusion_table(metrics: Metrics) -> Markup:
+    """Return what was called by what is true: classes, or positive and negative of each output."""
+    if metrics.confusion is not None:
+        names = [m.label for m in metrics.labels]
+        rows = []
+        for name, counts in zip(names, metrics.confusion.tolist(), strict=True):
+            total = sum(counts)
+            cells = [_shaded(count, total) for count in counts]
+            rows.append(tag("tr", tag("th", name, scope="row"), *cells, tag("td", f"{total:,}", class_="n")))
+        caption = "Confusion matrix: rows are the true class, columns the predicted one; shares are of the true class"
+        return table(caption, ["True class", *names, "All"], rows, class_="confusion")
+    called = [m for m in metrics.labels if m.calls is not None]
+    rows = []
+    for m in called:
+        tp, fp, fn, tn = m.calls or (0, 0, 0, 0)
+        cells = [_shaded(tp, tp + fn), _shaded(fn, tp + fn), _shaded(fp, fp + tn), _shaded(tn, fp + tn)]
+        rows.append(tag("tr", label_header(m), *cells))
+    head = ["Output", "Positive, called positive", "Positive, missed", "Negative, called positive", "Negative, called negative"]
+    caption = "Calls, in rows: what is true and what was called; shares are of the true class"
+    return table(caption, head, rows, class_="confusion") if rows else Markup()
+
+
+def _shaded(count: int, total: int) -> Markup:
+    share = count / total if total else 0.0
+    percent = tag("small", f"{share:.0%}") if total else None
+    return tag("td", tag("span", f"{count:,}", class_="v"), " ", percent, class_="n", style=f"--share:{share:.2f}")
+
+
+def threshold_table(metrics: Metrics) -> Markup:
+    """Return the threshold of each output and what it reaches here."""
+    notes, rows = Footnotes(), []
+    for m in metrics.labels:
+        shown = "none" if m.threshold is None else number(m.threshold, 4)
+        cells = [estimate_cell(estimate_of(m, figure), notes) for figure in ("sensitivity", "specificity")]
+        rows.append(tag("tr", label_header(m), tag("td", shown, class_="n"), *cells))
+    head = ["Output", "Threshold (probability)", "Sensitivity here", "Specificity here"]
+    return table("Thresholds and what they reach on this data", head, rows, notes=notes)
+
+
+def prevalence_table(metrics: Metrics) -> Markup:
+    """Return the predictive values at the stated shares of positives, beside those of this data."""
+    notes, rows = Footnotes(), []
+    for m, share in zip(metrics.labels, metrics.options.prevalence, strict=True):
+        cells = [tag("td", number(share, 4), class_="n")]
+        cells += [estimate_cell(m.values.get(f"{figure}_at_prevalence"), notes) for figure in ("ppv", "npv")]
+        cells.append(tag("td", number(m["prevalence"].value, 4), class_="n"))
+        cells += [estimate_cell(estimate_of(m, figure), notes) for figure in ("ppv", "npv")]
+        rows.append(tag("tr", label_header(m), *cells))
+    head = ["Output", "Stated share", "PPV", "NPV", "Share here", "PPV here", "NPV here"]
+    return table("Predictive values at a stated share of positives, and at that of this data", head, rows, notes=notes)

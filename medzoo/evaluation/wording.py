@@ -1,0 +1,188 @@
+"""The sentences of a report: names of figures, what it says first, its warnings, its limits and its sources."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from medzoo.evaluation.estimate import LEAST_PATIENTS, Estimate
+from medzoo.evaluation.metrics import LabelMetrics, Metrics
+
+if TYPE_CHECKING:
+    from medzoo.evaluation.report import Report
+
+__all__ = [
+    "CALLS", "NAMES", "PROBABILITIES", "RANKING", "SOURCES", "cases", "estimate_of", "headline", "limits", "methods",
+    "name_of", "some", "summary", "warnings_of",
+]  # fmt: skip
+
+NAMES = {
+    "auroc": "AUROC", "average_precision": "Average precision", "accuracy": "Accuracy", "sensitivity": "Sensitivity",
+    "specificity": "Specificity", "ppv": "PPV", "npv": "NPV", "f1": "F1", "brier": "Brier score",
+    "log_loss": "Log-loss", "prevalence": "Share of positives", "ece": "ECE", "calibration_slope": "Calibration slope",
+    "calibration_intercept": "Calibration intercept", "exact_match": "Exact match",
+    "balanced_accuracy": "Balanced accuracy", "macro_auroc": "Mean AUROC",
+    "macro_average_precision": "Mean average precision", "macro_auroc_all": "Mean AUROC, all outputs",
+    "macro_average_precision_all": "Mean average precision, all outputs", "ppv_at_prevalence": "PPV",
+    "npv_at_prevalence": "NPV", "sensitivity_at_specificity": "Sensitivity at a specificity",
+    "specificity_at_sensitivity": "Specificity at a sensitivity", "kappa": "Cohen's kappa",
+}  # fmt: skip
+RANKING = ("auroc", "average_precision", "sensitivity_at_specificity", "specificity_at_sensitivity")
+CALLS = ("sensitivity", "specificity", "ppv", "npv", "f1", "accuracy")
+PROBABILITIES = ("brier", "log_loss", "ece", "calibration_slope", "calibration_intercept")
+SOURCES = (
+    ("Bootstrap over patients: each resample draws patients with all their rows. Efron and Tibshirani, An Introduction "
+     "to the Bootstrap, 1993; Field and Welsh, J R Stat Soc B 2007", "10.1111/j.1467-9868.2007.00593.x"),
+    ("Wilson's interval of a proportion. Wilson, J Am Stat Assoc 1927", "10.1080/01621459.1927.10502953"),
+    ("Interval of an AUROC of 0 or 1. Newcombe, Stat Med 2006", "10.1002/sim.2324"),
+    ("Calibration slope and intercept. Van Calster et al., BMC Medicine 2019", "10.1186/s12916-019-1466-7"),
+    ("Net benefit. Vickers and Elkin, Med Decis Making 2006", "10.1177/0272989X06295361"),
+    ("Agreement. Cohen, Educ Psychol Meas 1960", "10.1177/001316446002000104"),
+)  # fmt: skip
+FEW = f"under {LEAST_PATIENTS} positive or negative patients"
+
+
+def name_of(figure: str, metrics: Metrics | None = None) -> str:
+    """Return the name of a figure; the unknown keep theirs."""
+    if metrics is not None and figure == "sensitivity_at_specificity":
+        return f"Sensitivity at specificity {metrics.options.specificity:g}"
+    if metrics is not None and figure == "specificity_at_sensitivity":
+        return f"Specificity at sensitivity {metrics.options.sensitivity:g}"
+    return NAMES.get(figure, figure.replace("_", " ").capitalize())
+
+
+def estimate_of(label: LabelMetrics, figure: str) -> Estimate | None:
+    """Return a figure of an output, with the reason if it has no call; ``None`` if it was not computed."""
+    found = label.values.get(figure)
+    if found is not None and label.calls is None and math.isnan(found.value) and figure in CALLS:
+        return replace(found, why="no threshold was chosen, so no call is made")
+    return found
+
+
+def some(count: int, what: str) -> str:
+    """Return a count with its noun.
+
+    >>> some(1, "row"), some(1200, "patient")
+    ('1 row', '1,200 patients')
+    """
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
+def cases(metrics: Metrics) -> str:
+    """Return the rows and patients."""
+    rows = some(metrics.rows, "row")
+    return rows if metrics.patients is None else f"{rows} of {some(metrics.patients, 'patient')}"
+
+
+def headline(metrics: Metrics) -> tuple[str, Estimate]:
+    """Return the figure that a report begins with, and what it is of."""
+    if len(metrics.labels) == 1:
+        return f"The AUROC of {metrics.labels[0].label}", metrics.labels[0]["auroc"]
+    if not metrics.eligible:
+        return f"The mean AUROC of all {len(metrics.labels)} outputs", metrics.overall["macro_auroc_all"]
+    number = len(metrics.eligible)
+    what = "all" if number == len(metrics.labels) else f"the {number} of {len(metrics.labels)}"
+    return f"The mean AUROC of {what} outputs with enough patients", metrics.overall["macro_auroc"]
+
+
+def in_words(estimate: Estimate) -> str:
+    """Return a figure with its interval as part of a sentence."""
+    if math.isnan(estimate.value):
+        return f"cannot be computed ({estimate.why or 'not defined for these rows'})"
+    if estimate.low is None or estimate.high is None:
+        return f"is {estimate.value:.3f}, without an interval ({estimate.why or 'none was computed'})"
+    return f"is {estimate.value:.3f} (95 % interval {estimate.low:.3f} to {estimate.high:.3f})"
+
+
+def summary(report: Report) -> str:
+    """Return the paragraph that a report begins with: model, data, main figure, and what it cannot say."""
+    metrics, facts = report.metrics, report.facts
+    model = facts.get("model", "The model")
+    data = f" ({facts['data']})" if "data" in facts else ""
+    what, figure = headline(metrics)
+    accuracy = metrics.overall.get("accuracy")
+    more = f" The accuracy {in_words(accuracy)}." if accuracy is not None else ""
+    return (
+        f"{model} was evaluated on {cases(metrics)}{data}. {what} {in_words(figure)}.{more} This states how the scores "
+        "relate to the labels of these cases. It cannot state how the model does on patients, scanners or sites unlike "
+        "these, whether the labels are right, or whether its use helps anyone."
+    )
+
+
+def warnings_of(report: Report) -> list[str]:
+    """Return what a reader should know before the figures: what was noted, and what follows from them."""
+    metrics, found = report.metrics, []
+    few = [m for m in metrics.labels if not m.counts.eligible]
+    if few:
+        named = ", ".join(f"{m.label} ({m.counts.positive_patients:,})" for m in few)
+        unit = "patients" if report.scores.patients is not None else "rows"
+        found.append(f"No intervals, as {FEW}; positive {unit} in brackets: {named}.")
+    if report.scores.patients is None:
+        found.append(
+            "The patients are not known: each row counts as a patient. Where patients have several rows, the intervals "
+            "are too narrow."
+        )
+    without = [m.label for m in metrics.labels if m.threshold is None]
+    if without and report.scores.task != "multiclass":
+        found.append(f"No threshold, and so no positive or negative call, for {_list(without)}.")
+    found += _calibration_warning(metrics)
+    if report.openings is not None and report.openings > 1:
+        found.append(
+            f"This test data was opened {report.openings} times. Choices made after looking at it make the figures "
+            "optimistic."
+        )
+    return [*dict.fromkeys([*found, *report.scores.notes, *report.notes])]
+
+
+def _calibration_warning(metrics: Metrics) -> list[str]:
+    off = []
+    for m in metrics.labels:
+        slope = m.values.get("calibration_slope")
+        if slope is not None and slope.low is not None and slope.high is not None and not slope.low <= 1 <= slope.high:
+            off.append(f"{m.label} ({slope.value:.2f})")
+    return [f"The probabilities are not calibrated: slopes whose interval leaves out 1: {_list(off)}."] if off else []
+
+
+def _list(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def limits(report: Report) -> list[str]:
+    """Return what the figures cannot show."""
+    scores = report.scores
+    found = [
+        "For research use. This is no evidence of clinical benefit, and the model is no medical device by it.",
+        "The figures hold for patients like these. Another site, scanner, protocol or share of positives can change "
+        "all of them; PPV and NPV change with the share of positives even where nothing else does.",
+        "The labels are taken as true. Errors and doubts in them are in every figure.",
+    ]
+    if scores.patients is None:
+        found.append("Without known patients it cannot be checked that training and test data share none.")
+    else:
+        found.append(
+            "Patients are kept apart by the identifiers of the table. One person under two identifiers, and images "
+            "that the pretrained weights have seen, would not be noticed."
+        )
+    if len(report.metrics.labels) > 1 or report.groups:
+        found.append(
+            "Many intervals are shown, and none is widened for their number: of 20 true differences of zero, about "
+            "one is expected to look separable."
+        )
+    return found
+
+
+def methods(metrics: Metrics) -> str:
+    """Return how the intervals were computed, for the figures of these metrics."""
+    used: dict[str, list[str]] = {}
+    for m in metrics.labels:
+        for figure, estimate in m.values.items():
+            if estimate.method and name_of(figure) not in used.setdefault(estimate.method, []):
+                used[estimate.method].append(name_of(figure))
+    others = [
+        f"{method} for {_list(names, 9)}" for method, names in used.items() if not method.startswith("bootstrap")
+    ]
+    text = f"Intervals are 95 %: percentiles of {metrics.resamples:,} resamples of the patients (seed {metrics.seed})"
+    return text + ("; " + "; ".join(others) if others else "") + "."
