@@ -19,7 +19,7 @@ class Markup(str):
     __slots__ = ()
 
 
-def tag(name: str, *children: str | None, **attributes: object) -> Markup:
+def tag(element: str, /, *children: str | None, **attributes: object) -> Markup:
     """Return an element; children and attributes are escaped unless they are :class:`Markup`.
 
     A trailing underscore of an attribute is left out, and others become hyphens; ``None`` leaves the attribute out.
@@ -32,9 +32,9 @@ def tag(name: str, *children: str | None, **attributes: object) -> Markup:
         for key, value in attributes.items()
         if value is not None
     )
-    if name in _VOID:
-        return Markup(f"<{name}{given}>")
-    return Markup(f"<{name}{given}>{join(children)}</{name}>")
+    if element in _VOID:
+        return Markup(f"<{element}{given}>")
+    return Markup(f"<{element}{given}>{join(children)}</{element}>")
 
 
 def join(parts: Iterable[str | None]) -> Markup:
