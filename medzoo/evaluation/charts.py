@@ -86,9 +86,15 @@ def interval_range(estimates: Iterable[Estimate], least: tuple[float, float]) ->
 
 def interval_axis(span: tuple[float, float], reference: float | None = None) -> Markup:
     """Return the header of a column of :func:`interval_line` with the ends of its range."""
-    middle = tag("span", f"{reference:g}") if reference is not None and span[0] < reference < span[1] else None
-    inner = tag("span", tag("span", f"{span[0]:g}"), middle, tag("span", f"{span[1]:g}"), class_="axis", aria_hidden="true")
+    middle = tag("span", _end(reference)) if reference is not None and span[0] < reference < span[1] else None
+    inner = tag(
+        "span", tag("span", _end(span[0])), middle, tag("span", _end(span[1])), class_="axis", aria_hidden="true"
+    )
     return tag("th", tag("span", "interval", class_="hidden"), inner, scope="col", class_="forest")
+
+
+def _end(value: float) -> str:
+    return f"{value:g}".replace("-", "−")
 
 
 def interval_line(estimate: Estimate | None, span: tuple[float, float], reference: float | None = None) -> Markup:

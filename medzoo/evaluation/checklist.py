@@ -183,7 +183,8 @@ def _answers(report: Report) -> dict[str, tuple[str, str]]:
         found["model"] = (text, "made")
     unknown = sum(m.counts.unknown for m in metrics.labels)
     found["missing"] = (
-        f"Rows without a label of an output are left out of its figures: {some(unknown, 'value')} in all.", "results"
+        f"Rows without a label of an output are left out of its figures: {some(unknown, 'value')} in all.",
+        "results",
     )
     if scores.patients is not None and facts.get("split level"):
         found["level"] = (facts["split level"], "made")
@@ -209,7 +210,11 @@ def _more_answers(report: Report) -> dict[str, tuple[str, str]]:
         found["accuracy"] = (f"{pairs}.", "results")
     if any(m.threshold is not None for m in metrics.labels):
         rule = report.scores.threshold_rule
-        chosen = f"Probabilities; thresholds by {rule}." if rule else "Probabilities; how thresholds were chosen is not known."
+        chosen = (
+            f"Probabilities; thresholds by {rule}."
+            if rule
+            else "Probabilities; how thresholds were chosen is not known."
+        )
         found["thresholds"] = (chosen, "thresholds")
     if report.flow is not None:
         dropped = [f"{rows:,} {reason}" for step in report.flow.steps for reason, rows in step.dropped]
@@ -228,7 +233,10 @@ def _more_answers(report: Report) -> dict[str, tuple[str, str]]:
         large = [row.what for row in report.drift.rows if row.large]
         found["drift"] = (f"Large differences: {', '.join(large) or 'none'}.", "drift")
     if report.before is not None:
-        found["updating"] = ("The probabilities were recalibrated; the figures before and after are given.", "calibration")
+        found["updating"] = (
+            "The probabilities were recalibrated; the figures before and after are given.",
+            "calibration",
+        )
     return found
 
 

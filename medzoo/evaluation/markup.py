@@ -115,7 +115,11 @@ def table(
         cell if cell.startswith("<th") and isinstance(cell, Markup) else tag("th", cell, scope="col") for cell in head
     ]
     inner = tag(
-        "table", tag("caption", caption), tag("thead", tag("tr", *header)), tag("tbody", *rows), class_=class_ or None
+        "table",
+        tag("caption", tag("span", caption)),
+        tag("thead", tag("tr", *header)),
+        tag("tbody", *rows),
+        class_=class_ or None,
     )
     scroll = tag("div", inner, class_="scroll", role="region", tabindex="0", aria_label=caption)
     return join([scroll, notes.render() if notes else None])

@@ -44,7 +44,9 @@ def page(report: Report) -> str:
         for anchor, title, body in shown
     ]  # fmt: skip
     made = report.facts.get("made with", "medzoo")
-    footer = tag("footer", tag("p", f"For research use. Made with {made}. The same figures are in the JSON file beside this."))
+    footer = tag(
+        "footer", tag("p", f"For research use. Made with {made}. The same figures are in the JSON file beside this.")
+    )
     return f"<!DOCTYPE html>\n{tag('html', head, tag('body', header, tag('main', *sections), footer), lang='en')}\n"
 
 
@@ -78,5 +80,6 @@ def _warnings(report: Report) -> Markup | None:
     found = warnings_of(report)
     if not found:
         return None
-    return tag("div", tag("h2", "Before reading on"), tag("ul", *(tag("li", text) for text in found)), class_="warnings")
-
+    return tag(
+        "div", tag("h2", "Before reading on"), tag("ul", *(tag("li", text) for text in found)), class_="warnings"
+    )

@@ -41,14 +41,15 @@ small, .small { font-size: .8125rem }
 .warnings ul { margin: .2rem 0; padding-left: 1.1rem }
 nav ol { columns: 15rem; column-gap: 2rem; padding-left: 1.6rem; max-width: none; margin: .4rem 0 }
 nav h2 { font-size: 1rem; margin: 1.6rem 0 0; border: 0; padding: 0 }
-.scroll { overflow-x: auto; margin: 1rem 0 .4rem; max-width: 100% }
+.scroll { position: relative; overflow-x: auto; margin: 1rem 0 .4rem; max-width: 100% }
 .scroll:focus-visible { outline: 2px solid var(--link); outline-offset: 2px }
 table { border-collapse: collapse; font-size: .875rem; line-height: 1.35 }
 caption { text-align: left; padding: 0 0 .35rem; font-size: .8125rem; caption-side: top }
+caption span { display: inline-block; position: sticky; left: 0; max-width: calc(100vw - 2.5rem) }
 th, td { padding: .32rem .7rem .32rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
 th:last-child, td:last-child { padding-right: 0 }
 thead th { vertical-align: bottom; font-weight: 600; border-bottom: 1.5px solid var(--muted); min-width: 4.2rem }
-tbody th { font-weight: 500; max-width: 19rem; min-width: 6.5rem }
+tbody th { font-weight: 500; max-width: 19rem; min-width: 6.5rem; position: sticky; left: 0; background: var(--page); z-index: 1 }
 .part th { padding-top: 1rem; font-weight: 600; color: var(--muted) }
 td.n { white-space: nowrap }
 td.n .v { font-weight: 600 }
@@ -60,14 +61,14 @@ sup { font-size: .7em; line-height: 0; color: var(--muted); padding-left: .1em }
 .confusion td.n { background: color-mix(in srgb, var(--series-1) calc(var(--share, 0) * 42%), transparent);
   padding: .45rem .7rem; border: 1px solid var(--page) }
 .confusion td.n small { color: inherit }
-.confusion thead th { padding-left: .7rem; max-width: 9rem }
+.confusion thead th + th { padding-left: .7rem; max-width: 9rem }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15.5rem, 100%), 1fr)); gap: 1.1rem 1.2rem;
   margin: 1rem 0 }
 .plots.single { grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 25rem)) }
 figure { margin: 0 }
 figcaption { font-size: .8125rem; line-height: 1.35; margin: 0 0 .15rem; min-height: 2.7em; display: flex;
   flex-direction: column; justify-content: flex-end }
-figcaption b { color: var(--ink); font-weight: 600 }
+figcaption b { display: block; color: var(--ink); font-weight: 600 }
 figure svg, svg.flow { display: block; width: 100%; height: auto }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt }
 svg text { font-family: inherit; fill: var(--ink) }
@@ -107,7 +108,7 @@ footer { color: var(--muted); font-size: .8125rem; padding-bottom: 3rem; margin-
   main, header, footer { padding-left: 1rem; padding-right: 1rem }
   dl.facts { grid-template-columns: 1fr; gap: 0 }
   dl.facts dd { margin-bottom: .5rem }
-  tbody th { min-width: 5rem; max-width: 10rem; overflow-wrap: anywhere }
+  tbody th { min-width: 5.5rem; max-width: 8.5rem }
 }
 """
 _PRINT = """
@@ -127,7 +128,7 @@ table { font-size: 7.6pt; width: 100% }
 thead { display: table-header-group }
 tr, figure, .flow { break-inside: avoid }
 thead th { min-width: 0 }
-tbody th { min-width: 0 }
+tbody th { min-width: 0; position: static; background: none }
 th, td { padding-right: .4rem }
 td.n small { font-size: 6.4pt }
 .forest, .forest svg { min-width: 5rem; width: 7rem }

@@ -102,7 +102,9 @@ class Report:
         unit = "patients" if report.scores.patients is not None else "rows"
         for m in report.metrics.labels:
             at = "no threshold" if m.threshold is None else f"at {m.threshold:.3g}"
-            called = [f"{name} {e}" for name in ("sensitivity", "specificity") if m.calls and (e := estimate_of(m, name))]
+            called = [
+                f"{name} {e}" for name in ("sensitivity", "specificity") if m.calls and (e := estimate_of(m, name))
+            ]
             slope = m.values.get("calibration_slope")
             lines.append(
                 f"  {m.label}: {m.counts.positive_patients:,} positive {unit}, AUROC {m['auroc']}, "
@@ -119,7 +121,10 @@ class Report:
         texts = {f.name: map_texts(getattr(self, f.name), redact) for f in fields(self) if f.name != "scores"}
         source = self.scores
         scores = replace(
-            source, notes=map_texts(source.notes, redact), threshold_rule=redact(source.threshold_rule), source="the scores"
+            source,
+            notes=map_texts(source.notes, redact),
+            threshold_rule=redact(source.threshold_rule),
+            source="the scores",
         )
         return replace(self, scores=scores, **texts)
 

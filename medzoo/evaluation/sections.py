@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from medzoo.evaluation import figures, more_tables, tables
 from medzoo.evaluation.charts import flow_chart
+from medzoo.evaluation.curves import LabelCurves
 from medzoo.evaluation.examples import Example
 from medzoo.evaluation.markup import Markup, join, number, tag
 from medzoo.evaluation.metrics import LabelMetrics
@@ -49,14 +51,31 @@ def results(report: Report) -> Markup:
     )  # fmt: skip
 
 
+def _drawable(report: Report) -> list[tuple[int, LabelCurves, LabelMetrics]]:
+    """Return the number of each output that has both classes, with its curves and figures."""
+    numbers = {label: i for i, label in enumerate(report.scores.labels)}
+    every = [(numbers[curves.label], curves, report.metrics[curves.label]) for curves in report.curves]
+    return [(i, curves, m) for i, curves, m in every if not math.isnan(m["auroc"].value)]
+
+
+def _not_drawn(report: Report) -> Markup | None:
+    shown = {curves.label for _, curves, _ in _drawable(report)}
+    others = [curves.label for curves in report.curves if curves.label not in shown]
+    return tag("p", f"No curve, as all rows are of one class: {', '.join(others)}.", class_="small") if others else None
+
+
 def _panels(report: Report, drawn: Iterable[tuple[LabelMetrics, str, Markup]]) -> Markup:
     shown = []
     for m, text, svg in drawn:
-        note = "" if m.counts.eligible else f" Too few {_unit(report)} ({m.counts.positive_patients:,} positive) for intervals."
+        note = (
+            ""
+            if m.counts.eligible
+            else f". Too few {_unit(report)} ({m.counts.positive_patients:,} positive) for intervals."
+        )
         few = None if m.counts.eligible else "few"
-        caption = tag("figcaption", tag("span", tag("b", m.label), f" {text}{note}"), class_=few)
+        caption = tag("figcaption", tag("b", m.label), tag("span", f"{text}{note}".removeprefix(". ")), class_=few)
         shown.append(tag("figure", caption, svg))
-    return tag("div", *shown, class_="plots single" if len(shown) <= tables.FEW_COLUMNS else "plots")
+    return tag("div", *shown, class_="plots single" if len(report.metrics.labels) == 1 else "plots")
 
 
 def _legend(*entries: tuple[str, str]) -> Markup:
@@ -69,43 +88,49 @@ def _legend(*entries: tuple[str, str]) -> Markup:
         elif dash == "point":
             mark = tag("circle", cx="18", cy="8", r="5", style=f"fill:var(--{colour})")
         else:
-            mark = tag("path", d="M0 8H36", stroke_dasharray=dash or None, style=f"stroke:var(--{colour});stroke-width:3")
+            mark = tag(
+                "path", d="M0 8H36", stroke_dasharray=dash or None, style=f"stroke:var(--{colour});stroke-width:3"
+            )
         items.append(tag("li", tag("svg", mark, viewBox="0 0 36 16", aria_hidden="true"), f" {text}"))
     return tag("ul", *items, class_="legend")
 
 
 def ranking(report: Report) -> Markup | None:
     """Return the ROC curves and those of precision and recall."""
-    if not report.curves:
+    if not _drawable(report):
         return None
     signs = {name: i for i, name in enumerate(dict.fromkeys(row.reader for row in report.readers))}
     roc, pr = [], []
-    for i, curves in enumerate(report.curves):
-        m = report.metrics[curves.label]
+    for i, curves, m in _drawable(report):
         shown = [(figures.MARKERS[signs[r.reader] % 8], r) for r in report.readers if r.label == curves.label]
         roc.append((m, f"AUROC {m['auroc']}", figures.roc_figure(curves, m, f"roc-{i}", shown)))
         pr.append((m, f"average precision {m['average_precision']}", figures.pr_figure(curves, m, f"pr-{i}")))
-    lines = [("series-1", "curve"), ("series-1 band", "95 % interval at each point"), ("line 8 6", "chance")]
-    point = ("series-1 point", "at the threshold")
+    lines = [("series-1", "curve"), ("series-1 band", "95 % interval at each point")]
+    point = ("series-1 point", "as called" if report.scores.task == "multiclass" else "at the threshold")
     calls = [point] if any(m.calls is not None for m in report.metrics.labels) else []
     readers = _text("Outlined signs are the readers; the section on readers names them.") if signs else None
+    lines.append(("line 8 6", "chance"))
+    if len(roc) == 1:
+        return join([_legend(*lines, *calls), readers, _panels(report, roc + pr), _not_drawn(report)])
     return join(
         [tag("h3", "ROC curves"), _legend(*lines, *calls), readers, _panels(report, roc),
-         tag("h3", "Precision and recall"), _panels(report, pr)]
+         tag("h3", "Precision and recall"), _panels(report, pr), _not_drawn(report)]
     )  # fmt: skip
 
 
 def calibration(report: Report) -> Markup | None:
     """Return the reliability of the probabilities, before and after the calibration."""
-    if not report.curves:
+    if not _drawable(report):
         return None
     before = {} if report.before is None else {curves.label: curves for curves in report.before[1]}
     drawn = []
-    for i, curves in enumerate(report.curves):
-        m, p = report.metrics[curves.label], report.scores.probabilities[:, i]
+    for i, curves, m in _drawable(report):
+        p, old = report.scores.probabilities[:, i], before.get(curves.label)
         slope = m.values.get("calibration_slope")
         text = f"Brier score {number(m['brier'].value)}" + (f", slope {number(slope.value, 2)}" if slope else "")
-        drawn.append((m, text, figures.reliability_figure(curves, m, p, f"reliability-{i}", before.get(curves.label))))
+        if (limit := figures.reliability_limit(curves, old)) < 1:
+            text += f", axes to {limit:g}"
+        drawn.append((m, text, figures.reliability_figure(curves, m, p, f"reliability-{i}", old)))
     lines = [("series-1", "observed share with 95 % interval"), ("line 8 6", "perfect"), ("muted band", "predictions")]
     lines += [("series-2 4 4", "before calibration")] if before else []
     return join([
@@ -124,13 +149,9 @@ def _before_after(report: Report) -> Markup | None:
 
 def decision(report: Report) -> Markup | None:
     """Return the decision curves."""
-    if not report.curves:
+    if not _drawable(report):
         return None
-    drawn = [
-        (m, "", figures.decision_figure(curves, m, f"decision-{i}"))
-        for i, curves in enumerate(report.curves)
-        for m in [report.metrics[curves.label]]
-    ]
+    drawn = [(m, "", figures.decision_figure(curves, m, f"decision-{i}")) for i, curves, m in _drawable(report)]
     lines = (("series-1", "model"), ("muted 8 4", "treat all"), ("muted", "treat none"))
     return join([
         _text("Net benefit: true positives minus false positives per case, each false positive weighted by the odds of",
@@ -147,10 +168,16 @@ def thresholds(report: Report) -> Markup | None:
     if report.scores.task == "multiclass":
         return None
     if any(m.threshold is not None for m in metrics.labels):
-        how = f"How the thresholds were chosen: {rule.rstrip('.')}." if rule else "How the thresholds were chosen is not known."
+        how = (
+            f"How the thresholds were chosen: {rule.rstrip('.')}."
+            if rule
+            else "How the thresholds were chosen is not known."
+        )
         parts += [_text(how), tables.threshold_table(metrics)]
     else:
-        parts.append(_text("No threshold was chosen: no case is called positive or negative, and 0.5 is not put in its place."))
+        parts.append(
+            _text("No threshold was chosen: no case is called positive or negative, and 0.5 is not put in its place.")
+        )
     if metrics.options.prevalence:
         parts += [
             tag("h3", "At a stated share of positives"),
@@ -224,8 +251,13 @@ def examples(report: Report) -> Markup | None:
               "traced back without the key of the project.")
     ]  # fmt: skip
     for label in dict.fromkeys(example.label for example in report.examples):
-        shown = [_example(example) for example in report.examples if example.label == label]
-        parts += [tag("h3", label), tag("div", *shown, class_="examples")]
+        mine = [example for example in report.examples if example.label == label]
+        rows = (
+            [mine]
+            if len(mine) <= 2
+            else [[e for e in mine if e.kind == k] for k in dict.fromkeys(e.kind for e in mine)]
+        )
+        parts += [tag("h3", label), *(tag("div", *map(_example, row), class_="examples") for row in rows)]
     return join(parts)
 
 
@@ -236,7 +268,9 @@ def _example(example: Example) -> Markup:
     picture = None
     if example.image is not None:
         data = base64.b64encode(example.image).decode()
-        picture = tag("img", src=f"data:image/png;base64,{data}", alt=f"Case {example.case}, {example.kind}", loading="lazy")
+        picture = tag(
+            "img", src=f"data:image/png;base64,{data}", alt=f"Case {example.case}, {example.kind}", loading="lazy"
+        )
     return tag(
         "div", picture,
         tag("p", tag("strong", example.kind.capitalize()), f": called {called}, is {truth}"),

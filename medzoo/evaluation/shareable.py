@@ -20,8 +20,12 @@ _BEGIN = rf"(?:{_SCHEME}|[A-Za-z]:[\\/]|\\\\|~[\w.-]*/|/)"
 # In quotes up to the closing one, as names may have spaces; otherwise up to a space.
 _QUOTED = re.compile(rf"(?P<quote>['\"`‘“])(?:{_BEGIN}|[^'\"`’”\n:]*[\\/])[^'\"`’”\n]*(?=['\"`’”])")
 _PLAIN = re.compile(rf"(?<![\w.:/\\>*~]){_BEGIN}[^\s'\"`’”,;<>|)\]}}]*[^\s'\"`’”,;:<>|)\]}}.!?]")
-_RELATIVE = re.compile(r"(?<![\w.:/\\…-])(?:\.{0,2}[\w.@+-]*[/\\])+[\w@+-][\w.@+-]*\.[A-Za-z][A-Za-z0-9]{0,7}(?![\w/\\])")
-_FILE = re.compile(r"(?<![\w./\\-])[\w@+-][\w.@+-]*\.(?:csv|tsv|parquet|npz|npy|json|ya?ml|xlsx?|txt|h5)(?![\w/\\])", re.I)
+_RELATIVE = re.compile(
+    r"(?<![\w.:/\\…-])(?:\.{0,2}[\w.@+-]*[/\\])+[\w@+-][\w.@+-]*\.[A-Za-z][A-Za-z0-9]{0,7}(?![\w/\\])"
+)
+_FILE = re.compile(
+    r"(?<![\w./\\-])[\w@+-][\w.@+-]*\.(?:csv|tsv|parquet|npz|npy|json|ya?ml|xlsx?|txt|h5)(?![\w/\\])", re.I
+)
 _WEB = re.compile(r"https?://[^\s'\"<>]+")
 _WORD = re.compile(r"[\w.@+/\\#^=-]+")
 

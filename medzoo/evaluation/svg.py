@@ -58,9 +58,10 @@ def figure(width: float, height: float) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(width / 72, height / 72), layout="constrained")
+    drawn = Figure(figsize=(width / 72, height / 72))
     FigureCanvasAgg(drawn)
-    axes = drawn.add_subplot()
+    # Places of our own: a layout engine would draw each figure twice to measure its texts.
+    axes = drawn.add_axes((44 / width, 34 / height, (width - 50) / width, (height - 40) / height))
     drawn.patch.set_visible(False)
     _style(axes)
     return drawn, axes
@@ -100,10 +101,14 @@ def _clean(svg: str, name: str, title: str) -> str:
     for variable, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{variable})")
     svg = _FONT.sub(lambda m: f"font-size: {m[2]}px" + (f"; font-weight: {m[1]}" if m[1] else ""), svg)
-    svg = _NUMBER.sub(lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), svg)
+    svg = re.sub(r"<[^>]*>", lambda m: _NUMBER.sub(_short, m[0]), svg)  # in elements, not in the texts of the ticks
     svg = re.sub(r"<defs>\s*</defs>", "", svg)
     svg = re.sub(r"\s*\n\s*", " ", svg).strip()
     box = re.search(r'viewBox="([^"]*)"', svg)
     begin = tag("title", title, id=f"{name}-title")
     opening = f'<svg viewBox="{box[1] if box else "0 0 1 1"}" role="img" aria-labelledby="{name}-title">'
     return re.sub(r"<svg[^>]*>", lambda _: opening + begin, svg, count=1)
+
+
+def _short(match: re.Match[str]) -> str:
+    return f"{float(match[0]):.2f}".rstrip("0").rstrip(".")

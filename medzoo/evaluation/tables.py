@@ -12,7 +12,6 @@ __all__ = ["FEW_COLUMNS", "confusion_table", "overall_table", "prevalence_table"
 
 FEW_COLUMNS = 3
 """Outputs that are columns of one table; more are rows of several."""
-_KINDS = (("Ranking", RANKING), ("At the threshold", CALLS), ("Probabilities", PROBABILITIES))
 
 
 def results_tables(metrics: Metrics, unit: str) -> Markup:
@@ -24,7 +23,14 @@ def results_tables(metrics: Metrics, unit: str) -> Markup:
     """
     if len(metrics.labels) <= FEW_COLUMNS:
         return _by_column(metrics, unit)
-    return join(_by_row(metrics, title, figures, unit) for title, figures in _KINDS if _present(metrics, figures))
+    return join(
+        _by_row(metrics, title, figures, unit) for title, figures in _kinds(metrics) if _present(metrics, figures)
+    )
+
+
+def _kinds(metrics: Metrics) -> tuple[tuple[str, Sequence[str]], ...]:
+    called = "As called: the most probable class" if metrics.confusion is not None else "At the threshold"
+    return (("Ranking", RANKING), (called, CALLS), ("Probabilities", PROBABILITIES))
 
 
 def _present(metrics: Metrics, figures: Sequence[str]) -> list[str]:
@@ -49,8 +55,9 @@ def _by_column(metrics: Metrics, unit: str) -> Markup:
             ("Rows without a label", lambda m: f"{m.counts.unknown:,}"),
             ("Threshold", lambda m: "–" if m.threshold is None else number(m.threshold)),
         )
+        if title != "Threshold" or metrics.confusion is None
     ]  # fmt: skip
-    for title, figures in _KINDS:
+    for title, figures in _kinds(metrics):
         present = _present(metrics, figures)
         if present:
             rows.append(tag("tr", tag("th", title, scope="colgroup", colspan=width), class_="part"))
@@ -81,9 +88,9 @@ def overall_table(metrics: Metrics) -> Markup:
     notes, rows = Footnotes(), []
     everything = len(metrics.labels)
     for figure, estimate in metrics.overall.items():
-        if everything == 1 and figure != "exact_match" or figure == "exact_match" and (
+        if (everything == 1 and figure != "exact_match") or (figure == "exact_match" and (
             "accuracy" in metrics.overall or everything == 1
-        ):  # fmt: skip
+        )):  # fmt: skip
             continue
         name = name_of(figure)
         if figure.startswith("macro_"):
@@ -120,7 +127,13 @@ def confusion_table(metrics: Metrics) -> Markup:
         tp, fp, fn, tn = m.calls or (0, 0, 0, 0)
         cells = [_shaded(tp, tp + fn), _shaded(fn, tp + fn), _shaded(fp, fp + tn), _shaded(tn, fp + tn)]
         rows.append(tag("tr", label_header(m), *cells))
-    head = ["Output", "Positive, called positive", "Positive, missed", "Negative, called positive", "Negative, called negative"]
+    head = [
+        "Output",
+        "Positive, called positive",
+        "Positive, missed",
+        "Negative, called positive",
+        "Negative, called negative",
+    ]
     caption = "Calls, in rows: what is true and what was called; shares are of the true class"
     return table(caption, head, rows, class_="confusion") if rows else Markup()
 

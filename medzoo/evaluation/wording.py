@@ -181,8 +181,6 @@ def methods(metrics: Metrics) -> str:
         for figure, estimate in m.values.items():
             if estimate.method and name_of(figure) not in used.setdefault(estimate.method, []):
                 used[estimate.method].append(name_of(figure))
-    others = [
-        f"{method} for {_list(names, 9)}" for method, names in used.items() if not method.startswith("bootstrap")
-    ]
+    others = [f"{method} for {_list(names, 9)}" for method, names in used.items() if not method.startswith("bootstrap")]
     text = f"Intervals are 95 %: percentiles of {metrics.resamples:,} resamples of the patients (seed {metrics.seed})"
     return text + ("; " + "; ".join(others) if others else "") + "."
