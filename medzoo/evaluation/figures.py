@@ -1,4 +1,4 @@
-"""The curves of one output as figures: ROC, precision and recall, reliability, decision curve; and the learning curves."""
+"""Curves as figures: ROC, precision and recall, reliability and decision curve of an output; a training by epoch."""
 
 from __future__ import annotations
 
@@ -69,7 +69,8 @@ def roc_figure(
     title = f"ROC curve of {metrics.label}: AUROC {metrics['auroc']}"
     if readers:
         title += "; points of the readers: " + ", ".join(
-            f"{row.reader} sensitivity {number(row.sensitivity.value, 2)}, specificity {number(row.specificity.value, 2)}"
+            f"{row.reader} sensitivity {number(row.sensitivity.value, 2)}, "
+            f"specificity {number(row.specificity.value, 2)}"
             for _, row in readers
         )
     return render(drawn, name, title)
@@ -103,7 +104,8 @@ def reliability_figure(
     """Return the observed share of positives by predicted probability, with intervals, above a histogram.
 
     Args:
-        curves, metrics: of the output.
+        curves: of the output.
+        metrics: of it.
         probabilities: of it, one for each row.
         name: of the figure.
         before: the curves before the calibration.
@@ -122,8 +124,8 @@ def reliability_figure(
               linewidth=1.2, marker="o", markersize=4)  # fmt: skip
     counts, edges = np.histogram(probabilities, 25, (0, limit))
     share = limit * counts / max(1, counts.max())
-    axes.stairs((share * 0.13 - 0.17 * limit), edges, baseline=-0.17 * limit, fill=True, color=COLOURS["muted"], alpha=0.55,
-                linewidth=0)  # fmt: skip
+    base = -0.17 * limit
+    axes.stairs(share * 0.13 + base, edges, baseline=base, fill=True, color=COLOURS["muted"], alpha=0.55, linewidth=0)
     _rates(axes, "predicted probability", "observed share", limit)
     axes.set_ylim(-0.185 * limit, 1.015 * limit)
     return render(drawn, name, _reliability_title(curves, metrics, before))
@@ -155,9 +157,8 @@ def decision_figure(curves: LabelCurves, metrics: LabelMetrics, name: str) -> Ma
     axes.plot(x, curves.net_benefit, color=colour, linewidth=1.6)
     top = float(np.nanmax([*curves.net_benefit, *curves.treat_all, 1e-3])) if len(x) else 1.0
     low = min([0.0, *curves.net_benefit]) if len(x) else 0.0
-    axes.set(
-        ylim=(max(low * 1.1, -0.6 * top) - 0.04 * top, top * 1.1), xlabel="threshold probability", ylabel="net benefit"
-    )
+    axes.set(xlabel="threshold probability", ylabel="net benefit")
+    axes.set_ylim(max(low * 1.1, -0.6 * top) - 0.04 * top, top * 1.1)
     if len(x):
         axes.set_xlim(0, float(x[-1]))
     axes.locator_params(nbins=5)

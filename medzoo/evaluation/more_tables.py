@@ -18,8 +18,8 @@ from medzoo.evaluation.seeds import SeedSummary
 from medzoo.evaluation.wording import name_of
 
 __all__ = [
-    "agreement_table", "before_table", "characteristics_table", "comparison_table", "drift_table", "group_tables", "reader_table",
-    "seed_table",
+    "agreement_table", "before_table", "characteristics_table", "comparison_table", "drift_table", "group_tables",
+    "reader_table", "seed_table",
 ]  # fmt: skip
 
 _SUPPRESSED = f"under {LEAST_PATIENTS}, not shown"
@@ -109,7 +109,7 @@ def comparison_table(found: Comparison) -> Markup:
         (label, figure, difference)
         for label, figures in every
         for figure, difference in figures.items()
-        if wanted is None or figure in wanted or label is None
+        if label is None or wanted is None or figure in wanted
     ]
     notes = Footnotes()
     at_zero = interval_range([difference.difference for _, _, difference in pairs if _small(difference)], (-0.1, 0.1))

@@ -1,7 +1,7 @@
 """``Report``: everything that is known of an evaluation, as a page for people and as JSON for programs.
 
-Nothing in either names an image, a patient or a path: texts pass :class:`~medzoo.evaluation.shareable.Redactor`, and the
-ids of the scores are in neither.
+Nothing in either names an image, a patient or a path: texts pass :class:`~medzoo.evaluation.shareable.Redactor`, and
+the ids of the scores are in neither.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Report:
         return "\n".join([*lines, *(f"  Note: {text}" for text in warnings_of(report))])
 
     def shareable(self) -> Report:
-        """Return the report with texts that name no path, image or patient. The arrays of ``scores`` are as they are."""
+        """Return the report with texts that name no path, image or patient; the rows of ``scores`` are as they are."""
         redact = Redactor(self.scores, keep=self.scores.labels)
         texts = {f.name: map_texts(getattr(self, f.name), redact) for f in fields(self) if f.name != "scores"}
         source = self.scores

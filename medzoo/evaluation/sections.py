@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from medzoo.evaluation import closing_sections as closing
 from medzoo.evaluation import figures, more_tables, tables
 from medzoo.evaluation.charts import flow_chart
 from medzoo.evaluation.curves import LabelCurves
-from medzoo.evaluation.examples import Example
 from medzoo.evaluation.markup import Markup, join, number, tag
 from medzoo.evaluation.metrics import LabelMetrics
-from medzoo.evaluation.wording import SOURCES, limits, methods, some
+from medzoo.evaluation.wording import methods, some
 
 if TYPE_CHECKING:
     from medzoo.evaluation.report import Report
@@ -154,9 +153,9 @@ def decision(report: Report) -> Markup | None:
     drawn = [(m, "", figures.decision_figure(curves, m, f"decision-{i}")) for i, curves, m in _drawable(report)]
     lines = (("series-1", "model"), ("muted 8 4", "treat all"), ("muted", "treat none"))
     return join([
-        _text("Net benefit: true positives minus false positives per case, each false positive weighted by the odds of",
-              "the threshold probability at which one would treat. The model helps at the thresholds where its curve is",
-              "above both others, if the probabilities are calibrated."),
+        _text("Net benefit: true positives minus false positives per case, each false positive weighted by the odds",
+              "of the threshold probability at which one would treat. The model helps at the thresholds where its",
+              "curve is above both others, if the probabilities are calibrated."),
         _legend(*lines), _panels(report, drawn),
     ])  # fmt: skip
 
@@ -194,8 +193,8 @@ def groups(report: Report) -> Markup | None:
     labels = [m.label for m in report.metrics.labels]
     shown = [join([tag("h3", f"By {g.column}"), more_tables.group_tables(g, labels)]) for g in report.groups]
     averaged = report.metrics.eligible
-    text = ["Groups under 10 rows or patients are not shown. A difference whose interval holds 0 is not separable from none:",
-            "that is no proof that there is none."]  # fmt: skip
+    text = ["Groups under 10 rows or patients are not shown. A difference whose interval holds 0 is not separable",
+            "from none: that is no proof that there is none."]  # fmt: skip
     if len(labels) > 1 and averaged:
         text.append(f"Means are over the same outputs in every group: {', '.join(averaged)}.")
     return join([_text(*text), *shown])
@@ -242,87 +241,15 @@ def drift(report: Report) -> Markup | None:
     return None if report.drift is None else more_tables.drift_table(report.drift)
 
 
-def examples(report: Report) -> Markup | None:
-    """Return right and wrong examples."""
-    if not report.examples:
-        return None
-    parts: list[str] = [
-        _text("The most confident wrong and right calls of each output. Cases are named by pseudonyms, which cannot be",
-              "traced back without the key of the project.")
-    ]  # fmt: skip
-    for label in dict.fromkeys(example.label for example in report.examples):
-        mine = [example for example in report.examples if example.label == label]
-        rows = (
-            [mine]
-            if len(mine) <= 2
-            else [[e for e in mine if e.kind == k] for k in dict.fromkeys(e.kind for e in mine)]
-        )
-        parts += [tag("h3", label), *(tag("div", *map(_example, row), class_="examples") for row in rows)]
-    return join(parts)
-
-
-def _example(example: Example) -> Markup:
-    what = "positive" if example.called else "negative"
-    truth = example.truth or ("positive" if example.target else "negative")
-    called = example.label if example.truth else what
-    picture = None
-    if example.image is not None:
-        data = base64.b64encode(example.image).decode()
-        picture = tag(
-            "img", src=f"data:image/png;base64,{data}", alt=f"Case {example.case}, {example.kind}", loading="lazy"
-        )
-    return tag(
-        "div", picture,
-        tag("p", tag("strong", example.kind.capitalize()), f": called {called}, is {truth}"),
-        tag("p", f"probability {number(example.probability)}, case {example.case}", class_="small"),
-        class_=example.kind if example.kind in ("wrong", "correct") else None,
-    )  # fmt: skip
-
-
-def data(report: Report) -> Markup | None:
-    """Return which data it was, and how often it was looked at."""
-    known = [(key, report.facts[key]) for key in ("data", "fingerprint", "split") if key in report.facts]
-    if report.openings is not None:
-        known.append(("opened", f"{some(report.openings, 'time')}, this one included, as far as this computer counted"))
-    return _facts(known) if known else None
-
-
-def _facts(pairs: Iterable[tuple[str, str]]) -> Markup:
-    cells = [cell for name, text in pairs for cell in (tag("dt", f"{name[:1].upper()}{name[1:]}"), tag("dd", text))]
-    return tag("dl", *cells, class_="facts")
-
-
-def cannot(report: Report) -> Markup:
-    """Return the limits."""
-    return tag("ul", *(tag("li", text) for text in limits(report)))
-
-
-def made(report: Report) -> Markup:
-    """Return how the report was made."""
-    metrics = report.metrics
-    known = [(key, text) for key, text in report.facts.items() if key not in ("data", "fingerprint", "split")]
-    known += [("resamples", f"{metrics.resamples:,}, of patients"), ("seed of the resamples", str(metrics.seed))]
-    sources = [tag("li", f"{text}, doi:", tag("a", doi, href=f"https://doi.org/{doi}")) for text, doi in SOURCES]
-    return join([_facts(known), tag("h3", "Methods"), tag("p", methods(metrics)), tag("ul", *sources, class_="small")])
-
-
-def checklist(report: Report) -> Markup | None:
-    """Return the drafts of the checklists, what the run does not know left blank."""
-    if not report.checklist:
-        return None
-    from medzoo.evaluation.checklist import checklist_table
-
-    return checklist_table(report.checklist)
-
-
 SECTIONS = (
-    ("flow", "Rows and patients", flow), ("results", "Results", results), ("ranking", "ROC, precision and recall", ranking),
+    ("flow", "Rows and patients", flow), ("results", "Results", results),
+    ("ranking", "ROC, precision and recall", ranking),
     ("calibration", "Calibration", calibration), ("decision", "Decision curves", decision),
     ("thresholds", "Thresholds and predictive values", thresholds), ("groups", "Groups", groups),
     ("comparison", "Comparison", comparison), ("readers", "Readers", readers), ("seeds", "Several trainings", seeds),
     ("learning", "Learning curves", log), ("drift", "This data beside the training's", drift),
-    ("examples", "Right and wrong examples", examples), ("data", "Data", data),
-    ("limits", "What this report cannot show", cannot), ("made", "How it was made", made),
-    ("checklist", "Checklist, a draft", checklist),
+    ("examples", "Right and wrong examples", closing.examples), ("data", "Data", closing.data),
+    ("limits", "What this report cannot show", closing.cannot), ("made", "How it was made", closing.made),
+    ("checklist", "Checklist, a draft", closing.checklist),
 )  # fmt: skip
 """The anchor, the title and the function of each section."""

@@ -33,8 +33,8 @@ _WORD = re.compile(r"[\w.@+/\\#^=-]+")
 def shareable(text: str, scores: Scores | None = None) -> str:
     """Return a text in which paths are "…", and the images and patients of the scores have no name.
 
-    >>> shareable("/data/st mary/a.csv: 3 rows of 'C:\\\\scans\\\\x y.png' and data/b.png were left out, see and/or")
-    "… …: 3 rows of '…' and … were left out, see and/or"
+    >>> print(shareable("/data/a.csv: 'data/my study/x.png' and b/c.png were left out and/or not found"))
+    …: '…' and … were left out and/or not found
     """
     return Redactor(scores)(text)
 

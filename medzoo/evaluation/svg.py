@@ -53,7 +53,8 @@ def figure(width: float, height: float) -> tuple[Any, Any]:
     """Return a figure and its axes.
 
     Args:
-        width, height: in points, which are the pixels of the SVG's own size.
+        width: in points, which are the pixels of the SVG's own size.
+        height: likewise.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

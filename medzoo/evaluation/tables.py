@@ -45,18 +45,12 @@ def label_header(m: LabelMetrics, notes: Footnotes | None = None) -> Markup:
 
 def _by_column(metrics: Metrics, unit: str) -> Markup:
     notes, width = Footnotes(), str(len(metrics.labels) + 1)
+    counted = [_counts(m, unit) for m in metrics.labels]
     rows = [
-        tag("tr", tag("th", title, scope="row"), *(tag("td", get(m), class_="n") for m in metrics.labels))
-        for title, get in (
-            ("Positive rows", lambda m: f"{m.counts.positive:,}"),
-            (f"Positive {unit}", lambda m: f"{m.counts.positive_patients:,}"),
-            ("Negative rows", lambda m: f"{m.counts.negative:,}"),
-            (f"Negative {unit}", lambda m: f"{m.counts.negative_patients:,}"),
-            ("Rows without a label", lambda m: f"{m.counts.unknown:,}"),
-            ("Threshold", lambda m: "–" if m.threshold is None else number(m.threshold)),
-        )
+        tag("tr", tag("th", title, scope="row"), *(tag("td", counts[title], class_="n") for counts in counted))
+        for title in counted[0]
         if title != "Threshold" or metrics.confusion is None
-    ]  # fmt: skip
+    ]
     for title, figures in _kinds(metrics):
         present = _present(metrics, figures)
         if present:
@@ -66,6 +60,15 @@ def _by_column(metrics: Metrics, unit: str) -> Markup:
             rows.append(tag("tr", tag("th", name_of(figure, metrics), scope="row"), *cells))
     head = ["Figure", *(m.label for m in metrics.labels)]
     return table("Figures of each output, with 95 % intervals", head, rows, notes=notes)
+
+
+def _counts(m: LabelMetrics, unit: str) -> dict[str, str]:
+    c = m.counts
+    return {
+        "Positive rows": f"{c.positive:,}", f"Positive {unit}": f"{c.positive_patients:,}",
+        "Negative rows": f"{c.negative:,}", f"Negative {unit}": f"{c.negative_patients:,}",
+        "Rows without a label": f"{c.unknown:,}", "Threshold": "–" if m.threshold is None else number(m.threshold),
+    }  # fmt: skip
 
 
 def _by_row(metrics: Metrics, title: str, figures: Sequence[str], unit: str) -> Markup:
