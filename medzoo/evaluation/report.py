@@ -130,18 +130,22 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold: everything but the rows of the scores and the images of the examples."""
-        report, scores = self.shareable(), self.scores
-        found: dict[str, Any] = {"format": FORMAT, "title": report.title, "summary": summary(report)}
-        found["warnings"] = warnings_of(report)
+        return self.shareable()._as_dict()
+
+    def _as_dict(self) -> dict[str, Any]:
+        """Return the dictionary of a report whose texts are shareable already."""
+        scores = self.scores
+        found: dict[str, Any] = {"format": FORMAT, "title": self.title, "summary": summary(self)}
+        found["warnings"] = warnings_of(self)
         found |= {
             "task": scores.task, "labels": list(scores.labels), "thresholds": list(scores.thresholds),
-            "threshold_rule": report.scores.threshold_rule, "metrics": _plain(report.metrics),
-            "curves": _plain(report.curves),
-            "before": None if report.before is None
-            else {"metrics": _plain(report.before[0]), "curves": _plain(report.before[1])},
+            "threshold_rule": scores.threshold_rule, "metrics": _plain(self.metrics),
+            "curves": _plain(self.curves),
+            "before": None if self.before is None
+            else {"metrics": _plain(self.before[0]), "curves": _plain(self.before[1])},
         }  # fmt: skip
-        rest = [f.name for f in fields(report) if f.name not in (*found, "scores")]
-        found |= {name: _plain(getattr(report, name)) for name in rest}
+        rest = [f.name for f in fields(self) if f.name not in (*found, "scores")]
+        found |= {name: _plain(getattr(self, name)) for name in rest}
         return found
 
     def save(self, path: str | PathLike[str]) -> Path:
@@ -163,8 +167,9 @@ class Report:
                 f"Report.save: expected a path that ends with .html or .json, got {str(path)!r}. "
                 "A page has its figures beside it as .json."
             )
-        text = json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=1)
-        shown = None if target.suffix.lower() == ".json" else page(self.shareable())
+        report = self.shareable()
+        text = json.dumps(report._as_dict(), ensure_ascii=False, allow_nan=False, indent=1)
+        shown = None if target.suffix.lower() == ".json" else page(report)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target.with_suffix(".json"), text.encode())
         if shown is not None:

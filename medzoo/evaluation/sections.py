@@ -32,7 +32,7 @@ def _unit(report: Report) -> str:
 
 def flow(report: Report) -> Markup | None:
     """Return the flow of rows, and the characteristics."""
-    drawn = None if report.flow is None or not report.flow.steps else flow_chart(report.flow, "flow")
+    drawn = None if report.flow is None or not report.flow.steps else flow_chart(report.flow, "flow-chart")
     known = None if report.characteristics is None else more_tables.characteristics_table(report.characteristics)
     return join([drawn, known]) if drawn or known else None
 

@@ -29,7 +29,8 @@ _KINDS = (
 )  # fmt: skip
 _LOCK = threading.RLock()  # rcParams, which hold the kind of the text of an SVG, are those of the process
 _DROPPED = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", re.DOTALL)
-_FONT = re.compile(r"font: (?:(\w+) )?([\d.]+)px [^;\"]*")
+_FONT = re.compile(r"font: (?:(\w+) )?([\d.]+)px [^;\"]*")  # as matplotlib before 3.9 writes it
+_FAMILY = re.compile(r" ?font-family: [^;\"]*;?| ?transform=\"rotate\(-0 [^\"]*\"")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 
 
@@ -103,6 +104,7 @@ def _clean(svg: str, name: str, title: str) -> str:
         svg = svg.replace(colour, f"var(--{variable})")
     svg = _FONT.sub(lambda m: f"font-size: {m[2]}px" + (f"; font-weight: {m[1]}" if m[1] else ""), svg)
     svg = re.sub(r"<[^>]*>", lambda m: _NUMBER.sub(_short, m[0]), svg)  # in elements, not in the texts of the ticks
+    svg = _FAMILY.sub("", svg)
     svg = re.sub(r"<defs>\s*</defs>", "", svg)
     svg = re.sub(r"\s*\n\s*", " ", svg).strip()
     box = re.search(r'viewBox="([^"]*)"', svg)
