@@ -87,7 +87,8 @@ def test_settings_of_the_program_neither_change_nor_matter(known):
 
 def test_matplotlib_is_imported_late_and_without_pyplot():
     code = (
-        "import sys, medzoo.evaluation.report; assert not {'matplotlib', 'scipy', 'sklearn', 'pandas'} & set(sys.modules)\n"
+        "import sys, medzoo.evaluation.report\n"
+        "assert not {'matplotlib', 'scipy', 'sklearn', 'pandas'} & set(sys.modules)\n"
         "from medzoo.evaluation.figures import log_figures; log_figures([{'epoch': 1, 'loss': 1.0}])\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )

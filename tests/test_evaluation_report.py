@@ -149,6 +149,8 @@ def test_few_cases_have_no_interval_and_the_reason(tmp_path):
     text = "".join(Page(report.save(tmp_path / "a.html").read_text("utf-8")).text)
     assert "under 10 positive or negative patients; positive patients in brackets: Few (8), None (0)" in text
     assert "No threshold was chosen: no case is called positive or negative" in text
+    assert "The AUROC of Enough, the one output of 3 with enough patients, is 0." in text
+    assert "Not every output has a threshold." in text
     assert "No curve, as all rows are of one class: None." in text
     assert "Few: 8 positive patients, AUROC" in str(report)
     assert "no threshold" in str(report)

@@ -76,7 +76,8 @@ def made(report: Report) -> Markup:
     """Return how the report was made."""
     metrics = report.metrics
     known = [(key, text) for key, text in report.facts.items() if key not in ("data", "fingerprint", "split")]
-    known += [("resamples", f"{metrics.resamples:,}, of patients"), ("seed of the resamples", str(metrics.seed))]
+    unit = "rows" if metrics.patients is None else "patients"
+    known += [("resamples", f"{metrics.resamples:,}, of {unit}"), ("seed of the resamples", str(metrics.seed))]
     sources = [tag("li", f"{text}, doi:", tag("a", doi, href=f"https://doi.org/{doi}")) for text, doi in SOURCES]
     return join([_facts(known), tag("h3", "Methods"), tag("p", methods(metrics)), tag("ul", *sources, class_="small")])
 

@@ -54,7 +54,7 @@ def _main(report: Report) -> Markup:
     """Return the main figures, large."""
     metrics = report.metrics
     what, figure = headline(metrics)
-    shown: list[tuple[str, str, str]] = [(what.removeprefix("The "), *_large(figure))]
+    shown: list[tuple[str, str, str]] = [(what.removeprefix("The ").rstrip(","), *_large(figure))]
     shown[0] = (shown[0][0][:1].upper() + shown[0][0][1:], *shown[0][1:])
     if len(metrics.labels) == 1:
         for name in ("sensitivity", "specificity"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from os import PathLike
@@ -168,13 +169,20 @@ class Report:
                 "A page has its figures beside it as .json."
             )
         report = self.shareable()
-        text = json.dumps(report._as_dict(), ensure_ascii=False, allow_nan=False, indent=1)
+        text = _as_json(report._as_dict())
         shown = None if target.suffix.lower() == ".json" else page(report)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target.with_suffix(".json"), text.encode())
         if shown is not None:
             write_atomically(target, shown.encode())
         return target
+
+
+def _as_json(value: Any) -> str:
+    """Return JSON with a line for each field, and for each list of numbers."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)
+    numbers = re.compile(r"\[\n([-+.\deE,\s]|null)*\]")  # no text holds the end of a line: it is escaped there
+    return numbers.sub(lambda match: re.sub(r"\s+", " ", match[0]).replace("[ ", "[").replace(" ]", "]"), text) + "\n"
 
 
 def _plain(value: Any) -> Any:

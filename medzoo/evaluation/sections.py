@@ -103,7 +103,7 @@ def ranking(report: Report) -> Markup | None:
     for i, curves, m in _drawable(report):
         shown = [(figures.MARKERS[signs[r.reader] % 8], r) for r in report.readers if r.label == curves.label]
         roc.append((m, f"AUROC {m['auroc']}", figures.roc_figure(curves, m, f"roc-{i}", shown)))
-        pr.append((m, f"average precision {m['average_precision']}", figures.pr_figure(curves, m, f"pr-{i}")))
+        pr.append((m, f"Average precision {m['average_precision']}", figures.pr_figure(curves, m, f"pr-{i}")))
     lines = [("series-1", "curve"), ("series-1 band", "95 % interval at each point")]
     point = ("series-1 point", "as called" if report.scores.task == "multiclass" else "at the threshold")
     calls = [point] if any(m.calls is not None for m in report.metrics.labels) else []

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from medzoo.evaluation.markup import Footnotes, Markup, estimate_cell, join, number, table, tag
 from medzoo.evaluation.metrics import LabelMetrics, Metrics
@@ -96,6 +98,8 @@ def overall_table(metrics: Metrics) -> Markup:
         )):  # fmt: skip
             continue
         name = name_of(figure)
+        if figure == "exact_match" and math.isnan(estimate.value) and any(m.calls is None for m in metrics.labels):
+            estimate = replace(estimate, why="not every output has a threshold")
         if figure.startswith("macro_"):
             base = figure.removeprefix("macro_").removesuffix("_all")
             defined = sum(m[base].value == m[base].value for m in metrics.labels)

@@ -83,6 +83,9 @@ def headline(metrics: Metrics) -> tuple[str, Estimate]:
     if not metrics.eligible:
         return f"The mean AUROC of all {len(metrics.labels)} outputs", metrics.overall["macro_auroc_all"]
     number = len(metrics.eligible)
+    if number == 1:
+        one = f"The AUROC of {metrics.eligible[0]}, the one output of {len(metrics.labels)} with enough patients,"
+        return one, metrics.overall["macro_auroc"]
     what = "all" if number == len(metrics.labels) else f"the {number} of {len(metrics.labels)}"
     return f"The mean AUROC of {what} outputs with enough patients", metrics.overall["macro_auroc"]
 
@@ -182,5 +185,6 @@ def methods(metrics: Metrics) -> str:
             if estimate.method and name_of(figure) not in used.setdefault(estimate.method, []):
                 used[estimate.method].append(name_of(figure))
     others = [f"{method} for {_list(names, 9)}" for method, names in used.items() if not method.startswith("bootstrap")]
-    text = f"Intervals are 95 %: percentiles of {metrics.resamples:,} resamples of the patients (seed {metrics.seed})"
+    unit = "rows" if metrics.patients is None else "patients"
+    text = f"Intervals are 95 %: percentiles of {metrics.resamples:,} resamples of the {unit} (seed {metrics.seed})"
     return text + ("; " + "; ".join(others) if others else "") + "."
