@@ -118,7 +118,7 @@ def full(labels=("Pneumonia", HOSTILE), task="multilabel", **fields):
         agreements=(Agreement(label=labels[0], first=HOSTILE, second="B", rows=100, kappa=one),),
         seeds=SeedSummary(("0", "1"), {x: {"auroc": (0.8, 0.01)} for x in labels}, {"macro_auroc": (0.8, 0.01)}),
         before=(metrics, drawn),
-        flow=Flow((FlowStep("All rows", 300, 130, ()), FlowStep("Evaluated", 240, 120, ((HOSTILE, 60),)))),
+        flow=Flow((FlowStep("All rows", 300, 130, ((HOSTILE, 60),)), FlowStep("Evaluated", 240, 120, ()))),
         characteristics=Characteristics(("training", HOSTILE), (("Rows", ("9", "2")), (HOSTILE, ("1", "2")))),
         log=({"epoch": 1.0, "loss": 0.7, "valid_loss": 0.6}, {"epoch": 2.0, "loss": 0.5, "valid_loss": float("nan")}),
         drift=Drift((DriftRow("mean", "0.4", "0.5", 0.6, True), DriftRow(HOSTILE, "1", "2", None, False)), ("",)),

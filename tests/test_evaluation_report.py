@@ -212,7 +212,7 @@ def test_a_slope_off_one_is_a_warning():
         ("see https://doi.org/10.1/x.csv", "see https://doi.org/10.1/x.csv"),
         ("it's 3/4 of 'rows/all'", "it's 3/4 of 'rows/all'"),
         ("of Müller^0003, Müller^0004.", "of a patient, a patient."),
-        ("id=scan-00003 (scan-00004.png)", "id=an image (…)"),
+        ("id=scan-00003 (scan-00004.png) hospital/scan-00005.png", "id=an image (an image) an image"),
         ("scan-99999 and 12 rows", "scan-99999 and 12 rows"),
     ],
 )

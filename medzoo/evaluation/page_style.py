@@ -44,7 +44,7 @@ nav ol { columns: 15rem; column-gap: 2rem; padding-left: 1.6rem; max-width: none
 nav h2 { font-size: 1rem; margin: 1.6rem 0 0; border: 0; padding: 0 }
 .scroll { position: relative; overflow-x: auto; margin: 1rem 0 .4rem; max-width: 100% }
 .scroll:focus-visible { outline: 2px solid var(--link); outline-offset: 2px }
-table { border-collapse: collapse; font-size: .875rem; line-height: 1.35 }
+table { border-collapse: separate; border-spacing: 0; font-size: .875rem; line-height: 1.35 }
 caption { text-align: left; padding: 0 0 .35rem; font-size: .8125rem; caption-side: top }
 caption span { display: inline-block; position: sticky; left: 0; max-width: calc(100vw - 2.5rem) }
 th, td { padding: .32rem .7rem .32rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }

@@ -12,7 +12,7 @@ from medzoo.evaluation.charts import flow_chart
 from medzoo.evaluation.curves import LabelCurves
 from medzoo.evaluation.markup import Markup, join, number, tag
 from medzoo.evaluation.metrics import LabelMetrics
-from medzoo.evaluation.wording import methods, some
+from medzoo.evaluation.wording import cases_of, methods, some
 
 if TYPE_CHECKING:
     from medzoo.evaluation.report import Report
@@ -33,8 +33,12 @@ def _unit(report: Report) -> str:
 def flow(report: Report) -> Markup | None:
     """Return the flow of rows, and the characteristics."""
     drawn = None if report.flow is None or not report.flow.steps else flow_chart(report.flow, "flow-chart")
+    split = None
+    if report.flow is not None and report.flow.parts:
+        parts = (f"{part.text} {cases_of(part.rows, part.patients)}" for part in report.flow.parts)
+        split = _text(f"Parts of the run: {'; '.join(parts)}.")
     known = None if report.characteristics is None else more_tables.characteristics_table(report.characteristics)
-    return join([drawn, known]) if drawn or known else None
+    return join([drawn, split, known]) if drawn or known else None
 
 
 def results(report: Report) -> Markup:

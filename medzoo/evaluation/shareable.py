@@ -79,6 +79,8 @@ class Redactor:
         """Return the text without them."""
         if text in self._keep:
             return text
+        # A name that stands alone comes first: in a path it is part of what goes.
+        text = _WORD.sub(lambda match: self._names.get(match[0], match[0]), text)
         kept: list[str] = []  # addresses of the web stay, with what looks like a path in them
 
         def hide(match: re.Match[str]) -> str:

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from medzoo.evaluation.report import Report
 
 __all__ = [
-    "CALLS", "NAMES", "PROBABILITIES", "RANKING", "SOURCES", "cases", "estimate_of", "headline", "limits", "methods",
-    "name_of", "some", "summary", "warnings_of",
+    "CALLS", "NAMES", "PROBABILITIES", "RANKING", "SOURCES", "cases", "cases_of", "estimate_of", "headline", "limits",
+    "methods", "name_of", "some", "summary", "warnings_of",
 ]  # fmt: skip
 
 NAMES = {
@@ -72,8 +72,16 @@ def some(count: int, what: str) -> str:
 
 def cases(metrics: Metrics) -> str:
     """Return the rows and patients."""
-    rows = some(metrics.rows, "row")
-    return rows if metrics.patients is None else f"{rows} of {some(metrics.patients, 'patient')}"
+    return cases_of(metrics.rows, metrics.patients)
+
+
+def cases_of(rows: int, patients: int | None) -> str:
+    """Return counts of rows and patients.
+
+    >>> cases_of(1200, 300), cases_of(1, None)
+    ('1,200 rows of 300 patients', '1 row')
+    """
+    return some(rows, "row") if patients is None else f"{some(rows, 'row')} of {some(patients, 'patient')}"
 
 
 def headline(metrics: Metrics) -> tuple[str, Estimate]:
