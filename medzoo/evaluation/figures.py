@@ -148,7 +148,7 @@ def _reliability_title(curves: LabelCurves, metrics: LabelMetrics, before: Label
 @own_style
 def decision_figure(curves: LabelCurves, metrics: LabelMetrics, name: str) -> Markup:
     """Return the net benefit of the model beside that of treating all and none."""
-    drawn, axes = figure(WIDTH, HEIGHT)
+    drawn, axes = figure(WIDTH, HEIGHT, left=56)
     colour = _colour(metrics)
     x = curves.decision_at
     axes.axhline(0, color=COLOURS["muted"], linewidth=1)
@@ -180,7 +180,7 @@ def log_figures(log: Sequence[Mapping[str, float]]) -> list[tuple[str, Markup]]:
         known = [(key, label) for key, label in columns if any(math.isfinite(row.get(key, math.nan)) for row in log)]
         if not known:
             continue
-        drawn, axes = figure(WIDTH, HEIGHT - 40)
+        drawn, axes = figure(WIDTH, HEIGHT - 40, left=54)
         epochs = [row.get("epoch", n + 1) for n, row in enumerate(log)]
         for j, (key, label) in enumerate(known):
             axes.plot(epochs, [row.get(key, math.nan) for row in log], color=COLOURS[f"series-{j + 1}"], linewidth=1.5,

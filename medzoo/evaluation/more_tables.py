@@ -11,7 +11,7 @@ from medzoo.evaluation.drift import Drift
 from medzoo.evaluation.estimate import LEAST_PATIENTS, Estimate
 from medzoo.evaluation.flow import Characteristics
 from medzoo.evaluation.groups import GroupRow, GroupTable
-from medzoo.evaluation.markup import Footnotes, Markup, estimate_cell, join, number, table, tag
+from medzoo.evaluation.markup import Footnotes, Markup, estimate_cell, join, number, sentence, table, tag
 from medzoo.evaluation.metrics import Metrics
 from medzoo.evaluation.readers import Agreement, ReaderRow
 from medzoo.evaluation.seeds import SeedSummary
@@ -22,12 +22,12 @@ __all__ = [
     "reader_table", "seed_table",
 ]  # fmt: skip
 
-_SUPPRESSED = f"under {LEAST_PATIENTS}, not shown"
+_SUPPRESSED = f"not shown: under {LEAST_PATIENTS} patients"
 
 
 def _count(value: int | None) -> Markup:
     if value is None:
-        return tag("td", f"under {LEAST_PATIENTS}", class_="n none")
+        return tag("td", "not shown", class_="n none")
     return tag("td", f"{value:,}", class_="n")
 
 
@@ -67,7 +67,9 @@ def group_tables(found: GroupTable, labels: Sequence[str]) -> Markup:
     head += ["Positive patients"] if len(labels) == 1 else []
     head += [name_of(figure), interval_axis(span), "Difference", "Means"]
     shown = table(f"{name_of(figure)} by {found.column}", head, rows, notes=notes, class_="groups")
-    return join([shown, _groups_by_label(found, labels), *(tag("p", note, class_="small") for note in found.notes)])
+    return join(
+        [shown, _groups_by_label(found, labels), *(tag("p", sentence(note), class_="small") for note in found.notes)]
+    )
 
 
 def _groups_by_label(found: GroupTable, labels: Sequence[str]) -> Markup:
@@ -101,7 +103,8 @@ def _of(row: GroupRow, label: str) -> Mapping[str, Estimate]:
 def comparison_table(found: Comparison) -> Markup:
     """Return the differences of two models, each with what it means."""
     this, other = found.names
-    every = [(None, found.overall), *found.labels.items()]
+    overall = found.overall if len(found.labels) > 1 else {}  # of one output they are the same
+    every = [(None, overall), *found.labels.items()]
     wanted = (
         None if len(found.labels) <= 3 else ("auroc", "average_precision", "macro_auroc", "macro_average_precision")
     )
@@ -112,7 +115,13 @@ def comparison_table(found: Comparison) -> Markup:
         if label is None or wanted is None or figure in wanted
     ]
     notes = Footnotes()
-    at_zero = interval_range([difference.difference for _, _, difference in pairs if _small(difference)], (-0.1, 0.1))
+    most = max(
+        map(
+            abs,
+            interval_range([difference.difference for _, _, difference in pairs if _small(difference)], (-0.1, 0.1)),
+        )
+    )
+    at_zero = (-most, most)
     rows = []
     for label, figure, difference in pairs:
         name = name_of(figure) if label is None else f"{label}: {name_of(figure)}"
@@ -200,7 +209,7 @@ def drift_table(found: Drift) -> Markup:
         rows.append(tag("tr", tag("th", row.what, scope="row"), *cells, tag("td", means)))
     head = ["What", "Training", "Here", "Standardised difference", "Means"]
     shown = table("This data beside that of the training", head, rows)
-    return join([shown, *(tag("p", note, class_="small") for note in found.notes)])
+    return join([shown, *(tag("p", sentence(note), class_="small") for note in found.notes)])
 
 
 def before_table(before: Metrics, after: Metrics, figures: Sequence[str]) -> Markup:

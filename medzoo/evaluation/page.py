@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from medzoo.evaluation.estimate import Estimate
-from medzoo.evaluation.markup import Markup, number, tag
+from medzoo.evaluation.markup import Markup, number, sentence, tag
 from medzoo.evaluation.page_style import style
 from medzoo.evaluation.sections import SECTIONS
 from medzoo.evaluation.wording import estimate_of, headline, summary, warnings_of
@@ -81,5 +81,8 @@ def _warnings(report: Report) -> Markup | None:
     if not found:
         return None
     return tag(
-        "div", tag("h2", "Before reading on"), tag("ul", *(tag("li", text) for text in found)), class_="warnings"
+        "div",
+        tag("h2", "Before reading on"),
+        tag("ul", *(tag("li", sentence(text)) for text in found)),
+        class_="warnings",
     )

@@ -10,7 +10,7 @@ from medzoo.evaluation import closing_sections as closing
 from medzoo.evaluation import figures, more_tables, tables
 from medzoo.evaluation.charts import flow_chart
 from medzoo.evaluation.curves import LabelCurves
-from medzoo.evaluation.markup import Markup, join, number, tag
+from medzoo.evaluation.markup import Markup, join, number, sentence, tag
 from medzoo.evaluation.metrics import LabelMetrics
 from medzoo.evaluation.wording import cases_of, methods, some
 
@@ -212,7 +212,13 @@ def comparison(report: Report) -> Markup | None:
     patients = "" if found.patients is None else f" of {some(found.patients, 'patient')}"
     text = (f"{found.names[0]} and {found.names[1]} on the same {some(found.rows, 'row')}{patients}; differences are "
             "paired by patient.")  # fmt: skip
-    return join([_text(text), more_tables.comparison_table(found), *(tag("p", n, class_="small") for n in found.notes)])
+    return join(
+        [
+            _text(text),
+            more_tables.comparison_table(found),
+            *(tag("p", sentence(n), class_="small") for n in found.notes),
+        ]
+    )
 
 
 def readers(report: Report) -> Markup | None:

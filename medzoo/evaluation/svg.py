@@ -50,12 +50,13 @@ def own_style(draw: Callable[_P, _T]) -> Callable[_P, _T]:
     return inside
 
 
-def figure(width: float, height: float) -> tuple[Any, Any]:
+def figure(width: float, height: float, left: float = 44) -> tuple[Any, Any]:
     """Return a figure and its axes.
 
     Args:
         width: in points, which are the pixels of the SVG's own size.
         height: likewise.
+        left: of the axes, for the numbers beside them.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -63,7 +64,7 @@ def figure(width: float, height: float) -> tuple[Any, Any]:
     drawn = Figure(figsize=(width / 72, height / 72))
     FigureCanvasAgg(drawn)
     # Places of our own: a layout engine would draw each figure twice to measure its texts.
-    axes = drawn.add_axes((44 / width, 34 / height, (width - 50) / width, (height - 40) / height))
+    axes = drawn.add_axes((left / width, 34 / height, (width - left - 6) / width, (height - 40) / height))
     drawn.patch.set_visible(False)
     _style(axes)
     return drawn, axes
