@@ -77,7 +77,7 @@ class Scores:
                     f"{self.source}: {len(bad):,} of {n:,} rows have a score that is NaN, such as row {bad[0]}. "
                     "A model that gives no answer has no score: leave those rows out, and say so."
                 )
-        if n and not (given["probabilities"].min() >= 0 and given["probabilities"].max() <= 1):
+        if n and not (0 <= given["probabilities"].min() and given["probabilities"].max() <= 1):
             raise DataError(f"{self.source}: expected probabilities from 0 to 1, got others. Are they logits?")
         if len(np.unique(self.ids)) != n:
             raise DataError(f"{self.source}: expected a different id in each row. Remove the rows that are there twice.")
