@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from medzoo.data.identity import files_of_image
 from medzoo.data.table import Table
 
-__all__ = ["Report", "with_paths", "without_paths"]
+__all__ = ["PixelReport", "with_paths", "without_paths"]
 
 # The fields of a report that are a text for each row.
 _TEXTS = ("unreadable", "wrong", "warnings", "mismatches")
@@ -26,7 +26,7 @@ Source = Path | tuple[Path, ...] | NDArray[Any]
 
 
 @dataclass
-class Report:
+class PixelReport:
     """What one pass over all images found; it is kept beside the cached file."""
 
     pixels: list[str] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Report:
     mismatches: dict[int, str] = field(default_factory=dict)
 
     @classmethod
-    def from_json(cls, found: dict[str, Any], table: Table) -> Report:
+    def from_json(cls, found: dict[str, Any], table: Table) -> PixelReport:
         """Return a report from JSON, whose keys are text, about the images of a table."""
         texts = {
             name: {int(row): with_paths(text, table.image(int(row))) for row, text in found[name].items()}

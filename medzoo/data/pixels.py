@@ -23,7 +23,7 @@ from medzoo.data.pixel_file import MemoryRows, PixelFile, RowWriter
 from medzoo.data.pixel_folder import PixelFolder
 from medzoo.data.pixel_hashes import content_of_row, decode_row, identify_row, name_row
 from medzoo.data.pixel_index import PixelIndex, decoders
-from medzoo.data.pixel_report import Report
+from medzoo.data.pixel_report import PixelReport
 from medzoo.data.pixel_values import decode, storage_type
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError, DataError, WrongImage
@@ -185,7 +185,7 @@ class PixelStore:
     def _prepare(self, image: Image) -> Prepared:
         return self.transform.pixels(image, allow_mismatch=self.allow_mismatch)
 
-    def _make(self, quota: int) -> Report:
+    def _make(self, quota: int) -> PixelReport:
         """Find or make the cache, and return the report on the images."""
         n, size = len(self.table), self.transform.preprocessing.size
         if self.cache == "off":
@@ -207,7 +207,7 @@ class PixelStore:
         self._values = rows
         return report
 
-    def _find_or_build(self, folder: PixelFolder) -> Report:
+    def _find_or_build(self, folder: PixelFolder) -> PixelReport:
         with PixelIndex(folder.path, self.transform.channels) as index:
             contents = [
                 content_of_row(self.table, row, index) for row in track(range(len(self.table)), "comparing files")
@@ -218,7 +218,7 @@ class PixelStore:
                 with folder.building(key, self.table.source):
                     found = folder.find(key) or self._build(folder, key, contents, index)
         self._values, report = found
-        return Report.from_json(report, self.table)
+        return PixelReport.from_json(report, self.table)
 
     def _build(
         self, folder: PixelFolder, key: str, contents: list[str], index: PixelIndex
@@ -241,16 +241,16 @@ class PixelStore:
             raise folder.disk_error(OSError("the file that was written cannot be read back"))
         return found
 
-    def _examine(self, writer: RowWriter | None, contents: list[str] | None, index: PixelIndex | None) -> Report:
+    def _examine(self, writer: RowWriter | None, contents: list[str] | None, index: PixelIndex | None) -> PixelReport:
         """Read and preprocess all images, once, and collect what is wrong with them."""
-        report = Report()
+        report = PixelReport()
         with one_thread():
             self._examine_rows(report, writer, contents, index)
         self._refuse(report)
         return report
 
     def _examine_rows(
-        self, report: Report, writer: RowWriter | None, contents: list[str] | None, index: PixelIndex | None
+        self, report: PixelReport, writer: RowWriter | None, contents: list[str] | None, index: PixelIndex | None
     ) -> None:
         for row in track(range(len(self.table)), "reading images"):
             identity = PixelIdentity("", False)
@@ -272,7 +272,7 @@ class PixelStore:
             report.pixels.append(identity.pixels)
             report.constant += [row] * identity.constant
 
-    def _refuse(self, report: Report) -> None:
+    def _refuse(self, report: PixelReport) -> None:
         """Raise one error for all images that cannot be used."""
         faults = report.wrong | (report.unreadable if self.unreadable == "refuse" else {})
         if not faults and (len(report.unreadable) < len(self.table) or not len(self.table)):

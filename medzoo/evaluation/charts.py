@@ -17,21 +17,23 @@ _MAIN, _SIDE, _GAP = 210, 200, 40
 
 
 def flow_chart(flow: Flow, name: str) -> Markup:
-    """Return the steps from all rows to those evaluated as boxes, with what each left out and why beside the arrow."""
+    """Return the steps from all rows to those evaluated as boxes; beside each arrow what was left out, and why."""
     y, parts = 1.0, []
     for i, step in enumerate(flow.steps):
-        if i:
-            side = _side_lines(step)
-            gap = max(34.0, len(side) * _LINE + 26.0) if side else 26.0
-            parts.append(_arrow(_MAIN / 2, y, _MAIN / 2, y + gap))
-            if side:
-                parts.append(_arrow(_MAIN / 2, y + gap / 2, _MAIN + _GAP - 1, y + gap / 2))
-                height = len(side) * _LINE + 12
-                parts.append(_box(_MAIN + _GAP, y + gap / 2 - height / 2, _SIDE, side, "aside"))
-            y += gap
         lines = [*textwrap.wrap(step.text, 30), _counts(step.rows, step.patients)]
         parts.append(_box(0.5, y, _MAIN - 1, lines, "step"))
         y += len(lines) * _LINE + 12
+        side, last = _side_lines(step), i == len(flow.steps) - 1
+        if last and not side:
+            break
+        height = len(side) * _LINE + 12
+        gap = height + 14.0 if side else 26.0
+        if not last:
+            parts.append(_arrow(_MAIN / 2, y, _MAIN / 2, y + gap))
+        if side:
+            parts.append(_arrow(_MAIN / 2, y + gap / 2, _MAIN + _GAP - 1, y + gap / 2))
+            parts.append(_box(_MAIN + _GAP, y + (gap - height) / 2, _SIDE, side, "aside"))
+        y += gap
     width = _MAIN + _GAP + _SIDE + 1
     title = tag("title", "Flow of rows and patients", id=f"{name}-title")
     description = tag("desc", _in_words(flow), id=f"{name}-desc")
@@ -86,9 +88,15 @@ def interval_range(estimates: Iterable[Estimate], least: tuple[float, float]) ->
 
 def interval_axis(span: tuple[float, float], reference: float | None = None) -> Markup:
     """Return the header of a column of :func:`interval_line` with the ends of its range."""
-    middle = tag("span", f"{reference:g}") if reference is not None and span[0] < reference < span[1] else None
-    inner = tag("span", tag("span", f"{span[0]:g}"), middle, tag("span", f"{span[1]:g}"), class_="axis", aria_hidden="true")
+    middle = tag("span", _end(reference)) if reference is not None and span[0] < reference < span[1] else None
+    inner = tag(
+        "span", tag("span", _end(span[0])), middle, tag("span", _end(span[1])), class_="axis", aria_hidden="true"
+    )
     return tag("th", tag("span", "interval", class_="hidden"), inner, scope="col", class_="forest")
+
+
+def _end(value: float) -> str:
+    return f"{value:g}".replace("-", "−")
 
 
 def interval_line(estimate: Estimate | None, span: tuple[float, float], reference: float | None = None) -> Markup:

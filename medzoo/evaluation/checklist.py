@@ -1,9 +1,9 @@
 """Drafts of two reporting guidelines, answered where the run knows the answer and blank elsewhere.
 
-The items are those of CLAIM 2024 (Tejani et al., Radiology: Artificial Intelligence 2024, doi:10.1148/ryai.240300) and of
-TRIPOD+AI (Collins et al., BMJ 2024, doi:10.1136/bmj-2023-078378) by their numbers, in a few words of our own; the
-guidelines say in full what each asks for. An answer is a draft for an author: a figure or a method that is in the report
-is named, and nothing is judged to be sufficient.
+The items are those of CLAIM 2024 (Tejani et al., Radiology: Artificial Intelligence 2024, doi:10.1148/ryai.240300) and
+of TRIPOD+AI (Collins et al., BMJ 2024, doi:10.1136/bmj-2023-078378) by their numbers, in a few words of our own; the
+guidelines say in full what each asks for. An answer is a draft for an author: a figure or a method that is in the
+report is named, and nothing is judged to be sufficient.
 """
 
 from __future__ import annotations
@@ -159,8 +159,8 @@ def draft(report: Report) -> tuple[ChecklistItem, ...]:
 
     Args:
         report: whose data and ``facts`` answer. Facts that answer an item: "intended use", "data", "preprocessing",
-            "acquisition", "labels from", "split", "split level", "model", "weights", "software", "training", "selection",
-            "ensemble", "external data", "dates of the data", "imbalance".
+            "acquisition", "labels from", "split", "split level", "model", "weights", "software", "training",
+            "selection", "ensemble", "external data", "dates of the data", "imbalance".
     """
     known = _answers(report)
     return tuple(
@@ -183,7 +183,8 @@ def _answers(report: Report) -> dict[str, tuple[str, str]]:
         found["model"] = (text, "made")
     unknown = sum(m.counts.unknown for m in metrics.labels)
     found["missing"] = (
-        f"Rows without a label of an output are left out of its figures: {some(unknown, 'value')} in all.", "results"
+        f"Rows without a label of an output are left out of its figures: {some(unknown, 'value')} in all.",
+        "results",
     )
     if scores.patients is not None and facts.get("split level"):
         found["level"] = (facts["split level"], "made")
@@ -209,8 +210,8 @@ def _more_answers(report: Report) -> dict[str, tuple[str, str]]:
         found["accuracy"] = (f"{pairs}.", "results")
     if any(m.threshold is not None for m in metrics.labels):
         rule = report.scores.threshold_rule
-        chosen = f"Probabilities; thresholds by {rule}." if rule else "Probabilities; how thresholds were chosen is not known."
-        found["thresholds"] = (chosen, "thresholds")
+        chosen = f"thresholds by {rule}" if rule else "how thresholds were chosen is not known"
+        found["thresholds"] = (f"Probabilities; {chosen}.", "thresholds")
     if report.flow is not None:
         dropped = [f"{rows:,} {reason}" for step in report.flow.steps for reason, rows in step.dropped]
         found["flow"] = ("The flow of rows and patients is drawn.", "flow")
@@ -228,7 +229,7 @@ def _more_answers(report: Report) -> dict[str, tuple[str, str]]:
         large = [row.what for row in report.drift.rows if row.large]
         found["drift"] = (f"Large differences: {', '.join(large) or 'none'}.", "drift")
     if report.before is not None:
-        found["updating"] = ("The probabilities were recalibrated; the figures before and after are given.", "calibration")
+        found["updating"] = ("Recalibrated; figures before and after are given.", "calibration")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The curves of one output as figures: ROC, precision and recall, reliability, decision curve; and the learning curves."""
+"""Curves as figures: ROC, precision and recall, reliability and decision curve of an output; a training by epoch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from medzoo.evaluation.metrics import LabelMetrics
 from medzoo.evaluation.readers import ReaderRow
 from medzoo.evaluation.svg import COLOURS, figure, own_style, render
 
-__all__ = ["MARKERS", "decision_figure", "log_figures", "pr_figure", "reliability_figure", "roc_figure"]
+__all__ = [
+    "MARKERS", "decision_figure", "log_figures", "pr_figure", "reliability_figure", "reliability_limit",
+    "roc_figure",
+]  # fmt: skip
 
 Array = NDArray[np.float64]
 WIDTH, HEIGHT = 260, 232
@@ -31,11 +34,12 @@ def _band(axes: Any, x: Array, band: tuple[Array, Array] | None, colour: str) ->
         axes.fill_between(x, *band, color=colour, alpha=0.18, linewidth=0)
 
 
-def _rates(axes: Any, x: str, y: str) -> None:
-    axes.set(xlim=(-0.015, 1.015), ylim=(-0.015, 1.015), xlabel=x, ylabel=y)
-    ticks = [0, 0.25, 0.5, 0.75, 1]
-    axes.set_xticks(ticks, ["0", "0.25", "0.5", "0.75", "1"])
-    axes.set_yticks(ticks, ["0", "0.25", "0.5", "0.75", "1"])
+def _rates(axes: Any, x: str, y: str, limit: float = 1.0) -> None:
+    margin = 0.015 * limit
+    axes.set(xlim=(-margin, limit + margin), ylim=(-margin, limit + margin), xlabel=x, ylabel=y)
+    ticks = [limit * share for share in (0, 0.25, 0.5, 0.75, 1)]
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_ticks(ticks, [f"{tick:.4g}" for tick in ticks])
 
 
 def _point(axes: Any, x: float, y: float, marker: str, colour: str, *, filled: bool = True) -> None:
@@ -65,7 +69,8 @@ def roc_figure(
     title = f"ROC curve of {metrics.label}: AUROC {metrics['auroc']}"
     if readers:
         title += "; points of the readers: " + ", ".join(
-            f"{row.reader} sensitivity {number(row.sensitivity.value, 2)}, specificity {number(row.specificity.value, 2)}"
+            f"{row.reader} sensitivity {number(row.sensitivity.value, 2)}, "
+            f"specificity {number(row.specificity.value, 2)}"
             for _, row in readers
         )
     return render(drawn, name, title)
@@ -99,29 +104,39 @@ def reliability_figure(
     """Return the observed share of positives by predicted probability, with intervals, above a histogram.
 
     Args:
-        curves, metrics: of the output.
+        curves: of the output.
+        metrics: of it.
         probabilities: of it, one for each row.
         name: of the figure.
         before: the curves before the calibration.
     """
     drawn, axes = figure(WIDTH, HEIGHT + 24)
-    colour = _colour(metrics)
-    axes.plot([0, 1], [0, 1], color=COLOURS["line"], linewidth=1, linestyle=(0, (4, 3)))
+    colour, limit = _colour(metrics), reliability_limit(curves, before)
+    axes.plot([0, limit], [0, limit], color=COLOURS["line"], linewidth=1, linestyle=(0, (4, 3)))
     if before is not None:
-        x, y = ([getattr(b, "predicted") for b in before.reliability], [b.observed.value for b in before.reliability])
+        x, y = ([b.predicted for b in before.reliability], [b.observed.value for b in before.reliability])
         axes.plot(x, y, color=COLOURS["series-2"], linewidth=1.1, linestyle=(0, (2, 2)), marker="s", markersize=3.5,
                   markerfacecolor="none")  # fmt: skip
-    for one in curves.reliability:
-        if one.observed.low is not None and one.observed.high is not None:
-            axes.plot([one.predicted] * 2, [one.observed.low, one.observed.high], color=colour, linewidth=1.2)
+    known = [b for b in curves.reliability if b.observed.low is not None and b.observed.high is not None]
+    axes.vlines([b.predicted for b in known], *([getattr(b.observed, end) for b in known] for end in ("low", "high")),
+                color=colour, linewidth=1.2)  # fmt: skip
     axes.plot([b.predicted for b in curves.reliability], [b.observed.value for b in curves.reliability], color=colour,
               linewidth=1.2, marker="o", markersize=4)  # fmt: skip
-    counts, edges = np.histogram(probabilities, 25, (0, 1))
-    share = counts / max(1, counts.max())
-    axes.bar(edges[:-1], share * 0.13, np.diff(edges), -0.17, align="edge", color=COLOURS["muted"], alpha=0.55, linewidth=0)
-    _rates(axes, "predicted probability", "observed share")
-    axes.set_ylim(-0.185, 1.015)
+    counts, edges = np.histogram(probabilities, 25, (0, limit))
+    share = limit * counts / max(1, counts.max())
+    base = -0.17 * limit
+    axes.stairs(share * 0.13 + base, edges, baseline=base, fill=True, color=COLOURS["muted"], alpha=0.55, linewidth=0)
+    _rates(axes, "predicted probability", "observed share", limit)
+    axes.set_ylim(-0.185 * limit, 1.015 * limit)
     return render(drawn, name, _reliability_title(curves, metrics, before))
+
+
+def reliability_limit(curves: LabelCurves, before: LabelCurves | None = None) -> float:
+    """Return where the axes end: at 1, or earlier for an output that is rare, whose bins lie in a corner."""
+    bins = (*curves.reliability, *(before.reliability if before is not None else ()))
+    values = [v for b in bins for v in (b.predicted, b.observed.value, b.observed.high) if v is not None]
+    most = max((v for v in values if math.isfinite(v)), default=1.0)
+    return next((limit for limit in (0.02, 0.04, 0.1, 0.2, 0.4) if most <= limit), 1.0)
 
 
 def _reliability_title(curves: LabelCurves, metrics: LabelMetrics, before: LabelCurves | None) -> str:
@@ -133,7 +148,7 @@ def _reliability_title(curves: LabelCurves, metrics: LabelMetrics, before: Label
 @own_style
 def decision_figure(curves: LabelCurves, metrics: LabelMetrics, name: str) -> Markup:
     """Return the net benefit of the model beside that of treating all and none."""
-    drawn, axes = figure(WIDTH, HEIGHT)
+    drawn, axes = figure(WIDTH, HEIGHT, left=56)
     colour = _colour(metrics)
     x = curves.decision_at
     axes.axhline(0, color=COLOURS["muted"], linewidth=1)
@@ -142,7 +157,8 @@ def decision_figure(curves: LabelCurves, metrics: LabelMetrics, name: str) -> Ma
     axes.plot(x, curves.net_benefit, color=colour, linewidth=1.6)
     top = float(np.nanmax([*curves.net_benefit, *curves.treat_all, 1e-3])) if len(x) else 1.0
     low = min([0.0, *curves.net_benefit]) if len(x) else 0.0
-    axes.set(ylim=(max(low * 1.1, -0.6 * top) - 0.04 * top, top * 1.1), xlabel="threshold probability", ylabel="net benefit")
+    axes.set(xlabel="threshold probability", ylabel="net benefit")
+    axes.set_ylim(max(low * 1.1, -0.6 * top) - 0.04 * top, top * 1.1)
     if len(x):
         axes.set_xlim(0, float(x[-1]))
     axes.locator_params(nbins=5)
@@ -164,7 +180,7 @@ def log_figures(log: Sequence[Mapping[str, float]]) -> list[tuple[str, Markup]]:
         known = [(key, label) for key, label in columns if any(math.isfinite(row.get(key, math.nan)) for row in log)]
         if not known:
             continue
-        drawn, axes = figure(WIDTH, HEIGHT - 40)
+        drawn, axes = figure(WIDTH, HEIGHT - 40, left=54)
         epochs = [row.get("epoch", n + 1) for n, row in enumerate(log)]
         for j, (key, label) in enumerate(known):
             axes.plot(epochs, [row.get(key, math.nan) for row in log], color=COLOURS[f"series-{j + 1}"], linewidth=1.5,

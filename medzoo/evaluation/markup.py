@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from medzoo.evaluation.estimate import Estimate
 
-__all__ = ["Footnotes", "Markup", "estimate_cell", "join", "number", "table", "tag"]
+__all__ = ["Footnotes", "Markup", "estimate_cell", "join", "number", "sentence", "table", "tag"]
 
 _VOID = ("img", "meta", "br", "col")
 
@@ -58,6 +58,15 @@ def number(value: float, digits: int = 3) -> str:
     return text.replace("-", "−") if float(text) else text.lstrip("-")
 
 
+def sentence(text: str) -> str:
+    """Return a note as a sentence.
+
+    >>> sentence("3 rows had no label"), sentence("the test part!")
+    ('3 rows had no label.', 'The test part!')
+    """
+    return f"{text[:1].upper()}{text[1:]}" + ("" if text.endswith((".", "!", "?", "…")) or not text else ".")
+
+
 class Footnotes:
     """Reasons for what a table lacks, each written once below it and marked by a letter in the cells."""
 
@@ -76,10 +85,7 @@ class Footnotes:
         """Return the reasons."""
         if not self._known:
             return Markup()
-        items = [
-            tag("li", tag("sup", self._letter(i)), f" {text[:1].upper()}{text[1:]}.")
-            for i, text in enumerate(self._known)
-        ]
+        items = [tag("li", tag("sup", self._letter(i)), f" {sentence(text)}") for i, text in enumerate(self._known)]
         return tag("ul", *items, class_="notes")
 
     @staticmethod
@@ -115,7 +121,11 @@ def table(
         cell if cell.startswith("<th") and isinstance(cell, Markup) else tag("th", cell, scope="col") for cell in head
     ]
     inner = tag(
-        "table", tag("caption", caption), tag("thead", tag("tr", *header)), tag("tbody", *rows), class_=class_ or None
+        "table",
+        tag("caption", tag("span", caption)),
+        tag("thead", tag("tr", *header)),
+        tag("tbody", *rows),
+        class_=class_ or None,
     )
     scroll = tag("div", inner, class_="scroll", role="region", tabindex="0", aria_label=caption)
     return join([scroll, notes.render() if notes else None])

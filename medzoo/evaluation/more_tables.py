@@ -11,23 +11,23 @@ from medzoo.evaluation.drift import Drift
 from medzoo.evaluation.estimate import LEAST_PATIENTS, Estimate
 from medzoo.evaluation.flow import Characteristics
 from medzoo.evaluation.groups import GroupRow, GroupTable
-from medzoo.evaluation.markup import Footnotes, Markup, estimate_cell, join, number, table, tag
+from medzoo.evaluation.markup import Footnotes, Markup, estimate_cell, join, number, sentence, table, tag
 from medzoo.evaluation.metrics import Metrics
 from medzoo.evaluation.readers import Agreement, ReaderRow
 from medzoo.evaluation.seeds import SeedSummary
 from medzoo.evaluation.wording import name_of
 
 __all__ = [
-    "agreement_table", "before_table", "characteristics_table", "comparison_table", "drift_table", "group_tables", "reader_table",
-    "seed_table",
+    "agreement_table", "before_table", "characteristics_table", "comparison_table", "drift_table", "group_tables",
+    "reader_table", "seed_table",
 ]  # fmt: skip
 
-_SUPPRESSED = f"under {LEAST_PATIENTS}, not shown"
+_SUPPRESSED = f"not shown: under {LEAST_PATIENTS} patients"
 
 
 def _count(value: int | None) -> Markup:
     if value is None:
-        return tag("td", f"under {LEAST_PATIENTS}", class_="n none")
+        return tag("td", "not shown", class_="n none")
     return tag("td", f"{value:,}", class_="n")
 
 
@@ -67,7 +67,9 @@ def group_tables(found: GroupTable, labels: Sequence[str]) -> Markup:
     head += ["Positive patients"] if len(labels) == 1 else []
     head += [name_of(figure), interval_axis(span), "Difference", "Means"]
     shown = table(f"{name_of(figure)} by {found.column}", head, rows, notes=notes, class_="groups")
-    return join([shown, _groups_by_label(found, labels), *(tag("p", note, class_="small") for note in found.notes)])
+    return join(
+        [shown, _groups_by_label(found, labels), *(tag("p", sentence(note), class_="small") for note in found.notes)]
+    )
 
 
 def _groups_by_label(found: GroupTable, labels: Sequence[str]) -> Markup:
@@ -78,7 +80,11 @@ def _groups_by_label(found: GroupTable, labels: Sequence[str]) -> Markup:
         if not known:
             return Markup()
         rows = [
-            tag("tr", tag("th", row.value, scope="row"), *(estimate_cell(_of(row, labels[0]).get(f), notes) for f in known))
+            tag(
+                "tr",
+                tag("th", row.value, scope="row"),
+                *(estimate_cell(_of(row, labels[0]).get(f), notes) for f in known),
+            )
             for row in shown
         ]
         return table(f"At the threshold, by {found.column}", [found.column, *map(name_of, known)], rows, notes=notes)
@@ -97,16 +103,25 @@ def _of(row: GroupRow, label: str) -> Mapping[str, Estimate]:
 def comparison_table(found: Comparison) -> Markup:
     """Return the differences of two models, each with what it means."""
     this, other = found.names
-    every = [(None, found.overall), *found.labels.items()]
-    wanted = None if len(found.labels) <= 3 else ("auroc", "average_precision", "macro_auroc", "macro_average_precision")
+    overall = found.overall if len(found.labels) > 1 else {}  # of one output they are the same
+    every = [(None, overall), *found.labels.items()]
+    wanted = (
+        None if len(found.labels) <= 3 else ("auroc", "average_precision", "macro_auroc", "macro_average_precision")
+    )
     pairs = [
         (label, figure, difference)
         for label, figures in every
         for figure, difference in figures.items()
-        if wanted is None or figure in wanted or label is None
+        if label is None or wanted is None or figure in wanted
     ]
     notes = Footnotes()
-    at_zero = interval_range([difference.difference for _, _, difference in pairs if _small(difference)], (-0.1, 0.1))
+    most = max(
+        map(
+            abs,
+            interval_range([difference.difference for _, _, difference in pairs if _small(difference)], (-0.1, 0.1)),
+        )
+    )
+    at_zero = (-most, most)
     rows = []
     for label, figure, difference in pairs:
         name = name_of(figure) if label is None else f"{label}: {name_of(figure)}"
@@ -115,7 +130,9 @@ def comparison_table(found: Comparison) -> Markup:
         line = interval_line(difference.difference if _small(difference) else None, at_zero, 0.0)
         rows.append(tag("tr", tag("th", name, scope="row"), *cells, cell, line, verdict))
     head = ["Figure", this, other, f"{this} − {other}", interval_axis(at_zero, 0.0), "Means"]
-    return table(f"{this} and {other} on the rows of both", head, rows, notes=notes, class_="groups")
+    shown = table(f"{this} and {other} on the rows of both", head, rows, notes=notes, class_="groups")
+    lower = tag("p", "Of Brier score, log-loss and ECE the lower is the better.", class_="small")
+    return join([shown, lower if any(f in ("brier", "log_loss", "ece") for _, f, _ in pairs) else None])
 
 
 def _small(difference: Difference) -> bool:
@@ -156,9 +173,12 @@ def agreement_table(rows: Iterable[Agreement]) -> Markup:
 def seed_table(found: SeedSummary) -> Markup:
     """Return the mean and standard deviation over seeds."""
     wanted = ("auroc", "average_precision", "sensitivity", "specificity", "brier")
-    rows = [(name_of(figure), pair) for figure, pair in found.overall.items()]
+    several = len(found.labels) > 1
+    rows = [(name_of(figure), pair) for figure, pair in found.overall.items() if several or "macro" not in figure]
     for label, figures in found.labels.items():
-        rows += [(f"{label}: {name_of(f)}", figures[f]) for f in wanted[: 5 if len(found.labels) <= 3 else 2] if f in figures]
+        rows += [
+            (f"{label}: {name_of(f)}", figures[f]) for f in wanted[: 5 if len(found.labels) <= 3 else 2] if f in figures
+        ]
     shown = [
         tag("tr", tag("th", name, scope="row"), tag("td", number(mean), class_="n"), tag("td", number(sd), class_="n"))
         for name, (mean, sd) in rows
@@ -168,7 +188,10 @@ def seed_table(found: SeedSummary) -> Markup:
 
 def characteristics_table(found: Characteristics) -> Markup:
     """Return table 1: what the cases of each part are."""
-    rows = [tag("tr", tag("th", name, scope="row"), *(tag("td", v, class_="n") for v in values)) for name, values in found.rows]
+    rows = [
+        tag("tr", tag("th", name, scope="row"), *(tag("td", v, class_="n") for v in values))
+        for name, values in found.rows
+    ]
     return table("Characteristics of each part", ["", *found.columns], rows)
 
 
@@ -178,11 +201,15 @@ def drift_table(found: Drift) -> Markup:
     for row in found.rows:
         difference = "–" if row.difference is None else number(row.difference, 2)
         means = tag("strong", "large") if row.large else tag("span", "–" if row.difference is None else "small")
-        cells = (tag("td", row.training, class_="n"), tag("td", row.here, class_="n"), tag("td", difference, class_="n"))
+        cells = (
+            tag("td", row.training, class_="n"),
+            tag("td", row.here, class_="n"),
+            tag("td", difference, class_="n"),
+        )
         rows.append(tag("tr", tag("th", row.what, scope="row"), *cells, tag("td", means)))
     head = ["What", "Training", "Here", "Standardised difference", "Means"]
     shown = table("This data beside that of the training", head, rows)
-    return join([shown, *(tag("p", note, class_="small") for note in found.notes)])
+    return join([shown, *(tag("p", sentence(note), class_="small") for note in found.notes)])
 
 
 def before_table(before: Metrics, after: Metrics, figures: Sequence[str]) -> Markup:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from medzoo.evaluation.estimate import Estimate
-from medzoo.evaluation.markup import Markup, number, tag
+from medzoo.evaluation.markup import Markup, number, sentence, tag
 from medzoo.evaluation.page_style import style
 from medzoo.evaluation.sections import SECTIONS
 from medzoo.evaluation.wording import estimate_of, headline, summary, warnings_of
@@ -44,7 +44,9 @@ def page(report: Report) -> str:
         for anchor, title, body in shown
     ]  # fmt: skip
     made = report.facts.get("made with", "medzoo")
-    footer = tag("footer", tag("p", f"For research use. Made with {made}. The same figures are in the JSON file beside this."))
+    footer = tag(
+        "footer", tag("p", f"For research use. Made with {made}. The same figures are in the JSON file beside this.")
+    )
     return f"<!DOCTYPE html>\n{tag('html', head, tag('body', header, tag('main', *sections), footer), lang='en')}\n"
 
 
@@ -52,7 +54,7 @@ def _main(report: Report) -> Markup:
     """Return the main figures, large."""
     metrics = report.metrics
     what, figure = headline(metrics)
-    shown: list[tuple[str, str, str]] = [(what.removeprefix("The "), *_large(figure))]
+    shown: list[tuple[str, str, str]] = [(what.removeprefix("The ").rstrip(","), *_large(figure))]
     shown[0] = (shown[0][0][:1].upper() + shown[0][0][1:], *shown[0][1:])
     if len(metrics.labels) == 1:
         for name in ("sensitivity", "specificity"):
@@ -78,5 +80,9 @@ def _warnings(report: Report) -> Markup | None:
     found = warnings_of(report)
     if not found:
         return None
-    return tag("div", tag("h2", "Before reading on"), tag("ul", *(tag("li", text) for text in found)), class_="warnings")
-
+    return tag(
+        "div",
+        tag("h2", "Before reading on"),
+        tag("ul", *(tag("li", sentence(text)) for text in found)),
+        class_="warnings",
+    )

@@ -18,13 +18,14 @@ _RULES = """
 *, *::before, *::after { box-sizing: border-box }
 html { color-scheme: light dark; -webkit-text-size-adjust: 100%; text-size-adjust: 100% }
 body { margin: 0; background: var(--page); color: var(--ink); line-height: 1.5;
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", "DejaVu Sans", sans-serif;
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "Liberation Sans", sans-serif;
   font-variant-numeric: tabular-nums; overflow-wrap: break-word }
 main, header, footer { max-width: 62rem; margin: 0 auto; padding: 0 1.25rem }
 header { padding-top: 2rem }
 p, ul, ol, dl { max-width: 44rem; margin: .6rem 0 }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .8rem; text-wrap: balance }
-h2 { font-size: 1.25rem; line-height: 1.3; margin: 2.6rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line) }
+h2 { font-size: 1.25rem; line-height: 1.3; margin: 2.6rem 0 .6rem; padding-top: .8rem;
+  border-top: 1px solid var(--line) }
 h3 { font-size: 1.02rem; margin: 1.6rem 0 .3rem }
 a { color: var(--link) }
 small, .small { font-size: .8125rem }
@@ -41,14 +42,16 @@ small, .small { font-size: .8125rem }
 .warnings ul { margin: .2rem 0; padding-left: 1.1rem }
 nav ol { columns: 15rem; column-gap: 2rem; padding-left: 1.6rem; max-width: none; margin: .4rem 0 }
 nav h2 { font-size: 1rem; margin: 1.6rem 0 0; border: 0; padding: 0 }
-.scroll { overflow-x: auto; margin: 1rem 0 .4rem; max-width: 100% }
+.scroll { position: relative; overflow-x: auto; margin: 1rem 0 .4rem; max-width: 100% }
 .scroll:focus-visible { outline: 2px solid var(--link); outline-offset: 2px }
-table { border-collapse: collapse; font-size: .875rem; line-height: 1.35 }
+table { border-collapse: separate; border-spacing: 0; font-size: .875rem; line-height: 1.35 }
 caption { text-align: left; padding: 0 0 .35rem; font-size: .8125rem; caption-side: top }
+caption span { display: inline-block; position: sticky; left: 0; max-width: calc(100vw - 2.5rem) }
 th, td { padding: .32rem .7rem .32rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
 th:last-child, td:last-child { padding-right: 0 }
 thead th { vertical-align: bottom; font-weight: 600; border-bottom: 1.5px solid var(--muted); min-width: 4.2rem }
-tbody th { font-weight: 500; max-width: 19rem; min-width: 6.5rem }
+tbody th { font-weight: 500; max-width: 19rem; min-width: 6.5rem;
+  position: sticky; left: 0; background: var(--page); z-index: 1 }
 .part th { padding-top: 1rem; font-weight: 600; color: var(--muted) }
 td.n { white-space: nowrap }
 td.n .v { font-weight: 600 }
@@ -60,14 +63,14 @@ sup { font-size: .7em; line-height: 0; color: var(--muted); padding-left: .1em }
 .confusion td.n { background: color-mix(in srgb, var(--series-1) calc(var(--share, 0) * 42%), transparent);
   padding: .45rem .7rem; border: 1px solid var(--page) }
 .confusion td.n small { color: inherit }
-.confusion thead th { padding-left: .7rem; max-width: 9rem }
+.confusion thead th + th { padding-left: .7rem; max-width: 9rem }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15.5rem, 100%), 1fr)); gap: 1.1rem 1.2rem;
-  margin: 1rem 0 }
+  margin: 1rem 0; align-items: end }
 .plots.single { grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 25rem)) }
 figure { margin: 0 }
 figcaption { font-size: .8125rem; line-height: 1.35; margin: 0 0 .15rem; min-height: 2.7em; display: flex;
   flex-direction: column; justify-content: flex-end }
-figcaption b { color: var(--ink); font-weight: 600 }
+figcaption b { display: block; color: var(--ink); font-weight: 600 }
 figure svg, svg.flow { display: block; width: 100%; height: auto }
 figure svg * { stroke-linejoin: round; stroke-linecap: butt }
 svg text { font-family: inherit; fill: var(--ink) }
@@ -89,13 +92,15 @@ svg.flow { max-width: 34rem; font-size: 12.5px; margin: .8rem 0 }
 .legend { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; padding: 0; font-size: .8125rem;
   color: var(--muted); max-width: none }
 .legend svg { width: 1.8em; height: .8em; vertical-align: baseline; display: inline-block }
-.examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(13rem, 100%), 1fr)); gap: .9rem; margin: .8rem 0 }
+.examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(13rem, 100%), 1fr)); gap: .9rem;
+  margin: .8rem 0 }
 .examples > div { border: 1px solid var(--line); border-radius: 6px; padding: .6rem .8rem; font-size: .875rem }
 .examples img { display: block; width: 100%; height: auto; border-radius: 3px; margin: 0 0 .5rem; background: #000 }
 .examples .wrong { border-left: 3px solid var(--series-2) }
 .examples .correct { border-left: 3px solid var(--series-3) }
 .examples p { margin: 0 }
-dl.facts { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .25rem 1.2rem; font-size: .9375rem }
+dl.facts { display: grid; grid-template-columns: minmax(7rem, max-content) 1fr; gap: .25rem 1.2rem;
+  font-size: .9375rem }
 dl.facts dt { color: var(--muted) }
 dl.facts dd { margin: 0; min-width: 0; overflow-wrap: anywhere }
 .checklist td, .checklist th { font-size: .8125rem }
@@ -107,7 +112,7 @@ footer { color: var(--muted); font-size: .8125rem; padding-bottom: 3rem; margin-
   main, header, footer { padding-left: 1rem; padding-right: 1rem }
   dl.facts { grid-template-columns: 1fr; gap: 0 }
   dl.facts dd { margin-bottom: .5rem }
-  tbody th { min-width: 5rem; max-width: 10rem; overflow-wrap: anywhere }
+  tbody th { min-width: 5.5rem; max-width: 8.5rem }
 }
 """
 _PRINT = """
@@ -127,7 +132,7 @@ table { font-size: 7.6pt; width: 100% }
 thead { display: table-header-group }
 tr, figure, .flow { break-inside: avoid }
 thead th { min-width: 0 }
-tbody th { min-width: 0 }
+tbody th { min-width: 0; position: static; background: none }
 th, td { padding-right: .4rem }
 td.n small { font-size: 6.4pt }
 .forest, .forest svg { min-width: 5rem; width: 7rem }

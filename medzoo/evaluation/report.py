@@ -1,13 +1,14 @@
 """``Report``: everything that is known of an evaluation, as a page for people and as JSON for programs.
 
-Nothing in either names an image, a patient or a path: texts pass :class:`~medzoo.evaluation.shareable.Redactor`, and the
-ids of the scores are in neither.
+Nothing in either names an image, a patient or a path: texts pass :class:`~medzoo.evaluation.shareable.Redactor`, and
+the ids of the scores are in neither.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from os import PathLike
@@ -102,7 +103,9 @@ class Report:
         unit = "patients" if report.scores.patients is not None else "rows"
         for m in report.metrics.labels:
             at = "no threshold" if m.threshold is None else f"at {m.threshold:.3g}"
-            called = [f"{name} {e}" for name in ("sensitivity", "specificity") if m.calls and (e := estimate_of(m, name))]
+            called = [
+                f"{name} {e}" for name in ("sensitivity", "specificity") if m.calls and (e := estimate_of(m, name))
+            ]
             slope = m.values.get("calibration_slope")
             lines.append(
                 f"  {m.label}: {m.counts.positive_patients:,} positive {unit}, AUROC {m['auroc']}, "
@@ -114,29 +117,36 @@ class Report:
         return "\n".join([*lines, *(f"  Note: {text}" for text in warnings_of(report))])
 
     def shareable(self) -> Report:
-        """Return the report with texts that name no path, image or patient. The arrays of ``scores`` are as they are."""
+        """Return the report with texts that name no path, image or patient; the rows of ``scores`` are as they are."""
         redact = Redactor(self.scores, keep=self.scores.labels)
         texts = {f.name: map_texts(getattr(self, f.name), redact) for f in fields(self) if f.name != "scores"}
         source = self.scores
         scores = replace(
-            source, notes=map_texts(source.notes, redact), threshold_rule=redact(source.threshold_rule), source="the scores"
+            source,
+            notes=map_texts(source.notes, redact),
+            threshold_rule=redact(source.threshold_rule),
+            source="the scores",
         )
         return replace(self, scores=scores, **texts)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold: everything but the rows of the scores and the images of the examples."""
-        report, scores = self.shareable(), self.scores
-        found: dict[str, Any] = {"format": FORMAT, "title": report.title, "summary": summary(report)}
-        found["warnings"] = warnings_of(report)
+        return self.shareable()._as_dict()
+
+    def _as_dict(self) -> dict[str, Any]:
+        """Return the dictionary of a report whose texts are shareable already."""
+        scores = self.scores
+        found: dict[str, Any] = {"format": FORMAT, "title": self.title, "summary": summary(self)}
+        found["warnings"] = warnings_of(self)
         found |= {
             "task": scores.task, "labels": list(scores.labels), "thresholds": list(scores.thresholds),
-            "threshold_rule": report.scores.threshold_rule, "metrics": _plain(report.metrics),
-            "curves": _plain(report.curves),
-            "before": None if report.before is None
-            else {"metrics": _plain(report.before[0]), "curves": _plain(report.before[1])},
+            "threshold_rule": scores.threshold_rule, "metrics": _plain(self.metrics),
+            "curves": _plain(self.curves),
+            "before": None if self.before is None
+            else {"metrics": _plain(self.before[0]), "curves": _plain(self.before[1])},
         }  # fmt: skip
-        rest = [f.name for f in fields(report) if f.name not in (*found, "scores")]
-        found |= {name: _plain(getattr(report, name)) for name in rest}
+        rest = [f.name for f in fields(self) if f.name not in (*found, "scores")]
+        found |= {name: _plain(getattr(self, name)) for name in rest}
         return found
 
     def save(self, path: str | PathLike[str]) -> Path:
@@ -158,13 +168,21 @@ class Report:
                 f"Report.save: expected a path that ends with .html or .json, got {str(path)!r}. "
                 "A page has its figures beside it as .json."
             )
-        text = json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=1)
-        shown = None if target.suffix.lower() == ".json" else page(self.shareable())
+        report = self.shareable()
+        text = _as_json(report._as_dict())
+        shown = None if target.suffix.lower() == ".json" else page(report)
         target.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(target.with_suffix(".json"), text.encode())
         if shown is not None:
             write_atomically(target, shown.encode())
         return target
+
+
+def _as_json(value: Any) -> str:
+    """Return JSON with a line for each field, and for each list of numbers."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=1)
+    numbers = re.compile(r"\[\n([-+.\deE,\s]|null)*\]")  # no text holds the end of a line: it is escaped there
+    return numbers.sub(lambda match: re.sub(r"\s+", " ", match[0]).replace("[ ", "[").replace(" ]", "]"), text) + "\n"
 
 
 def _plain(value: Any) -> Any:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import base64
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from medzoo.evaluation import closing_sections as closing
 from medzoo.evaluation import figures, more_tables, tables
 from medzoo.evaluation.charts import flow_chart
-from medzoo.evaluation.examples import Example
-from medzoo.evaluation.markup import Markup, join, number, tag
+from medzoo.evaluation.curves import LabelCurves
+from medzoo.evaluation.markup import Markup, join, number, sentence, tag
 from medzoo.evaluation.metrics import LabelMetrics
-from medzoo.evaluation.wording import SOURCES, limits, methods, some
+from medzoo.evaluation.wording import cases_of, methods, some
 
 if TYPE_CHECKING:
     from medzoo.evaluation.report import Report
@@ -31,9 +32,13 @@ def _unit(report: Report) -> str:
 
 def flow(report: Report) -> Markup | None:
     """Return the flow of rows, and the characteristics."""
-    drawn = None if report.flow is None or not report.flow.steps else flow_chart(report.flow, "flow")
+    drawn = None if report.flow is None or not report.flow.steps else flow_chart(report.flow, "flow-chart")
+    split = None
+    if report.flow is not None and report.flow.parts:
+        parts = (f"{part.text} {cases_of(part.rows, part.patients)}" for part in report.flow.parts)
+        split = _text(f"Parts of the run: {'; '.join(parts)}.")
     known = None if report.characteristics is None else more_tables.characteristics_table(report.characteristics)
-    return join([drawn, known]) if drawn or known else None
+    return join([drawn, split, known]) if drawn or known else None
 
 
 def results(report: Report) -> Markup:
@@ -49,14 +54,31 @@ def results(report: Report) -> Markup:
     )  # fmt: skip
 
 
+def _drawable(report: Report) -> list[tuple[int, LabelCurves, LabelMetrics]]:
+    """Return the number of each output that has both classes, with its curves and figures."""
+    numbers = {label: i for i, label in enumerate(report.scores.labels)}
+    every = [(numbers[curves.label], curves, report.metrics[curves.label]) for curves in report.curves]
+    return [(i, curves, m) for i, curves, m in every if not math.isnan(m["auroc"].value)]
+
+
+def _not_drawn(report: Report) -> Markup | None:
+    shown = {curves.label for _, curves, _ in _drawable(report)}
+    others = [curves.label for curves in report.curves if curves.label not in shown]
+    return tag("p", f"No curve, as all rows are of one class: {', '.join(others)}.", class_="small") if others else None
+
+
 def _panels(report: Report, drawn: Iterable[tuple[LabelMetrics, str, Markup]]) -> Markup:
     shown = []
     for m, text, svg in drawn:
-        note = "" if m.counts.eligible else f" Too few {_unit(report)} ({m.counts.positive_patients:,} positive) for intervals."
+        note = (
+            ""
+            if m.counts.eligible
+            else f". Too few {_unit(report)} ({m.counts.positive_patients:,} positive) for intervals."
+        )
         few = None if m.counts.eligible else "few"
-        caption = tag("figcaption", tag("span", tag("b", m.label), f" {text}{note}"), class_=few)
+        caption = tag("figcaption", tag("b", m.label), tag("span", f"{text}{note}".removeprefix(". ")), class_=few)
         shown.append(tag("figure", caption, svg))
-    return tag("div", *shown, class_="plots single" if len(shown) <= tables.FEW_COLUMNS else "plots")
+    return tag("div", *shown, class_="plots single" if len(report.metrics.labels) == 1 else "plots")
 
 
 def _legend(*entries: tuple[str, str]) -> Markup:
@@ -69,43 +91,49 @@ def _legend(*entries: tuple[str, str]) -> Markup:
         elif dash == "point":
             mark = tag("circle", cx="18", cy="8", r="5", style=f"fill:var(--{colour})")
         else:
-            mark = tag("path", d="M0 8H36", stroke_dasharray=dash or None, style=f"stroke:var(--{colour});stroke-width:3")
+            mark = tag(
+                "path", d="M0 8H36", stroke_dasharray=dash or None, style=f"stroke:var(--{colour});stroke-width:3"
+            )
         items.append(tag("li", tag("svg", mark, viewBox="0 0 36 16", aria_hidden="true"), f" {text}"))
     return tag("ul", *items, class_="legend")
 
 
 def ranking(report: Report) -> Markup | None:
     """Return the ROC curves and those of precision and recall."""
-    if not report.curves:
+    if not _drawable(report):
         return None
     signs = {name: i for i, name in enumerate(dict.fromkeys(row.reader for row in report.readers))}
     roc, pr = [], []
-    for i, curves in enumerate(report.curves):
-        m = report.metrics[curves.label]
+    for i, curves, m in _drawable(report):
         shown = [(figures.MARKERS[signs[r.reader] % 8], r) for r in report.readers if r.label == curves.label]
         roc.append((m, f"AUROC {m['auroc']}", figures.roc_figure(curves, m, f"roc-{i}", shown)))
-        pr.append((m, f"average precision {m['average_precision']}", figures.pr_figure(curves, m, f"pr-{i}")))
-    lines = [("series-1", "curve"), ("series-1 band", "95 % interval at each point"), ("line 8 6", "chance")]
-    point = ("series-1 point", "at the threshold")
+        pr.append((m, f"Average precision {m['average_precision']}", figures.pr_figure(curves, m, f"pr-{i}")))
+    lines = [("series-1", "curve"), ("series-1 band", "95 % interval at each point")]
+    point = ("series-1 point", "as called" if report.scores.task == "multiclass" else "at the threshold")
     calls = [point] if any(m.calls is not None for m in report.metrics.labels) else []
     readers = _text("Outlined signs are the readers; the section on readers names them.") if signs else None
+    lines.append(("line 8 6", "chance"))
+    if len(roc) == 1:
+        return join([_legend(*lines, *calls), readers, _panels(report, roc + pr), _not_drawn(report)])
     return join(
         [tag("h3", "ROC curves"), _legend(*lines, *calls), readers, _panels(report, roc),
-         tag("h3", "Precision and recall"), _panels(report, pr)]
+         tag("h3", "Precision and recall"), _panels(report, pr), _not_drawn(report)]
     )  # fmt: skip
 
 
 def calibration(report: Report) -> Markup | None:
     """Return the reliability of the probabilities, before and after the calibration."""
-    if not report.curves:
+    if not _drawable(report):
         return None
     before = {} if report.before is None else {curves.label: curves for curves in report.before[1]}
     drawn = []
-    for i, curves in enumerate(report.curves):
-        m, p = report.metrics[curves.label], report.scores.probabilities[:, i]
+    for i, curves, m in _drawable(report):
+        p, old = report.scores.probabilities[:, i], before.get(curves.label)
         slope = m.values.get("calibration_slope")
         text = f"Brier score {number(m['brier'].value)}" + (f", slope {number(slope.value, 2)}" if slope else "")
-        drawn.append((m, text, figures.reliability_figure(curves, m, p, f"reliability-{i}", before.get(curves.label))))
+        if (limit := figures.reliability_limit(curves, old)) < 1:
+            text += f", axes to {limit:g}"
+        drawn.append((m, text, figures.reliability_figure(curves, m, p, f"reliability-{i}", old)))
     lines = [("series-1", "observed share with 95 % interval"), ("line 8 6", "perfect"), ("muted band", "predictions")]
     lines += [("series-2 4 4", "before calibration")] if before else []
     return join([
@@ -124,18 +152,14 @@ def _before_after(report: Report) -> Markup | None:
 
 def decision(report: Report) -> Markup | None:
     """Return the decision curves."""
-    if not report.curves:
+    if not _drawable(report):
         return None
-    drawn = [
-        (m, "", figures.decision_figure(curves, m, f"decision-{i}"))
-        for i, curves in enumerate(report.curves)
-        for m in [report.metrics[curves.label]]
-    ]
+    drawn = [(m, "", figures.decision_figure(curves, m, f"decision-{i}")) for i, curves, m in _drawable(report)]
     lines = (("series-1", "model"), ("muted 8 4", "treat all"), ("muted", "treat none"))
     return join([
-        _text("Net benefit: true positives minus false positives per case, each false positive weighted by the odds of",
-              "the threshold probability at which one would treat. The model helps at the thresholds where its curve is",
-              "above both others, if the probabilities are calibrated."),
+        _text("Net benefit: true positives minus false positives per case, each false positive weighted by the odds",
+              "of the threshold probability at which one would treat. The model helps at the thresholds where its",
+              "curve is above both others, if the probabilities are calibrated."),
         _legend(*lines), _panels(report, drawn),
     ])  # fmt: skip
 
@@ -147,10 +171,16 @@ def thresholds(report: Report) -> Markup | None:
     if report.scores.task == "multiclass":
         return None
     if any(m.threshold is not None for m in metrics.labels):
-        how = f"How the thresholds were chosen: {rule.rstrip('.')}." if rule else "How the thresholds were chosen is not known."
+        how = (
+            f"How the thresholds were chosen: {rule.rstrip('.')}."
+            if rule
+            else "How the thresholds were chosen is not known."
+        )
         parts += [_text(how), tables.threshold_table(metrics)]
     else:
-        parts.append(_text("No threshold was chosen: no case is called positive or negative, and 0.5 is not put in its place."))
+        parts.append(
+            _text("No threshold was chosen: no case is called positive or negative, and 0.5 is not put in its place.")
+        )
     if metrics.options.prevalence:
         parts += [
             tag("h3", "At a stated share of positives"),
@@ -167,8 +197,8 @@ def groups(report: Report) -> Markup | None:
     labels = [m.label for m in report.metrics.labels]
     shown = [join([tag("h3", f"By {g.column}"), more_tables.group_tables(g, labels)]) for g in report.groups]
     averaged = report.metrics.eligible
-    text = ["Groups under 10 rows or patients are not shown. A difference whose interval holds 0 is not separable from none:",
-            "that is no proof that there is none."]  # fmt: skip
+    text = ["Groups under 10 rows or patients are not shown. A difference whose interval holds 0 is not separable",
+            "from none: that is no proof that there is none."]  # fmt: skip
     if len(labels) > 1 and averaged:
         text.append(f"Means are over the same outputs in every group: {', '.join(averaged)}.")
     return join([_text(*text), *shown])
@@ -182,7 +212,13 @@ def comparison(report: Report) -> Markup | None:
     patients = "" if found.patients is None else f" of {some(found.patients, 'patient')}"
     text = (f"{found.names[0]} and {found.names[1]} on the same {some(found.rows, 'row')}{patients}; differences are "
             "paired by patient.")  # fmt: skip
-    return join([_text(text), more_tables.comparison_table(found), *(tag("p", n, class_="small") for n in found.notes)])
+    return join(
+        [
+            _text(text),
+            more_tables.comparison_table(found),
+            *(tag("p", sentence(n), class_="small") for n in found.notes),
+        ]
+    )
 
 
 def readers(report: Report) -> Markup | None:
@@ -215,80 +251,15 @@ def drift(report: Report) -> Markup | None:
     return None if report.drift is None else more_tables.drift_table(report.drift)
 
 
-def examples(report: Report) -> Markup | None:
-    """Return right and wrong examples."""
-    if not report.examples:
-        return None
-    parts: list[str] = [
-        _text("The most confident wrong and right calls of each output. Cases are named by pseudonyms, which cannot be",
-              "traced back without the key of the project.")
-    ]  # fmt: skip
-    for label in dict.fromkeys(example.label for example in report.examples):
-        shown = [_example(example) for example in report.examples if example.label == label]
-        parts += [tag("h3", label), tag("div", *shown, class_="examples")]
-    return join(parts)
-
-
-def _example(example: Example) -> Markup:
-    what = "positive" if example.called else "negative"
-    truth = example.truth or ("positive" if example.target else "negative")
-    called = example.label if example.truth else what
-    picture = None
-    if example.image is not None:
-        data = base64.b64encode(example.image).decode()
-        picture = tag("img", src=f"data:image/png;base64,{data}", alt=f"Case {example.case}, {example.kind}", loading="lazy")
-    return tag(
-        "div", picture,
-        tag("p", tag("strong", example.kind.capitalize()), f": called {called}, is {truth}"),
-        tag("p", f"probability {number(example.probability)}, case {example.case}", class_="small"),
-        class_=example.kind if example.kind in ("wrong", "correct") else None,
-    )  # fmt: skip
-
-
-def data(report: Report) -> Markup | None:
-    """Return which data it was, and how often it was looked at."""
-    known = [(key, report.facts[key]) for key in ("data", "fingerprint", "split") if key in report.facts]
-    if report.openings is not None:
-        known.append(("opened", f"{some(report.openings, 'time')}, this one included, as far as this computer counted"))
-    return _facts(known) if known else None
-
-
-def _facts(pairs: Iterable[tuple[str, str]]) -> Markup:
-    cells = [cell for name, text in pairs for cell in (tag("dt", f"{name[:1].upper()}{name[1:]}"), tag("dd", text))]
-    return tag("dl", *cells, class_="facts")
-
-
-def cannot(report: Report) -> Markup:
-    """Return the limits."""
-    return tag("ul", *(tag("li", text) for text in limits(report)))
-
-
-def made(report: Report) -> Markup:
-    """Return how the report was made."""
-    metrics = report.metrics
-    known = [(key, text) for key, text in report.facts.items() if key not in ("data", "fingerprint", "split")]
-    known += [("resamples", f"{metrics.resamples:,}, of patients"), ("seed of the resamples", str(metrics.seed))]
-    sources = [tag("li", f"{text}, doi:", tag("a", doi, href=f"https://doi.org/{doi}")) for text, doi in SOURCES]
-    return join([_facts(known), tag("h3", "Methods"), tag("p", methods(metrics)), tag("ul", *sources, class_="small")])
-
-
-def checklist(report: Report) -> Markup | None:
-    """Return the drafts of the checklists, what the run does not know left blank."""
-    if not report.checklist:
-        return None
-    from medzoo.evaluation.checklist import checklist_table
-
-    return checklist_table(report.checklist)
-
-
 SECTIONS = (
-    ("flow", "Rows and patients", flow), ("results", "Results", results), ("ranking", "ROC, precision and recall", ranking),
+    ("flow", "Rows and patients", flow), ("results", "Results", results),
+    ("ranking", "ROC, precision and recall", ranking),
     ("calibration", "Calibration", calibration), ("decision", "Decision curves", decision),
     ("thresholds", "Thresholds and predictive values", thresholds), ("groups", "Groups", groups),
     ("comparison", "Comparison", comparison), ("readers", "Readers", readers), ("seeds", "Several trainings", seeds),
     ("learning", "Learning curves", log), ("drift", "This data beside the training's", drift),
-    ("examples", "Right and wrong examples", examples), ("data", "Data", data),
-    ("limits", "What this report cannot show", cannot), ("made", "How it was made", made),
-    ("checklist", "Checklist, a draft", checklist),
+    ("examples", "Right and wrong examples", closing.examples), ("data", "Data", closing.data),
+    ("limits", "What this report cannot show", closing.cannot), ("made", "How it was made", closing.made),
+    ("checklist", "Checklist, a draft", closing.checklist),
 )  # fmt: skip
 """The anchor, the title and the function of each section."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
-from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,11 +16,20 @@ __all__ = ["Redactor", "map_texts", "shareable"]
 _T = TypeVar("_T")
 _SCHEME = r"(?:file|s3|gs|az|abfss?|hdfs|dbfs|sftp|ssh|smb)://"
 _BEGIN = rf"(?:{_SCHEME}|[A-Za-z]:[\\/]|\\\\|~[\w.-]*/|/)"
-# In quotes up to the closing one, as names may have spaces; otherwise up to a space.
-_QUOTED = re.compile(rf"(?P<quote>['\"`‘“])(?:{_BEGIN}|[^'\"`’”\n:]*[\\/])[^'\"`’”\n]*(?=['\"`’”])")
-_PLAIN = re.compile(rf"(?<![\w.:/\\>*~]){_BEGIN}[^\s'\"`’”,;<>|)\]}}]*[^\s'\"`’”,;:<>|)\]}}.!?]")
-_RELATIVE = re.compile(r"(?<![\w.:/\\…-])(?:\.{0,2}[\w.@+-]*[/\\])+[\w@+-][\w.@+-]*\.[A-Za-z][A-Za-z0-9]{0,7}(?![\w/\\])")
-_FILE = re.compile(r"(?<![\w./\\-])[\w@+-][\w.@+-]*\.(?:csv|tsv|parquet|npz|npy|json|ya?ml|xlsx?|txt|h5)(?![\w/\\])", re.I)
+_PLAIN = re.compile(rf"(?<![\w.:/\\<>*~]){_BEGIN}[^\s'\"`’”,;<>|)\]}}]*[^\s'\"`’”,;:<>|)\]}}.!?]")
+_TYPES = (
+    r"(?:csv|tsv|parquet|npz|npy|jsonl?|ya?ml|xlsx?|txt|log|pdf|html?|h5|hdf5|zip|tar|gz|tgz|pt|pth|ckpt|safetensors|onnx|pkl"
+    r"|png|jpe?g|bmp|gif|tiff?|dcm|dicom|nii|mha|mhd|nrrd|webp)"
+)
+_OURS = r"(?:dropped|table|log|report|run|config|fingerprint|recipe)\.(?:csv|json|yaml)"  # files that every run has
+_FILE = re.compile(
+    rf"(?<![\w.:/\\…@+-])(?!{_OURS}(?![\w/\\]))(?:[\w.@+-]*[/\\])*[\w@+-][\w.@+-]*\.{_TYPES}(?![\w/\\])", re.IGNORECASE
+)
+# In quotes a path ends at the closing one, as names may have spaces; otherwise at a space.
+_QUOTED = re.compile(
+    rf"(?<!\w)(?P<quote>['\"`‘“])(?:{_BEGIN}[^'\"`’”\n]*|[^'\"`’”\n]*[/\\][^'\"`’”\n]*\.{_TYPES})(?=['\"`’”])",
+    re.IGNORECASE,
+)
 _WEB = re.compile(r"https?://[^\s'\"<>]+")
 _WORD = re.compile(r"[\w.@+/\\#^=-]+")
 
@@ -29,8 +37,8 @@ _WORD = re.compile(r"[\w.@+/\\#^=-]+")
 def shareable(text: str, scores: Scores | None = None) -> str:
     """Return a text in which paths are "…", and the images and patients of the scores have no name.
 
-    >>> shareable("/data/st mary/a.csv: 3 rows of 'C:\\\\scans\\\\x y.png' and data/b.png were left out, see and/or")
-    "… …: 3 rows of '…' and … were left out, see and/or"
+    >>> print(shareable("/data/a.csv: 'data/my study/x.png' and b/c.png were left out and/or not found"))
+    …: '…' and … were left out and/or not found
     """
     return Redactor(scores)(text)
 
@@ -57,8 +65,8 @@ class Redactor:
 
     def _add(self, names: Iterable[str], instead: str) -> None:
         for name in map(str, names):
-            forms = {name, PurePosixPath(name).name, PureWindowsPath(name).name}
-            forms |= {form.partition(".")[0] for form in forms if "." in form}
+            last = name.replace("\\", "/").rpartition("/")[2]
+            forms = {name, last, last.partition(".")[0]}
             for form in forms:
                 if not _is_name(form, whole=form == name) or form in self._keep:
                     continue
@@ -71,9 +79,8 @@ class Redactor:
         """Return the text without them."""
         if text in self._keep:
             return text
-        for name, instead in self._spaced:
-            if name in text:
-                text = text.replace(name, instead)
+        # A name that stands alone comes first: in a path it is part of what goes.
+        text = _WORD.sub(lambda match: self._names.get(match[0], match[0]), text)
         kept: list[str] = []  # addresses of the web stay, with what looks like a path in them
 
         def hide(match: re.Match[str]) -> str:
@@ -81,10 +88,13 @@ class Redactor:
             return f"\0{len(kept) - 1}\0"
 
         text = _WEB.sub(hide, text)
-        text = _WORD.sub(self._word, text)
         text = _QUOTED.sub(lambda match: f"{match['quote']}…", text)
-        for pattern in (_PLAIN, _RELATIVE, _FILE):
+        for pattern in (_PLAIN, _FILE):
             text = pattern.sub("…", text)
+        for name, instead in self._spaced:
+            if name in text:
+                text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", instead, text)
+        text = _WORD.sub(self._word, text)
         return re.sub("\0(\\d+)\0", lambda match: kept[int(match[1])], text)
 
     def _word(self, match: re.Match[str]) -> str:

@@ -29,7 +29,8 @@ _KINDS = (
 )  # fmt: skip
 _LOCK = threading.RLock()  # rcParams, which hold the kind of the text of an SVG, are those of the process
 _DROPPED = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", re.DOTALL)
-_FONT = re.compile(r"font: (?:(\w+) )?([\d.]+)px [^;\"]*")
+_FONT = re.compile(r"font: (?:(\w+) )?([\d.]+)px [^;\"]*")  # as matplotlib before 3.9 writes it
+_FAMILY = re.compile(r" ?font-family: [^;\"]*;?| ?transform=\"rotate\(-0 [^\"]*\"")
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 
 
@@ -49,18 +50,21 @@ def own_style(draw: Callable[_P, _T]) -> Callable[_P, _T]:
     return inside
 
 
-def figure(width: float, height: float) -> tuple[Any, Any]:
+def figure(width: float, height: float, left: float = 44) -> tuple[Any, Any]:
     """Return a figure and its axes.
 
     Args:
-        width, height: in points, which are the pixels of the SVG's own size.
+        width: in points, which are the pixels of the SVG's own size.
+        height: likewise.
+        left: of the axes, for the numbers beside them.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(width / 72, height / 72), layout="constrained")
+    drawn = Figure(figsize=(width / 72, height / 72))
     FigureCanvasAgg(drawn)
-    axes = drawn.add_subplot()
+    # Places of our own: a layout engine would draw each figure twice to measure its texts.
+    axes = drawn.add_axes((left / width, 34 / height, (width - left - 6) / width, (height - 40) / height))
     drawn.patch.set_visible(False)
     _style(axes)
     return drawn, axes
@@ -100,10 +104,15 @@ def _clean(svg: str, name: str, title: str) -> str:
     for variable, colour in COLOURS.items():
         svg = svg.replace(colour, f"var(--{variable})")
     svg = _FONT.sub(lambda m: f"font-size: {m[2]}px" + (f"; font-weight: {m[1]}" if m[1] else ""), svg)
-    svg = _NUMBER.sub(lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), svg)
+    svg = re.sub(r"<[^>]*>", lambda m: _NUMBER.sub(_short, m[0]), svg)  # in elements, not in the texts of the ticks
+    svg = _FAMILY.sub("", svg)
     svg = re.sub(r"<defs>\s*</defs>", "", svg)
     svg = re.sub(r"\s*\n\s*", " ", svg).strip()
     box = re.search(r'viewBox="([^"]*)"', svg)
     begin = tag("title", title, id=f"{name}-title")
     opening = f'<svg viewBox="{box[1] if box else "0 0 1 1"}" role="img" aria-labelledby="{name}-title">'
     return re.sub(r"<svg[^>]*>", lambda _: opening + begin, svg, count=1)
+
+
+def _short(match: re.Match[str]) -> str:
+    return f"{float(match[0]):.2f}".rstrip("0").rstrip(".")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 from medzoo.evaluation.markup import Footnotes, Markup, estimate_cell, join, number, table, tag
 from medzoo.evaluation.metrics import LabelMetrics, Metrics
@@ -12,7 +14,6 @@ __all__ = ["FEW_COLUMNS", "confusion_table", "overall_table", "prevalence_table"
 
 FEW_COLUMNS = 3
 """Outputs that are columns of one table; more are rows of several."""
-_KINDS = (("Ranking", RANKING), ("At the threshold", CALLS), ("Probabilities", PROBABILITIES))
 
 
 def results_tables(metrics: Metrics, unit: str) -> Markup:
@@ -24,7 +25,14 @@ def results_tables(metrics: Metrics, unit: str) -> Markup:
     """
     if len(metrics.labels) <= FEW_COLUMNS:
         return _by_column(metrics, unit)
-    return join(_by_row(metrics, title, figures, unit) for title, figures in _KINDS if _present(metrics, figures))
+    return join(
+        _by_row(metrics, title, figures, unit) for title, figures in _kinds(metrics) if _present(metrics, figures)
+    )
+
+
+def _kinds(metrics: Metrics) -> tuple[tuple[str, Sequence[str]], ...]:
+    called = "As called: the most probable class" if metrics.confusion is not None else "At the threshold"
+    return (("Ranking", RANKING), (called, CALLS), ("Probabilities", PROBABILITIES))
 
 
 def _present(metrics: Metrics, figures: Sequence[str]) -> list[str]:
@@ -39,18 +47,13 @@ def label_header(m: LabelMetrics, notes: Footnotes | None = None) -> Markup:
 
 def _by_column(metrics: Metrics, unit: str) -> Markup:
     notes, width = Footnotes(), str(len(metrics.labels) + 1)
+    counted = [_counts(m, unit) for m in metrics.labels]
     rows = [
-        tag("tr", tag("th", title, scope="row"), *(tag("td", get(m), class_="n") for m in metrics.labels))
-        for title, get in (
-            ("Positive rows", lambda m: f"{m.counts.positive:,}"),
-            (f"Positive {unit}", lambda m: f"{m.counts.positive_patients:,}"),
-            ("Negative rows", lambda m: f"{m.counts.negative:,}"),
-            (f"Negative {unit}", lambda m: f"{m.counts.negative_patients:,}"),
-            ("Rows without a label", lambda m: f"{m.counts.unknown:,}"),
-            ("Threshold", lambda m: "–" if m.threshold is None else number(m.threshold)),
-        )
-    ]  # fmt: skip
-    for title, figures in _KINDS:
+        tag("tr", tag("th", title, scope="row"), *(tag("td", counts[title], class_="n") for counts in counted))
+        for title in counted[0]
+        if title != "Threshold" or metrics.confusion is None
+    ]
+    for title, figures in _kinds(metrics):
         present = _present(metrics, figures)
         if present:
             rows.append(tag("tr", tag("th", title, scope="colgroup", colspan=width), class_="part"))
@@ -59,6 +62,15 @@ def _by_column(metrics: Metrics, unit: str) -> Markup:
             rows.append(tag("tr", tag("th", name_of(figure, metrics), scope="row"), *cells))
     head = ["Figure", *(m.label for m in metrics.labels)]
     return table("Figures of each output, with 95 % intervals", head, rows, notes=notes)
+
+
+def _counts(m: LabelMetrics, unit: str) -> dict[str, str]:
+    c = m.counts
+    return {
+        "Positive rows": f"{c.positive:,}", f"Positive {unit}": f"{c.positive_patients:,}",
+        "Negative rows": f"{c.negative:,}", f"Negative {unit}": f"{c.negative_patients:,}",
+        "Rows without a label": f"{c.unknown:,}", "Threshold": "–" if m.threshold is None else number(m.threshold),
+    }  # fmt: skip
 
 
 def _by_row(metrics: Metrics, title: str, figures: Sequence[str], unit: str) -> Markup:
@@ -81,11 +93,13 @@ def overall_table(metrics: Metrics) -> Markup:
     notes, rows = Footnotes(), []
     everything = len(metrics.labels)
     for figure, estimate in metrics.overall.items():
-        if everything == 1 and figure != "exact_match" or figure == "exact_match" and (
+        if (everything == 1 and figure != "exact_match") or (figure == "exact_match" and (
             "accuracy" in metrics.overall or everything == 1
-        ):  # fmt: skip
+        )):  # fmt: skip
             continue
         name = name_of(figure)
+        if figure == "exact_match" and math.isnan(estimate.value) and any(m.calls is None for m in metrics.labels):
+            estimate = replace(estimate, why="not every output has a threshold")
         if figure.startswith("macro_"):
             base = figure.removeprefix("macro_").removesuffix("_all")
             defined = sum(m[base].value == m[base].value for m in metrics.labels)
@@ -120,7 +134,13 @@ def confusion_table(metrics: Metrics) -> Markup:
         tp, fp, fn, tn = m.calls or (0, 0, 0, 0)
         cells = [_shaded(tp, tp + fn), _shaded(fn, tp + fn), _shaded(fp, fp + tn), _shaded(tn, fp + tn)]
         rows.append(tag("tr", label_header(m), *cells))
-    head = ["Output", "Positive, called positive", "Positive, missed", "Negative, called positive", "Negative, called negative"]
+    head = [
+        "Output",
+        "Positive, called positive",
+        "Positive, missed",
+        "Negative, called positive",
+        "Negative, called negative",
+    ]
     caption = "Calls, in rows: what is true and what was called; shares are of the true class"
     return table(caption, head, rows, class_="confusion") if rows else Markup()
 

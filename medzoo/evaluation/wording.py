@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from medzoo.evaluation.report import Report
 
 __all__ = [
-    "CALLS", "NAMES", "PROBABILITIES", "RANKING", "SOURCES", "cases", "estimate_of", "headline", "limits", "methods",
-    "name_of", "some", "summary", "warnings_of",
+    "CALLS", "NAMES", "PROBABILITIES", "RANKING", "SOURCES", "cases", "cases_of", "estimate_of", "headline", "limits",
+    "methods", "name_of", "some", "summary", "warnings_of",
 ]  # fmt: skip
 
 NAMES = {
@@ -72,8 +72,16 @@ def some(count: int, what: str) -> str:
 
 def cases(metrics: Metrics) -> str:
     """Return the rows and patients."""
-    rows = some(metrics.rows, "row")
-    return rows if metrics.patients is None else f"{rows} of {some(metrics.patients, 'patient')}"
+    return cases_of(metrics.rows, metrics.patients)
+
+
+def cases_of(rows: int, patients: int | None) -> str:
+    """Return counts of rows and patients.
+
+    >>> cases_of(1200, 300), cases_of(1, None)
+    ('1,200 rows of 300 patients', '1 row')
+    """
+    return some(rows, "row") if patients is None else f"{some(rows, 'row')} of {some(patients, 'patient')}"
 
 
 def headline(metrics: Metrics) -> tuple[str, Estimate]:
@@ -83,6 +91,9 @@ def headline(metrics: Metrics) -> tuple[str, Estimate]:
     if not metrics.eligible:
         return f"The mean AUROC of all {len(metrics.labels)} outputs", metrics.overall["macro_auroc_all"]
     number = len(metrics.eligible)
+    if number == 1:
+        one = f"The AUROC of {metrics.eligible[0]}, the one output of {len(metrics.labels)} with enough patients,"
+        return one, metrics.overall["macro_auroc"]
     what = "all" if number == len(metrics.labels) else f"the {number} of {len(metrics.labels)}"
     return f"The mean AUROC of {what} outputs with enough patients", metrics.overall["macro_auroc"]
 
@@ -181,8 +192,7 @@ def methods(metrics: Metrics) -> str:
         for figure, estimate in m.values.items():
             if estimate.method and name_of(figure) not in used.setdefault(estimate.method, []):
                 used[estimate.method].append(name_of(figure))
-    others = [
-        f"{method} for {_list(names, 9)}" for method, names in used.items() if not method.startswith("bootstrap")
-    ]
-    text = f"Intervals are 95 %: percentiles of {metrics.resamples:,} resamples of the patients (seed {metrics.seed})"
+    others = [f"{method} for {_list(names, 9)}" for method, names in used.items() if not method.startswith("bootstrap")]
+    unit = "rows" if metrics.patients is None else "patients"
+    text = f"Intervals are 95 %: percentiles of {metrics.resamples:,} resamples of the {unit} (seed {metrics.seed})"
     return text + ("; " + "; ".join(others) if others else "") + "."

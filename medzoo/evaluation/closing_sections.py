@@ -1,0 +1,89 @@
+"""The last sections of a report's page: examples, the data, the limits, how it was made, and the checklists."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from medzoo.evaluation.checklist import checklist_table
+from medzoo.evaluation.examples import Example
+from medzoo.evaluation.markup import Markup, join, number, tag
+from medzoo.evaluation.wording import SOURCES, limits, methods, some
+
+if TYPE_CHECKING:
+    from medzoo.evaluation.report import Report
+
+__all__ = ["cannot", "checklist", "data", "examples", "made"]
+
+
+def examples(report: Report) -> Markup | None:
+    """Return right and wrong examples."""
+    if not report.examples:
+        return None
+    parts: list[str] = [
+        tag("p", "The most confident wrong and right calls of each output. Cases are named by pseudonyms, which cannot "
+            "be traced back without the key of the project.")
+    ]  # fmt: skip
+    for label in dict.fromkeys(example.label for example in report.examples):
+        mine = [example for example in report.examples if example.label == label]
+        rows = (
+            [mine]
+            if len(mine) <= 2
+            else [[e for e in mine if e.kind == k] for k in dict.fromkeys(e.kind for e in mine)]
+        )
+        parts += [tag("h3", label), *(tag("div", *map(_example, row), class_="examples") for row in rows)]
+    return join(parts)
+
+
+def _example(example: Example) -> Markup:
+    what = "positive" if example.called else "negative"
+    truth = example.truth or ("positive" if example.target else "negative")
+    called = example.label if example.truth else what
+    picture = None
+    if example.image is not None:
+        data = base64.b64encode(example.image).decode()
+        picture = tag(
+            "img", src=f"data:image/png;base64,{data}", alt=f"Case {example.case}, {example.kind}", loading="lazy"
+        )
+    return tag(
+        "div", picture,
+        tag("p", tag("strong", example.kind.capitalize()), f": called {called}, is {truth}"),
+        tag("p", f"probability {number(example.probability)}, case {example.case}", class_="small"),
+        class_=example.kind if example.kind in ("wrong", "correct") else None,
+    )  # fmt: skip
+
+
+def data(report: Report) -> Markup | None:
+    """Return which data it was, and how often it was looked at."""
+    known = [(key, report.facts[key]) for key in ("data", "fingerprint", "split") if key in report.facts]
+    if report.openings is not None:
+        known.append(("opened", f"{some(report.openings, 'time')}, this one included, as far as this computer counted"))
+    return _facts(known) if known else None
+
+
+def _facts(pairs: Iterable[tuple[str, str]]) -> Markup:
+    cells = [cell for name, text in pairs for cell in (tag("dt", f"{name[:1].upper()}{name[1:]}"), tag("dd", text))]
+    return tag("dl", *cells, class_="facts")
+
+
+def cannot(report: Report) -> Markup:
+    """Return the limits."""
+    return tag("ul", *(tag("li", text) for text in limits(report)))
+
+
+def made(report: Report) -> Markup:
+    """Return how the report was made."""
+    metrics = report.metrics
+    known = [(key, text) for key, text in report.facts.items() if key not in ("data", "fingerprint", "split")]
+    unit = "rows" if metrics.patients is None else "patients"
+    known += [("resamples", f"{metrics.resamples:,}, of {unit}"), ("seed of the resamples", str(metrics.seed))]
+    sources = [tag("li", f"{text}, doi:", tag("a", doi, href=f"https://doi.org/{doi}")) for text, doi in SOURCES]
+    return join([_facts(known), tag("h3", "Methods"), tag("p", methods(metrics)), tag("ul", *sources, class_="small")])
+
+
+def checklist(report: Report) -> Markup | None:
+    """Return the drafts of the checklists, what the run does not know left blank."""
+    if not report.checklist:
+        return None
+    return checklist_table(report.checklist)
