@@ -1,4 +1,4 @@
-"""What follows from the order of the scores of one output, for many resamples at once: AUROC, average precision, curves.
+"""What follows from the order of one output's scores, for many resamples at once: AUROC, average precision, curves.
 
 Axes: m rows with a known label, p patients, b resamples at a time, g groups of rows, from the highest score down.
 """
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 __all__ = ["Ranking", "Sweep"]
 
 Array = NDArray[np.float64]
+
+_MOST_ROWS = 2**20
 
 
 class Ranking:
@@ -41,14 +43,18 @@ class Ranking:
         group = (np.cumsum(begins) - 1)[tied]
         self.groups, self.patients = int(group[-1]) + 1 if len(group) else 0, patients
         shape = (self.groups, patients)
+        # Twice as fast, and exact: a sum of how often rows were drawn is an integer below 2**24.
+        self._dtype: type = np.float32 if len(score) < _MOST_ROWS else np.float64
         self._positive, self._negative = (
-            csr_array((np.ones(int(of.sum())), (group[of], clusters[of])), shape=shape) for of in (positive, ~positive)
+            csr_array((np.ones(int(of.sum()), self._dtype), (group[of], clusters[of])), shape=shape)
+            for of in (positive, ~positive)
         )
 
     def sweep(self, weights: Array | None = None) -> Sweep:
         """Return the weighted counts from the highest score down, ``g b``; without weights each patient counts once."""
         w = np.ones((self.patients, 1)) if weights is None else weights
-        return Sweep(self._positive @ w, self._negative @ w)
+        w = w.astype(self._dtype, copy=False)
+        return Sweep((self._positive @ w).astype(np.float64), (self._negative @ w).astype(np.float64))
 
 
 class Sweep:
@@ -106,15 +112,17 @@ class Sweep:
         p, n = self.totals
         found = np.full((len(false_positive_rate), len(p)), np.nan)
         for i in np.flatnonzero((p > 0) & (n > 0)):
-            x, y = (
-                np.concatenate([[0.0], counts[:, i] / total[i]]) for counts, total in ((self.false, n), (self.true, p))
-            )
-            last = np.concatenate([x[1:] > x[:-1], [True]])  # the highest point above each rate
-            found[:, i] = np.interp(false_positive_rate, x[last], y[last])
+            x, y = np.append(0.0, self.false[:, i] / n[i]), np.append(0.0, self.true[:, i] / p[i])
+            # The last vertex at or before each rate: the upper end where the curve rises straight up.
+            at = np.searchsorted(x, false_positive_rate + 1e-12, side="right") - 1
+            after = np.minimum(at + 1, len(x) - 1)
+            width = x[after] - x[at]
+            share = np.divide(false_positive_rate - x[at], width, out=np.zeros_like(width), where=width > 0)
+            found[:, i] = y[at] + np.maximum(share, 0) * (y[after] - y[at])
         return found
 
     def precision_at(self, recall: Array) -> Array:
-        """Return the precision at the first threshold that reaches each recall, ``k b``; at 0, of the first positive."""
+        """Return the precision at the first threshold that reaches each recall, ``k b``; at 0, the first positive."""
         p, _ = self.totals
         found = np.full((len(recall), len(p)), np.nan)
         seen = self.true + self.false
