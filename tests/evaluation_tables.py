@@ -1,4 +1,4 @@
-"""Tables of scores for the tests of evaluation: drawn by hypothesis, and simulated ones of patients with several rows."""
+"""Tables of scores for the tests of evaluation: drawn by hypothesis, and simulated, of patients with several rows."""
 
 from __future__ import annotations
 

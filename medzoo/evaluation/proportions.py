@@ -59,7 +59,7 @@ def clustered_wilson(successes: NDArray[np.float64], trials: NDArray[np.float64]
         trials: ``p``, rows of each patient that count.
 
     >>> print(clustered_wilson(np.array([4.0] * 10), np.array([4.0] * 10)))
-    1.000 (0.659 to 1.000)
+    1.000 (0.661 to 1.000)
     """
     counts = trials > 0
     successes, trials = successes[counts], trials[counts]
@@ -91,7 +91,7 @@ def newcombe(auroc: float, positive: float, negative: float, quantile: float = _
         quantile: standard errors on each side.
 
     >>> print(newcombe(1.0, 20, 20))
-    1.000 (0.882 to 1.000)
+    1.000 (0.899 to 1.000)
     """
     from scipy.optimize import brentq
 
@@ -103,8 +103,10 @@ def newcombe(auroc: float, positive: float, negative: float, quantile: float = _
         spread = theta * (1 - theta) * (1 + n * (1 - theta) / (2 - theta) + n * theta / (1 + theta))
         return abs(auroc - theta) - quantile * math.sqrt(spread / (positive * negative))
 
-    low = 0.0 if auroc <= 1e-12 or excess(1e-12) <= 0 else float(brentq(excess, 1e-12, auroc))
-    high = 1.0 if auroc >= 1 - 1e-12 or excess(1 - 1e-12) <= 0 else float(brentq(excess, auroc, 1 - 1e-12))
+    least, most = 1e-12, 1 - 1e-12  # at 0 and 1 themselves the standard error is 0
+    inside = min(max(auroc, least), most)
+    low = 0.0 if excess(least) <= 0 else float(brentq(excess, least, inside))
+    high = 1.0 if excess(most) <= 0 else float(brentq(excess, inside, most))
     return Estimate(float(auroc), low, high, "Newcombe")
 
 
