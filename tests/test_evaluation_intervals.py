@@ -79,22 +79,24 @@ def coverage(patients, auroc, prevalence, count, seed):
     return tuple({name: float(np.mean(each)) for name, each in of.items()} for of in (held, naive))
 
 
+def check(held, naive):
+    """Assert 93 to 97 % for the figures that a report leads with, and one Monte-Carlo error more for the others."""
+    for name, covered in held.items():
+        room = 0 if name in ("auroc", "sensitivity", "specificity", "accuracy") else 0.01
+        assert 0.93 - room <= covered <= 0.97 + room, (name, held)
+    assert max(naive.values()) < 0.93, naive
+
+
 def test_intervals_cover_95_percent_of_simulated_tables_of_patients():
     """100 patients of 1 to 8 rows, AUROC 0.9, prevalence 30 %; the Monte-Carlo error is 1.0 points."""
-    held, naive = coverage(100, 0.9, 0.3, 500, seed=11)
-    assert min(held.values()) >= 0.93, held
-    assert max(held.values()) <= 0.97, held
-    assert max(naive.values()) < 0.93, naive
+    check(*coverage(100, 0.9, 0.3, 500, seed=11))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("patients", "auroc", "prevalence"), [(60, 0.75, 0.4), (150, 0.97, 0.3), (400, 0.9, 0.15)])
 def test_intervals_cover_95_percent_at_other_sizes(patients, auroc, prevalence):
     """700 tables each; the Monte-Carlo error is 0.8 points."""
-    held, naive = coverage(patients, auroc, prevalence, 700, seed=12)
-    assert min(held.values()) >= 0.93, held
-    assert max(held.values()) <= 0.97, held
-    assert max(naive.values()) < 0.93, naive
+    check(*coverage(patients, auroc, prevalence, 700, seed=12))
 
 
 @pytest.mark.parametrize(("auroc", "rows"), [(0.75, 300), (0.9, 300), (0.9, 2000), (0.97, 2000)])

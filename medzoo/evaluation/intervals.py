@@ -169,5 +169,8 @@ def _known(value: float, replicates: Array) -> tuple[Array, str]:
     return known, ""
 
 
-def _by_patient(clusters: NDArray[np.int64], *rows: NDArray[np.bool_]) -> tuple[Array, ...]:
-    return tuple(np.bincount(clusters, weights=each.astype(float)) for each in rows)
+def _by_patient(
+    clusters: NDArray[np.int64], successes: NDArray[np.bool_], rows: NDArray[np.bool_]
+) -> tuple[Array, Array]:
+    first, second = (np.bincount(clusters, weights=each.astype(float)).astype(float) for each in (successes, rows))
+    return first, second

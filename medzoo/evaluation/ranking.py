@@ -81,31 +81,34 @@ class Sweep:
         """Return the area under the ROC curve, ``b``; ties count half."""
         p, n = self.totals
         with np.errstate(invalid="ignore", divide="ignore"):
-            return ((self.true - self.positive / 2) * self.negative).sum(0) / (p * n)
+            return np.einsum("gb,gb->b", self.true - self.positive / 2, self.negative) / (p * n)
 
     def average_precision(self) -> Array:
         """Return the average precision, ``b``, as scikit-learn defines it: the mean precision over the positives."""
         p, _ = self.totals
-        seen = self.true + self.false
-        precision = np.divide(self.true, seen, out=np.zeros_like(seen), where=seen > 0)
+        seen = np.maximum(self.true + self.false, 1)  # it is 0 or a whole number
         with np.errstate(invalid="ignore", divide="ignore"):
-            return (precision * self.positive).sum(0) / p
+            return np.einsum("gb,gb->b", self.true / seen, self.positive) / p
 
     def sensitivity_at(self, specificity: float) -> Array:
         """Return the highest sensitivity of a threshold with at least this specificity, ``b``."""
         p, n = self.totals
-        with np.errstate(invalid="ignore", divide="ignore"):
-            tpr, fpr = self.true / p, self.false / n
-        found = np.where(fpr <= 1 - specificity + 1e-12, tpr, 0.0).max(0, initial=0.0)
-        return np.where((p > 0) & (n > 0), found, np.nan)
+        groups = (self.false <= n * (1 - specificity + 1e-12)).sum(0)
+        return self._share(self.true, groups, p, (p > 0) & (n > 0))
 
     def specificity_at(self, sensitivity: float) -> Array:
         """Return the highest specificity of a threshold with at least this sensitivity, ``b``."""
         p, n = self.totals
-        with np.errstate(invalid="ignore", divide="ignore"):
-            tpr, fpr = self.true / p, self.false / n
-        found = np.where(tpr >= sensitivity - 1e-12, 1 - fpr, 0.0).max(0, initial=0.0)
-        return np.where((p > 0) & (n > 0), found, np.nan)
+        groups = (self.true < p * (sensitivity - 1e-12)).sum(0) + 1
+        return 1 - self._share(self.false, groups, n, (p > 0) & (n > 0))
+
+    def _share(self, counts: Array, groups: NDArray[np.int64], total: Array, defined: NDArray[np.bool_]) -> Array:
+        """Return the share of a class in the first groups, ``b``."""
+        found = np.full(len(total), np.nan)
+        at = np.flatnonzero(defined)
+        first = np.minimum(groups[at], len(counts))
+        found[at] = np.where(first > 0, counts[first - 1, at], 0) / total[at]
+        return found
 
     def roc(self, false_positive_rate: Array) -> Array:
         """Return the sensitivity at these false positive rates, ``k b``, along the straight lines of the ROC curve."""
