@@ -28,7 +28,7 @@ def mass_bins(p: Array, most: int) -> NDArray[np.int64]:
     same are in the same bin, so that there can be fewer bins.
     """
     count = max(1, min(most, len(p) // _LEAST_ROWS))
-    edges = np.percentile(p, np.linspace(0, 100, count + 1)) if len(p) else np.zeros(2)
+    edges = np.percentile(p, np.linspace(0, 1, count + 1) * 100) if len(p) else np.zeros(2)
     # Numbered without the empty ones.
     return np.unique(np.searchsorted(edges[1:-1], p), return_inverse=True)[1].astype(np.int64)
 

@@ -120,8 +120,12 @@ class _Label:
     def add(self, weights: Array) -> None:
         """Add the curves of resamples of weights ``p b``."""
         sweep = self.ranking.sweep(weights)
-        benefit = _net_benefit(*(of @ weights for of in self.counts), self.thresholds)
+        benefit = self._net_benefit(weights)
         self.found.append((sweep.roc(_GRID), sweep.precision_at(_GRID), benefit))
+
+    def _net_benefit(self, weights: Array) -> Array:
+        positive, negative = (of @ weights for of in self.counts)
+        return _net_benefit(positive, negative, self.thresholds)
 
     def curves(self) -> LabelCurves:
         """Return the curves with their bands."""
@@ -132,7 +136,7 @@ class _Label:
         benefit, everyone = np.zeros((0, 1)), np.zeros(0)
         at = self.thresholds if len(self.p) else self.thresholds[:0]
         if len(at):
-            benefit = _net_benefit(*(of @ each for of in self.counts), at)
+            benefit = self._net_benefit(each)
             share = float(self.positive.mean())
             everyone = share - (1 - share) * at / (1 - at)
         roc, pr = _vertices(self.ranking)
@@ -200,7 +204,8 @@ def _vertices(ranking: Ranking) -> tuple[tuple[Array, Array], tuple[Array, Array
     pr = _thin(np.concatenate([[0.0], reached / true[-1]]), np.concatenate([reached[:1] / seen[:1], reached / seen]))
     if not false[-1]:
         return empty, pr
-    return _thin(*(np.concatenate([[0.0], counts / counts[-1]]) for counts in (false, true))), pr
+    x, y = (np.concatenate([[0.0], counts / counts[-1]]) for counts in (false, true))
+    return _thin(x, y), pr
 
 
 def _thin(x: Array, y: Array, most: int = _VERTICES) -> tuple[Array, Array]:

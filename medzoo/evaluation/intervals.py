@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.evaluation.estimate import Estimate
-from medzoo.evaluation.proportions import clustered_wilson, effective_share, newcombe, student, wilson
+from medzoo.evaluation.proportions import (
+    clustered_wilson,
+    effective_share,
+    newcombe,
+    newcombe_variance,
+    student,
+    wilson,
+)
 
 __all__ = [
     "BOOTSTRAP",
@@ -31,6 +38,7 @@ __all__ = [
 Array = NDArray[np.float64]
 
 BOOTSTRAP = "bootstrap over patients"
+_PRIOR_PATIENTS = 10
 _FEWEST = 0.9  # share of the resamples that have to have the figure
 
 
@@ -83,8 +91,10 @@ def end_interval(value: float, replicates: Array, patients: int) -> Estimate:
 def auroc_interval(value: float, replicates: Array, rows: tuple[int, int], patients: tuple[int, int]) -> Estimate:
     """Return an AUROC with Newcombe's interval at the effective numbers of rows.
 
-    The effective numbers are the share of the rows, 1 at most, that would have the bootstrap's variance if they were
-    independent. At 0 and 1, where the bootstrap has none, they are the numbers of patients.
+    The effective numbers are the share of the rows that would have the variance found if they were independent. It is
+    that of the bootstrap; as few patients estimate it badly near 1, where it is often far too small, Newcombe's own for
+    the rows is averaged in with the weight of 10 patients where it is larger. At 0 and 1 the effective numbers are the
+    numbers of patients.
 
     Args:
         value: the figure.
@@ -97,9 +107,11 @@ def auroc_interval(value: float, replicates: Array, rows: tuple[int, int], patie
         return newcombe(value, *patients, student(min(patients) - 1))
     if why:
         return Estimate(float(value), why=why)
-    share = min(1.0, effective_share(value, float(known.var(ddof=1)), *rows))
-    share = max(share, 1 / min(rows))
-    found = newcombe(value, share * rows[0], share * rows[1], student(min(patients) - 1))
+    variance, units = float(known.var(ddof=1)), min(patients)
+    assumed = max(variance, newcombe_variance(value, *rows))
+    variance = (units * variance + _PRIOR_PATIENTS * assumed) / (units + _PRIOR_PATIENTS)
+    share = max(effective_share(value, variance, *rows), 1 / min(rows))
+    found = newcombe(value, share * rows[0], share * rows[1], student(units - 1))
     return replace(found, method=f"Newcombe at the effective numbers, {BOOTSTRAP}")
 
 
@@ -157,5 +169,8 @@ def _known(value: float, replicates: Array) -> tuple[Array, str]:
     return known, ""
 
 
-def _by_patient(clusters: NDArray[np.int64], *rows: NDArray[np.bool_]) -> tuple[Array, ...]:
-    return tuple(np.bincount(clusters, weights=each.astype(float)) for each in rows)
+def _by_patient(
+    clusters: NDArray[np.int64], successes: NDArray[np.bool_], rows: NDArray[np.bool_]
+) -> tuple[Array, Array]:
+    first, second = (np.bincount(clusters, weights=each.astype(float)).astype(float) for each in (successes, rows))
+    return first, second

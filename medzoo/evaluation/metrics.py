@@ -231,7 +231,7 @@ def _from_replicates(table: _Table, i: int, counts: Counts) -> dict[str, Estimat
     for name, (figures, replicates) in table.found.labels.items():
         value = float(figures[i])
         if not counts.eligible:
-            values[name] = Estimate(value, why=_why_undefined(name, counts) if math.isnan(value) else _FEW)
+            values[name] = Estimate(value, why=_why_undefined(counts) if math.isnan(value) else _FEW)
         elif name == "auroc":
             values[name] = auroc_interval(value, replicates[i], (counts.positive, counts.negative), patients)
         elif name in _CASES and value in (0, 1):
@@ -244,7 +244,7 @@ def _from_replicates(table: _Table, i: int, counts: Counts) -> dict[str, Estimat
 
 def _overall(table: _Table, labels: tuple[LabelMetrics, ...], chosen: Sequence[bool]) -> dict[str, Estimate]:
     """Return the figures of all labels."""
-    scores, found = table.scores, {}
+    found: dict[str, Estimate] = {}
     fewest = [min(label.counts.positive_patients, label.counts.negative_patients) for label in labels]
     averaged = [n for n, ok in zip(fewest, chosen, strict=True) if ok]
     there = [label.counts.positive_patients for label in labels if label.counts.positive]
@@ -278,7 +278,7 @@ def _without(estimate: Estimate, why: str) -> Estimate:
     return Estimate(estimate.value, why=estimate.why or why)
 
 
-def _why_undefined(name: str, counts: Counts) -> str:
+def _why_undefined(counts: Counts) -> str:
     """Return why a label has no such figure."""
     if not counts.positive + counts.negative:
         return "no row has a known label"

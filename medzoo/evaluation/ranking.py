@@ -1,4 +1,4 @@
-"""What follows from the order of the scores of one output, for many resamples at once: AUROC, average precision, curves.
+"""What follows from the order of one output's scores, for many resamples at once: AUROC, average precision, curves.
 
 Axes: m rows with a known label, p patients, b resamples at a time, g groups of rows, from the highest score down.
 """
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 __all__ = ["Ranking", "Sweep"]
 
 Array = NDArray[np.float64]
+
+_MOST_ROWS = 2**20
 
 
 class Ranking:
@@ -41,14 +43,18 @@ class Ranking:
         group = (np.cumsum(begins) - 1)[tied]
         self.groups, self.patients = int(group[-1]) + 1 if len(group) else 0, patients
         shape = (self.groups, patients)
+        # Twice as fast, and exact: a sum of how often rows were drawn is an integer below 2**24.
+        self._dtype: type = np.float32 if len(score) < _MOST_ROWS else np.float64
         self._positive, self._negative = (
-            csr_array((np.ones(int(of.sum())), (group[of], clusters[of])), shape=shape) for of in (positive, ~positive)
+            csr_array((np.ones(int(of.sum()), self._dtype), (group[of], clusters[of])), shape=shape)
+            for of in (positive, ~positive)
         )
 
     def sweep(self, weights: Array | None = None) -> Sweep:
         """Return the weighted counts from the highest score down, ``g b``; without weights each patient counts once."""
         w = np.ones((self.patients, 1)) if weights is None else weights
-        return Sweep(self._positive @ w, self._negative @ w)
+        w = w.astype(self._dtype, copy=False)
+        return Sweep((self._positive @ w).astype(np.float64), (self._negative @ w).astype(np.float64))
 
 
 class Sweep:
@@ -75,46 +81,51 @@ class Sweep:
         """Return the area under the ROC curve, ``b``; ties count half."""
         p, n = self.totals
         with np.errstate(invalid="ignore", divide="ignore"):
-            return ((self.true - self.positive / 2) * self.negative).sum(0) / (p * n)
+            return np.einsum("gb,gb->b", self.true - self.positive / 2, self.negative) / (p * n)
 
     def average_precision(self) -> Array:
         """Return the average precision, ``b``, as scikit-learn defines it: the mean precision over the positives."""
         p, _ = self.totals
-        seen = self.true + self.false
-        precision = np.divide(self.true, seen, out=np.zeros_like(seen), where=seen > 0)
+        seen = np.maximum(self.true + self.false, 1)  # it is 0 or a whole number
         with np.errstate(invalid="ignore", divide="ignore"):
-            return (precision * self.positive).sum(0) / p
+            return np.einsum("gb,gb->b", self.true / seen, self.positive) / p
 
     def sensitivity_at(self, specificity: float) -> Array:
         """Return the highest sensitivity of a threshold with at least this specificity, ``b``."""
         p, n = self.totals
-        with np.errstate(invalid="ignore", divide="ignore"):
-            tpr, fpr = self.true / p, self.false / n
-        found = np.where(fpr <= 1 - specificity + 1e-12, tpr, 0.0).max(0, initial=0.0)
-        return np.where((p > 0) & (n > 0), found, np.nan)
+        groups = (self.false <= n * (1 - specificity + 1e-12)).sum(0)
+        return self._share(self.true, groups, p, (p > 0) & (n > 0))
 
     def specificity_at(self, sensitivity: float) -> Array:
         """Return the highest specificity of a threshold with at least this sensitivity, ``b``."""
         p, n = self.totals
-        with np.errstate(invalid="ignore", divide="ignore"):
-            tpr, fpr = self.true / p, self.false / n
-        found = np.where(tpr >= sensitivity - 1e-12, 1 - fpr, 0.0).max(0, initial=0.0)
-        return np.where((p > 0) & (n > 0), found, np.nan)
+        groups = (self.true < p * (sensitivity - 1e-12)).sum(0) + 1
+        return 1 - self._share(self.false, groups, n, (p > 0) & (n > 0))
+
+    def _share(self, counts: Array, groups: NDArray[np.int64], total: Array, defined: NDArray[np.bool_]) -> Array:
+        """Return the share of a class in the first groups, ``b``."""
+        found = np.full(len(total), np.nan)
+        at = np.flatnonzero(defined)
+        first = np.minimum(groups[at], len(counts))
+        found[at] = np.where(first > 0, counts[first - 1, at], 0) / total[at]
+        return found
 
     def roc(self, false_positive_rate: Array) -> Array:
         """Return the sensitivity at these false positive rates, ``k b``, along the straight lines of the ROC curve."""
         p, n = self.totals
         found = np.full((len(false_positive_rate), len(p)), np.nan)
         for i in np.flatnonzero((p > 0) & (n > 0)):
-            x, y = (
-                np.concatenate([[0.0], counts[:, i] / total[i]]) for counts, total in ((self.false, n), (self.true, p))
-            )
-            last = np.concatenate([x[1:] > x[:-1], [True]])  # the highest point above each rate
-            found[:, i] = np.interp(false_positive_rate, x[last], y[last])
+            x, y = np.append(0.0, self.false[:, i] / n[i]), np.append(0.0, self.true[:, i] / p[i])
+            # The last vertex at or before each rate: the upper end where the curve rises straight up.
+            at = np.searchsorted(x, false_positive_rate + 1e-12, side="right") - 1
+            after = np.minimum(at + 1, len(x) - 1)
+            width = x[after] - x[at]
+            share = np.divide(false_positive_rate - x[at], width, out=np.zeros_like(width), where=width > 0)
+            found[:, i] = y[at] + np.maximum(share, 0) * (y[after] - y[at])
         return found
 
     def precision_at(self, recall: Array) -> Array:
-        """Return the precision at the first threshold that reaches each recall, ``k b``; at 0, of the first positive."""
+        """Return the precision at the first threshold that reaches each recall, ``k b``; at 0, the first positive."""
         p, _ = self.totals
         found = np.full((len(recall), len(p)), np.nan)
         seen = self.true + self.false

@@ -137,7 +137,7 @@ class _Sums:
             "auroc": (targets == 1).any(0) & (targets == 0).any(0), "average_precision": (targets == 1).any(0)
         }  # fmt: skip
         right = (((calls == targets) | ~known) & ~(np.isnan(calls) & known)).all(1)
-        rows = known.any(1)
+        rows = np.asarray(known.any(1))
         undecided = bool((np.isnan(calls) & known).any())
         extra = [np.ones(len(scores)), np.where(undecided, np.nan, right.astype(float))]
         if self.multiclass:

@@ -12,7 +12,7 @@ from medzoo.errors import check_int
 
 __all__ = ["Resamples"]
 
-_MOST_BYTES = 32 * 2**20  # of the weights that are held at a time
+_MOST_BYTES = 3 * 2**20  # of the weights that are held at a time: with more, a step leaves the processor's cache
 
 
 class Resamples:
