@@ -11,7 +11,6 @@ from .data.split import folds as folds
 from .data.split import leave_out as leave_out
 from .data.split import split_from_column as split_from_column
 from .data.table import Table as Table
-from .evaluation.recalibrate import recalibrate as recalibrate
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.recalibrate import recalibrate as recalibrate
 from .evaluation.report import Report as Report

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib import metadata
+from typing import TypedDict
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from medzoo.classifier import Classifier
 from medzoo.data.pixels import PixelStore
 from medzoo.evaluation.characteristics import characteristics_of_run, characteristics_of_scores
 from medzoo.evaluation.checklist import draft
-from medzoo.evaluation.compare import compare
+from medzoo.evaluation.compare import Comparison, compare
 from medzoo.evaluation.curves import LabelCurves, curves
 from medzoo.evaluation.drift import Drift, compare_data, describe_data, summarise_pixels
 from medzoo.evaluation.examples import choose_examples
@@ -35,6 +36,14 @@ from medzoo.version import __version__
 from medzoo.visual.show_transforms import draw_input
 
 __all__ = ["Choices", "Evidence", "assemble"]
+
+
+class _Drawn(TypedDict):
+    """How patients are drawn."""
+
+    resamples: int
+    seed: int
+
 
 Before = tuple[Metrics, tuple[LabelCurves, ...]]
 _LIBRARIES = (("torch", "torch"), ("scikit-learn", "scikit-learn"), ("scipy", "scipy"), ("numpy", "numpy"))
@@ -90,29 +99,23 @@ class Evidence:
 
 def assemble(scores: Scores, choices: Choices, evidence: Evidence) -> Report:
     """Return the report."""
-    count, seed = choices.resamples, choices.seed
-    metrics = measure(scores, options=choices.options, title="intervals", resamples=count, seed=seed)
-    every = [
-        metrics,
-        *(measure(o, options=choices.options, eligible=metrics.eligible, resamples=count, seed=seed) for _, o in evidence.others),
-    ]
+    options, seed = choices.options, choices.seed
+    how: _Drawn = {"resamples": choices.resamples, "seed": seed}
+    metrics = measure(scores, options=options, title="intervals", **how)
+    others = [measure(one, options=options, eligible=metrics.eligible, **how) for _, one in evidence.others]
+    names = [evidence.name, *(name for name, _ in evidence.others)]
     flow, table = _who(scores, evidence)
     opened = _opened(scores, evidence) if evidence.count else None
-    other = evidence.against
     report = Report(
         title=evidence.name,
         scores=scores,
         metrics=metrics,
         curves=curves(scores, seed=seed),
-        groups=tuple(
-            group_by(scores, column, eligible=metrics.eligible, options=choices.options, resamples=count, seed=seed) for column in choices.by
-        ),
-        comparison=None if other is None else compare(
-            replace(scores, source=evidence.name), replace(other[1], source=other[0]), options=choices.options, resamples=count, seed=seed
-        ),
-        readers=readers(scores, resamples=count, seed=seed),
-        agreements=agreements(scores, resamples=count, seed=seed),
-        seeds=over_seeds(every, [evidence.name, *(name for name, _ in evidence.others)]) if evidence.others else None,
+        groups=tuple(group_by(scores, one, eligible=metrics.eligible, options=options, **how) for one in choices.by),
+        comparison=_compared(scores, evidence, options, how),
+        readers=readers(scores, **how),
+        agreements=agreements(scores, **how),
+        seeds=over_seeds([metrics, *others], names) if others else None,
         before=_before(evidence.before, metrics, choices),
         flow=flow,
         characteristics=table,
@@ -122,11 +125,20 @@ def assemble(scores: Scores, choices: Choices, evidence: Evidence) -> Report:
         facts=_facts(evidence, opened),
         notes=(*evidence.notes, *scores.notes),
         examples=choose_examples(
-            scores, Pseudonyms(choices.project), choices.examples,
+            scores,
+            Pseudonyms(choices.project),
+            choices.examples,
             image=_drawer(scores, evidence.pixels) if choices.images else None,
         ),
-    )  # fmt: skip
+    )
     return replace(report, checklist=draft(report))
+
+
+def _compared(scores: Scores, evidence: Evidence, options: Options, how: _Drawn) -> Comparison | None:
+    if evidence.against is None:
+        return None
+    name, other = evidence.against
+    return compare(replace(scores, source=evidence.name), replace(other, source=name), options=options, **how)
 
 
 def _who(scores: Scores, evidence: Evidence) -> tuple[Flow, Characteristics]:

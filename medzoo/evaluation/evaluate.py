@@ -85,8 +85,8 @@ def evaluate(
         prevalence: share of positives for which predictive values are stated, one for all labels or by label.
         case_sampled: whether the rows are a sample with another share of positives than the population has, so that
             predictive values mean nothing without ``prevalence``; ``None`` is what the run states.
-        seen: what happens to rows whose patient or image the run was trained or chosen on: ``"refuse"`` raises an error,
-            ``"drop"`` leaves them out, ``"allow"`` evaluates them too and says so in the report.
+        seen: what happens to rows whose patient or image the run was trained or chosen on: ``"refuse"`` raises an
+            error, ``"drop"`` leaves them out, ``"allow"`` evaluates them too, and the report states it.
         specificity: at which the highest sensitivity is stated.
         sensitivity: at which the highest specificity is stated.
         examples: correct and wrong rows that are listed, for each label, under pseudonyms.

@@ -211,7 +211,7 @@ class RunRecord:
         at = _places(table.ids, ids, path)
         thresholds = tuple(stated.thresholds)
         if stated.normalised:
-            thresholds = tuple(0.5 if trained else None for trained in stated.trained)  # type: ignore[misc]
+            thresholds = tuple(0.5 if trained else None for trained in stated.trained)
         return Scores.from_logits(
             logits,
             probabilities=probabilities if stated.normalised else None,
