@@ -161,7 +161,7 @@ def _subject(given: Subject, table: Table | None) -> _Subject:
         raise ConfigError(f"evaluate: expected a model, a run, scores or a path, got {type(given).__name__}.")
     path = Path(given)
     if path.suffix.lower() in TABLES:
-        return _Subject(path.name, scores=Scores.from_csv(path, table=table))
+        return _Subject(path.stem, scores=Scores.from_csv(path, table=table))
     record = record_of(given)
     name = os.fspath(given) if record is None else record.path.name
     kind, _, where = name.partition(":")
