@@ -268,3 +268,17 @@ def test_a_weighted_loss_is_compared_with_an_unweighted_one(data, tmp_path):
     assert figures["comparison"]["names"][1] == "without weights in the loss"
     parts = [(run.folder / name / "data" / "fingerprint.json").read_text() for name in ("", "baseline")]
     assert json.loads(parts[0])["digest"] == json.loads(parts[1])["digest"], "the same rows in the same parts"
+
+
+def test_folds_are_pooled(tmp_path):
+    data = write_discs(tmp_path / "data", 60, seed=6)
+    recipe = RECIPE.with_(**{"split.folds": 2, "train.epochs": 1})
+    runs = [medzoo.train(recipe.with_(**{"split.fold": i}), data, to=tmp_path / f"f{i}") for i in range(2)]
+    report = medzoo.evaluate(runs, out_of_fold=True, resamples=200)
+    assert report.metrics.rows == 120
+    assert report.metrics.patients == 60
+    assert report.metrics["disc"].calls is None, "each fold has its own threshold"
+    with pytest.raises(DataError, match="in two"):
+        medzoo.evaluate([runs[0], runs[0]], out_of_fold=True)
+    with pytest.raises(ConfigError, match="two runs or more"):
+        medzoo.evaluate(runs[0], out_of_fold=True)

@@ -23,6 +23,7 @@ DATA = (
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @recipe_options(DATA)
 @click.option("--part", type=click.Choice(["test", "valid"]), help="Part of the run's own table.")
+@click.option("--out-of-fold", is_flag=True, help="Pool the validation parts of runs, one for each fold.")
 @click.option("--by", multiple=True, metavar="COLUMN,…", help="Columns by whose values figures are given too.")
 @click.option("--against", metavar="MODEL", help="Another model, run or file of scores, compared on the same rows.")
 @click.option("--prevalence", type=float, help="Share of positives for which predictive values are stated.")
@@ -92,7 +93,18 @@ def _evaluate(models: tuple[str, ...], data: str | None, root: str | None, to: s
     from medzoo.evaluation.run_record import RunRecord, is_run
     from medzoo.weights.save import add_metrics
 
-    names = ("part", "prevalence", "case_sampled", "seen", "images", "project", "resamples", "device", "allow_mismatch")
+    names = (
+        "part",
+        "out_of_fold",
+        "prevalence",
+        "case_sampled",
+        "seen",
+        "images",
+        "project",
+        "resamples",
+        "device",
+        "allow_mismatch",
+    )
     own = {name: options.pop(name) for name in names}
     own["by"] = [column.strip() for text in options.pop("by") for column in text.split(",")]
     reading = {"score": options.pop("score_col"), "scale": options.pop("scale"), "thresholds": options.pop("threshold")}

@@ -20,6 +20,7 @@ from medzoo.data.table import Table
 from medzoo.errors import ConfigError, DataError
 from medzoo.evaluation.assemble import Choices, Evidence, assemble
 from medzoo.evaluation.calibration import undo_calibration
+from medzoo.evaluation.pool import pool
 from medzoo.evaluation.replicates import Options
 from medzoo.evaluation.report import Report
 from medzoo.evaluation.run_record import PART, RunRecord, is_run
@@ -52,6 +53,7 @@ def evaluate(
     table: Table | str | os.PathLike[str] | None = None,
     *,
     part: Literal["test", "valid"] | None = None,
+    out_of_fold: bool = False,
     by: Sequence[str] = (),
     against: Subject | None = None,
     prevalence: float | Mapping[str, float] | None = None,
@@ -80,6 +82,7 @@ def evaluate(
             it, or for a run, whose own table is taken.
         part: of the run's own table: ``"test"``, which is the default where there is one, or ``"valid"``. With a
             table, as for a run of images in memory, the rows of it that are in this part.
+        out_of_fold: pool the validation parts of several runs, one for each fold of a split, instead of comparing seeds.
         by: columns by whose values figures are given too, such as ``["site", "sex"]``.
         against: another model, run or scores, compared on the same rows.
         prevalence: share of positives for which predictive values are stated, one for all labels or by label.
@@ -105,7 +108,7 @@ def evaluate(
     given: list[Any] = list(model) if isinstance(model, (list, tuple)) else [model]
     if not given:
         raise ConfigError("evaluate: expected a model, got an empty list.")
-    subjects = [_subject(one, table) for one in given]
+    subjects = [_pooled(given, table, part)] if out_of_fold else [_subject(one, table) for one in given]
     record = subjects[0].record
     target = _Data.of(subjects[0], table, part)
     pixels = target.pixels(subjects[0], scoring)
@@ -166,6 +169,17 @@ def _subject(given: Subject, table: Table | None) -> _Subject:
     name = os.fspath(given) if record is None else record.path.name
     kind, _, where = name.partition(":")
     return _Subject(Path(where).name if kind == "local-dir" else name, load_model(given), record)
+
+
+def _pooled(given: Sequence[Any], table: Table | None, part: str | None) -> _Subject:
+    """Return the out-of-fold scores of several runs."""
+    if table is not None or part is not None:
+        raise ConfigError("evaluate: out_of_fold pools the validation parts of runs. Leave the table and part out.")
+    records = [record_of(getattr(one, "folder", one)) for one in given if not isinstance(one, (Classifier, Scores))]
+    runs = [record for record in records if record is not None]
+    if len(runs) < len(given) or len(runs) < 2:
+        raise ConfigError(f"evaluate: out_of_fold needs two runs or more, one for each fold, got {len(runs)}.")
+    return _Subject("out-of-fold", scores=pool([record.predictions("valid") for record in runs]))
 
 
 def record_of(name: str | os.PathLike[str]) -> RunRecord | None:

@@ -38,6 +38,7 @@ class Decided:
         honest: the same, but each row calibrated by a fit on other patients; ``None`` without a calibration.
         predictions: of the model as it is saved.
         notes: what was not decided, and why.
+        weighted: whether the loss had weights.
     """
 
     before: Scores
@@ -45,6 +46,7 @@ class Decided:
     honest: Scores | None
     predictions: ValidationPredictions
     notes: tuple[str, ...]
+    weighted: bool
 
     def metrics(self) -> dict[str, float]:
         """Return the figures that go into the model card, with their intervals."""
@@ -91,6 +93,7 @@ def decide(
         honest=None if honest is None else _with(honest, model),
         predictions=predictions._replace(logits=logits),
         notes=tuple(notes),
+        weighted=bool(loss_weights),
     )
 
 
@@ -113,6 +116,11 @@ def validation_report(
         notes.append(
             "probabilities are those of a calibration that was fitted without the patient of the row, in turns; the "
             "saved model has the one that was fitted to all of them"
+        )
+    if decided.weighted and baseline is None:
+        notes.append(
+            "the loss was weighted, which seldom improves the ranking and shifts the probabilities: decide.baseline=true "
+            "trains the same without weights and compares both"
         )
     evidence = Evidence(
         name=record.path.name, model=model, record=record, part="valid", count=False, notes=(*notes, *decided.notes),
