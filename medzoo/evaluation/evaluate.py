@@ -82,7 +82,7 @@ def evaluate(
             it, or for a run, whose own table is taken.
         part: of the run's own table: ``"test"``, which is the default where there is one, or ``"valid"``. With a
             table, as for a run of images in memory, the rows of it that are in this part.
-        out_of_fold: pool the validation parts of several runs, one for each fold of a split, instead of comparing seeds.
+        out_of_fold: pool the validation parts of several runs, one for each fold of a split.
         by: columns by whose values figures are given too, such as ``["site", "sex"]``.
         against: another model, run or scores, compared on the same rows.
         prevalence: share of positives for which predictive values are stated, one for all labels or by label.

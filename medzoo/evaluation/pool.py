@@ -15,8 +15,8 @@ from medzoo.evaluation.scores import Scores
 __all__ = ["pool"]
 
 NOTE = (
-    "rows were scored by {} models, each by one that was not trained on its patient: a ranking over all of them also has "
-    "the differences between the models, and there are no thresholds, as each model has its own"
+    "rows were scored by {} models, each by one that was not trained on its patient: a ranking over all of them also "
+    "has the differences between the models, and there are no thresholds, as each model has its own"
 )
 
 

@@ -119,8 +119,8 @@ def validation_report(
         )
     if decided.weighted and baseline is None:
         notes.append(
-            "the loss was weighted, which seldom improves the ranking and shifts the probabilities: decide.baseline=true "
-            "trains the same without weights and compares both"
+            "the loss was weighted, which seldom improves the ranking and shifts the probabilities: "
+            "decide.baseline=true trains the same without weights and compares both"
         )
     evidence = Evidence(
         name=record.path.name, model=model, record=record, part="valid", count=False, notes=(*notes, *decided.notes),
