@@ -180,6 +180,10 @@ def test_predictive_values_at_a_stated_prevalence(run):
     figures = report.metrics["disc"]
     s, t = figures["sensitivity"].value, figures["specificity"].value
     assert figures["ppv_at_prevalence"].value == pytest.approx(0.02 * s / (0.02 * s + 0.98 * (1 - t)))
+    sampled = medzoo.evaluate(run, prevalence=0.02, case_sampled=True, resamples=200)
+    assert np.isnan(sampled.metrics["disc"]["ppv"].value)
+    assert sampled.metrics["disc"]["ppv_at_prevalence"].value == figures["ppv_at_prevalence"].value
+    assert "sampled by class" in sampled.summary()
     with pytest.raises(ConfigError, match="sampled by class"):
         medzoo.evaluate(run, case_sampled=True)
     for wrong in (0, 1, {"other": 0.1}):
@@ -265,7 +269,9 @@ def test_a_weighted_loss_is_compared_with_an_unweighted_one(data, tmp_path):
     recipe = RECIPE.with_(**{"loss.balance": "class", "decide.baseline": True, "decide.calibrate": "none"})
     run = medzoo.train(recipe, data, to=tmp_path / "weighted")
     figures = json.loads((run.folder / "report.json").read_text())
-    assert figures["comparison"]["names"][1] == "without weights in the loss"
+    assert figures["comparison"]["names"] == ["with weights", "without weights"]
+    shift = figures["comparison"]["labels"]["disc"]["log_loss"]
+    assert shift["this"] == pytest.approx(figures["metrics"]["labels"]["disc"]["figures"]["log_loss"]["value"])
     parts = [(run.folder / name / "data" / "fingerprint.json").read_text() for name in ("", "baseline")]
     assert json.loads(parts[0])["digest"] == json.loads(parts[1])["digest"], "the same rows in the same parts"
 

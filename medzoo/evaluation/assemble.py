@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import TypedDict
@@ -20,9 +21,10 @@ from medzoo.evaluation.checklist import draft
 from medzoo.evaluation.compare import Comparison, compare
 from medzoo.evaluation.curves import LabelCurves, curves
 from medzoo.evaluation.drift import Drift, compare_data, describe_data, summarise_pixels
+from medzoo.evaluation.estimate import Estimate
 from medzoo.evaluation.examples import choose_examples
 from medzoo.evaluation.flow import Characteristics, Flow, flow_of_run, flow_of_scores
-from medzoo.evaluation.groups import group_by
+from medzoo.evaluation.groups import GroupRow, group_by
 from medzoo.evaluation.metrics import Metrics, measure
 from medzoo.evaluation.openings import Opened, fingerprint_of, record_opening
 from medzoo.evaluation.pseudonyms import Pseudonyms
@@ -45,6 +47,7 @@ class _Drawn(TypedDict):
     seed: int
 
 
+_NO_VALUE = Estimate(math.nan, why="the rows were sampled by class; see the value at the stated prevalence")
 Before = tuple[Metrics, tuple[LabelCurves, ...]]
 _LIBRARIES = (("torch", "torch"), ("scikit-learn", "scikit-learn"), ("scipy", "scipy"), ("numpy", "numpy"))
 
@@ -77,6 +80,7 @@ class Evidence:
         against: scores of another model, with its name.
         notes: what a person should know.
         count: whether this is counted as an opening of the data.
+        case_sampled: whether the rows were sampled by class.
     """
 
     name: str
@@ -89,6 +93,7 @@ class Evidence:
     against: tuple[str, Scores] | None = None
     notes: tuple[str, ...] = ()
     count: bool = True
+    case_sampled: bool = False
 
     @property
     def digest(self) -> str:
@@ -131,7 +136,29 @@ def assemble(scores: Scores, choices: Choices, evidence: Evidence) -> Report:
             image=_drawer(scores, evidence.pixels) if choices.images else None,
         ),
     )
+    if evidence.case_sampled:
+        report = _of_a_sample(report)
     return replace(report, checklist=draft(report))
+
+
+def _of_a_sample(report: Report) -> Report:
+    """Return the report of rows that were sampled by class, without the predictive values of the sample."""
+
+    def without(values: Mapping[str, Estimate]) -> dict[str, Estimate]:
+        return {name: _NO_VALUE if name in ("ppv", "npv") else value for name, value in values.items()}
+
+    labels = tuple(replace(label, values=without(label.values)) for label in report.metrics.labels)
+    def of_group(row: GroupRow) -> GroupRow:
+        return replace(row, figures={label: without(values) for label, values in row.figures.items()})
+
+    groups = tuple(replace(table, rows=tuple(map(of_group, table.rows))) for table in report.groups)
+    note = (
+        "the rows were sampled by class: accuracy, F1, average precision, Brier score, log-loss, ECE, the intercept "
+        "and the decision curve are those of this sample, not of a population with another share of positives"
+    )
+    return replace(
+        report, metrics=replace(report.metrics, labels=labels), groups=groups, notes=(note, *report.notes)
+    )  # fmt: skip
 
 
 def _compared(scores: Scores, evidence: Evidence, options: Options, how: _Drawn) -> Comparison | None:

@@ -140,6 +140,7 @@ def evaluate(
     evidence = Evidence(
         name=subjects[0].name, model=subjects[0].model, record=record, part=target.part, pixels=pixels, before=before,
         others=tuple(zip((s.name for s in subjects[1:]), every[1:], strict=True)), against=other, notes=notes,
+        case_sampled=sampled,
     )  # fmt: skip
     return assemble(scores, choices, evidence)
 

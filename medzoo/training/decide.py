@@ -13,6 +13,8 @@ from medzoo.data.table import Table
 from medzoo.evaluation.assemble import Choices, Evidence, assemble
 from medzoo.evaluation.calibration import apply_calibration, cross_fitted, fit_calibration, fold_calibration
 from medzoo.evaluation.card import card_metrics
+from medzoo.evaluation.compare import compare
+from medzoo.evaluation.curves import curves
 from medzoo.evaluation.metrics import measure
 from medzoo.evaluation.report import Report
 from medzoo.evaluation.run_record import OWN_PREFIX, RunRecord
@@ -26,6 +28,8 @@ from medzoo.training.validation import ValidationPredictions
 __all__ = ["Decided", "decide", "validation_report"]
 
 SPLIT = "validation"
+PROBABILITY = ("brier", "log_loss", "ece", "calibration_slope", "calibration_intercept")
+"""Figures of the probabilities themselves: neither of their order nor at a threshold."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +54,7 @@ class Decided:
 
     def metrics(self) -> dict[str, float]:
         """Return the figures that go into the model card, with their intervals."""
-        return card_metrics(measure(self.honest or self.scores), SPLIT)
+        return card_metrics(measure(self.scores), SPLIT)
 
 
 def decide(
@@ -106,7 +110,7 @@ def validation_report(
         record: of the run, whose table and log are written.
         model: that was trained.
         decided: on its validation part.
-        baseline: scores of the same training without the weights of the loss.
+        baseline: scores of the same training without the weights of the loss, before a calibration.
     """
     notes = [
         "the training was watched, and thresholds were chosen, on these rows: figures at a threshold are optimistic, "
@@ -114,20 +118,49 @@ def validation_report(
     ]
     if decided.honest is not None:
         notes.append(
-            "probabilities are those of a calibration that was fitted without the patient of the row, in turns; the "
-            "saved model has the one that was fitted to all of them"
+            "Brier score, log-loss, ECE, slope, intercept, reliability and decision curve are of a calibration that "
+            "was fitted in turns without the patient of the row; the model has the one that was fitted to all of them"
         )
     if decided.weighted and baseline is None:
         notes.append(
             "the loss was weighted, which seldom improves the ranking and shifts the probabilities: "
             "decide.baseline=true trains the same without weights and compares both"
         )
+    if baseline is not None:
+        notes.append("the training with weights in its loss and that without are compared before any calibration")
     evidence = Evidence(
         name=record.path.name, model=model, record=record, part="valid", count=False, notes=(*notes, *decided.notes),
         before=decided.before if decided.honest is not None else None,
-        against=None if baseline is None else ("without weights in the loss", baseline),
+        case_sampled=bool(record.facts().get("case_sampled")),
     )  # fmt: skip
-    return assemble(decided.honest or decided.scores, Choices(), evidence)
+    report = assemble(decided.scores, Choices(), evidence)
+    if decided.honest is not None:
+        report = with_probabilities_of(report, decided.honest)
+    if baseline is not None:
+        named = (replace(decided.before, source="with weights"), replace(baseline, source="without weights"))
+        report = replace(report, comparison=compare(*named))
+    return report
+
+
+def with_probabilities_of(report: Report, scores: Scores) -> Report:
+    """Return a report whose figures and curves of the probabilities are those of other scores of the same rows."""
+    found, drawn = measure(scores, eligible=report.metrics.eligible), curves(scores)
+    labels = tuple(
+        replace(own, values={**own.values, **{name: other.values[name] for name in PROBABILITY}})
+        for own, other in zip(report.metrics.labels, found.labels, strict=True)
+    )
+    overall = {
+        name: found.overall[name] if name in PROBABILITY else value for name, value in report.metrics.overall.items()
+    }
+    taken = ("reliability", "decision_at", "net_benefit", "net_benefit_band", "treat_all")
+    return replace(
+        report,
+        metrics=replace(report.metrics, labels=labels, overall=overall),
+        curves=tuple(
+            replace(own, **{name: getattr(other, name) for name in taken})
+            for own, other in zip(report.curves, drawn, strict=True)
+        ),
+    )
 
 
 def _calibration(

@@ -25,6 +25,7 @@ import torch
 from medzoo.classifier import Classifier
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError
+from medzoo.evaluation.calibration import undo_calibration
 from medzoo.evaluation.run_record import PART
 from medzoo.evaluation.scores import Scores
 from medzoo.factory import create
@@ -278,9 +279,10 @@ def _train(
 
 
 def _baseline(run: RunFolder, setup: Setup, *, inexact: bool) -> Scores | None:
-    """Train the same without the weights of the loss, on the same parts, and return its scores of the validation part.
+    """Train the same without the weights of the loss, on the same parts.
 
-    A stopped one continues. ``None`` if the loss has no weights.
+    Return its scores of the validation part before a calibration, ``None`` if the loss has no weights. One that was
+    stopped continues.
     """
     if not setup.task.loss.relative_weights:
         return None
@@ -298,7 +300,8 @@ def _baseline(run: RunFolder, setup: Setup, *, inexact: bool) -> Scores | None:
                 own.discard()
                 _begin(own, again)
         _train(own, again, (), False, inexact=inexact)
-    return own.predictions("valid")
+    scores, calibration = own.predictions("valid"), own.weights().calibration
+    return scores if calibration is None else undo_calibration(scores, calibration)
 
 
 def _predict(setup: Setup) -> ValidationPredictions:
