@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -203,7 +204,22 @@ def test_a_slope_off_one_is_a_warning():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("/data/a b/c.csv: 3 rows", "… …: 3 rows"),
+        ("/data/a b/c.csv: 3 rows", "…: 3 rows"),
+        ("/data/Jane Mary Doe born 1950/scan 1 of/IM 3 left.png: too dark", "…: too dark"),
+        ("/data/Jane Mary Doe/scan 1 of/IM 3 left: too dark", "…: too dark"),
+        ("/data/O'Hara Jane/x/IM 3 l.png: too dark", "…: too dark"),
+        ("/data/O'Hara Jane/x 1/IM3 was left out", "… was left out"),
+        ("\"/data/O'Hara Jane/IM 3.png\" and '/data/O’Hara/x' too", "\"…\" and '…' too"),
+        ("from /data/Jane Doe/x to /out/b, 3 rows", "from … to …, 3 rows"),
+        ("evaluate /home/my runs/a --table /b/c d/e.csv", "evaluate … --table …"),
+        ("local-dir:/data/Jane Doe/model", "local-dir:…"),
+        ("at http://pacs.example.org/x?patient=12345, twice", "at …, twice"),
+        ("at HTTPS://me:secret@pacs/x.", "at …."),
+        (
+            "sensitivity / specificity of 3/4: 0.5; AUROC / AUPRC",
+            "sensitivity / specificity of 3/4: 0.5; AUROC / AUPRC",
+        ),
+        ("\0009\000 rows", "9 rows"),
         ("'/data/a b/c.csv': 3 rows", "'…': 3 rows"),
         (r"read C:\scans\x.dcm, \\server\share\y", "read …, …"),
         ("medzoo evaluate run --data=~/x.csv s3://bucket/key", "medzoo evaluate run --data=… …"),
@@ -218,6 +234,22 @@ def test_a_slope_off_one_is_a_warning():
 )
 def test_shareable(text, expected):
     assert shareable(text, scores()) == expected
+
+
+def test_known_names_go_before_any_pattern():
+    ids = np.array([f"Jane Doe, 1950/s{i // 40}/IM {i} left" for i in range(240)])
+    redact = Redactor(replace(scores(), ids=ids, patients=np.array([f"Anna-{i} Lee" for i in range(240)])))
+    assert redact("my data/Jane Doe, 1950/s0/IM 3 left is dark") == "my an image is dark"
+    assert redact("/my data/Jane Doe, 1950/s0/IM 3 left is dark") == "an image is dark"
+    assert redact("data/Jane Doe, 1950/s1 cannot be read") == "a folder cannot be read"
+    assert redact("/all/Anna-3 Lee/x 1/y has 2 rows of Anna-23 Lee") == "… has 2 rows of a patient"
+
+
+def test_long_texts_are_quick():
+    for text in ("/a " * 3000, "a/" * 5000, "/" * 9000, "/x" + " y" * 5000, "/a b" * 3000):
+        began = time.perf_counter()
+        shareable(text)
+        assert time.perf_counter() - began < 2
 
 
 def test_counts_and_labels_are_no_names():

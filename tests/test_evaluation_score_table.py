@@ -178,7 +178,7 @@ def test_images_that_cannot_be_read(files, tmp_path):
     assert scores.ids.tolist() == [f"{i}.png" for i in range(N) if i != 2]
     assert [(d.row, d.id) for d in scores.dropped] == [(2, "2.png")]
     assert scores.select([0]).dropped == scores.dropped
-    assert any("1 of 7 images cannot be used and were dropped" in note for note in scores.notes)
+    assert "1 of 7 images cannot be used and were dropped" in scores.notes, "without the path of one"
 
 
 def test_logits_that_are_not_finite_are_named_by_line(files):

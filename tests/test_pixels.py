@@ -270,7 +270,8 @@ def test_warnings_are_counted_and_kept(tmp_path):
     Pillow.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "images" / "2.png")
     first, second = PixelStore(given, SMALL), PixelStore(given, SMALL)
     assert first.notes == second.notes
-    assert first.notes[0].startswith("1 of 3 images have a warning: ")
+    assert first.notes[0].startswith(f"1 of 3 images have a warning: {tmp_path}")
+    assert second.counts == ("1 of 3 images have a warning",)
     assert list(second.warnings) == [2]
     assert second.identities.constant.tolist() == [False, False, True]
 

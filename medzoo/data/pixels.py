@@ -89,7 +89,8 @@ class PixelStore:
         dropped: the rows of images that cannot be read.
         identities: the hash of the decoded pixels of each row.
         warnings: what is known against an image, by row.
-        notes: the same, counted.
+        notes: the same, counted, with an example.
+        counts: the same without the example, for a report that others read.
 
     Raises:
         WrongImage: a DataError; images of another kind, all of them listed.
@@ -159,13 +160,22 @@ class PixelStore:
     @property
     def notes(self) -> tuple[str, ...]:
         """How many images were dropped, have warnings or are of another kind, each with an example."""
+        return tuple(f"{count}: {rows[min(rows)]}" for count, rows in self._counted())
+
+    @property
+    def counts(self) -> tuple[str, ...]:
+        """The same without the example, which names an image."""
+        return tuple(count for count, _ in self._counted())
+
+    def _counted(self) -> list[tuple[str, dict[int, str]]]:
+        """Return what is known against images, and the text of each by row."""
         found = (
             ("cannot be used and were dropped", self._report.unreadable),
             ("have a warning", self._report.warnings),
             ("are of another kind than the model is for, which was allowed", self._report.mismatches),
         )
         n = len(self.table)
-        return tuple(f"{len(rows):,} of {n:,} images {what}: {rows[min(rows)]}" for what, rows in found if rows)
+        return [(f"{len(rows):,} of {n:,} images {what}", rows) for what, rows in found if rows]
 
     @staticmethod
     def plan(table: Table, transform: Transform) -> CachePlan:

@@ -87,7 +87,7 @@ def score_table(
         gone = {dropped.row for dropped in pixels.dropped}
         rows = np.array([row for row in range(len(table)) if row not in gone], np.int64)
         logits = _run(model, pixels, rows, batch_size, device, title or f"running {model.name}")
-        notes = pixels.notes
+        notes = pixels.counts  # not the example, which has a path: notes go into a report
     _check_finite(logits, table, rows, model.name)
     return _scores(model, table.select(rows), logits, chosen, notes, pixels.dropped)
 

@@ -16,21 +16,30 @@ __all__ = ["Redactor", "map_texts", "shareable"]
 _T = TypeVar("_T")
 _SCHEME = r"(?:file|s3|gs|az|abfss?|hdfs|dbfs|sftp|ssh|smb)://"
 _BEGIN = rf"(?:{_SCHEME}|[A-Za-z]:[\\/]|\\\\|~[\w.-]*/|/)"
-_PLAIN = re.compile(rf"(?<![\w.:/\\<>*~]){_BEGIN}[^\s'\"`’”,;<>|)\]}}]*[^\s'\"`’”,;:<>|)\]}}.!?]")
+_BEFORE = r"(?<![\w./\\<>*~])"  # what a path does not begin after
+_PLAIN = re.compile(rf"{_BEFORE}{_BEGIN}[^\s'\"`’”,;<>|)\]}}]*[^\s'\"`’”,;:<>|)\]}}.!?]")
 _TYPES = (
     r"(?:csv|tsv|parquet|npz|npy|jsonl?|ya?ml|xlsx?|txt|log|pdf|html?|h5|hdf5|zip|tar|gz|tgz|pt|pth|ckpt|safetensors|onnx|pkl"
     r"|png|jpe?g|bmp|gif|tiff?|dcm|dicom|nii|mha|mhd|nrrd|webp)"
 )
 _OURS = r"(?:dropped|table|log|report|run|config|fingerprint|recipe)\.(?:csv|json|yaml)"  # files that every run has
 _FILE = re.compile(
-    rf"(?<![\w.:/\\…@+-])(?!{_OURS}(?![\w/\\]))(?:[\w.@+-]*[/\\])*[\w@+-][\w.@+-]*\.{_TYPES}(?![\w/\\])", re.IGNORECASE
+    rf"(?<![\w./\\…@+-])(?!{_OURS}(?![\w/\\]))(?:[\w.@+-]*[/\\])*[\w@+-][\w.@+-]*\.{_TYPES}(?![\w/\\])", re.IGNORECASE
 )
-# In quotes a path ends at the closing one, as names may have spaces; otherwise at a space.
+_LETTER = r"(?:[^'\"`‘’“”\n]|(?<=\w)['’](?=\w))"  # an apostrophe may be in a name, as in O'Hara
+# In quotes a path ends at the closing one, as names may have spaces.
 _QUOTED = re.compile(
-    rf"(?<!\w)(?P<quote>['\"`‘“])(?:{_BEGIN}[^'\"`’”\n]*|[^'\"`’”\n]*[/\\][^'\"`’”\n]*\.{_TYPES})(?=['\"`’”])",
+    rf"(?<!\w)(?P<quote>['\"`‘“])(?:{_BEGIN}{_LETTER}*|{_LETTER}*[/\\]{_LETTER}*\.{_TYPES})(?=['\"`’”])", re.IGNORECASE
+)
+# Otherwise it may go on after a space: to the end of a file, to a colon, or to the word after the last separator.
+_INSIDE = rf"(?:(?!:\s|;\s|\s-|\s+{_BEGIN}){_LETTER})"
+_SPACED = re.compile(
+    rf"{_BEFORE}{_BEGIN}(?=\S)(?:{_INSIDE}*?\.{_TYPES}(?![\w/\\])"
+    rf"|(?={_INSIDE}*[/\\]){_INSIDE}++(?=:\s)|{_INSIDE}*[/\\][^\s'\"`’”,;:<>|)\]}}]*)",
     re.IGNORECASE,
 )
-_WEB = re.compile(r"https?://[^\s'\"<>]+")
+_DOI = re.compile(r"https?://(?:dx\.)?doi\.org/[^\s'\"<>?]+")
+_WEB = re.compile(rf"(?<!\w)(?!{_SCHEME})[A-Za-z][\w+.-]*://[^\s'\"<>]*[^\s'\"<>.,;:!?)\]]", re.IGNORECASE)
 _WORD = re.compile(r"[\w.@+/\\#^=-]+")
 
 
@@ -56,46 +65,59 @@ class Redactor:
     def __init__(self, scores: Scores | None = None, keep: Iterable[str] = ()) -> None:
         self._names: dict[str, str] = {}
         self._keep = frozenset(keep)
-        self._spaced: list[tuple[str, str]] = []
+        self._spaced: dict[str, dict[str, str]] = {}  # names of several words, by their first one
         if scores is None:
             return
         if scores.patients is not None:
             self._add(np.unique(np.asarray(scores.patients)).tolist(), "a patient")
         self._add(np.asarray(scores.ids).tolist(), "an image")
+        folders = {one.replace("\\", "/").rpartition("/")[0] for one in map(str, scores.ids)}
+        self._add((one for one in folders if "/" in one), "a folder")
 
     def _add(self, names: Iterable[str], instead: str) -> None:
         for name in map(str, names):
             last = name.replace("\\", "/").rpartition("/")[2]
-            forms = {name, last, last.partition(".")[0]}
+            forms = {name, last, last.partition(".")[0]} if instead != "a folder" else {name}
             for form in forms:
                 if not _is_name(form, whole=form == name) or form in self._keep:
                     continue
                 if _WORD.fullmatch(form):
                     self._names.setdefault(form, instead)
                 else:
-                    self._spaced.append((form, instead))
+                    first = re.search(r"\w+", form)
+                    self._spaced.setdefault(first[0] if first else "", {}).setdefault(form, instead)
 
     def __call__(self, text: str) -> str:
         """Return the text without them."""
         if text in self._keep:
             return text
-        # A name that stands alone comes first: in a path it is part of what goes.
-        text = _WORD.sub(lambda match: self._names.get(match[0], match[0]), text)
-        kept: list[str] = []  # addresses of the web stay, with what looks like a path in them
+        text = text.replace("\0", "")  # marks what is kept
+        kept: list[str] = []  # addresses of papers stay, with what looks like a path in them
 
         def hide(match: re.Match[str]) -> str:
             kept.append(match[0])
             return f"\0{len(kept) - 1}\0"
 
-        text = _WEB.sub(hide, text)
+        text = _WEB.sub("…", _DOI.sub(hide, text))
+        # Names come first, as no pattern knows where one with spaces ends; one that stands alone may be part of a path.
+        for name, instead in self._found(text):
+            before = rf"(?:{_BEFORE}{_BEGIN}{_INSIDE}*?[/\\]|(?<!\S)[^\s'\"`:=(]*[/\\])?"
+            text = re.sub(rf"{before}(?<!\w){re.escape(name)}(?![\w/\\])", instead, text)
+            text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", instead, text)
+        text = _WORD.sub(lambda match: self._names.get(match[0], match[0]), text)
         text = _QUOTED.sub(lambda match: f"{match['quote']}…", text)
-        for pattern in (_PLAIN, _FILE):
+        for pattern in (_SPACED, _PLAIN, _FILE):
             text = pattern.sub("…", text)
-        for name, instead in self._spaced:
-            if name in text:
-                text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", instead, text)
         text = _WORD.sub(self._word, text)
         return re.sub("\0(\\d+)\0", lambda match: kept[int(match[1])], text)
+
+    def _found(self, text: str) -> list[tuple[str, str]]:
+        """Return the names of several words that are in a text, the longest first."""
+        found = [
+            pair for word in {"", *re.findall(r"\w+", text)} for pair in self._spaced.get(word, {}).items()
+            if pair[0] in text
+        ]  # fmt: skip
+        return sorted(found, key=lambda pair: (-len(pair[0]), pair))
 
     def _word(self, match: re.Match[str]) -> str:
         word = match[0]
