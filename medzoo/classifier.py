@@ -339,6 +339,22 @@ def calibrate_head(model: Classifier, calibration: Calibration, undo: bool = Fal
             f"{model.name}: expected head.classifier to be a torch.nn.Linear, got {type(layer).__name__}. A model "
             "without a head has no logits to calibrate; remove what was put on the layer."
         )
+    # So does an older weight norm, spectral norm or pruning, which leaves the class and computes the weight in a hook.
+    if layer._forward_hooks or layer._forward_pre_hooks or "weight" not in layer._parameters:
+        raise ConfigError(
+            f"{model.name}: expected head.classifier to be a plain layer, got one with forward hooks, such as those of "
+            "torch.nn.utils.weight_norm or prune. Remove them, with remove_weight_norm or prune.remove for these."
+        )
+    own = {id(parameter) for parameter in layer.parameters()}
+    users = [
+        name for name, module in model.named_modules(remove_duplicate=False)
+        if any(id(parameter) in own for parameter in module._parameters.values())
+    ]  # fmt: skip
+    if len(users) > 1:
+        raise ConfigError(
+            f"{model.name}: expected only head.classifier to have its weight and bias, got {', '.join(users)}, which "
+            "would be changed too. Give each a copy of its own."
+        )
     try:
         outputs = model.outputs.with_calibration(None if undo else calibration)
     except ConfigError as error:

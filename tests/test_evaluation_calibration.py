@@ -12,6 +12,7 @@ import torch
 from tensors import TINY, batch, scatter_weights, tiny
 from test_evaluation_thresholds import scores_of, simulated
 from torch import nn
+from torch.nn.utils import prune
 
 import medzoo
 from medzoo.errors import ConfigError
@@ -419,6 +420,36 @@ def test_what_cannot_be_folded_is_refused_and_leaves_the_model():
     fold_calibration(model, made)
     refused(model, made, r"calibrated already \(Platt\)\. Undo that first, with model\.uncalibrated\(\)")
     refused(pickle.loads(pickle.dumps(model)), made, "calibrated already")
+
+
+def tie(model, **names):
+    model.extra = nn.Linear(1, 1)
+    for to, name in names.items():
+        setattr(model.extra, to, getattr(model.head.classifier, name))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda model: nn.utils.weight_norm(model.head.classifier), "a plain layer, got one with forward hooks"),
+        (lambda model: nn.utils.spectral_norm(model.head.classifier), "with forward hooks"),
+        (lambda model: prune.l1_unstructured(model.head.classifier, "weight", amount=0.3), "with forward hooks"),
+        (lambda model: model.head.classifier.register_forward_hook(lambda _layer, _x, y: y * 3), "with forward hooks"),
+        (lambda model: model.head.classifier.register_forward_pre_hook(lambda _layer, x: x), "with forward hooks"),
+        (lambda model: tie(model, weight="weight"), "to have its weight and bias, got head.classifier, extra, which"),
+        (lambda model: tie(model, bias="bias"), "got head.classifier, extra"),
+        (lambda model: model.add_module("twin", model.head.classifier), "got head.classifier, twin"),
+    ],
+)
+def test_a_layer_whose_weight_is_not_its_own_alone_is_refused(change, message):
+    model = model_of("cnn3d_small", 2)
+    change(model)
+    state = copy.deepcopy(model.state_dict())
+    with pytest.raises(ConfigError, match=f"^cnn3d_small: .*{message}"):
+        fold_calibration(model, Calibration("Platt", (2.0, 3.0), (0.0, 1.0)))
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in state.items())
+    assert model.outputs.calibration is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
