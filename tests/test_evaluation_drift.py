@@ -13,6 +13,7 @@ from medzoo.data.pixels import PixelStore
 from medzoo.data.table import Table
 from medzoo.evaluation.drift import compare_data, describe_data
 from medzoo.evaluation.pixel_summary import PixelSummary, summarise_pixels
+from medzoo.training.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +174,17 @@ def test_patients_are_what_is_small():
     found = describe_data(table_of(noise(100), labels=[1] * 50 + [0] * 50, patients=["a"] * 50 + list(range(50))))
     assert found["small"] == ["positive"]
     assert found["patients"] == 51
+
+
+def test_numbers_beyond_float64_are_left_out():
+    values = [i % 20 + 40 for i in range(200)]
+    columns = {"dose": [f"{value}e305" for value in values], "age": [str(value) for value in values]}
+    found = describe_data(table_of(noise(200), columns))
+    assert list(found["groups"]) == ["age"]
+    json.dumps(found, allow_nan=False)
+
+
+def test_files_of_a_run_have_no_nan(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        RunFolder(tmp_path).write_json("a.json", {"x": float("inf")})
+    assert not (tmp_path / "a.json").exists()

@@ -118,11 +118,16 @@ def _describe_groups(data: Table | Scores, clusters: NDArray[np.int64]) -> dict[
             column = numbers(values)
             column = column[~np.isnan(column)]
             if len(np.unique(clusters)) >= LEAST_PATIENTS:
-                low, middle, high = np.percentile(column, [25, 50, 75]).tolist()
-                found[name] = {
-                    "median": middle, "quartiles": [low, high], "mean": float(column.mean()), "sd": float(column.std()),
-                }  # fmt: skip
+                found |= _describe_numbers(name, column)
     return found
+
+
+def _describe_numbers(name: str, column: NDArray[np.float64]) -> dict[str, Any]:
+    """Return the figures of a column by its name; none where they are beyond the range of float64."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        low, middle, high = np.percentile(column, [25, 50, 75]).tolist()
+        about = {"median": middle, "quartiles": [low, high], "mean": float(column.mean()), "sd": float(column.std())}
+    return {name: about} if np.isfinite([low, middle, high, about["mean"], about["sd"]]).all() else {}
 
 
 def _describe_few(few: FewValues, clusters: NDArray[np.int64]) -> dict[str, float]:

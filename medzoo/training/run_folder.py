@@ -70,8 +70,8 @@ class RunFolder(RunRecord):
         return path
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> Path:
-        """Write a JSON file."""
-        return self.write(name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        """Write a JSON file, which has no NaN or infinity: other programs do not read them."""
+        return self.write(name, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def write_csv(self, name: str, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Path:
         """Write a CSV file."""
