@@ -206,6 +206,7 @@ def test_a_rule_is_read_back_from_its_text(text):
         ("fixed 1", "expected a fixed threshold between 0 and 1"),
         (0, "expected a fixed threshold between 0 and 1"),
         ("cost fn:fp=0", "expected the cost of a missed positive in false alarms, above 0"),
+        ("cost fn:fp=1e400", "above 0 and finite, got 'cost fn:fp=1e400'"),
         (True, "no rule True"),
         (None, "no rule None"),
     ],

@@ -83,6 +83,12 @@ def test_packaged_recipes_are_in_the_wheel():
         ({"model": {}}, "model.name: missing. Give it a value."),
         ({"model": {"name": "a", "options": {"b": {"c": 1}}}}, "model.options.b: expected plain values"),
         ({"source": {"claim": {"auroc": [1]}}}, "source.claim.auroc: expected plain values"),
+        ({"decide": {"threshold": None}}, "decide.threshold: expected a rule, or a rule for each label, got null."),
+        ({"decide": {"threshold": True}}, "decide.threshold: expected a rule, or a rule for each label, got true."),
+        ({"decide": {"threshold": {"*": []}}}, "decide.threshold: expected a rule, or a rule for each label, got {'*'"),
+        ({"decide": {"threshold": "${x}"}}, "decide.threshold: expected a plain text, as a recipe holds no code, got"),
+        ({"decide": {"threshold": {"*": 5}}}, "decide.threshold: expected a fixed threshold between 0 and 1, got 'fix"),
+        ({"decide": {"threshold": float("nan")}}, "decide.threshold: no rule 'fixed nan'."),
     ],
 )
 def test_fault_113_value_that_cannot_be(values, message):
@@ -90,6 +96,15 @@ def test_fault_113_value_that_cannot_be(values, message):
         recipe(**values)
     assert error.value.exit_code == 2
     assert "pydantic" not in str(error.value)
+    assert "[_" not in str(error.value)
+    assert str(error.value).count("decide.threshold") <= 1
+
+
+def test_a_number_is_a_fixed_threshold():
+    assert recipe(decide={"threshold": 0.5}).decide.threshold == "fixed 0.5"
+    found = recipe(decide={"threshold": {"a": 0.25, "*": "youden"}}).decide.threshold
+    assert found == {"a": "fixed 0.25", "*": "youden"}
+    assert Recipe.load("table").with_(**{"decide.threshold": 1e-5}).decide.threshold == "fixed 1e-05"
 
 
 @pytest.mark.parametrize(

@@ -69,9 +69,9 @@ class Rule:
             raise ConfigError(f"thresholds: expected a fixed threshold between 0 and 1, got {text!r}.")
         if self.kind in ("sensitivity", "specificity") and not 0 < self.value <= 1:
             raise ConfigError(f"thresholds: expected a {self.kind} above 0 and up to 1, got {text!r}.")
-        if self.kind == "cost" and not self.value > 0:
+        if self.kind == "cost" and not 0 < self.value < np.inf:
             raise ConfigError(
-                f"thresholds: expected the cost of a missed positive in false alarms, above 0, got {text!r}."
+                f"thresholds: expected the cost of a missed positive in false alarms, above 0 and finite, got {text!r}."
             )
 
     def __str__(self) -> str:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from medzoo.contract import Task
 from medzoo.errors import ConfigError
@@ -252,16 +252,26 @@ class TrainSection(Section):
                 yield name, f"expected then: finetune beside it, got {getattr(self, name)} alone"
 
 
+def _rule_texts(value: Any) -> Any:
+    """Return a rule, or rules, with numbers as texts: 0.5 is ``"fixed 0.5"``."""
+    if isinstance(value, dict):
+        return {name: rule if isinstance(rule, dict) else _rule_texts(rule) for name, rule in value.items()}
+    return f"fixed {value}" if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
 class DecideSection(Section):
     """What is decided on the validation part when the training has ended. Has no effect on the training.
 
     ``threshold`` is the rule by which the threshold of each output is chosen, or one for each label, with ``"*"`` for
-    the others: see :func:`medzoo.evaluation.thresholds.choose_thresholds`. ``calibrate: auto`` folds a calibration into
-    the last layer where there are enough cases, ``shift`` the closed form for a weighted loss. ``baseline`` trains
-    again without the weights of a weighted loss, so that the report shows what they change.
+    the others: see :func:`medzoo.evaluation.thresholds.choose_thresholds`. A number is a fixed threshold.
+    ``calibrate: auto`` folds a calibration into the last layer where there are enough cases, ``shift`` the closed form
+    for a weighted loss. ``baseline`` trains again without the weights of a weighted loss, so that the report shows what
+    they change.
     """
 
-    threshold: Text | dict[Text, Text] = Field(default="youden", description="a rule, or a rule for each label")
+    threshold: Annotated[Text | dict[Text, Text], BeforeValidator(_rule_texts)] = Field(
+        default="youden", description="a rule, or a rule for each label"
+    )
     calibrate: Literal["auto", "shift", "none"] = "auto"
     baseline: Flag = False
 
@@ -273,7 +283,7 @@ class DecideSection(Section):
             try:
                 Rule.parse(rule)
             except ConfigError as error:
-                yield "threshold", str(error).rstrip(".")
+                yield "threshold", str(error).removeprefix("thresholds: ").rstrip(".")
 
 
 class SourceSection(Section):

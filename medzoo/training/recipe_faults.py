@@ -100,9 +100,9 @@ def _place(loc: tuple[Any, ...], schema: type[BaseModel]) -> tuple[str, type[Bas
 
 
 def _is_mapping(annotation: Any) -> bool:
-    """Whether a type is a dictionary, or one or nothing."""
+    """Whether a type is a dictionary, or one or nothing: in another union a branch comes before the key."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
-        return any(map(_is_mapping, typing.get_args(annotation)))
+        return all(_is_mapping(one) for one in typing.get_args(annotation) if one is not types.NoneType)
     return typing.get_origin(annotation) is dict
 
 
