@@ -18,7 +18,7 @@ import medzoo.training.run
 from medzoo.cli.main import main
 from medzoo.cli.train import OPTIONS
 from medzoo.errors import ConfigError
-from medzoo.training.extra import PACKAGES, require_train_extra
+from medzoo.extra import PACKAGES, require_train_extra
 from medzoo.training.recipe import Recipe
 from medzoo.training.recipe_faults import fields_of
 

@@ -18,10 +18,10 @@ from images import write_images
 from PIL import Image
 
 import medzoo
+from medzoo import extra
 from medzoo.data.identity import pseudonym
 from medzoo.errors import ConfigError, DataError, TrainError
 from medzoo.evaluation.run_record import PART
-from medzoo.training import extra
 from medzoo.training.folder import is_finished
 from medzoo.training.lock import lock_state
 from medzoo.training.recipe import Recipe

@@ -9,7 +9,7 @@ import click
 from medzoo.cli.recipe_options import messages, needed, recipe_options, resolve
 from medzoo.cli.tables import console
 from medzoo.errors import ConfigError
-from medzoo.training.extra import require_train_extra
+from medzoo.extra import require_train_extra
 
 __all__ = ["check", "recipes", "train"]
 
