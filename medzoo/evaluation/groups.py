@@ -4,8 +4,8 @@ Counts of under 10 patients are not shown, and neither are those, and the figure
 by solving an equation; :mod:`medzoo.evaluation.suppression` chooses them, the same in all tables of a report. Values of
 under 10 patients are one group without their names, as a rare value may be an id. This protects from what one report
 states as a number. It does not protect from a count worked out of an interval or of the digits of a figure (a
-sensitivity of 0.947 is 18 of 19), from columns that cut the rows nearly alike, from reports of nearly the same rows, or
-from who knows some of the patients.
+sensitivity of 0.947 is 18 of 19), or out of the order in which cells are hidden; from columns that cut the rows nearly
+alike, from reports of nearly the same rows, or from who knows some of the patients.
 
 Axes: n rows, l labels, p patients, g groups, b resamples at a time, r resamples.
 """
@@ -212,9 +212,9 @@ def _suppress(groups: Sequence[_Group], scores: Scores, column: str, other: str)
         few = f"{small.sum()} of {len(groups)} groups of {column} have under {LEAST_PATIENTS} patients"
         notes.append(f"{few}: not shown")
     if also.any():
-        listed = list_rows([repr(names[i]) for i in np.flatnonzero(also)], ", ")
+        listed = list_rows([repr(names[i]) for i in np.flatnonzero(also).tolist()], ", ")
         notes.append(f"the counts of {listed} are not shown, as those of the smallest follow from them")
-    for place in np.flatnonzero(small | also):
+    for place in np.flatnonzero(small | also).tolist():
         groups[place].hide_count()
     labels = range(len(scores.labels))
     # The classes of a row exclude each other, so that a count of one follows from those of all others.
@@ -223,8 +223,8 @@ def _suppress(groups: Sequence[_Group], scores: Scores, column: str, other: str)
         sums += [np.array([g.counts[i].negative_patients for g in groups]) for i in members]
         without = np.array([any(not g.counts[i].eligible for i in members) for g in groups])
         ranked = sums[0] if len(members) == 1 else patients
-        hidden = also | hide_also(without, ranked, rows, names, sums=sums, least=0, first=np.flatnonzero(also))
-        for place in np.flatnonzero(hidden):
+        hidden = also | hide_also(without, ranked, rows, names, sums=sums, least=0, first=np.flatnonzero(also).tolist())
+        for place in np.flatnonzero(hidden).tolist():
             for i in members:
                 groups[place].hide_positives(scores.labels[i])
                 if not (without | also)[place]:

@@ -63,6 +63,7 @@ class CachedResamples(Resamples):
             self._drawn = np.concatenate(parts, 1)
 
     def weights(self, numbers: range) -> NDArray[np.float64]:
+        """Return how often each patient is drawn in these resamples, ``p b``."""
         if self._drawn is None:
             return super().weights(numbers)
         return self._drawn[:, numbers.start : numbers.stop].astype(np.float64)
@@ -76,7 +77,9 @@ class ResamplesWithin(Resamples):
         super().__init__(clusters.astype(np.int64), of.count, of.seed)
 
     def steps(self, at_most: int = 64) -> list[range]:
+        """Return the numbers of the resamples whose weights are held at the same time."""
         return self._of.steps(at_most)
 
     def weights(self, numbers: range) -> NDArray[np.float64]:
+        """Return how often each of its patients is drawn in these resamples, ``p b``."""
         return self._of.weights(numbers)[self._kept]

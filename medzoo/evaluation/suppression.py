@@ -61,7 +61,7 @@ def hide_also(
     order = sorted(
         np.flatnonzero(patients > 0).tolist(), key=lambda i: (i not in first, patients[i], rows[i], names[i])
     )
-    for cell in order:
+    for cell in (i for i in order if patients[i] and not small[i]):
         if not small.any() or all(_open(hidden, small, of, least) for of in sums or (patients,)):
             break
         hidden[cell] = True
