@@ -177,6 +177,6 @@ def fingerprint(setup: Setup) -> dict[str, Any]:
     about = describe_data(replace(table, paths=None, arrays=None, groups=written).select(train))
     return {
         "rows": len(table), "labels": list(table.labels), "task": table.task, "parts": parts,
-        "small": about["small"], "groups": about["groups"], "pixels": summarise_pixels(setup.pixels, train).to_dict(),
+        "groups": about["groups"], "pixels": summarise_pixels(setup.pixels, train).to_dict(),
         "digest": data_fingerprint(setup),
     }  # fmt: skip
