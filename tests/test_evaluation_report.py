@@ -223,11 +223,11 @@ def test_the_methods_are_those_of_the_figures(report):
     assert len(used) >= 4
     for method in used:
         assert method in text, method
-    assert "Newcombe at the effective numbers, bootstrap over patients for AUROC;" in text
-    assert "standard error of the bootstrap over patients, logit scale for Average precision" in text
+    assert "AUROC: Newcombe at the effective numbers, bootstrap over patients." in text
+    assert re.search(r"Average precision, [^.]*: standard error of the bootstrap over patients, logit scale\.", text)
     assert ("Mean AUROC" in text) == several
-    assert "percentiles of the bootstrap over patients at each point for bands of curves" in text
-    assert "expanded percentiles of the bootstrap over patients for differences of the models" in text
+    assert "Bands of curves: percentiles of the bootstrap over patients at each point." in text
+    assert "Differences of the models, Differences between groups: expanded percentiles of the bootstrap over" in text
     assert "The bootstrap draws 40 times from the patients, each with all its rows (seed 0)" in text
     assert next(item for item in report.checklist if item.topic == "Uncertainty and tests").answer == text
 

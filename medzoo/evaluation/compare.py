@@ -181,7 +181,7 @@ def by_chance(differences: Sequence[Difference]) -> tuple[str, ...]:
         return ()
     expected = f"about {round(made / 20):,}" if made >= 20 else "fewer than 1"
     return (
-        f"{made:,} different differences have a 95 % interval; where nothing differs, about 1 in 20 of these excludes "
+        f"{made:,} distinct differences have a 95 % interval; where nothing differs, about 1 in 20 of these excludes "
         f"0 by chance, so here {expected}. Conclude from the comparison that was chosen in advance",
     )
 

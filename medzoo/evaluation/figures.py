@@ -148,7 +148,7 @@ def _reliability_title(curves: LabelCurves, metrics: LabelMetrics, before: Label
 @own_style
 def decision_figure(curves: LabelCurves, metrics: LabelMetrics, name: str) -> Markup:
     """Return the net benefit of the model beside that of treating all and none."""
-    drawn, axes = figure(WIDTH, HEIGHT, left=56)
+    drawn, axes = figure(WIDTH, HEIGHT + 24, left=56)
     colour = _colour(metrics)
     x = curves.decision_at
     axes.axhline(0, color=COLOURS["muted"], linewidth=1)

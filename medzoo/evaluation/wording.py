@@ -25,8 +25,8 @@ NAMES = {
     "log_loss": "Log-loss", "prevalence": "Share of positives", "ece": "ECE", "calibration_slope": "Calibration slope",
     "calibration_intercept": "Calibration intercept", "exact_match": "Exact match",
     "balanced_accuracy": "Balanced accuracy", "macro_auroc": "Mean AUROC",
-    "macro_average_precision": "Mean average precision", "macro_auroc_all": "Mean AUROC, all outputs",
-    "macro_average_precision_all": "Mean average precision, all outputs",
+    "macro_average_precision": "Mean average precision", "macro_auroc_all": "Mean AUROC of all outputs",
+    "macro_average_precision_all": "Mean average precision of all outputs",
     "ppv_at_prevalence": "PPV at the stated share",
     "npv_at_prevalence": "NPV at the stated share", "sensitivity_at_specificity": "Sensitivity at a specificity",
     "specificity_at_sensitivity": "Specificity at a sensitivity", "kappa": "Cohen's kappa",
@@ -198,13 +198,12 @@ def methods(report: Report) -> str:
             used[method].append(figure)
     if not used:
         return "No figure has an interval; the reason is beside each."
-    text = "; ".join(f"{method} for {', '.join(figures)}" for method, figures in used.items())
+    sentences = ["Intervals are 95 %", *(f"{', '.join(figures)}: {method}" for method, figures in used.items())]
     metrics = report.metrics
     unit = "rows, as the patients are not known" if metrics.patients is None else "patients, each with all its rows"
-    return f"Intervals are 95 %: {text}. The bootstrap draws {metrics.resamples:,} times from the {unit}" + (
-        f" (seed {metrics.seed}); that of the bands has resamples of its own." if _banded(report) else
-        f" (seed {metrics.seed})."
-    )  # fmt: skip
+    own = "; that of the bands has resamples of its own" if _banded(report) else ""
+    sentences.append(f"The bootstrap draws {metrics.resamples:,} times from the {unit} (seed {metrics.seed}){own}")
+    return " ".join(f"{text}." for text in sentences)
 
 
 def _banded(report: Report) -> bool:
@@ -228,10 +227,10 @@ def _intervals(report: Report) -> Iterator[tuple[str, str]]:
     found += [(NAMES["kappa"], row.kappa) for row in report.agreements]
     yield from ((name, _method(e.method)) for name, e in found if e.low is not None)
     if _banded(report):
-        yield "bands of curves", f"percentiles of the {BOOTSTRAP} at each point"
+        yield "Bands of curves", f"percentiles of the {BOOTSTRAP} at each point"
     compared = [report.comparison.overall, *report.comparison.labels.values()] if report.comparison else []
     between = [of for g in report.groups for row in g.rows for of in row.differences.values()]
-    for name, parts in (("differences of the models", compared), ("differences between groups", between)):
+    for name, parts in (("Differences of the models", compared), ("Differences between groups", between)):
         for method in {d.difference.method: None for of in parts for d in of.values() if d.separable is not None}:
             yield name, f"expanded percentiles of the {method}"
 
