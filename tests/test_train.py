@@ -91,6 +91,7 @@ def read(path):
 def test_a_run_has_its_files(whole):
     assert {path.name for path in whole.folder.iterdir()} == {
         "recipe.yaml", "run.json", "data", "log.csv", "figures", "state", "model", "predictions",
+        "report.html", "report.json",
     }  # fmt: skip
     assert {path.name for path in (whole.folder / "figures").iterdir()} == {"curves.png", "train_batch.png"}
     assert [row["epoch"] for row in whole.log] == [1, 2]

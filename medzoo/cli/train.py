@@ -131,5 +131,5 @@ def train(
 
 
 def _print_run(run: Any) -> None:
-    click.echo(f"{run.folder}: the model is in {run.folder / 'model'}.")
-    click.echo(f"Next: medzoo predict local-dir:{run.folder / 'model'} IMAGE")
+    click.echo(f"{run.folder}: the model is in {run.folder / 'model'}, its report in {run.folder / 'report.html'}.")
+    click.echo(f"Next: medzoo evaluate {run.folder}, or medzoo predict local-dir:{run.folder / 'model'} IMAGE")
