@@ -209,6 +209,7 @@ class Classifier(CheckedModel):
         policy: ThresholdPolicy | None = None,
         calibration: Calibration | None = None,
         prevalence: Sequence[float] | None = None,
+        loss_weights: Sequence[float] | None = None,
     ) -> Self:
         """Set what the logits mean, after one's own training.
 
@@ -220,9 +221,11 @@ class Classifier(CheckedModel):
             trained: whether the outputs mean something, for all or for each. To rename only, give
                 ``model.outputs.trained``.
             policy: how ``thresholds`` were chosen. ``None`` states nothing, unless only names change, with
-                ``trained=model.outputs.trained``; so for the next two.
+                ``trained=model.outputs.trained``; so for the next three.
             calibration: the calibration that is part of ``head.classifier`` now.
             prevalence: share of positives in the training data, one for each label.
+            loss_weights: weight of the positives in the training loss as a multiple of that of the negatives, one for
+                each label, or of each class.
 
         Raises:
             ConfigError: the labels are not as many as the logits, or the parts do not go together.
@@ -239,7 +242,8 @@ class Classifier(CheckedModel):
         kept = renamed and (task, tuple(thresholds)) == (now.task, now.thresholds)
         parts["policy"] = policy or (now.policy if kept else None)
         parts["calibration"] = calibration or (now.calibration if kept else None)
-        parts["prevalence"] = (now.prevalence if kept else ()) if prevalence is None else prevalence
+        for name, given in (("prevalence", prevalence), ("loss_weights", loss_weights)):
+            parts[name] = (getattr(now, name) if kept else ()) if given is None else given
         if labels is not None and len(labels) != self.num_classes:
             raise ConfigError(
                 f"{self.name}: expected {self.num_classes} labels, one for each logit, got {len(labels)}. "

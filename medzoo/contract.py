@@ -6,7 +6,7 @@ Axes: b batch, n outputs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -139,6 +139,9 @@ class Outputs:
         policy: how the thresholds were chosen, or ``None`` if that is not stated.
         calibration: the calibration that is part of the logits, or ``None`` for none.
         prevalence: share of positives in the training data, one for each label; empty if not stated.
+        loss_weights: weight of the positives in the training loss as a multiple of that of the negatives, one for each
+            label, or of each class; empty if the loss was not weighted or that is not stated. Weights above 1 make
+            probabilities too high, unless ``calibration`` was fitted after them.
     """
 
     labels: tuple[str, ...]
@@ -149,12 +152,15 @@ class Outputs:
     policy: ThresholdPolicy | None = None
     calibration: Calibration | None = None
     prevalence: tuple[float, ...] = ()
+    loss_weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.labels, str):
             raise ConfigError(f"Outputs: expected labels to be a list of names, got the text {self.labels!r}.")
         # Lists, arrays and tensors are accepted too.
-        for name, kind in (("labels", str), ("thresholds", _or_none), ("trained", bool), ("prevalence", float)):
+        kinds: dict[str, Callable[[Any], Any]] = {"labels": str, "thresholds": _or_none, "trained": bool}
+        kinds |= {"prevalence": float, "loss_weights": float}
+        for name, kind in kinds.items():
             given: Any = getattr(self, name)
             try:
                 object.__setattr__(self, name, tuple(kind(value) for value in given))
@@ -170,8 +176,10 @@ class Outputs:
         check_task("Outputs", self.task)
         n = len(self.labels)
         if n == 0:
-            if self.policy or self.calibration or self.prevalence:
-                raise ConfigError("Outputs: a backbone has no outputs to state a policy, calibration or prevalence of.")
+            if self.policy or self.calibration or self.prevalence or self.loss_weights:
+                raise ConfigError(
+                    "Outputs: a backbone has no outputs to state a policy, calibration, prevalence or loss weights of."
+                )
             return  # the task is the one of a new head
         if not self.trained:
             object.__setattr__(self, "trained", (False,) * n)
@@ -206,6 +214,9 @@ class Outputs:
             yield f"expected a threshold for each label to normalise by, got {self.thresholds}. Leave normalised out."
         if self.prevalence and (len(self.prevalence) != n or any(not 0.0 <= p <= 1.0 for p in self.prevalence)):
             yield f"expected prevalence to be {n} numbers from 0 to 1, got {self.prevalence}."
+        weights = self.loss_weights
+        if weights and (len(weights) != n or not all(0.0 < weight < math.inf for weight in weights)):
+            yield f"expected loss_weights to be {n} finite numbers above 0, got {weights}."
         for statement in (self.policy, self.calibration):
             if statement is not None:
                 yield from statement.faults(n)

@@ -12,11 +12,11 @@ import torch
 from images import OPTIONS, write_images
 from tensors import batch, tiny
 
+from medzoo.data.known_data import DATA_SETS, known_data_sets, seen_before
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError, DataError
 from medzoo.training.check import check, dry_run
 from medzoo.training.check_counts import auroc_half_width, count_part
-from medzoo.training.known_data import DATA_SETS, known_data_sets, seen_before
 from medzoo.training.measure import activation_bytes
 from medzoo.training.recipe import Recipe
 from medzoo.training.source import load_table

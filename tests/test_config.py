@@ -204,6 +204,7 @@ WRONG = {
         "normalised": ["false", 1],
         "thresholds": [["0.5"], [2.0], "0", [False], [[None]], None, [None, None], [float("nan")]],
         "prevalence": ["1", ["a"], [float("nan")], 0.2],
+        "loss_weights": ["1", ["a"], [float("inf")], [0], [-1], [1, 2], 2.5, None, [True]],
         "policy": [
             "Youden",
             {},
@@ -315,6 +316,29 @@ def test_what_thresholds_reached_is_saved_and_read_again(tmp_path):
     assert (again.sensitivity, again.specificity) == ((0.96,), (None,))
 
 
+@pytest.mark.parametrize("number", FORMATS)
+def test_weights_of_the_loss_are_saved_and_read_again_and_are_empty_in_older_folders(number, tmp_path):
+    folder = GOLDEN / f"format{number}" / "cnn3d_small"
+    made = medzoo.create(f"local-dir:{folder}")
+    assert made.outputs.loss_weights == ()
+    made.set_outputs(labels=["a"], prevalence=[0.1], loss_weights=np.array([9.0]))
+    made.set_outputs(labels=["b"], trained=made.outputs.trained)
+    assert made.outputs.loss_weights == (9.0,), "a new name alone keeps it"
+    made.save_pretrained(tmp_path / "new")
+    assert medzoo.create(f"local-dir:{tmp_path / 'new'}").outputs == made.outputs
+    made.set_outputs(labels=["c"])
+    assert made.outputs.loss_weights == ()
+    config = json.loads((folder / "config.json").read_text())
+    config["outputs"]["loss_weights"] = [9.0]
+    place(folder, tmp_path / "old")
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    if number == 1:
+        with pytest.raises(ConfigError, match="no field 'loss_weights' of outputs is known"):
+            medzoo.create(f"local-dir:{tmp_path / 'old'}")
+    else:
+        assert medzoo.create(f"local-dir:{tmp_path / 'old'}").outputs.loss_weights == (9.0,)
+
+
 def test_an_older_writer_is_no_reason_to_upgrade(tmp_path):
     folder = place(GOLDEN / f"format{FORMAT}" / "cnn3d_small", tmp_path / "m", shape=1, medzoo="0.0.9")
     with pytest.raises(ConfigError, match=r"written by medzoo 0\.0\.9.* Save the model again"):
@@ -380,6 +404,10 @@ def test_training_again_states_nothing_of_the_outputs_before(tmp_path):
         lambda: Outputs(("a",), "binary", calibration={"method": "Platt"}),
         lambda: Outputs(("a",), "binary", prevalence="abc"),
         lambda: Outputs(("a",), "binary", prevalence=0.2),
+        lambda: Outputs(("a",), "binary", loss_weights=(0.0,)),
+        lambda: Outputs(("a",), "binary", loss_weights=(float("inf"),)),
+        lambda: Outputs(("a", "b"), "multilabel", loss_weights=(2.0,)),
+        lambda: Outputs((), "binary", loss_weights=(2.0,)),
         lambda: Outputs(("a",), "binary", policy=ThresholdPolicy("Youden", scale="calibrated")),
         lambda: Outputs(("a", "b"), "multiclass", policy=ThresholdPolicy("Youden")),
         lambda: Outputs((), "binary", prevalence=(0.1,)),

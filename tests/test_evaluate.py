@@ -278,7 +278,7 @@ def test_a_weighted_loss_is_compared_with_an_unweighted_one(data, tmp_path):
 
 def test_folds_are_pooled(tmp_path):
     data = write_discs(tmp_path / "data", 60, seed=6)
-    recipe = RECIPE.with_(**{"split.folds": 2, "train.epochs": 1})
+    recipe = RECIPE.with_(**{"split.folds": 2})
     runs = [medzoo.train(recipe.with_(**{"split.fold": i}), data, to=tmp_path / f"f{i}") for i in range(2)]
     report = medzoo.evaluate(runs, out_of_fold=True, resamples=200)
     assert report.metrics.rows == 120

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
 
 from medzoo.errors import ConfigError, DataError
-from medzoo.evaluation.compare import Difference, compare
+from medzoo.evaluation.compare import Difference, by_chance, compare
 from medzoo.evaluation.estimate import Estimate
 from medzoo.evaluation.metrics import measure
 from medzoo.evaluation.replicates import Options
@@ -138,8 +138,18 @@ def test_the_number_of_comparisons_is_stated():
     made = [*found.overall.values(), *(each for label in found.labels.values() for each in label.values())]
     count = sum(each.separable is not None for each in made)
     assert count > 30
-    assert any(note.startswith(f"{count} differences have a 95 % interval") for note in found.notes)
-    assert any("1 in 20" in note for note in found.notes)
+    # The averages over the labels with enough patients are those over all.
+    assert any(note.startswith(f"{count - 2} distinct differences have a 95 % interval") for note in found.notes)
+    assert any("1 in 20" in note and "so here about 2." in note for note in found.notes)
+
+
+def test_the_one_label_is_not_counted_twice_among_the_comparisons():
+    this, other = pair(np.random.default_rng(3))
+    found = compare(this, other, resamples=50)
+    count = sum(each.separable is not None for each in found["a"].values())
+    assert 10 <= count < 20
+    assert any(f"{count} distinct differences" in note and "so here fewer than 1." in note for note in found.notes)
+    assert by_chance([Difference(1, 0, Estimate(1.0))]) == ()
 
 
 def test_no_interval_of_a_label_with_too_few_patients():
@@ -228,6 +238,24 @@ def test_multiclass_is_compared_with_multiclass_and_with_one_output():
     assert one["y"]["auroc"].other == roc_auc_score(y[:, 1], b.probabilities[:, 1])
     assert one["y"]["brier"].this == pytest.approx(brier_score_loss(y[:, 1], a.probabilities[:, 1]))
     assert any("without calls" in note for note in one.notes)
+
+
+def test_no_interval_of_all_labels_if_none_has_enough_patients():
+    rng = np.random.default_rng(4)
+    for labels in (1, 2):
+        this, other = pair(rng, n=100, rows_per_patient=1, labels=labels)
+        y = np.tile(np.arange(100) < 9, (labels, 1)).T.astype(np.float32)
+        found = compare(replace(this, targets=y), replace(other, targets=y), resamples=50)
+        assert found.overall["exact_match"].separable is None
+        assert "under 10 positive or negative patients" in found.overall["exact_match"].difference.why
+
+
+def test_a_class_without_rows_takes_no_interval_from_balanced_accuracy():
+    rng = np.random.default_rng(9)
+    y = np.eye(3, dtype=np.float32)[rng.integers(2, size=150)]
+    a, b = (scores(2 * y + rng.normal(size=y.shape), y, task="multiclass", labels=("x", "y", "z")) for _ in range(2))
+    assert measure(a, resamples=50).overall["balanced_accuracy"].low is not None
+    assert compare(a, b, resamples=50).overall["balanced_accuracy"].separable is not None
 
 
 def test_a_difference_is_separable_only_with_an_interval_without_0():

@@ -112,6 +112,9 @@ def test_reliability_is_that_of_scikit_learns_bins(table, found):
     few = curves(binary(y, z, patients=c // 60), resamples=2)[0]
     assert all(b.observed.low is None and b.observed.why == "under 10 patients" for b in few.reliability)
     assert len(curves(binary(y[:25], z[:25]), resamples=2)[0].reliability) == 2
+    rare = curves(binary(np.arange(len(y)) < 9, z), resamples=2)[0]
+    assert all(b.observed.low is None for b in rare.reliability)
+    assert {b.observed.why for b in rare.reliability} == {"under 10 positive or negative patients"}
 
 
 def test_bands_hold_the_curves(table, found):

@@ -160,20 +160,19 @@ def test_few_rows_differ_by_chance():
     assert large <= 5
 
 
-def test_small_counts_are_not_shown():
+def test_small_counts_of_columns_are_not_shown():
     labels = [1] * 4 + [0] * 96
     found = describe_data(table_of(noise(100), {"sex": ["X"] * 3 + ["F"] * 40 + ["M"] * 57}, labels))
-    assert found["small"] == ["positive"]
     assert found["groups"]["sex"]["shares"] == {"M": 0.57}  # with F, the share of X would follow
     (row,) = [r for r in compare_data(found, found).rows if "prevalence" in r.what]
-    assert (row.training, row.here, row.difference) == ("not shown", "not shown", None)
-    assert not row.large
+    assert (row.training, row.here, row.difference) == ("4.0% (4 of 100)", "4.0% (4 of 100)", 0)  # as in the results
 
 
-def test_patients_are_what_is_small():
-    found = describe_data(table_of(noise(100), labels=[1] * 50 + [0] * 50, patients=["a"] * 50 + list(range(50))))
-    assert found["small"] == ["positive"]
-    assert found["patients"] == 51
+def test_an_age_that_few_patients_have_is_not_shown():
+    groups = {"age": [str(50 + i % 11) for i in range(271)] + [""] * 29}  # 11 ages
+    one = describe_data(table_of(noise(300), groups, patients=[0] * 271 + list(range(1, 30))))
+    many = describe_data(table_of(noise(300), groups, patients=[i % 30 for i in range(300)]))
+    assert (set(one["groups"]), set(many["groups"])) == (set(), {"age"})
 
 
 def test_numbers_beyond_float64_are_left_out():

@@ -10,10 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from medzoo.data.identity import Dropped
-from medzoo.evaluation.characteristics import HIDDEN, SMALL, characteristics_of_scores, hide_cells
+from medzoo.evaluation.characteristics import HIDDEN, SMALL, _characteristics, characteristics_of_scores
 from medzoo.evaluation.columns import few_values, kind_of_column, numbers
 from medzoo.evaluation.flow import flow_of_scores, kind_of_reason
+from medzoo.evaluation.groups import group_by
 from medzoo.evaluation.scores import Scores
+from medzoo.evaluation.suppression import hide_small
 
 
 def scores_of(targets, patients=None, groups=None, labels=("mass",), task="binary", notes=()):
@@ -122,27 +124,24 @@ def test_small_cells_are_hidden_with_what_they_follow_from():
         range(n),
         {"sex": ["F"] * 30 + ["M"] * 67 + ["X"] * 3, "view": ["AP"] * 96 + ["LL"] * 4},
     )
-    assert rows["mass, n (%)"] == SMALL
     assert (rows["sex: M, n (%)"], rows["sex: F, n (%)"], rows["sex: other, n (%)"]) == ("67 (67.0%)", HIDDEN, SMALL)
     assert (rows["view: AP, n (%)"], rows["view: other, n (%)"]) == (HIDDEN, SMALL)
+    assert rows["mass, n (%)"] == "4 (4.0%)"  # as in the results
 
 
 def test_many_rows_of_few_patients_are_small_too():
-    rows, _ = characteristics([1.0] * 60 + [0.0] * 40, ["one"] * 60 + [f"p{i}" for i in range(40)])
-    assert rows["mass, n (%)"] == SMALL
+    column = ["X"] * 60 + ["F"] * 20 + ["M"] * 25
+    rows, _ = characteristics([0.0, 1.0] * 52 + [1.0], ["one"] * 60 + [f"p{i}" for i in range(45)], {"sex": column})
+    assert rows["sex: other, n (%)"] == SMALL
+    assert (rows["sex: F, n (%)"], rows["sex: M, n (%)"]) == (HIDDEN, "25 (23.8%)")
 
 
-def test_few_negatives_hide_the_positives():
-    rows, _ = characteristics([1.0] * 96 + [0.0] * 4, range(100))
-    assert rows["mass, n (%)"] == HIDDEN
-
-
-def test_a_few_unknown_labels_do_not_follow_from_a_share():
+def test_shares_of_labels_are_of_the_known():
     targets = np.array([[float(i % 2), np.nan if i < 3 else float(i % 3 == 0)] for i in range(60)])
     rows, _ = characteristics(targets, range(60), labels=("mass", "node"), task="multilabel")
     assert rows["mass, n (%)"] == "30 (50.0%)"
-    assert rows["node not known, n (%)"] == SMALL
-    assert rows["node, n (%)"] == HIDDEN  # 57 are known
+    assert rows["node not known, n (%)"] == "3 (5.0%)"
+    assert rows["node, n (%)"] == "19 (33.3%)"
 
 
 def test_multiclass_labels_are_one_column():
@@ -177,18 +176,70 @@ def test_a_column_of_long_values_is_cut():
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 30), min_size=2, max_size=4), min_size=1, max_size=5), st.booleans())
-def test_no_small_cell_is_the_only_one_hidden_of_a_line(counts, summed):
-    """In each column, and in each line that has a sum, nothing is hidden or at least two cells with something are."""
-    width = min(map(len, counts))
-    cells = np.array([line[:width] for line in counts], np.int64)
-    if summed:
-        cells = np.concatenate([cells, cells.sum(1, keepdims=True)], 1)
-    small, hidden = hide_cells(cells, cells, summed=summed)
-    closed = small | hidden
-    assert not (small & hidden).any()
-    assert closed[(cells > 0) & (cells < 10)].all()
-    for values, shut in zip(
-        [*cells.T, *(cells if summed else [])], [*closed.T, *(closed if summed else [])], strict=True
-    ):
-        assert shut.sum() != 1 or not (values[~shut] > 0).any()
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=6))
+def test_the_sum_of_the_hidden_cells_leaves_each_small_one_open(counts):
+    cells = np.array(counts)
+    small, also = hide_small(cells, cells, "ABCDEF")
+    hidden = small | also
+    assert (small == ((cells > 0) & (cells < 10))).all()
+    if not small.any() or hidden[cells > 0].all():
+        return
+    solutions = {0: [()]}  # of each sum
+    for few in small[hidden]:
+        found = {}
+        for total, parts in solutions.items():
+            for n in range(1, 10) if few else range(10, 100):
+                if total + n <= cells[hidden].sum():
+                    found.setdefault(total + n, []).extend([(*part, n) for part in parts][:2000])
+        solutions = found
+    possible = np.array(solutions[cells[hidden].sum()])
+    assert (np.ptp(possible, 0)[small[hidden]] > 0).all()
+    assert cells[hidden].sum() >= 10
+
+
+def test_groups_and_characteristics_hide_the_same():
+    column, who = ["A"] * 50 + ["B"] * 90 + ["C"] * 8, [*range(50), *np.repeat(np.arange(50, 80), 3), *[90] * 8]
+    scores = scores_of([0.0, 1.0] * 74, who, {"site": column})
+    found = {row.value: row.rows for row in group_by(scores, "site", eligible=(), resamples=2).rows}
+    assert found == {"A": 50, "B": None, "other (1 value)": None}  # B has more rows than A, and fewer patients
+    rows = dict(characteristics_of_scores(scores).rows)
+    assert (rows["site: A, n (%)"], rows["site: B, n (%)"]) == (("50 (33.8%)",), (HIDDEN,))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(*[st.integers(0, 25)] * 3), min_size=2, max_size=6))
+def test_no_small_cell_follows_from_all_tables(cells):
+    """As linear equations: characteristics of parts that do not overlap and of their sum, and groups of one part."""
+    values = [value for value, _ in zip("ABCDEF", cells, strict=False)]
+    column = np.concatenate([np.repeat(value, sum(each)) for value, each in zip(values, cells, strict=True)])
+    part = np.concatenate([np.repeat([0, 1, 2], each) for each in cells])
+    if any((part == p).sum() == 0 for p in range(3)) or len(set(column.tolist())) < 2:
+        return
+    scores = scores_of(np.arange(len(column)) % 2, range(len(column)), {"site": column})
+    counts, known = np.array(cells), []
+
+    def knows(values_, parts):
+        known.append([float(v in values_ and p in parts) for v in values for p in range(3)])
+
+    named = {v for v, each in zip(values, cells, strict=True) if sum(each) >= 10}
+    found = _characteristics(scores, {str(p): np.flatnonzero(part == p) for p in range(3)})
+    for p in range(3):
+        knows(values, [p])
+    for name, texts in found.rows:
+        if name.startswith("site: "):
+            value = name.split()[1].rstrip(",")
+            of = set(values) - named if value == "other" else {value}
+            for p, text in enumerate(texts):
+                if text not in (SMALL, HIDDEN):
+                    knows(of, [0, 1, 2] if p == 3 else [p])
+    test = scores.select(np.flatnonzero(part == 2))
+    rare = {v for v, each in zip(values, cells, strict=True) if each[2] < 10}
+    for row in group_by(test, "site", eligible=(), resamples=2).rows:
+        if row.rows is not None:
+            knows(rare if "other" in row.value else {row.value}, [2])
+    known = np.array(known)
+    for i, count in enumerate(counts.ravel()):
+        siblings = counts[:, i % 3]
+        if 0 < count < 10 and (siblings > 0).sum() > 1 and siblings.sum() >= 20:
+            one = np.eye(counts.size)[i]
+            assert np.linalg.matrix_rank(np.vstack([known, one])) > np.linalg.matrix_rank(known), found.rows

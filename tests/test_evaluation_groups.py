@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from medzoo.errors import ConfigError, DataError
-from medzoo.evaluation.bands import bands
+from medzoo.evaluation.bands import NOT_KNOWN, bands
 from medzoo.evaluation.compare import expanded_tail
-from medzoo.evaluation.groups import NOT_KNOWN, group_by
+from medzoo.evaluation.groups import group_by
 from medzoo.evaluation.metrics import measure
 from medzoo.evaluation.resample import Resamples
 from medzoo.evaluation.scores import Scores
@@ -88,7 +88,7 @@ def test_groups_of_under_10_patients_are_not_shown_nor_what_gives_them_away():
     column = ["x"] * 100 + ["y"] * 60 + ["z"] * 40 + ["rare"] * 12
     patients = [*range(200), *[200] * 12]
     found = group_by(table(column, patients=patients), "site", eligible=("a",), **FAST)
-    rare, x, y, z = (found[value] for value in ("rare", "x", "y", "z"))
+    rare, x, y, z = (found[value] for value in ("other (1 value)", "x", "y", "z"))
     assert (rare.rows, rare.patients, rare.figures, rare.differences) == (None, None, {}, {})
     assert (z.rows, z.patients, set(z.positive_patients.values())) == (None, None, {None})
     assert z.figures["a"]["auroc"].low is not None
@@ -102,7 +102,75 @@ def test_groups_of_under_10_patients_are_not_shown_nor_what_gives_them_away():
 
 def test_two_small_groups_need_no_third():
     found = group_by(table(["x"] * 50 + ["y"] * 30 + ["u"] * 9 + ["v"]), "site", eligible=("a",), **FAST)
-    assert [row.rows for row in found.rows] == [None, None, 50, 30]
+    assert {row.value: row.rows for row in found.rows} == {"x": 50, "y": 30, "other (2 values)": 10}
+    found = group_by(table(["x"] * 50 + ["y"] * 30 + ["u"] * 8 + [""] * 7), "site", eligible=("a",), **FAST)
+    assert [row.rows for row in found.rows] == [50, 30, None, None]
+
+
+def test_rare_values_have_no_name():
+    column = ["x"] * 50 + ["y"] * 30 + ["Doe^Jane"] * 2 + ["4711"] * 3 + ["nan"] * 12
+    found = group_by(table(column), "site", eligible=("a",), **FAST)
+    assert names(found) == ["x", "y", "other (2 values)", NOT_KNOWN]
+    assert not {"Doe", "4711"} & set(json.dumps(found.to_dict()).replace("^", '"').split('"'))
+    ages = [*range(20, 60)] * 10 + [90] * 3 + [101]
+    assert names(group_by(table(ages), "site", eligible=("a",), **FAST))[-2:] == ["90-99", "100-109"]  # of many ages
+
+
+def test_two_groups_of_one_patient_do_not_follow_from_their_sum():
+    found = group_by(table(["a"] * 50 + ["b"] * 30 + ["c"] + [""]), "site", eligible=("a",), **FAST)
+    assert [row.rows for row in found.rows] == [50, None, None, None]
+
+
+def test_no_reason_states_a_count_that_is_not_shown():
+    scores = table(
+        ["x"] * 77 + ["y"] * 33 + ["z"] * 4, patients=[*range(77), *np.repeat(np.arange(77, 88), 3), *[200] * 4]
+    )
+    found = group_by(scores, "site", eligible=("a",), **FAST)
+    assert (found["x"].rows, found["y"].rows) == (77, None)
+    reasons = [e.why for figures in found["y"].figures.values() for e in figures.values()]
+    assert not any("33" in why or "11" in why for why in reasons)
+    assert "77" in found["x"].figures["a"]["ece"].why
+
+
+@pytest.mark.parametrize("labels", [("a",), ("a", "b")])
+def test_a_hidden_count_does_not_follow_from_the_figures_of_another_group(labels):
+    y = (np.random.default_rng(0).random((120, len(labels))) < 0.5).astype(float)
+    y[:60, 0], y[60:, 0] = np.arange(60) < 20, np.arange(60) < 3
+    scores = replace(table(["x"] * 60 + ["y"] * 60, y=y, labels=labels), task="multilabel" if labels[1:] else "binary")
+    x, other = group_by(scores, "site", eligible=("a",), **FAST).rows
+    assert (x.positive_patients["a"], other.positive_patients["a"]) == (None, None)
+    for name in ("prevalence", "accuracy", "ppv", "npv", "f1"):  # each gives the share of positives with two others
+        assert math.isnan(x.figures["a"][name].value), name
+    assert {"sensitivity", "specificity", "auroc"} <= {n for n, e in x.figures["a"].items() if not math.isnan(e.value)}
+    assert math.isnan(x.figures[""]["exact_match"].value) is (len(labels) == 1)
+    # Nor do figures of all outputs give those of the one that has none.
+    assert all(math.isnan(e.value) for e in [*other.figures["a"].values(), *other.figures[""].values()])
+    assert all(each.separable is None for each in other.differences[""].values())
+
+
+def test_whether_a_hidden_count_is_0_is_not_told():
+    y = np.zeros((180, 2))
+    y[:20, 0], y[60:63, 0], y[::2, 1] = 1, 1, 1  # 20, 3 and 0 of a
+    found = group_by(table(["x"] * 60 + ["y"] * 60 + ["z"] * 60, y=y), "site", eligible=("a", "b"), **FAST)
+    assert [row.positive_patients["a"] for row in found.rows] == [None] * 3  # 3 + 0 would follow from the 20
+    y, z = (found[value].to_dict()["figures"] for value in "yz")
+    assert y["a"] == z["a"]
+    assert y[""]["macro_auroc"] == z[""]["macro_auroc"]
+
+
+def test_a_class_does_not_follow_from_the_others():
+    codes = np.concatenate([np.repeat([0, 1, 2], [40, 40, 4]), np.repeat([0, 1, 2], 30), np.repeat([0, 1, 2], 25)])
+    scores = replace(
+        table(np.repeat(["x", "y", "z"], [84, 90, 75]), y=np.eye(3)[codes], labels=("a", "b", "c")),
+        task="multiclass", thresholds=(), probabilities=np.full((249, 3), 1 / 3),
+    )  # fmt: skip
+    x, y, z = group_by(scores, "site", eligible=("a", "b"), **FAST).rows
+    assert set(x.positive_patients.values()) == set(z.positive_patients.values()) == {None}
+    assert y.positive_patients == {"a": 30, "b": 30, "c": 30}
+    assert all(math.isnan(x.figures[""][name].value) for name in ("accuracy", "balanced_accuracy", "brier", "log_loss"))
+    assert not math.isnan(x.figures[""]["macro_auroc"].value)
+    assert math.isnan(z.figures[""]["accuracy"].value)
+    assert not math.isnan(z.figures[""]["brier"].value)
 
 
 @pytest.mark.parametrize(("positive", "shown"), [(9, False), (10, True), (31, False), (30, True)])
@@ -124,25 +192,46 @@ def test_small_counts_of_a_label_are_not_shown(positive, shown):
         assert any("'w'" in note for note in found.notes)
 
 
+def not_determined(cells, least):
+    """Check that no small count is shown, and that their sum leaves each open, unless all are hidden."""
+    hidden = [(value, few) for shown, value, few in cells.values() if shown is None]
+    assert all(shown is None for shown, _, few in cells.values() if few)
+    if not hidden or len(hidden) == len(cells):
+        return
+    total, others = sum(value for value, _ in hidden), sum(not few for _, few in hidden)
+    assert len(hidden) > 1
+    assert total >= 10
+    assert not others or total > 10 * others + least * (len(hidden) - others)
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.integers(1, 25), min_size=1, max_size=6), st.integers(0, 100))
 def test_no_count_under_10_is_shown_or_follows_from_the_totals(sizes, seed):
     column = np.repeat([f"site {i}" for i in range(len(sizes))], sizes)
     scores = table(column, seed=seed)
     found = group_by(scores, "site", eligible=(), resamples=2)
-    patients = [row.patients for row in found.rows]
-    assert all(count is None or count >= 10 for count in patients)
-    if min(sizes) < 10 and max(sizes) >= 10:
-        assert patients.count(None) >= 2
+    others = [size for size in sizes if size < 10]
+    true = {f"site {i}": size for i, size in enumerate(sizes) if size >= 10}
+    if others:
+        true[f"other ({len(others)} value{'s' * (len(others) > 1)})"] = sum(others)
+    assert set(names(found)) == set(true)
+    assert all(row.patients in (None, true[row.value]) for row in found.rows)
+    small = {value for value, size in true.items() if size < 10}
+    not_determined({row.value: (row.patients, true[row.value], row.value in small) for row in found.rows}, 1)
     for i, label in enumerate(scores.labels):
-        true = [int(scores.targets[column == row.value, i].sum()) for row in found.rows]
-        shown = [row.positive_patients.get(label) for row in found.rows]
-        assert all(count in (None, real) for count, real in zip(shown, true, strict=True))
-        assert all(count is None or count >= 10 for count in shown)
-        assert len(sizes) == 1 or shown.count(None) != 1
-        for row, count in zip(found.rows, shown, strict=True):
-            if count is None and row.figures:
+        cells = {}
+        for row in found.rows:
+            rows = [
+                n
+                for n, value in enumerate(column)
+                if value == row.value or (true.keys().isdisjoint([value]) and "other" in row.value)
+            ]
+            positive = int(scores.targets[rows, i].sum())
+            few = min(positive, len(rows) - positive) < 10
+            cells[row.value] = (row.positive_patients.get(label), positive, few)
+            if cells[row.value][0] is None and row.figures:
                 assert math.isnan(row.figures[label]["prevalence"].value)
+        not_determined(cells, 0)
     json.dumps(found.to_dict(), allow_nan=False)
 
 
@@ -152,7 +241,7 @@ def test_macro_is_over_the_same_labels_in_all_groups():
     scores = table(["x"] * 100 + ["y"] * 100, y=y)
     x, other = group_by(scores, "site", eligible=("a", "b"), **FAST).rows
     assert math.isnan(x.figures[""]["macro_auroc"].value)
-    assert x.figures[""]["macro_auroc"].why == "all rows are of one class: b"
+    assert x.figures[""]["macro_auroc"].why == "not shown: under 10 positive or negative patients: b"
     assert not math.isnan(other.figures[""]["macro_auroc"].value)
     assert "macro_auroc_all" not in x.figures[""]
     x, _ = group_by(scores, "site", eligible=("a",), **FAST).rows
@@ -232,12 +321,12 @@ def test_bands():
 
 def test_hostile_tables():
     one = group_by(table(["x"]), "site", eligible=("a",), **FAST)
-    assert [(row.value, row.rows, row.reference) for row in one.rows] == [("x", None, False)]
+    assert [(row.value, row.rows, row.reference) for row in one.rows] == [("other (1 value)", None, False)]
     assert len(group_by(table([""] * 40), "site", eligible=(), **FAST).rows) == 1
     unicode = group_by(table(["日本", "🏥\n", "é", "e\u0301"] * 30), "site", eligible=("a",), **FAST)
     assert len(unicode.rows) == 4
     many = group_by(table([f"Mr {i}" for i in range(100)] * 3 + ["x"] * 30), "site", eligible=("a",), **FAST)
-    assert names(many) == ["x", "100 values of under 10 patients each"]
+    assert names(many) == ["x", "other (100 values)"]
     assert "Mr 1" not in json.dumps(many.to_dict())
     wide = group_by(table(np.repeat([f"s{i}" for i in range(100)], 12)), "site", eligible=(), resamples=2)
     assert len(wide.rows) == 100

@@ -116,6 +116,22 @@ def test_ece_is_compared_with_that_of_perfect_calibration():
     assert mean == pytest.approx(np.mean(drawn), abs=0.006)
     assert limit == pytest.approx(np.percentile(drawn, 95), abs=0.01)
     assert calibration_figures(rng.random(300) < p, p, z, each)["ece"].why == why  # the label plays no part
+    assert "300" not in why  # a count that a group does not show
+
+
+def test_ece_has_no_limit_where_patients_have_several_rows():
+    """60 patients of 8 rows with one label each: the limit of independent rows would be exceeded almost always."""
+    rng = np.random.default_rng(0)
+    p = np.repeat(rng.uniform(0.05, 0.95, 60), 8)
+    y, c = np.repeat(rng.random(60), 8) < p, np.repeat(np.arange(60), 8)
+    found = calibration_figures(y, p, np.log(p / (1 - p)), c)["ece"]
+    assert found.why == (
+        "no interval, as it is biased upward in small samples; what probabilities that are right have is known only "
+        "where each patient has one row"
+    )
+    independent = calibration_figures(y, p, np.log(p / (1 - p)), np.arange(480))["ece"]
+    limit = float([word for word in independent.why.split() if word.startswith("0.")][1])
+    assert found.value == independent.value > limit
 
 
 def test_slope_and_intercept_are_those_of_a_logistic_regression():
@@ -315,6 +331,20 @@ def test_few_patients_have_no_interval():
         assert estimate.why
     few = measure(binary(y, z, patients=c).select(np.flatnonzero(c < 9)), resamples=50)
     assert few.overall["exact_match"].why == "under 10 patients"
+
+
+def test_few_positive_patients_have_no_interval_in_the_figures_of_all_labels():
+    z = np.random.default_rng(0).normal(size=100)
+    found = measure(binary(np.arange(100) < 9, z), resamples=50)
+    assert found.overall["exact_match"].value == found["a"]["accuracy"].value
+    assert {e.low for e in found.overall.values()} == {None}
+    assert found.overall["exact_match"].why == "under 10 positive or negative patients"
+    y = np.stack([np.arange(100) < 9, np.arange(100) >= 9], 1)
+    logits = np.stack([z, -z], 1)
+    two = Scores.from_logits(logits, task="multiclass", ids=names(100), targets=y.astype(np.float32), labels=("a", "b"))
+    for name, estimate in measure(two, resamples=50).overall.items():
+        assert estimate.low is None, name
+        assert "under 10 positive or negative patients" in estimate.why, name
 
 
 def test_each_figure_has_an_interval_or_a_reason():

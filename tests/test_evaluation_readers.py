@@ -13,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, recall_score
 
+from medzoo.evaluation.metrics import measure
+from medzoo.evaluation.more_tables import reader_table
 from medzoo.evaluation.proportions import wilson
 from medzoo.evaluation.readers import agreements, cohen_kappa, readers
 from medzoo.evaluation.resample import Resamples
@@ -74,14 +76,12 @@ def test_replicates_are_those_of_resampled_rows():
     row = readers(scores, resamples=40, seed=5)[0]
     draws = Resamples(scores.clusters, 40, 5)
     weights = draws.weights(range(40))[scores.clusters].astype(int)
-    calls, model, y = scores.readers["Dr. Ä"][:, 0], scores.calls[:, 0], scores.targets[:, 0]
-    kappas, hits = [], []
+    calls, model = scores.readers["Dr. Ä"][:, 0], scores.calls[:, 0]
+    kappas = []
     for w in weights.T:
         at = np.repeat(np.arange(150), w)
         kappas.append(cohen_kappa_score(calls[at], model[at]))
-        hits.append(recall_score(y[at], calls[at]))
     assert (row.kappa.low, row.kappa.high) == pytest.approx(tuple(np.percentile(kappas, [2.5, 97.5])), abs=1e-12)
-    assert (row.sensitivity.low, row.sensitivity.high) == pytest.approx(tuple(np.percentile(hits, [2.5, 97.5])))
 
 
 def test_wilson_only_where_rows_are_independent():
@@ -89,7 +89,34 @@ def test_wilson_only_where_rows_are_independent():
     scores = table(n=400)
     y, calls = scores.targets[:, 0] == 1, scores.readers["Dr. Ä"][:, 0] == 1
     assert one.sensitivity == wilson(int((y & calls).sum()), int(y.sum()))
-    assert many.sensitivity.method == "bootstrap over patients"
+    assert many.sensitivity.method == "Wilson at the effective sample size"
+
+
+def test_proportions_of_a_reader_are_those_of_a_model_with_the_same_calls():
+    """As percentiles of few patients are too narrow, and have no width where each patient has the same share."""
+    scores = table(n=160, per_patient=4)
+    scores = replace(scores, readers={"the model": scores.calls.astype(np.float32)})
+    row, expected = readers(scores, resamples=20)[0], measure(scores, resamples=20)["a"]
+    assert row.sensitivity == row.model_sensitivity == expected["sensitivity"]
+    assert row.specificity == row.model_specificity == expected["specificity"]
+    half = replace(scores, readers={"half": (np.arange(160) % 2)[:, None] * np.ones((1, 2))})
+    found = readers(half, resamples=20)[0].sensitivity
+    assert found.value == 0.5
+    assert 0.3 < found.low < 0.45 < 0.55 < found.high < 0.7
+
+
+def test_the_model_is_given_on_the_rows_that_a_reader_called():
+    scores = table(n=300)
+    scores.readers["second"][83:] = np.nan
+    row = next(row for row in readers(scores, resamples=20) if (row.reader, row.label) == ("second", "a"))
+    expected = measure(scores.select(np.arange(83)), resamples=20)["a"]
+    assert (row.rows, row.left_out) == (83, 217)
+    assert (row.model_sensitivity, row.model_specificity) == (expected["sensitivity"], expected["specificity"])
+    assert row.to_dict()["model_sensitivity"] == expected["sensitivity"].to_dict()
+    shown = reader_table([row], {})
+    assert "83 <small>217 left out</small>" in shown
+    assert f"{expected['sensitivity'].low:.3f} to {expected['sensitivity'].high:.3f}" in shown
+    assert "left out" not in reader_table(readers(table(), resamples=5), {})
 
 
 def test_a_reader_who_is_always_right_has_an_interval_of_some_width():
@@ -117,6 +144,8 @@ def test_a_model_without_thresholds_has_no_kappa():
     row = readers(replace(table(), thresholds=()), resamples=20)[0]
     assert math.isnan(row.kappa.value)
     assert "no threshold" in row.kappa.why
+    assert math.isnan(row.model_sensitivity.value)
+    assert row.model_sensitivity.why == row.kappa.why
     assert row.sensitivity.low is not None
 
 

@@ -15,7 +15,13 @@ from test_evaluation_thresholds import scores_of, simulated
 
 import medzoo
 from medzoo.errors import ConfigError, DataError
-from medzoo.evaluation.calibration import apply_calibration, fit_calibration, fold_calibration
+from medzoo.evaluation.calibration import (
+    Fitted,
+    apply_calibration,
+    fit_calibration,
+    fold_calibration,
+    shift_for_loss_weights,
+)
 from medzoo.evaluation.recalibrate import recalibrate
 from medzoo.provenance import Calibration, ThresholdPolicy
 
@@ -128,6 +134,83 @@ def test_a_prevalence_alone_is_a_shift_in_closed_form(model, tmp_path):
     moved = np.log(0.01 / 0.99) - np.log(share / (1 - share))
     assert rare.outputs.calibration.intercept[0] == pytest.approx(fitted.outputs.calibration.intercept[0] + moved)
     assert rare.outputs.policy.sensitivity == fitted.outputs.policy.sensitivity
+
+
+def test_a_rule_of_costs_is_for_the_stated_prevalence(model, tmp_path):
+    def drawn(n, share, seed):
+        draw = np.random.default_rng(seed)
+        y = draw.random(n) < share
+        return scores_of(draw.normal(size=n) + 1.5 * y, y)
+
+    new = recalibrate(model, drawn(4000, 0.5, 0), to=tmp_path / "new", rule="cost fn:fp=5", prevalence=0.02)
+    # With right probabilities the best threshold is where 5 p = 1 - p.
+    assert 0.08 < new.outputs.thresholds[0] < 0.3
+    site = apply_calibration(drawn(100_000, 0.02, 1), new.outputs.calibration)
+    y, p = site.targets[:, 0] == 1, site.probabilities[:, 0]
+
+    def cost(t):
+        return (5 * ((p < t) & y).sum() + ((p >= t) & ~y).sum()) / len(y)
+
+    assert cost(new.outputs.thresholds[0]) < min(1.1 * cost(1 / 6), cost(1.0))
+    assert new.outputs.policy.split == "4,000 images, for a prevalence of 0.02"
+    once_more = recalibrate(new, drawn(4000, 0.5, 2), to=tmp_path / "again")
+    assert once_more.outputs.policy.rule == "cost fn:fp = 5"
+
+
+def test_weights_of_the_loss_are_undone_by_a_shift(model, tmp_path):
+    model.set_outputs(labels=["a"], prevalence=[0.1], loss_weights=[9.0])
+    new = recalibrate(model, prevalence=0.02, to=tmp_path / "new")
+    expected = np.log(0.02 / 0.98) - np.log(9 * 0.1 / 0.9)
+    assert new.outputs.calibration.intercept == pytest.approx((expected,))
+    assert new.outputs.calibration.method == (
+        "closed-form shift for the weights of the loss (a 9), not a fit, and a closed-form shift of the prevalence "
+        "(a 0.1 to 0.02), not a fit"
+    )
+    assert new.outputs.loss_weights == (9.0,), "it states the training"
+    draw = np.random.default_rng(0)
+    y = draw.random(20_000) < 0.1
+    # Logits of a model that has learned all there is, under a weight of 9.
+    z = np.where(y, 1, -1) + draw.normal(size=len(y))
+    scores = scores_of(2 * z + np.log(0.1 / 0.9) + np.log(9), y)
+    p = apply_calibration(scores, new.outputs.calibration).probabilities[:, 0]
+    assert 0.02 * p[y].mean() + 0.98 * p[~y].mean() == pytest.approx(0.02, abs=0.002)
+    stated = recalibrate(model, prevalence=0.02, from_prevalence=0.5, to=tmp_path / "stated")
+    assert stated.outputs.calibration.intercept == pytest.approx((np.log(0.02 / 0.98),)), "what is stated is taken"
+    fitted = recalibrate(model, site(), to=tmp_path / "fitted")
+    rare = recalibrate(fitted, prevalence=0.01, to=tmp_path / "rare")
+    share = float(site().targets.mean())
+    moved = np.log(0.01 / 0.99) - np.log(share / (1 - share))
+    before, after = (one.outputs.calibration.intercept[0] for one in (fitted, rare))
+    assert after - before == pytest.approx(moved), "a calibration that was fitted has undone them"
+
+
+def test_weights_of_classes_are_undone_by_a_shift(tmp_path):
+    made = medzoo.create("cnn3d_small", num_classes=3, **TINY)
+    share, weights, to = np.array([0.8, 0.15, 0.05]), np.array([0.4, 2.0, 6.0]), np.array([0.9, 0.09, 0.01])
+    made.set_outputs(labels=["a", "b", "c"], task="multiclass", prevalence=share, loss_weights=weights)
+    new = recalibrate(made, prevalence=to, to=tmp_path / "new")
+    p = np.exp(np.log(weights * share) + new.outputs.calibration.intercept)  # of a constant model
+    assert p / p.sum() == pytest.approx(to)
+
+
+def test_each_label_with_a_stated_share_is_shifted_and_no_other_is_named(tmp_path, monkeypatch):
+    made = medzoo.create("cnn3d_small", num_classes=2, **TINY)
+    made.set_outputs(labels=["a", "b"], task="multilabel")
+    fold_calibration(made, shift_for_loss_weights(("a", "b"), [3, 1]))
+    new = recalibrate(made, prevalence=0.02, from_prevalence=0.3, to=tmp_path / "new")
+    shift = np.log(0.02 / 0.98) - np.log(0.3 / 0.7)
+    assert new.outputs.calibration.intercept == pytest.approx((shift - np.log(3), shift))
+    # A fit that happens to change nothing is one, and a label without a fit is not.
+    fit = Calibration("Platt or intercept per label: a Platt, b none", (1.0, 1.0), (0.0, 0.0))
+    monkeypatch.setattr("medzoo.evaluation.recalibrate.fit_calibration", lambda *a, **k: Fitted(fit, (), ("a",)))
+    scores = simulated(400, labels=2)
+    new = recalibrate(made, replace(scores, thresholds=()), to=tmp_path / "fitted", prevalence=0.02)
+    share = float(scores.targets[:, 0].mean())
+    moved = np.log(0.02 / 0.98) - np.log(share / (1 - share))
+    assert new.outputs.calibration.intercept == pytest.approx((moved, 0))
+    assert new.outputs.calibration.method.endswith(
+        f"closed-form shift of the prevalence (a {share:.4g} to 0.02), not a fit"
+    )
 
 
 def test_too_few_patients_write_nothing(model, tmp_path):

@@ -18,8 +18,10 @@ from medzoo.errors import ConfigError
 from medzoo.evaluation.estimate import Estimate
 from medzoo.evaluation.examples import choose_examples
 from medzoo.evaluation.markup import Footnotes, Markup, estimate_cell, number, tag
+from medzoo.evaluation.page import page
 from medzoo.evaluation.sections import SECTIONS
 from medzoo.evaluation.shareable import Redactor, shareable
+from medzoo.evaluation.wording import methods
 
 VOID = {"img", "meta", "br", "col", "link", "input", "hr"}
 
@@ -198,7 +200,56 @@ def test_a_slope_off_one_is_a_warning():
     m = replace(m, values={**m.values, "calibration_slope": Estimate(0.5, 0.4, 0.6)})
     report = replace(report, metrics=replace(report.metrics, labels=(m,)))
     assert "not calibrated: slopes whose interval leaves out 1: Pneumonia (0.50)" in str(report)
-    assert "calibration slope 0.500 (0.400 to 0.600)" in str(report)
+    assert "calibration slope 0.500 (0.400 to 0.600), intercept " in str(report)
+
+
+def test_an_intercept_off_zero_is_a_warning():
+    report = minimal()
+    m = report.metrics.labels[0]
+    off = {"calibration_slope": Estimate(1.02, 0.9, 1.1), "calibration_intercept": Estimate(-2.0, -2.1, -1.9)}
+    m = replace(m, values={**m.values, **off})
+    report = replace(report, metrics=replace(report.metrics, labels=(m,)))
+    assert "not calibrated: intercepts whose interval leaves out 0: Pneumonia (-2.00)." in str(report)
+    assert "calibration slope 1.020 (0.900 to 1.100), intercept -2.000 (-2.100 to -1.900)" in str(report)
+    fine = replace(m, values={**m.values, **off, "calibration_intercept": Estimate(0.1, -0.1, 0.3)})
+    assert "not calibrated" not in str(replace(report, metrics=replace(report.metrics, labels=(fine,))))
+
+
+def test_the_methods_are_those_of_the_figures(report):
+    """Each interval of the report has its method in the text, and none is there that no figure has."""
+    text = methods(report)
+    several = len(report.metrics.labels) > 1
+    used = {e.method for m in report.metrics.labels for e in m.values.values() if e.low is not None}
+    used |= {e.method for e in report.metrics.overall.values() if several and e.low is not None}
+    assert len(used) >= 4
+    for method in used:
+        assert method in text, method
+    assert "AUROC: Newcombe at the effective numbers, bootstrap over patients." in text
+    assert re.search(r"Average precision, [^.]*: standard error of the bootstrap over patients, logit scale\.", text)
+    assert ("Mean AUROC" in text) == several
+    assert "Bands of curves: percentiles of the bootstrap over patients at each point." in text
+    assert "Differences of the models, Differences between groups: expanded percentiles of the bootstrap over" in text
+    assert "The bootstrap draws 40 times from the patients, each with all its rows (seed 0)" in text
+    assert next(item for item in report.checklist if item.topic == "Uncertainty and tests").answer == text
+
+
+def test_percentiles_are_named_only_where_they_are_used():
+    report = minimal()
+    assert "percentiles" not in methods(report)
+    none = {name: replace(e, low=None, high=None) for name, e in report.metrics.labels[0].values.items()}
+    without = replace(report.metrics, labels=(replace(report.metrics.labels[0], values=none),))
+    assert methods(replace(report, metrics=without)) == "No figure has an interval; the reason is beside each."
+    unknown = replace(report, metrics=replace(report.metrics, patients=None))
+    assert "from the rows, as the patients are not known" in methods(unknown)
+
+
+def test_one_output_has_its_panels_and_tables_beside_each_other():
+    found = Page(page(full(("Pneumonia",), "binary").shareable()))
+    grids = [attrs["class"] for attrs in found.of("div") if attrs.get("class", "").startswith("plots single")]
+    assert grids == ["plots single tables", "plots single", "plots single"]
+    figures = [attrs["id"].removesuffix("-title") for attrs in found.of("title") if "id" in attrs]
+    drawn = [name for name in figures if name.endswith("-0") and not name.startswith("log")]
+    assert drawn == ["roc-0", "pr-0", "reliability-0", "decision-0"]
 
 
 @pytest.mark.parametrize(

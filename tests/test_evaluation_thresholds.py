@@ -120,8 +120,51 @@ def test_scores_that_float32_cannot_tell_apart_have_no_cut_between_them():
     assert scores.probabilities.min() < scores.probabilities.max() or scores.probabilities.max() == 1
     chosen = choose_thresholds(scores, "specificity>=0.5")
     assert chosen.values == (None,)
-    assert chosen.notes == ("a: no threshold and no yes/no call: no cut between the scores reaches specificity >= 0.5",)
+    assert chosen.notes[0].startswith(
+        "a: no threshold and no yes/no call: no cut between the scores reaches specificity >= 0.5; 2 of 3 cuts are not "
+    )
     assert choose_thresholds(scores, "sensitivity>=0.5").values[0] < 1
+
+
+def test_a_best_cut_that_is_lost_to_float32_is_noted():
+    near = simulated(scale=0.1)
+    saturated = scores_of(near.ranks + 14, near.targets)
+    assert saturated.probabilities.min() > 1 - 2e-6
+    note = choose_thresholds(saturated).notes[0]
+    assert note.startswith("a: ")
+    assert "cuts are not used, the best by Youden among them: float32 cannot tell the scores" in note
+    assert choose_thresholds(near).notes == (OPTIMISTIC,)
+    # A lost cut that is not the best one changes nothing.
+    y = np.arange(80) >= 40
+    assert choose_thresholds(scores_of(np.where(y, 14.0, -14.0) + np.arange(80) / 1000, y)).notes == (OPTIMISTIC,)
+
+
+@pytest.mark.parametrize("rule", ["cost fn:fp=5", "f1"])
+def test_cost_and_f1_are_those_of_the_stated_prevalence(rule):
+    sample = simulated(4000, shift=2.0)
+    share = float(sample.targets.mean())
+    y = sample.targets[:, 0] == 1
+    weight = np.where(y, 0.02 / share, 0.98 / (1 - share))
+
+    def worth(t):
+        called = sample.probabilities[:, 0] >= t
+        tp, fp, fn = (float(weight[rows].sum()) for rows in (called & y, called & ~y, ~called & y))
+        return -(5 * fn + fp) if "cost" in rule else 2 * tp / (2 * tp + fp + fn)
+
+    cuts = np.unique(sample.probabilities)
+    best = max(map(worth, (cuts[1:] + cuts[:-1]) / 2))
+    chosen = choose_thresholds(sample, rule, prevalence=0.02)
+    assert worth(chosen.values[0]) == pytest.approx(best)
+    assert worth(chosen.values[0]) > worth(choose_thresholds(sample, rule).values[0])
+    assert chosen.policy.split == "validation, for a prevalence of 0.02"
+    assert choose_thresholds(sample, rule, prevalence=share).values == choose_thresholds(sample, rule).values
+    several = simulated(labels=3)
+    rules = {"a": rule, "*": "youden"}
+    shares = {"a": 0.1, "b": 0.2, "c": 0.3}
+    assert choose_thresholds(several, rules, prevalence=shares).policy.split == "validation, for a prevalence of a 0.1"
+    assert choose_thresholds(several, prevalence=shares) == choose_thresholds(several), "Youden does not depend on it"
+    with pytest.raises(ConfigError, match="thresholds: expected prevalence to be above 0 and below 1"):
+        choose_thresholds(sample, rule, prevalence=2)
 
 
 def test_too_few_patients_give_no_threshold_whatever_their_rows():
@@ -155,10 +198,20 @@ def test_what_was_reached_has_an_interval_over_patients():
     shared = np.repeat(draw.normal(size=100), 4)
     scores = scores_of(shared + 1.5 * y + 0.1 * draw.normal(size=400), y, np.repeat(np.arange(100), 4).astype(str))
     found = choose_thresholds(scores).reached[0].sensitivity
-    assert found.method == "bootstrap over patients"
+    assert found.method == "Wilson at the effective sample size"
     assert found.low < found.value < found.high
     alone = choose_thresholds(scores_of(scores.ranks, scores.targets, task="binary")).reached[0].sensitivity
     assert found.high - found.low > 1.3 * (alone.high - alone.low), "patients, not rows, are the sample"
+
+
+def test_patients_that_are_all_alike_do_not_make_a_rate_certain():
+    """One row of each patient is called, and the other is not: percentiles of a bootstrap have no width here."""
+    z, patients = np.tile([2.0, -2.0], 40), np.repeat(np.arange(40), 2).astype(str)
+    y = np.arange(80) < 40
+    (found,) = choose_thresholds(scores_of(z, y, patients), 0.5).reached
+    assert found.sensitivity.value == found.specificity.value == 0.5
+    assert found.sensitivity.high - found.sensitivity.low > 0.25
+    assert found.specificity.high - found.specificity.low > 0.25
 
 
 def test_unknown_labels_do_not_count():

@@ -239,3 +239,20 @@ def test_the_card_shows_statements_and_no_markup_of_labels(tmp_path):
     assert "- thresholds: sensitivity >= 0.95, chosen on validation" in card
     assert "- calibration, part of the weights: Platt, fitted on validation" in card
     assert "\n# Not" not in card
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_the_card_states_the_weights_of_the_loss(calibrated, tmp_path):
+    model = medzoo.create("cnn3d_small", num_classes=2, **TINY)
+    calibration = medzoo.Calibration("Platt", [1, 2], [0, 0], "validation") if calibrated else None
+    model.set_outputs(
+        labels=["a", "b"], task="multilabel", prevalence=[0.1, 0.2], loss_weights=[9, 4], calibration=calibration
+    )
+    model.save_pretrained(tmp_path / "labels")
+    card = (tmp_path / "labels" / "README.md").read_text()
+    assert "| output | trained | threshold | prevalence in training | loss weighted positives by |" in card
+    assert "| a | yes | 0.5 | 0.1 | 9 |" in card
+    assert ("- the loss was weighted, and no calibration undoes it: " in card) is not calibrated
+    model.set_outputs(labels=["a", "b"], task="multiclass", loss_weights=[0.5, 2])
+    model.save_pretrained(tmp_path / "classes")
+    assert "| output | trained | loss weighted by |" in (tmp_path / "classes" / "README.md").read_text()

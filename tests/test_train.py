@@ -18,10 +18,10 @@ from images import write_images
 from PIL import Image
 
 import medzoo
+from medzoo import extra
 from medzoo.data.identity import pseudonym
 from medzoo.errors import ConfigError, DataError, TrainError
 from medzoo.evaluation.run_record import PART
-from medzoo.training import extra
 from medzoo.training.folder import is_finished
 from medzoo.training.lock import lock_state
 from medzoo.training.recipe import Recipe
@@ -91,6 +91,7 @@ def read(path):
 def test_a_run_has_its_files(whole):
     assert {path.name for path in whole.folder.iterdir()} == {
         "recipe.yaml", "run.json", "data", "log.csv", "figures", "state", "model", "predictions",
+        "report.html", "report.json",
     }  # fmt: skip
     assert {path.name for path in (whole.folder / "figures").iterdir()} == {"curves.png", "train_batch.png"}
     assert [row["epoch"] for row in whole.log] == [1, 2]

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from medzoo.cli.recipe_options import messages, recipe_options, resolve
+from medzoo.cli.tables import cli_message
 from medzoo.errors import ConfigError
-from medzoo.training.extra import require_train_extra
+from medzoo.extra import require_train_extra
 
 __all__ = ["evaluate", "recalibrate"]
 
@@ -119,7 +120,7 @@ def _evaluate(models: tuple[str, ...], data: str | None, root: str | None, to: s
     report = run(
         given, None if all(files) else table, against=against and _read(against, table, reading), **own
     )  # fmt: skip
-    click.echo(report.summary())
+    click.echo(cli_message(report.summary(), "evaluate"))
     record = RunRecord(Path(models[0])) if is_run(models[0]) else None
     if to is None and record is not None:
         to = str(record.path / "evaluation" / (Path(data).stem if data else report.facts.get("part", "test")))

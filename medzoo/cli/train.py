@@ -9,7 +9,7 @@ import click
 from medzoo.cli.recipe_options import messages, needed, recipe_options, resolve
 from medzoo.cli.tables import console
 from medzoo.errors import ConfigError
-from medzoo.training.extra import require_train_extra
+from medzoo.extra import require_train_extra
 
 __all__ = ["check", "recipes", "train"]
 
@@ -131,5 +131,5 @@ def train(
 
 
 def _print_run(run: Any) -> None:
-    click.echo(f"{run.folder}: the model is in {run.folder / 'model'}.")
-    click.echo(f"Next: medzoo predict local-dir:{run.folder / 'model'} IMAGE")
+    click.echo(f"{run.folder}: the model is in {run.folder / 'model'}, its report in {run.folder / 'report.html'}.")
+    click.echo(f"Next: medzoo evaluate {run.folder}, or medzoo predict local-dir:{run.folder / 'model'} IMAGE")

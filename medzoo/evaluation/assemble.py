@@ -110,7 +110,7 @@ def assemble(scores: Scores, choices: Choices, evidence: Evidence) -> Report:
     others = [measure(one, options=options, eligible=metrics.eligible, **how) for _, one in evidence.others]
     names = [evidence.name, *(name for name, _ in evidence.others)]
     flow, table = _who(scores, evidence)
-    opened = _opened(scores, evidence) if evidence.count else None
+    shared = ("this report has images: it is not for sharing",) if choices.images else ()
     report = Report(
         title=evidence.name,
         scores=scores,
@@ -126,9 +126,8 @@ def assemble(scores: Scores, choices: Choices, evidence: Evidence) -> Report:
         characteristics=table,
         log=() if evidence.record is None else evidence.record.read_log(),
         drift=_drift(scores, evidence, seed),
-        openings=None if opened is None else opened.times,
-        facts=_facts(evidence, opened),
-        notes=(*evidence.notes, *scores.notes),
+        facts=_facts(evidence),
+        notes=tuple(dict.fromkeys((*shared, *evidence.notes, *scores.notes))),
         examples=choose_examples(
             scores,
             Pseudonyms(choices.project),
@@ -136,6 +135,10 @@ def assemble(scores: Scores, choices: Choices, evidence: Evidence) -> Report:
             image=_drawer(scores, evidence.pixels) if choices.images else None,
         ),
     )
+    # Last, so that an evaluation that fails has opened nothing.
+    opened = _opened(scores, evidence) if evidence.count else None
+    if opened is not None:
+        report = replace(report, openings=opened.times, facts={**report.facts, "opened": str(opened)})
     if evidence.case_sampled:
         report = _of_a_sample(report)
     return replace(report, checklist=draft(report))
@@ -148,6 +151,7 @@ def _of_a_sample(report: Report) -> Report:
         return {name: _NO_VALUE if name in ("ppv", "npv") else value for name, value in values.items()}
 
     labels = tuple(replace(label, values=without(label.values)) for label in report.metrics.labels)
+
     def of_group(row: GroupRow) -> GroupRow:
         return replace(row, figures={label: without(values) for label, values in row.figures.items()})
 
@@ -208,7 +212,7 @@ def _drift(scores: Scores, evidence: Evidence, seed: int) -> Drift | None:
     return compare_data({**evidence.record.fingerprint(), **training}, describe_data(scores, summary))
 
 
-def _facts(evidence: Evidence, opened: Opened | None) -> dict[str, str]:
+def _facts(evidence: Evidence) -> dict[str, str]:
     """Return what else a report states, without a path."""
     record, found = evidence.record, {"model": evidence.name, "date": time.strftime("%Y-%m-%d")}
     if evidence.model is not None:
@@ -224,8 +228,6 @@ def _facts(evidence: Evidence, opened: Opened | None) -> dict[str, str]:
     if record is None:
         found["data"] = "a table of its own" if evidence.model is not None else "scores in a file"
     found["part"] = evidence.part
-    if opened is not None:
-        found["opened"] = str(opened)
     versions = [f"{name} {metadata.version(package)}" for name, package in _LIBRARIES]
     found["made with"] = ", ".join([f"medzoo {__version__}", f"Python {platform.python_version()}", *versions])
     found["machine"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"

@@ -1,4 +1,4 @@
-"""``bands``: numbers of a column, such as ages, as a few groups."""
+"""``split_column``: the groups of a column; many numbers, such as ages, are cut into bands, and rare values are one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from medzoo.data.identity import names_patients
 from medzoo.data.texts import StrArray
+from medzoo.errors import ConfigError, DataError, did_you_mean
+from medzoo.evaluation.columns import patients_of_each, without_blanks
+from medzoo.evaluation.estimate import LEAST_PATIENTS
+from medzoo.evaluation.scores import Scores
 
-__all__ = ["Bands", "bands"]
+__all__ = ["NOT_KNOWN", "Bands", "SplitColumn", "bands", "split_column"]
+
+NOT_KNOWN = "not known"
+"""The group of the rows where a column is blank."""
 
 _MANY = 12  # different numbers above which they are cut
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?", re.ASCII)  # 007 is a code
@@ -95,3 +103,62 @@ def _quartiles(numbers: NDArray[np.float64], whole: bool) -> tuple[NDArray[np.fl
     texts = [f"{edge:.0f}" if whole else f"{edge:g}" for edge in rounded]
     between = [f"over {low} to {high}" for low, high in pairwise(texts)]
     return rounded, [f"up to {texts[0]}", *between, f"over {texts[-1]}"]
+
+
+@dataclass(frozen=True, eq=False)
+class SplitColumn:
+    """The groups of a column.
+
+    Attributes:
+        values: the group of each row.
+        order: all groups, in order.
+        other: the group of the values of under 10 patients; empty for none.
+        notes: how the groups were made.
+    """
+
+    values: StrArray
+    order: tuple[str, ...]
+    other: str
+    notes: tuple[str, ...]
+
+    @property
+    def plain(self) -> tuple[str, ...]:
+        """The groups that are values, or bands of them."""
+        return tuple(value for value in self.order if value not in (self.other, NOT_KNOWN))
+
+
+def split_column(scores: Scores, column: str) -> SplitColumn:
+    """Return the groups of a column of scores.
+
+    Values of under 10 patients are one group, which does not name them: a rare value may be an id. Bands are named.
+
+    Raises:
+        ConfigError: there is no such column, or it names patients.
+        DataError: there are no rows.
+    """
+    if column not in scores.groups:
+        there = f"There are {', '.join(scores.groups)}." if scores.groups else f"{scores.source} has no other columns."
+        raise ConfigError(f"group_by: there is no column {column!r}.{did_you_mean(column, scores.groups)} {there}")
+    if not len(scores):
+        raise DataError(f"group_by: expected rows, got none in {scores.source}.")
+    given, clusters = without_blanks(np.asarray(scores.groups[column], np.str_)), scores.clusters
+    stated = given != ""
+    cut = bands(column, given[stated], clusters[stated])
+    if names_patients(given, scores.patients) and not cut.measured:
+        whose = f"{len(scores):,} rows" if scores.patients is None else f"{len(np.unique(scores.patients)):,} patients"
+        raise ConfigError(
+            f"group_by: {column!r} has {len(np.unique(given)):,} different values in {whose}, so it may name them. "
+            "Choose a column of few values, such as site, sex or view."
+        )
+    values, order, other, notes = cut.values.astype(object), cut.order, "", (cut.note,) if cut.note else ()
+    if not cut.note and order:
+        known, codes = np.unique(cut.values, return_inverse=True)
+        rare = patients_of_each(codes, clusters[stated], len(known)) < LEAST_PATIENTS
+        order = tuple(value for value in order if value not in set(known[rare].tolist()))
+        if rare.any():
+            other = f"other ({rare.sum():,} {'value' if rare.sum() == 1 else 'values'})"
+            values[rare[codes]] = other
+            notes = (f"values of {column} of under {LEAST_PATIENTS} patients are one group, without their names",)
+    found = np.full(len(scores), NOT_KNOWN, object)
+    found[stated] = values
+    return SplitColumn(found.astype(np.str_), (*order, *([other] if other else []), NOT_KNOWN), other, notes)

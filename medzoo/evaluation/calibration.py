@@ -49,10 +49,12 @@ class Fitted:
         calibration: of all outputs; an output that has none keeps slope 1 and intercept 0. ``None`` if no output has
             one.
         notes: why an output has none, or the intercept alone.
+        labels: of the outputs that have one.
     """
 
     calibration: Calibration | None
     notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 def fit_calibration(scores: Scores, *, split: str = "validation") -> Fitted:
@@ -81,7 +83,8 @@ def fit_calibration(scores: Scores, *, split: str = "validation") -> Fitted:
     if len(kinds) > 1:
         each = ", ".join(f"{label} {fit.kind or 'none'}" for label, fit in zip(scores.labels, fits, strict=True))
         method = f"Platt or intercept per label: {each}"
-    return Fitted(Calibration(method, slopes, intercepts, split), notes)
+    fitted = tuple(label for label, fit in zip(scores.labels, fits, strict=True) if fit.kind)
+    return Fitted(Calibration(method, slopes, intercepts, split), notes, fitted)
 
 
 def _fit(scores: Scores, rows: int, patients: int) -> tuple[list[LabelFit], tuple[str, ...]]:

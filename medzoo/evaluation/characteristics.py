@@ -1,6 +1,8 @@
 """Table 1 of a paper: patients, labels and other columns in each part, without a cell that could name a person.
 
-A cell of 1 to 9 patients is not shown, and neither is a second one where the first would follow from a total.
+A value of a column that 1 to 9 patients of a part have has no count, and neither have others from which it would
+follow: those of :mod:`medzoo.evaluation.suppression`, as in the groups of a report. A value that is hidden in a part is
+hidden in the column of all parts too. Labels have counts, as the results state them as well.
 
 Axes: v values, p parts.
 """
@@ -13,15 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.data.table import Table
-from medzoo.evaluation.columns import few_values, kind_of_column, numbers, patients_of_each
+from medzoo.evaluation.columns import few_values, kind_of_column, numbers, patients_of_each, without_blanks
 from medzoo.evaluation.estimate import LEAST_PATIENTS
 from medzoo.evaluation.flow import PART_NAMES, Characteristics
 from medzoo.evaluation.run_record import OWN_PREFIX, PART, RunRecord
 from medzoo.evaluation.scores import Scores
+from medzoo.evaluation.suppression import hide_small
 
-__all__ = ["HIDDEN", "SMALL", "characteristics_of_run", "characteristics_of_scores", "hide_cells"]
+__all__ = ["HIDDEN", "SMALL", "characteristics_of_run", "characteristics_of_scores"]
 
 SMALL, HIDDEN, NONE = f"<{LEAST_PATIENTS}", "not shown", "–"
+_ALL = "all"
 _NEGATIVE, _POSITIVE, _UNKNOWN = range(3)
 
 IntArray = NDArray[np.int64]
@@ -29,13 +33,14 @@ Line = tuple[str, tuple[str, ...]]
 
 
 def characteristics_of_run(record: RunRecord) -> Characteristics:
-    """Return the characteristics of the parts of a run, and of all rows in a part.
+    """Return the characteristics of the rows with a known label of each part of a run, and of all of these.
 
     Raises:
         DataError: the table of the run cannot be read.
     """
     table = record.read_rows()
-    parts = {name: np.flatnonzero(table.groups[PART] == name) for name in PART_NAMES}
+    known = ~np.isnan(table.targets).all(1)
+    parts = {name: np.flatnonzero((table.groups[PART] == name) & known) for name in PART_NAMES}
     parts = {name: rows for name, rows in parts.items() if len(rows)}
     return _characteristics(table, parts)
 
@@ -49,14 +54,14 @@ def _characteristics(data: Table | Scores, parts: Mapping[str, IntArray]) -> Cha
     """Return the characteristics of parts that do not overlap; with several, their union is the last column."""
     found = _Parts(data, parts)
     notes = [
-        f"{SMALL}: fewer than {LEAST_PATIENTS} patients; {HIDDEN}: another such cell would follow from it"
+        f"{SMALL}: fewer than {LEAST_PATIENTS} patients; {HIDDEN}: such a cell would follow from it"
         if data.patients is not None
         else f"no patients are known: each row counts as one; {SMALL}: fewer than {LEAST_PATIENTS} rows"
     ]
     lines = [*found.sizes(), *found.labels()]
     who = None if data.patients is None else found.clusters[found.used]
     for name, values in data.groups.items():
-        if name.startswith(OWN_PREFIX) or not any(np.char.strip(values[found.used]) != ""):
+        if name.startswith(OWN_PREFIX) or not any(without_blanks(values[found.used]) != ""):
             continue
         kind = kind_of_column(values[found.used], who)
         if kind == "few":
@@ -74,7 +79,7 @@ class _Parts:
     def __init__(self, data: Table | Scores, parts: Mapping[str, IntArray]) -> None:
         self.data, self.summed = data, len(parts) > 1
         self.used = np.sort(np.concatenate([np.zeros(0, np.int64), *parts.values()]))
-        self.rows = {**parts, "all": self.used} if self.summed else dict(parts)
+        self.rows = {**parts, _ALL: self.used} if self.summed else dict(parts)
         patients = np.arange(len(data)) if data.patients is None else data.patients
         self.clusters = np.unique(patients, return_inverse=True)[1].astype(np.int64)
 
@@ -94,20 +99,34 @@ class _Parts:
         targets, names = self.data.targets, self.data.labels
         if self.data.task == "multiclass":
             codes = np.where(np.isnan(targets).any(1), len(names), np.nan_to_num(targets).argmax(1))
-            return self._counts([*names, "label not known"], codes.astype(np.int64), unknown=len(names))
+            return self._labels([*names, "label not known"], codes.astype(np.int64))
         lines = []
         for i, name in enumerate(names):
             column = targets[:, i]
             codes = np.where(np.isnan(column), _UNKNOWN, np.where(column == 1, _POSITIVE, _NEGATIVE)).astype(np.int64)
-            shown = {_POSITIVE: name, _UNKNOWN: f"{name} not known"}
-            lines += self._counts(["", *shown.values()], codes, unknown=_UNKNOWN)
+            lines += self._labels(["", name, f"{name} not known"], codes)
         return lines
+
+    def _labels(self, names: Sequence[str], codes: IntArray) -> list[Line]:
+        """Return a line of rows and share for each code; the last, of which there may be none, is that of the unknown.
+
+        Args:
+            names: of the codes; one that is empty has no line.
+            codes: of each row of the data.
+        """
+        rows = np.stack([np.bincount(codes[at], minlength=len(names)) for at in self.rows.values()], 1)
+        all_, last = rows.sum(0), len(names) - 1
+        of = {v: all_ if v == last else all_ - rows[last] for v in range(len(names))}
+        return [
+            (f"{name}, n (%)", tuple(_share(n, total) for n, total in zip(rows[v], of[v], strict=True)))
+            for v, name in enumerate(names) if name and (v != last or rows[v].any())
+        ]  # fmt: skip
 
     def few(self, name: str, values: NDArray[np.str_]) -> list[Line]:
         """Return how often each value is."""
         found, codes = few_values(values[self.used], self.clusters[self.used]), np.full(len(values), -1)
         codes[self.used] = found.codes
-        return self._counts([f"{name}: {value}" for value in found.names], codes)
+        return self._counts([f"{name}: {value}" for value in found.names], codes, first=found.others)
 
     def numbers(self, name: str, values: NDArray[np.str_]) -> list[Line]:
         """Return the median and the interquartile range, and how often there is no number."""
@@ -120,64 +139,32 @@ class _Parts:
                 low, middle, high = np.percentile(column[known], [25, 50, 75])
                 texts.append(f"{middle:.4g} ({low:.4g} to {high:.4g})")
         absent = np.isnan(column).astype(np.int64)
-        return [(f"{name}, median (IQR)", tuple(texts)), *self._counts(["", f"{name} not stated"], absent, unknown=1)]
+        lines = [(f"{name}, median (IQR)", tuple(texts))]
+        return lines + self._counts(["", f"{name} not stated"], absent) if absent[self.used].any() else lines
 
-    def _counts(self, names: Sequence[str], codes: IntArray, unknown: int | None = None) -> list[Line]:
-        """Return a line of rows and share for each code, with small cells hidden; a code without a name has none.
+    def _counts(self, names: Sequence[str], codes: IntArray, first: Sequence[int] = ()) -> list[Line]:
+        """Return a line of rows and share for each code, without the counts that are not shown.
 
         Args:
-            names: of the codes.
+            names: of the codes; one that is empty has no line.
             codes: of each row of the data; -1 for rows in no part.
-            unknown: the code that is left out of the share of the others, and whose line is left out if it is in none.
+            first: codes whose counts are hidden before others.
         """
-        rows = np.stack([np.bincount(codes[at], minlength=len(names)) for at in self.rows.values()], 1)
-        patients = np.stack(
-            [patients_of_each(codes[at], self.clusters[at], len(names)) for at in self.rows.values()], 1
-        )
-        small, hidden = hide_cells(rows, patients, summed=self.summed)
-        lines = []
-        for v, name in enumerate(names):
-            if not name or (v == unknown and not rows[v].any()):
-                continue
-            texts = []
-            for p in range(rows.shape[1]):
-                of = rows[:, p].sum() - (rows[unknown, p] if unknown is not None and v != unknown else 0)
-                # With the count, the share would give how many are not known.
-                secret = unknown is not None and (small | hidden)[unknown, p]
-                share = f" ({rows[v, p] / of:.1%})" if of and not secret else ""
-                texts.append(SMALL if small[v, p] else HIDDEN if hidden[v, p] else f"{rows[v, p]:,}{share}")
-            lines.append((f"{name}, n (%)", tuple(texts)))
-        return lines
+        columns, hidden = [], np.zeros(len(names), bool)
+        for part, at in self.rows.items():
+            rows = np.bincount(codes[at], minlength=len(names))
+            patients = patients_of_each(codes[at], self.clusters[at], len(names))
+            small, also = hide_small(patients, rows, names, first=first)
+            if self.summed and part == _ALL:
+                # What is hidden here as well leaves the sums of the parts as they are.
+                small, also = small & hidden, hidden & ~small
+            hidden |= small | also
+            columns.append([
+                SMALL if small[v] else HIDDEN if also[v] else _share(rows[v], rows.sum()) for v in range(len(names))
+            ])  # fmt: skip
+        cells = zip(*columns, strict=True)
+        return [(f"{name}, n (%)", texts) for name, texts in zip(names, cells, strict=True) if name]
 
 
-def hide_cells(rows: IntArray, patients: IntArray, *, summed: bool) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return the cells of under 10 patients, and those that are hidden as well so that no small one can be computed.
-
-    The total of each part is known. Where the last part is the sum of the others, so is that of each value.
-
-    Args:
-        rows: ``v p``.
-        patients: ``v p``.
-        summed: whether the last part is the sum of the others.
-
-    >>> small, hidden = hide_cells(np.array([[80], [20], [3]]), np.array([[80], [20], [3]]), summed=False)
-    >>> small[:, 0].tolist(), hidden[:, 0].tolist()
-    ([False, False, True], [False, True, False])
-    """
-    small = (patients > 0) & (patients < LEAST_PATIENTS)
-    closed = small.copy()
-    changed = True
-    while changed:
-        changed = False
-        lines = [(slice(None), p) for p in range(rows.shape[1])]
-        lines += [(v, slice(None)) for v in range(rows.shape[0])] if summed else []  # type: ignore[misc]
-        for line in lines:
-            open_ = ~closed[line] & (rows[line] > 0)
-            if closed[line].sum() == 1 and open_.any():
-                candidates = np.flatnonzero(open_)
-                # Of a value in all parts, the sum is what a reader misses least.
-                last = candidates[-1] == rows.shape[1] - 1 and isinstance(line[0], int)
-                pick = candidates[-1] if last else candidates[rows[line][candidates].argmin()]
-                closed[line][pick] = True
-                changed = True
-    return small, closed & ~small
+def _share(count: int, total: int) -> str:
+    return f"{count:,} ({count / total:.1%})" if total else f"{count:,}"

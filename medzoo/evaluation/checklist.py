@@ -191,7 +191,7 @@ def _answers(report: Report) -> dict[str, tuple[str, str]]:
     figures = list(dict.fromkeys(name_of(f, metrics) for m in metrics.labels for f in m.values))
     plots = "; ROC, precision and recall, reliability and decision curves" if report.curves else ""
     found["measures"] = (", ".join(figures) + plots + ".", "results")
-    found["uncertainty"] = (methods(metrics), "made")
+    found["uncertainty"] = (methods(report), "made")
     what, figure = headline(metrics)
     found["performance"] = (f"{what} {in_words(figure)}.", "results")
     events = ", ".join(f"{m.label} {m.counts.positive_patients:,}" for m in metrics.labels)

@@ -79,7 +79,7 @@ def made(report: Report) -> Markup:
     unit = "rows" if metrics.patients is None else "patients"
     known += [("resamples", f"{metrics.resamples:,}, of {unit}"), ("seed of the resamples", str(metrics.seed))]
     sources = [tag("li", f"{text}, doi:", tag("a", doi, href=f"https://doi.org/{doi}")) for text, doi in SOURCES]
-    return join([_facts(known), tag("h3", "Methods"), tag("p", methods(metrics)), tag("ul", *sources, class_="small")])
+    return join([_facts(known), tag("h3", "Methods"), tag("p", methods(report)), tag("ul", *sources, class_="small")])
 
 
 def checklist(report: Report) -> Markup | None:

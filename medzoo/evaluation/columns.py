@@ -16,7 +16,10 @@ from medzoo.data.identity import names_patients
 from medzoo.data.texts import StrArray
 from medzoo.evaluation.estimate import LEAST_PATIENTS
 
-__all__ = ["FEW", "OTHER", "UNSTATED_VALUE", "FewValues", "few_values", "kind_of_column", "numbers"]
+__all__ = [
+    "FEW", "OTHER", "UNSTATED_VALUE", "FewValues", "few_values", "kind_of_column", "numbers", "patients_of_each",
+    "without_blanks",
+]  # fmt: skip
 
 FEW = 10
 """Values up to which a column is summarised by how often each of them is."""
@@ -44,12 +47,22 @@ def kind_of_column(
     """
     if names_patients(values, patients):
         return "names"
-    found = np.setdiff1d(np.char.lower(np.char.strip(values)), [""])
+    found = np.setdiff1d(np.char.lower(without_blanks(values)), [""])
     if len(found) and set(found.tolist()) <= _PARTS:
         return "parts"
     if len(found) <= FEW:
         return "few"
     return "numbers" if np.mean(~np.isnan(numbers(values))) >= _LEAST_NUMBERS else "many"
+
+
+def without_blanks(values: StrArray) -> StrArray:
+    """Return a column without space around its values, and empty where it says nothing: blank, or ``nan``.
+
+    >>> without_blanks(np.array([" F", "NaN", " "])).tolist()
+    ['F', '', '']
+    """
+    texts = np.char.strip(values)
+    return np.where(np.char.lower(texts) == "nan", "", texts)
 
 
 def numbers(values: StrArray) -> NDArray[np.float64]:
@@ -80,10 +93,12 @@ class FewValues:
     Attributes:
         names: the values, the most frequent first, then :data:`OTHER` and :data:`UNSTATED_VALUE`, if there are such.
         codes: ``n``, the place of each row's value among them.
+        others: the place of :data:`OTHER`, if it is there.
     """
 
     names: tuple[str, ...]
     codes: NDArray[np.int64]
+    others: tuple[int, ...] = ()
 
 
 def few_values(values: StrArray, clusters: NDArray[np.int64]) -> FewValues:
@@ -97,8 +112,7 @@ def few_values(values: StrArray, clusters: NDArray[np.int64]) -> FewValues:
     >>> found.names, np.bincount(found.codes).tolist()
     (('M', 'F', 'other', 'not stated'), [30, 20, 1, 1])
     """
-    texts = np.char.strip(values)
-    known, codes = np.unique(texts, return_inverse=True)
+    known, codes = np.unique(without_blanks(values), return_inverse=True)
     rows = np.bincount(codes, minlength=len(known))
     patients = patients_of_each(codes, clusters, len(known))
     listed = [i for i in np.argsort(-rows, kind="stable").tolist() if known[i] != "" and patients[i] >= LEAST_PATIENTS]
@@ -111,7 +125,7 @@ def few_values(values: StrArray, clusters: NDArray[np.int64]) -> FewValues:
         if members:
             place[members] = len(names)
             names.append(name)
-    return FewValues(tuple(names), place[codes])
+    return FewValues(tuple(names), place[codes], (len(listed),) if rare else ())
 
 
 def patients_of_each(codes: NDArray[np.int64], clusters: NDArray[np.int64], count: int) -> NDArray[np.int64]:

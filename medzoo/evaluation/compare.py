@@ -18,8 +18,9 @@ from medzoo.contract import Task
 from medzoo.data.identity import list_rows, pseudonym
 from medzoo.data.texts import StrArray
 from medzoo.errors import ConfigError, DataError
+from medzoo.evaluation.case_counts import FEW, Counts, count, units_of, why_few
 from medzoo.evaluation.estimate import LEAST_PATIENTS, Estimate
-from medzoo.evaluation.metrics import Counts, count, interval
+from medzoo.evaluation.metrics import interval
 from medzoo.evaluation.replicates import Options, Replicates, replicate
 from medzoo.evaluation.resample import Resamples
 from medzoo.evaluation.scores import Scores
@@ -163,28 +164,25 @@ def expanded_tail(units: int) -> float:
     return 100 * float(ndtr(-stdtrit(n - 1, 0.975) * math.sqrt(n / (n - 1))))
 
 
-def units_of(name: str, counts: Sequence[Counts], chosen: Sequence[bool], patients: int) -> int:
-    """Return the patients in the smallest class of what a figure of all labels averages."""
-    if name.startswith("macro_") and not name.endswith("_all"):
-        averaged = [c for c, ok in zip(counts, chosen, strict=True) if ok]
-    else:
-        averaged = list(counts) if name.startswith("macro_") or name == "balanced_accuracy" else []
-    return min((min(c.positive_patients, c.negative_patients) for c in averaged), default=patients)
-
-
 def few_patients(counts: Counts) -> str:
     """Return why a label has no interval; empty if it has one."""
-    return "" if counts.eligible else f"under {LEAST_PATIENTS} positive or negative patients"
+    return "" if counts.eligible else FEW
 
 
 def by_chance(differences: Sequence[Difference]) -> tuple[str, ...]:
-    """Return the note that some of many differences exclude 0 by chance; none without an interval."""
-    made = sum(found.separable is not None for found in differences)
+    """Return the note that some of many differences exclude 0 by chance; none without an interval.
+
+    What is the same difference under two names, such as that of an average over one label, counts once.
+    """
+    made = len(
+        {(d.difference.value, d.difference.low, d.difference.high) for d in differences if d.separable is not None}
+    )
     if not made:
         return ()
+    expected = f"about {round(made / 20):,}" if made >= 20 else "fewer than 1"
     return (
-        f"{made:,} differences have a 95 % interval; where nothing differs, about 1 in 20 of these excludes 0 by "
-        f"chance, so here about {max(1, round(made / 20)):,}. Conclude from the comparison that was chosen in advance",
+        f"{made:,} distinct differences have a 95 % interval; where nothing differs, about 1 in 20 of these excludes "
+        f"0 by chance, so here {expected}. Conclude from the comparison that was chosen in advance",
     )
 
 
@@ -225,8 +223,8 @@ def compare(
     overall = {}
     for name, ((ours, ours_r), (theirs, theirs_r)) in _both(found, "overall"):
         units = units_of(name, counts, eligible, draws.patients)
-        why = f"under {LEAST_PATIENTS} patients, or positive or negative patients of a label that is averaged"
-        overall[name] = difference(ours, theirs, ours_r - theirs_r, units, why=why if units < LEAST_PATIENTS else "")
+        why = why_few(name, len(labels), draws.patients) if units < LEAST_PATIENTS else ""
+        overall[name] = difference(ours, theirs, ours_r - theirs_r, units, why=why)
     made = [*overall.values(), *(each for figures in by_label.values() for each in figures.values())]
     return Comparison(
         names=_names(this, other),

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.evaluation.calibration_figures import mass_bins
+from medzoo.evaluation.case_counts import FEW, count
 from medzoo.evaluation.estimate import LEAST_PATIENTS, Estimate
-from medzoo.evaluation.metrics import count
 from medzoo.evaluation.proportions import clustered_wilson
 from medzoo.evaluation.ranking import Ranking
 from medzoo.evaluation.resample import Resamples
@@ -156,6 +156,8 @@ class _Label:
             observed, patients = clustered_wilson(hits, own), int((own > 0).sum())
             if patients < LEAST_PATIENTS:
                 observed = Estimate(observed.value, why=f"under {LEAST_PATIENTS} patients")
+            elif not self.eligible:
+                observed = Estimate(observed.value, why=FEW)
             found.append(ReliabilityBin(float(self.p[rows].mean()), observed, int(rows.sum()), patients))
         return tuple(found)
 

@@ -16,18 +16,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.data.table import Table
-from medzoo.evaluation.columns import OTHER, FewValues, few_values, kind_of_column, numbers, patients_of_each
+from medzoo.evaluation.columns import (
+    OTHER,
+    FewValues,
+    few_values,
+    kind_of_column,
+    numbers,
+    patients_of_each,
+    without_blanks,
+)
 from medzoo.evaluation.estimate import LEAST_PATIENTS
 from medzoo.evaluation.pixel_summary import CONTRAST, PixelSummary, summarise_pixels
 from medzoo.evaluation.run_record import OWN_PREFIX
 from medzoo.evaluation.scores import Scores
+from medzoo.evaluation.suppression import hide_small
 
 __all__ = ["LARGE", "Drift", "DriftRow", "PixelSummary", "compare_data", "describe_data", "summarise_pixels"]
 
@@ -74,26 +83,19 @@ class Drift:
 def describe_data(data: Table | Scores, pixels: PixelSummary | None = None) -> dict[str, Any]:
     """Return the figures of some data that :func:`compare_data` compares, as JSON holds them.
 
-    Columns that name patients are left out, and values of under 10 patients are one.
+    Columns that name patients are left out, and values of under 10 patients are one. Those of columns are of the rows
+    with a known label.
 
     Args:
         data: the rows.
         pixels: of the same rows.
     """
-    known = ~np.isnan(data.targets)
-    clusters = _clusters(data)
-    patients = None if data.patients is None else len(np.unique(clusters))
-    small = [
-        label
-        for label, column in zip(data.labels, data.targets.T, strict=True)
-        if any(0 < len(np.unique(clusters[column == value])) < LEAST_PATIENTS for value in (0, 1))
-    ]
+    known, clusters = ~np.isnan(data.targets), _clusters(data)
     found: dict[str, Any] = {
         "rows": len(data),
-        "patients": patients,
+        "patients": None if data.patients is None else len(np.unique(clusters)),
         "positives": dict(zip(data.labels, np.nansum(data.targets, 0).astype(int).tolist(), strict=True)),
         "known": dict(zip(data.labels, known.sum(0).tolist(), strict=True)),
-        "small": small,  # labels with so few positive or negative patients that their number is not shown
         "groups": _describe_groups(data, clusters),
     }
     return found if pixels is None else {**found, "pixels": pixels.to_dict()}
@@ -108,17 +110,20 @@ def _clusters(data: Table | Scores) -> NDArray[np.int64]:
 def _describe_groups(data: Table | Scores, clusters: NDArray[np.int64]) -> dict[str, Any]:
     """Return the shares of the columns of few values, and the middle of those of numbers."""
     found: dict[str, Any] = {}
-    for name, values in data.groups.items():
-        if name.startswith(OWN_PREFIX) or not any(np.char.strip(values) != ""):
+    evaluated = ~np.isnan(data.targets).all(1)  # as in the other tables of a report
+    clusters = clusters[evaluated]
+    for name, column_of_all in data.groups.items():
+        values = column_of_all[evaluated]
+        if name.startswith(OWN_PREFIX) or not any(without_blanks(values) != ""):
             continue
         kind = kind_of_column(values, None if data.patients is None else clusters)
         if kind == "few":
             found[name] = {"shares": _describe_few(few_values(values, clusters), clusters)}
         elif kind == "numbers":
             column = numbers(values)
-            column = column[~np.isnan(column)]
-            if len(np.unique(clusters)) >= LEAST_PATIENTS:
-                found |= _describe_numbers(name, column)
+            stated = ~np.isnan(column)
+            if len(np.unique(clusters[stated])) >= LEAST_PATIENTS:
+                found |= _describe_numbers(name, column[stated])
     return found
 
 
@@ -131,14 +136,11 @@ def _describe_numbers(name: str, column: NDArray[np.float64]) -> dict[str, Any]:
 
 
 def _describe_few(few: FewValues, clusters: NDArray[np.int64]) -> dict[str, float]:
-    """Return the share of each value, without a rest of few patients that would follow from them."""
+    """Return the share of each value that is shown."""
     rows = np.bincount(few.codes, minlength=len(few.names))
     patients = patients_of_each(few.codes, clusters, len(few.names))
-    listed = [i for i in range(len(few.names)) if patients[i] >= LEAST_PATIENTS]
-    rest = int(np.delete(patients, listed).sum())
-    if 0 < rest < LEAST_PATIENTS and len(listed) > 1:
-        listed.remove(min(listed, key=lambda i: int(rows[i])))
-    return {few.names[i]: round(float(rows[i]) / len(few.codes), 6) for i in listed}
+    small, also = hide_small(patients, rows, few.names, first=few.others)
+    return {few.names[i]: round(float(rows[i]) / len(few.codes), 6) for i in np.flatnonzero(~(small | also))}
 
 
 def compare_data(training: Mapping[str, Any], here: Mapping[str, Any]) -> Drift:
@@ -172,7 +174,7 @@ def _side(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the training part of a fingerprint, or the description as it is."""
     if "parts" not in data:
         return data
-    own = {name: data[name] for name in ("small", "groups", "pixels") if name in data}
+    own = {name: data[name] for name in ("groups", "pixels") if name in data}
     return {**data["parts"].get("train", {}), **own}
 
 
@@ -196,13 +198,7 @@ def _prevalence(label: str, a: Mapping[str, Any], b: Mapping[str, Any], chance: 
     if not all(texts):
         return DriftRow(what, texts[0], texts[1], None, False)
     first, second = ((p, math.sqrt(p * (1 - p))) for p in (n / known for n, known in counts))
-    small = [
-        label in side.get("small", ()) or any(0 < part < LEAST_PATIENTS for part in (n, known - n))
-        for side, (n, known) in zip((a, b), counts, strict=True)
-    ]
-    texts = tuple("not shown" if hide else text for hide, text in zip(small, texts, strict=True))
-    row = _row(what, (texts[0], texts[1]), _standardised(first, second), chance)
-    return replace(row, difference=None) if any(small) else row  # from which the count would follow
+    return _row(what, (texts[0], texts[1]), _standardised(first, second), chance)
 
 
 def _shares(name: str, first: Mapping[str, float], second: Mapping[str, float], units: float) -> DriftRow:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -15,18 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.classifier import Classifier
+from medzoo.data.known_data import seen_before
 from medzoo.data.pixels import CacheMode, PixelStore
 from medzoo.data.table import Table
-from medzoo.errors import ConfigError, DataError
+from medzoo.errors import ConfigError, DataError, did_you_mean
 from medzoo.evaluation.assemble import Choices, Evidence, assemble
 from medzoo.evaluation.calibration import undo_calibration
 from medzoo.evaluation.pool import pool
 from medzoo.evaluation.replicates import Options
 from medzoo.evaluation.report import Report
-from medzoo.evaluation.run_record import PART, RunRecord, is_run
+from medzoo.evaluation.run_record import OWN_PREFIX, PART, RunRecord, is_run
 from medzoo.evaluation.score_table import score_table
 from medzoo.evaluation.scores import Scores
-from medzoo.evaluation.unseen import Seen, find_seen, seen_notes
+from medzoo.evaluation.unseen import Seen, check_same, find_seen, seen_notes
+from medzoo.extra import require_train_extra
 from medzoo.factory import create
 from medzoo.transforms.transform import transform
 
@@ -103,29 +105,25 @@ def evaluate(
         ConfigError: arguments that do not go together, or labels that are not the model's.
         DataError: images that cannot be read, patients of the training, or scores that cannot be used.
     """
+    require_train_extra()
     if isinstance(table, (str, os.PathLike)):
         table = Table.from_csv(table)
     given: list[Any] = list(model) if isinstance(model, (list, tuple)) else [model]
     if not given:
         raise ConfigError("evaluate: expected a model, got an empty list.")
     subjects = [_pooled(given, table, part)] if out_of_fold else [_subject(one, table) for one in given]
-    record = subjects[0].record
     target = _Data.of(subjects[0], table, part)
+    rivals = [] if against is None else [_subject(against, target.table)]
+    subjects, rivals = _distinct(subjects, rivals)
+    record = subjects[0].record
+    columns = tuple([by] if isinstance(by, str) else by)
+    target.check_columns(columns, subjects[0])
+    notes = _check_unseen([*subjects, *rivals], target, scoring, seen)
     pixels = target.pixels(subjects[0], scoring)
-    notes: tuple[str, ...] = ()
-    if record is not None and target.table is not None and pixels is not None and not target.own:
-        found, notes = find_seen(record, target.table, pixels)
-        notes = (*notes, *seen_notes(target.table, found, seen))
-        if seen == "drop" and found.any():
-            target.keep(~found)
-            pixels = target.pixels(subjects[0], scoring)
     every = [_scores(subject, target, scoring) for subject in subjects]
     scores: Scores = every[0]
-    other: tuple[str, Scores] | None = None
+    other = (rivals[0].name, _scores(rivals[0], target, scoring)) if rivals else None
     before = _before(subjects[0], scores)
-    if against is not None:
-        rival = _subject(against, target.table)
-        other = (rival.name, _scores(rival, target, scoring))
     sampled = bool(record is not None and record.facts().get("case_sampled")) if case_sampled is None else case_sampled
     if sampled and prevalence is None:
         raise ConfigError(
@@ -133,7 +131,7 @@ def evaluate(
             "population. Give prevalence=, such as prevalence=0.05."
         )
     choices = Choices(
-        by=tuple([by] if isinstance(by, str) else by),
+        by=columns,
         options=Options(_prevalence(prevalence, scores.labels), specificity, sensitivity),
         examples=examples, images=images, resamples=resamples, seed=seed, project=project,
     )  # fmt: skip
@@ -159,7 +157,7 @@ def _subject(given: Subject, table: Table | None) -> _Subject:
     if isinstance(given, Classifier):
         return _Subject(given.name, given)
     if isinstance(given, Scores):
-        return _Subject(given.source, scores=given)
+        return _Subject("scores", scores=given)
     given = getattr(given, "folder", given)  # of a run
     if not isinstance(given, (str, os.PathLike)):
         raise ConfigError(f"evaluate: expected a model, a run, scores or a path, got {type(given).__name__}.")
@@ -198,7 +196,12 @@ def load_model(name: str | os.PathLike[str]) -> Classifier:
     """
     text, path = os.fspath(name), Path(name)
     if is_run(path):
-        RunRecord(path).weights()  # raises for a run that has not ended
+        record = RunRecord(path)
+        record.weights()  # raises for a run without a model
+        if not record.facts().get("ended"):
+            raise ConfigError(
+                f"{path}: the training has not ended. Continue it with medzoo.resume({os.fspath(name)!r})."
+            )
         return create(f"local-dir:{path / 'model'}").eval()
     if text.startswith(("local-dir:", "hf-hub:")):
         return create(text).eval()
@@ -216,11 +219,17 @@ class _Data:
     """What is evaluated on: a table, or scores that have what is true beside them.
 
     The images are preprocessed once for each kind of preprocessing.
+
+    Attributes:
+        table: the rows; ``None`` for scores.
+        part: of the run's own table; empty for another.
+        own: the folder of the run that the part is of.
+        stores: the images.
     """
 
     table: Table | None
     part: str
-    own: bool = False
+    own: Path | None = None
     stores: dict[Any, PixelStore] = field(default_factory=dict)
 
     @classmethod
@@ -242,11 +251,21 @@ class _Data:
         if not len(rows):
             raise ConfigError(f"{subject.record.path}: the run has no rows in its {chosen} part. Give a table.")
         if table is None:
-            return cls(own.select(rows), chosen, own=True)
+            return cls(without_own_columns(own.select(rows)), chosen, subject.record.path)
         rows = np.flatnonzero(np.isin(table.ids, own.ids[rows]))
         if not len(rows):
             raise DataError(f"{table.source}: none of its rows is in the {chosen} part of the run. Leave part out.")
-        return cls(table.select(rows), chosen, own=True)
+        return cls(table.select(rows), chosen, subject.record.path)
+
+    def check_columns(self, columns: Sequence[str], subject: _Subject) -> None:
+        """Raise ConfigError for columns that there are not, before any image is read."""
+        groups = subject.scores.groups if subject.scores is not None else self.table.groups if self.table else {}
+        for column in columns:
+            if column not in groups:
+                raise ConfigError(
+                    f"evaluate: there is no column {column!r} to give figures by.{did_you_mean(column, groups)} There "
+                    f"are {', '.join(map(repr, groups)) or 'none'}."
+                )
 
     def keep(self, rows: NDArray[np.bool_]) -> None:
         """Leave out the other rows.
@@ -273,6 +292,47 @@ class _Data:
         return self.stores[key]
 
 
+def _distinct(subjects: list[_Subject], rivals: list[_Subject]) -> tuple[list[_Subject], list[_Subject]]:
+    """Return the subjects with different names: folders of the same name in different places are numbered."""
+    every = [*subjects, *rivals]
+    names = [subject.name for subject in every]
+    named = [
+        replace(subject, name=f"{name} ({names[: i + 1].count(name)})") if names.count(name) > 1 else subject
+        for i, (subject, name) in enumerate(zip(every, names, strict=True))
+    ]
+    return named[: len(subjects)], named[len(subjects) :]
+
+
+def _check_unseen(subjects: Sequence[_Subject], data: _Data, scoring: Scoring, seen: Seen) -> tuple[str, ...]:
+    """Leave out or refuse rows that any of the models was trained or chosen on, and return notes.
+
+    Raises:
+        DataError: there are some and they are refused, or rows that are taken for those of a run are not.
+    """
+    table, pixels = data.table, data.pixels(subjects[0], scoring)
+    if table is None or pixels is None:
+        return ()
+    notes: list[str] = []
+    identities, found = pixels.identities, np.zeros(len(table), bool)
+    for subject in subjects:
+        record, model = subject.record, subject.model
+        if record is None and model is not None:
+            notes.append(
+                f"the rows that {subject.name} was trained on are not known here, so that they could not be looked for"
+            )
+            trained_on = "" if model.load_report is None else model.load_report.trained_on
+            notes += filter(None, [seen_before(trained_on, table.source)])
+        elif record is not None and data.own == record.path:
+            check_same(record, table, identities)
+        elif record is not None:
+            rows, more = find_seen(record, table, identities)
+            notes += [*more, *seen_notes(table, rows, seen, subject.name)]
+            found |= rows
+    if seen == "drop" and found.any():
+        data.keep(~found)
+    return tuple(notes)
+
+
 def _scores(subject: _Subject, data: _Data, scoring: Scoring) -> Scores:
     if subject.scores is not None:
         return subject.scores
@@ -280,6 +340,11 @@ def _scores(subject: _Subject, data: _Data, scoring: Scoring) -> Scores:
         raise ConfigError(f"evaluate: {subject.name} is compared with scores, and needs the images. Give the table.")
     pixels = data.pixels(subject, scoring)
     return score_table(subject.model, data.table, pixels=pixels, title=subject.name, **scoring)
+
+
+def without_own_columns(table: Table) -> Table:
+    """Return the table of a run without the columns that medzoo added."""
+    return replace(table, groups={n: values for n, values in table.groups.items() if not n.startswith(OWN_PREFIX)})
 
 
 def _before(subject: _Subject, scores: Scores) -> Scores | None:

@@ -70,7 +70,7 @@ def roc_figure(
     if readers:
         title += "; points of the readers: " + ", ".join(
             f"{row.reader} sensitivity {number(row.sensitivity.value, 2)}, "
-            f"specificity {number(row.specificity.value, 2)}"
+            f"specificity {number(row.specificity.value, 2)}, on {row.rows:,} rows"
             for _, row in readers
         )
     return render(drawn, name, title)
@@ -148,7 +148,7 @@ def _reliability_title(curves: LabelCurves, metrics: LabelMetrics, before: Label
 @own_style
 def decision_figure(curves: LabelCurves, metrics: LabelMetrics, name: str) -> Markup:
     """Return the net benefit of the model beside that of treating all and none."""
-    drawn, axes = figure(WIDTH, HEIGHT, left=56)
+    drawn, axes = figure(WIDTH, HEIGHT + 24, left=56)
     colour = _colour(metrics)
     x = curves.decision_at
     axes.axhline(0, color=COLOURS["muted"], linewidth=1)
@@ -165,6 +165,16 @@ def decision_figure(curves: LabelCurves, metrics: LabelMetrics, name: str) -> Ma
     better = x[curves.net_benefit > np.maximum(curves.treat_all, 0) + 1e-12]
     where = f"above both from {better[0]:.2f} to {better[-1]:.2f}" if len(better) else "nowhere above both"
     return render(drawn, name, f"Decision curve of {metrics.label}: net benefit of the model, {where}")
+
+
+def _power(value: float) -> str:
+    """Return a small number with its power of ten, as recipes write a learning rate.
+
+    >>> _power(1e-3), _power(0.000175), _power(0.0)
+    ('1e-3', '1.75e-4', '0')
+    """
+    digits, _, power = f"{value:.2e}".partition("e")
+    return f"{digits.rstrip('0').rstrip('.')}e{int(power)}" if abs(value) > 1e-12 else "0"
 
 
 @own_style
@@ -186,6 +196,8 @@ def log_figures(log: Sequence[Mapping[str, float]]) -> list[tuple[str, Markup]]:
             axes.plot(epochs, [row.get(key, math.nan) for row in log], color=COLOURS[f"series-{j + 1}"], linewidth=1.5,
                       linestyle=("-", (0, (4, 2)))[j], marker="." if len(log) < 40 else "", label=label)  # fmt: skip
         axes.set_xlabel("epoch")
+        if what == "Learning rate":
+            axes.yaxis.set_major_formatter(lambda rate, _: _power(rate))
         axes.xaxis.get_major_locator().set_params(integer=True)
         if len(known) > 1:
             axes.legend(frameon=False, fontsize=8, labelcolor=COLOURS["muted"])

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from medzoo.errors import ConfigError
 from medzoo.evaluation.calibration_figures import calibration_figures
+from medzoo.evaluation.case_counts import FEW, Counts, averaged, count, units_of, why_few
 from medzoo.evaluation.estimate import LEAST_PATIENTS, Estimate
 from medzoo.evaluation.intervals import (
     BOOTSTRAP,
@@ -37,29 +38,6 @@ CALLED = ("accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "ppv_at_
 
 # Which patients are the cases where the figure is 0 or 1: those with a positive row (0) or those without (1).
 _CASES = {"average_precision": 0, "sensitivity_at_specificity": 0, "specificity_at_sensitivity": 1}
-_FEW = f"under {LEAST_PATIENTS} positive or negative patients"
-
-
-@dataclass(frozen=True)
-class Counts:
-    """Rows and patients of one label.
-
-    Attributes:
-        positive, negative, unknown: rows.
-        positive_patients: patients with a positive row; rows where no patients are known.
-        negative_patients: patients with a known row, and no positive one; rows likewise.
-    """
-
-    positive: int
-    negative: int
-    unknown: int
-    positive_patients: int
-    negative_patients: int
-
-    @property
-    def eligible(self) -> bool:
-        """Whether there are enough patients for an interval."""
-        return min(self.positive_patients, self.negative_patients) >= LEAST_PATIENTS
 
 
 @dataclass(frozen=True)
@@ -134,15 +112,6 @@ class Metrics:
             "valid": self.valid, "resamples": self.resamples, "seed": self.seed,
             "options": vars(self.options) | {"prevalence": [float(p) for p in self.options.prevalence]},
         }  # fmt: skip
-
-
-def count(targets: NDArray[np.float32], clusters: NDArray[np.int64]) -> Counts:
-    """Count the rows and patients of a column of targets ``n``."""
-    positive, negative = targets == 1, targets == 0
-    with_positive = np.unique(clusters[positive])
-    without = np.setdiff1d(clusters[negative], with_positive)
-    unknown = len(targets) - int(positive.sum()) - int(negative.sum())
-    return Counts(int(positive.sum()), int(negative.sum()), unknown, len(with_positive), len(without))
 
 
 def measure(
@@ -220,7 +189,7 @@ def _label(table: _Table, i: int, counts: Counts) -> LabelMetrics:
     p, z = scores.probabilities[known, i], table.log_odds[known, i]
     values |= calibration_figures(positive, p, z, clusters, table.seed)
     if not counts.eligible:
-        values = {name: _without(e, _FEW) for name, e in values.items()}
+        values = {name: _without(e, FEW) for name, e in values.items()}
     return LabelMetrics(scores.labels[i], counts, threshold, calls, values)
 
 
@@ -231,7 +200,7 @@ def _from_replicates(table: _Table, i: int, counts: Counts) -> dict[str, Estimat
     for name, (figures, replicates) in table.found.labels.items():
         value = float(figures[i])
         if not counts.eligible:
-            values[name] = Estimate(value, why=_why_undefined(counts) if math.isnan(value) else _FEW)
+            values[name] = Estimate(value, why=_why_undefined(counts) if math.isnan(value) else FEW)
         elif name == "auroc":
             values[name] = auroc_interval(value, replicates[i], (counts.positive, counts.negative), patients)
         elif name in _CASES and value in (0, 1):
@@ -245,18 +214,10 @@ def _from_replicates(table: _Table, i: int, counts: Counts) -> dict[str, Estimat
 def _overall(table: _Table, labels: tuple[LabelMetrics, ...], chosen: Sequence[bool]) -> dict[str, Estimate]:
     """Return the figures of all labels."""
     found: dict[str, Estimate] = {}
-    fewest = [min(label.counts.positive_patients, label.counts.negative_patients) for label in labels]
-    averaged = [n for n, ok in zip(fewest, chosen, strict=True) if ok]
-    there = [label.counts.positive_patients for label in labels if label.counts.positive]
-    valid = [n for n, label in zip(fewest, labels, strict=True) if not math.isnan(label["auroc"].value)]
-    patients = int(table.clusters.max(initial=-1)) + 1
-    units = {
-        "macro_auroc": averaged, "macro_average_precision": averaged, "macro_auroc_all": valid,
-        "macro_average_precision_all": [n for n, m in zip(fewest, labels, strict=True) if m.counts.positive],
-        "balanced_accuracy": there,
-    }  # fmt: skip
+    counts, patients = [label.counts for label in labels], int(table.clusters.max(initial=-1)) + 1
+    alone = [label for label, ok in zip(labels, chosen, strict=True) if ok]
     for name, (value, replicates) in table.found.overall.items():
-        least = min(units.get(name, [patients]), default=0)
+        least = units_of(name, counts, chosen, patients)
         if math.isnan(value):
             found[name] = Estimate(value, why=_why_none(name, table))
         elif name in ("accuracy", "exact_match"):
@@ -264,12 +225,10 @@ def _overall(table: _Table, labels: tuple[LabelMetrics, ...], chosen: Sequence[b
         else:
             at_most = math.inf if name in ("log_loss", "brier") else 1.0
             found[name] = scaled_interval(value, replicates, max(2, least), at_most=at_most)
-        alone = [label for label, ok in zip(labels, chosen, strict=True) if ok]
-        if name.startswith("macro") and len(units[name]) == 1 == len(alone):  # what is averaged is one label
+        if name.startswith("macro") and sum(averaged(name, counts, chosen)) == 1 == len(alone):
             found[name] = alone[0][name.removeprefix("macro_").removesuffix("_all")]
         if least < LEAST_PATIENTS:
-            why = f"under {LEAST_PATIENTS} patients" if name not in units else f"averages outputs with {_FEW}"
-            found[name] = _without(found[name], why)
+            found[name] = _without(found[name], why_few(name, len(labels), patients))
     return found
 
 
@@ -294,7 +253,7 @@ def _why_none(name: str, table: _Table) -> str:
     if name in ("accuracy", "exact_match"):
         return "not every output has a threshold"
     if name in ("macro_auroc", "macro_average_precision"):
-        return f"no output to average, or one of them has one class alone; every other one has {_FEW}"
+        return f"no output to average, or one of them has one class alone; every other one has {FEW}"
     return "not defined for these rows"
 
 

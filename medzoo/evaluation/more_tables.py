@@ -142,7 +142,7 @@ def _small(difference: Difference) -> bool:
 
 
 def reader_table(rows: Iterable[ReaderRow], markers: Mapping[str, str]) -> Markup:
-    """Return the readers' sensitivity and specificity, and their agreement with the model.
+    """Return the readers' sensitivity and specificity beside the model's on the same rows, and their agreement.
 
     Args:
         rows: of readers and outputs.
@@ -151,12 +151,19 @@ def reader_table(rows: Iterable[ReaderRow], markers: Mapping[str, str]) -> Marku
     notes = Footnotes()
     shown = [
         tag("tr", tag("th", f"{markers.get(row.reader, '')} {row.reader}".strip(), scope="row"), tag("td", row.label),
-            tag("td", f"{row.rows:,}", class_="n"),
-            *(estimate_cell(e, notes) for e in (row.sensitivity, row.specificity, row.kappa)))
+            _rows(row),
+            *(estimate_cell(e, notes) for e in (row.sensitivity, row.model_sensitivity, row.specificity,
+                                                row.model_specificity, row.kappa)))
         for row in rows
     ]  # fmt: skip
-    head = ["Reader", "Output", "Rows", "Sensitivity", "Specificity", "Kappa with the model"]
-    return table("Readers", head, shown, notes=notes)
+    head = ["Reader", "Output", "Rows", "Sensitivity", "Model's sensitivity", "Specificity", "Model's specificity",
+            "Kappa with the model"]  # fmt: skip
+    return table("Readers, and the model on the rows that each of them called", head, shown, notes=notes)
+
+
+def _rows(row: ReaderRow | Agreement) -> Markup:
+    left = tag("small", f"{row.left_out:,} left out") if row.left_out else None
+    return tag("td", f"{row.rows:,}", " " if left else None, left, class_="n")
 
 
 def agreement_table(rows: Iterable[Agreement]) -> Markup:
@@ -164,7 +171,7 @@ def agreement_table(rows: Iterable[Agreement]) -> Markup:
     notes = Footnotes()
     shown = [
         tag("tr", tag("th", f"{row.first} and {row.second}", scope="row"), tag("td", row.label),
-            tag("td", f"{row.rows:,}", class_="n"), estimate_cell(row.kappa, notes))
+            _rows(row), estimate_cell(row.kappa, notes))
         for row in rows
     ]  # fmt: skip
     return table("Agreement of readers", ["Readers", "Output", "Rows", "Cohen's kappa"], shown, notes=notes)

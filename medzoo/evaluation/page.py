@@ -17,7 +17,7 @@ __all__ = ["page"]
 
 # The browser itself refuses whatever is not in the file.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
-_SHORT = ("data", "limits", "made", "seeds", "learning", "thresholds", "readers", "comparison", "drift", "decision")
+_SHORT = ("data", "limits", "made", "seeds", "learning", "thresholds", "readers", "comparison", "drift")
 
 
 def page(report: Report) -> str:

@@ -67,6 +67,8 @@ sup { font-size: .7em; line-height: 0; color: var(--muted); padding-left: .1em }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(15.5rem, 100%), 1fr)); gap: 1.1rem 1.2rem;
   margin: 1rem 0; align-items: end }
 .plots.single { grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 25rem)) }
+.plots.tables { align-items: start }
+.plots.tables table { width: 100% }
 figure { margin: 0 }
 figcaption { font-size: .8125rem; line-height: 1.35; margin: 0 0 .15rem; min-height: 2.7em; display: flex;
   flex-direction: column; justify-content: flex-end }

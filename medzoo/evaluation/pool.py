@@ -6,6 +6,7 @@ Axes: n rows, l labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def pool(parts: Sequence[Scores], *, source: str = "out-of-fold scores") -> Scor
         )
     known = all(part.patients is not None for part in parts)
     groups = [name for name in first.groups if all(name in part.groups for part in parts)]
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.concatenate([getattr(part, name) for part in parts])
         for name in ("ranks", "logits", "probabilities", "targets")
     }

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from medzoo.evaluation.case_counts import FEW, count
 from medzoo.evaluation.estimate import LEAST_PATIENTS, Estimate
-from medzoo.evaluation.intervals import interval
-from medzoo.evaluation.metrics import count
-from medzoo.evaluation.proportions import wilson
+from medzoo.evaluation.intervals import call_intervals, interval
 from medzoo.evaluation.resample import Resamples
 from medzoo.evaluation.scores import Scores
 
@@ -38,6 +37,8 @@ class ReaderRow:
         sensitivity, specificity: of the reader's calls on these rows.
         kappa: Cohen's, with the model's calls, on all rows that the reader called.
         left_out: rows with a known label that the reader did not call.
+        model_sensitivity, model_specificity: of the model's calls on the rows that the reader called, unlike those of
+            :func:`~medzoo.evaluation.metrics.measure`, which are of all rows; ``None`` if not computed.
     """
 
     reader: str
@@ -47,11 +48,12 @@ class ReaderRow:
     specificity: Estimate
     kappa: Estimate
     left_out: int = 0
+    model_sensitivity: Estimate | None = None
+    model_specificity: Estimate | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
-        figures = {name: getattr(self, name).to_dict() for name in ("sensitivity", "specificity", "kappa")}
-        return {"reader": self.reader, "label": self.label, "rows": self.rows, "left_out": self.left_out, **figures}
+        return {name: value.to_dict() if isinstance(value, Estimate) else value for name, value in vars(self).items()}
 
 
 @dataclass(frozen=True)
@@ -95,33 +97,31 @@ def cohen_kappa(cells: Array) -> Array:
 
 
 def readers(scores: Scores, *, resamples: int = 2000, seed: int = 0) -> tuple[ReaderRow, ...]:
-    """Return sensitivity and specificity of each reader for each output, and the agreement with the model's calls.
+    """Return sensitivity and specificity of each reader and, on the same rows, of the model, and their agreement.
 
-    Rows that a reader did not call are left out and counted. Proportions have Wilson's interval where no patient has
-    two rows; all else has a bootstrap over patients. With under 10 positive or negative patients there is no interval;
-    for kappa, these are the patients with a positive call of either, and those with a negative one.
+    Rows that a reader did not call are left out and counted. Proportions have the intervals of
+    :func:`~medzoo.evaluation.proportions.clustered_wilson`; kappa has percentiles of a bootstrap over patients. With
+    under 10 positive or negative patients there is no interval; for kappa, these are the patients with a positive call
+    of either, and those with a negative one.
 
     Args:
         scores: with the calls of readers.
         resamples: number of resamples of the patients.
         seed: of the bootstrap.
     """
-    pairs: list[Pair] = []
-    for calls in scores.readers.values():
-        for i in range(len(scores.labels)):
-            pairs += [(scores.targets[:, i], calls[:, i]), (calls[:, i], scores.calls[:, i])]
-    tables = _Tables(scores, pairs, resamples, seed)
-    found, j = [], 0
-    for reader, calls in scores.readers.items():
-        for i, label in enumerate(scores.labels):
-            called, known = ~np.isnan(calls[:, i]), ~np.isnan(scores.targets[:, i])
-            sensitivity, specificity = (tables.proportion(j, truth) for truth in (1, 0))
-            kappa = tables.kappa(j + 1)
-            if np.isnan(scores.calls[:, i]).all():
-                kappa = Estimate(math.nan, why="the model makes no calls: it has no threshold")
-            rows, left_out = int((called & known).sum()), int((known & ~called).sum())
-            found.append(ReaderRow(reader, label, rows, sensitivity, specificity, kappa, left_out))
-            j += 2
+    who = [(reader, i) for reader in scores.readers for i in range(len(scores.labels))]
+    tables = _Tables(scores, [(scores.readers[reader][:, i], scores.calls[:, i]) for reader, i in who], resamples, seed)
+    found = []
+    for j, (reader, i) in enumerate(who):
+        truth, calls, model = scores.targets[:, i], scores.readers[reader][:, i], scores.calls[:, i]
+        called, known, kappa = ~np.isnan(calls), ~np.isnan(truth), tables.kappa(j)
+        own = _rates(np.where(called, truth, np.nan), calls, scores.clusters)
+        models = _rates(np.where(called, truth, np.nan), model, scores.clusters)
+        if np.isnan(model).all():
+            kappa = Estimate(math.nan, why="the model makes no calls: it has no threshold")
+            models = (kappa, kappa)
+        rows, left_out = int((called & known).sum()), int((known & ~called).sum())
+        found.append(ReaderRow(reader, scores.labels[i], rows, *own, kappa, left_out, *models))
     return tuple(found)
 
 
@@ -137,13 +137,32 @@ def agreements(scores: Scores, *, resamples: int = 2000, seed: int = 0) -> tuple
     return tuple(found)
 
 
+def _rates(truth: NDArray[Any], calls: NDArray[Any], clusters: NDArray[np.int64]) -> tuple[Estimate, Estimate]:
+    """Return sensitivity and specificity of calls, on the rows where both are known."""
+    known = ~(np.isnan(truth) | np.isnan(calls))
+    found = call_intervals(clusters[known], truth[known] == 1, calls[known] == 1)
+    counts = count(np.where(known, truth, np.nan).astype(np.float32), clusters)
+    rates = []
+    for name, rows, what in (
+        ("sensitivity", counts.positive, "positive"),
+        ("specificity", counts.negative, "negative"),
+    ):
+        if not rows:
+            rates.append(Estimate(math.nan, why=f"no {what} row was called"))
+        elif counts.eligible:
+            rates.append(found[name])
+        else:
+            rates.append(Estimate(found[name].value, why=FEW))
+    return rates[0], rates[1]
+
+
 class _Tables:
     """Two-by-two tables of two calls, as counts and in every resample of the patients."""
 
     def __init__(self, scores: Scores, pairs: Sequence[Pair], resamples: int, seed: int) -> None:
         from scipy.sparse import csr_array
 
-        self.pairs, self.independent, self.clusters = pairs, scores.independent, scores.clusters
+        self.pairs, self.clusters = pairs, scores.clusters
         draws = Resamples(self.clusters, resamples, seed)
         cells, patients = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
         for j, (first, second) in enumerate(pairs):
@@ -155,29 +174,6 @@ class _Tables:
         self.counts = columns.sum(1).reshape(len(pairs), 4)
         parts = [(columns @ draws.weights(step)).reshape(len(pairs), 4, len(step)) for step in draws.steps() if pairs]
         self.resampled = np.concatenate(parts, 2) if parts else np.zeros((0, 4, resamples))  # k 4 r
-
-    def proportion(self, j: int, truth: int) -> Estimate:
-        """Return how often the second call is that of the first, where the first is ``truth``."""
-        right, wrong = (3, 1) if truth else (0, 2)
-        hits, all_ = self.counts[j, right], self.counts[j, right] + self.counts[j, wrong]
-        if not all_:
-            return Estimate(math.nan, why=f"no {'positive' if truth else 'negative'} row was called")
-        first, second = self.pairs[j]
-        counts = count(np.where(np.isnan(second), np.nan, first).astype(np.float32), self.clusters)
-        if not counts.eligible:
-            return Estimate(float(hits / all_), why=f"under {LEAST_PATIENTS} positive or negative patients")
-        if self.independent:
-            return wilson(float(hits), float(all_))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            resampled = self.resampled[j, right] / self.resampled[j, [right, wrong]].sum(0)
-        found = interval(float(hits / all_), resampled)
-        # Without a miss, or without a hit, no resample differs: the number of patients bounds what can be known.
-        if found.low == found.high:
-            patients = len(np.unique(self.clusters[(first == truth) & ~np.isnan(second)]))
-            bound = wilson(patients * round(found.value), patients)
-            low, high = min(bound.low or 0.0, found.value), max(bound.high or 0.0, found.value)
-            return Estimate(found.value, low, high, "Wilson, each patient once")
-        return found
 
     def kappa(self, j: int) -> Estimate:
         """Return Cohen's kappa of a pair."""

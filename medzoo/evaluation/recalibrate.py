@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,11 @@ from medzoo.evaluation.calibration import (
     apply_calibration,
     fit_calibration,
     fold_calibration,
-    shift_for_prevalence,
     undo_calibration,
 )
 from medzoo.evaluation.rules import rule_from_text
 from medzoo.evaluation.scores import Scores
+from medzoo.evaluation.shifts import Prevalence, shares_of, shift_for_loss_weights, shift_for_prevalence
 from medzoo.evaluation.thresholds import OPTIMISTIC, choose_thresholds
 from medzoo.factory import create
 from medzoo.provenance import Calibration
@@ -33,7 +33,6 @@ from medzoo.warn import warn
 __all__ = ["recalibrate"]
 
 UNCHANGED = (1.0, 0.0)  # slope and intercept
-Prevalence = float | Sequence[float] | Mapping[str, float]
 
 
 def recalibrate(
@@ -62,9 +61,12 @@ def recalibrate(
         rule: how thresholds are chosen; ``None`` is the rule of the present ones, or ``"youden"`` if none is known.
         split: what the data are, in words, for the model card: no path and no name of a patient.
         prevalence: share of positives that the probabilities are to be for, one for all labels or for each: where the
-            data are a sample of cases, that of the site's patients.
+            data are a sample of cases, that of the site's patients. Rules that depend on it, ``"f1"`` and ``"cost"``,
+            choose thresholds for it too.
         from_prevalence: without data, the share of positives that they are for now; ``None`` is that of the data of the
-            present calibration, or of the training where there is none, as far as it is stated.
+            present calibration, or of the training where there is none, as far as it is stated. Weights of the loss
+            that the model states and no calibration undid are then undone too: with them the probabilities are for
+            another share than that of the training.
         options: of ``score_table``, such as ``batch_size``, ``device`` and ``pixels``.
 
     Raises:
@@ -73,6 +75,9 @@ def recalibrate(
         DataError: too few rows or patients for any output, or data with other labels. Nothing is written.
     """
     _check(model, data, to, rule, prevalence, from_prevalence, options)
+    if prevalence is not None:
+        of, classes = model.outputs.labels, model.outputs.task == "multiclass"
+        prevalence = shares_of("recalibrate", "prevalence", of, prevalence, classes)
     if data is None:
         new = _shifted(model, prevalence, from_prevalence)
     else:
@@ -135,8 +140,12 @@ def _fitted(
             "written. With fewer, the closed-form shift remains: recalibrate(model, prevalence=..., to=...)."
         )
     if prevalence is not None:
-        calibration = _with_shift(calibration, _shift(scores, _prevalence_of(scores), prevalence))
-    chosen = choose_thresholds(apply_calibration(scores, calibration), rule, split=what, scale="calibrated")
+        # An output that was not fitted is not for the prevalence of the data.
+        shift = _shift(scores, _prevalence_of(scores, fitted.labels), prevalence, fitted.labels)
+        calibration = _with_shift(calibration, shift)
+    chosen = choose_thresholds(
+        apply_calibration(scores, calibration), rule, split=what, scale="calibrated", prevalence=prevalence
+    )
     fold_calibration(plain, calibration)
     chosen.store(plain)
     notes = [note for note in (*fitted.notes, *chosen.notes) if note != OPTIMISTIC]
@@ -181,31 +190,36 @@ def _describe(scores: Scores) -> str:
     return rows if scores.patients is None else f"{rows} of {len(np.unique(scores.patients)):,} patients"
 
 
-def _prevalence_of(scores: Scores) -> dict[str, float]:
-    """Return the share of positives of each label among its known rows."""
-    known = (~np.isnan(scores.targets)).sum(0)
-    # Of a label without data any share would do: it is not shifted.
-    shares = np.where(known > 0, np.nansum(scores.targets, 0, dtype=float) / np.maximum(known, 1), 0.5)
-    # A label with one class alone is not calibrated, and so not shifted either.
-    return dict(zip(scores.labels, np.where((shares > 0) & (shares < 1), shares, 0.5).tolist(), strict=True))
+def _prevalence_of(scores: Scores, labels: Collection[str]) -> tuple[float, ...]:
+    """Return the share of positives of these labels among their known rows, and 0.5 of the others."""
+    return tuple(
+        float(np.nanmean(scores.targets[:, i], dtype=float)) if label in labels else 0.5
+        for i, label in enumerate(scores.labels)
+    )
 
 
-def _shift(outputs: Scores | Outputs, before: Prevalence, after: Prevalence) -> Calibration:
-    return shift_for_prevalence(outputs.labels, before, after, multiclass=outputs.task == "multiclass")
+def _shift(
+    outputs: Scores | Outputs, before: Prevalence, after: Prevalence, only: Collection[str] | None = None
+) -> Calibration:
+    return shift_for_prevalence(outputs.labels, before, after, multiclass=outputs.task == "multiclass", only=only)
 
 
 def _with_shift(calibration: Calibration, shift: Calibration) -> Calibration:
-    """Return both in one. An output that was not calibrated stays so: it is not for the prevalence of the data."""
-    parts = zip(calibration.slope, calibration.intercept, shift.intercept, strict=True)
-    intercept = tuple(c if (a, c) == UNCHANGED else c + more for a, c, more in parts)
+    """Return both in one."""
+    intercept = tuple(c + more for c, more in zip(calibration.intercept, shift.intercept, strict=True))
     return replace(calibration, intercept=intercept, method=f"{calibration.method}, and a {shift.method}")
 
 
 def _shifted(model: Classifier, after: Any, before: Prevalence | None) -> Classifier:
     """Return a copy whose probabilities are for another prevalence."""
     outputs, now = model.outputs, model.outputs.calibration
-    shift = _shift(outputs, _known_prevalence(model) if before is None else before, after)
     new = copy.deepcopy(model) if now is None else model.uncalibrated()
+    if before is None:
+        before = _known_prevalence(model)
+        # Probabilities that no calibration was fitted to are for the odds w p / (1 - p) of a share p in training.
+        if now is None and any(weight != 1 for weight in outputs.loss_weights):
+            now = shift_for_loss_weights(outputs.labels, outputs.loss_weights)
+    shift = _shift(outputs, before, after)
     fold_calibration(new, shift if now is None else _with_shift(now, shift))
     return new
 

@@ -106,11 +106,12 @@ class Report:
             called = [
                 f"{name} {e}" for name in ("sensitivity", "specificity") if m.calls and (e := estimate_of(m, name))
             ]
-            slope = m.values.get("calibration_slope")
+            fit = [(name, m.values.get(f"calibration_{name}")) for name in ("slope", "intercept")]
+            known = [f"{name} {e}" for name, e in fit if e is not None and not math.isnan(e.value)]
             lines.append(
                 f"  {m.label}: {m.counts.positive_patients:,} positive {unit}, AUROC {m['auroc']}, "
                 + (", ".join([f"{at}: {called[0]}", *called[1:]]) if called else at)
-                + (f", calibration slope {slope}" if slope is not None and not math.isnan(slope.value) else "")
+                + (f", calibration {', '.join(known)}" if known else "")
             )
         if len(report.metrics.labels) > 1:
             lines.append(f"  {what} {in_words(figure)}.")

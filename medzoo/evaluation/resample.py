@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from medzoo.errors import check_int
 
-__all__ = ["Resamples"]
+__all__ = ["CachedResamples", "Resamples", "ResamplesWithin"]
 
 _MOST_BYTES = 3 * 2**20  # of the weights that are held at a time: with more, a step leaves the processor's cache
+_CACHE_BYTES = 256 * 2**20  # of draws that are kept
 
 
 class Resamples:
@@ -49,3 +50,36 @@ class Resamples:
             drawn = np.random.default_rng([self.seed, number]).integers(self.patients, size=self.patients)
             found[:, i] = np.bincount(drawn, minlength=self.patients)
         return found
+
+
+class CachedResamples(Resamples):
+    """Resamples whose draws are kept, for groups that each ask for them again."""
+
+    def __init__(self, clusters: NDArray[np.int64], count: int, seed: int) -> None:
+        super().__init__(clusters, count, seed)
+        self._drawn: NDArray[np.uint8] | None = None
+        if self.patients * count <= _CACHE_BYTES:
+            parts = [super(CachedResamples, self).weights(step).astype(np.uint8) for step in self.steps()]
+            self._drawn = np.concatenate(parts, 1)
+
+    def weights(self, numbers: range) -> NDArray[np.float64]:
+        """Return how often each patient is drawn in these resamples, ``p b``."""
+        if self._drawn is None:
+            return super().weights(numbers)
+        return self._drawn[:, numbers.start : numbers.stop].astype(np.float64)
+
+
+class ResamplesWithin(Resamples):
+    """The resamples of all patients, of those patients who have one of the rows."""
+
+    def __init__(self, of: Resamples, rows: NDArray[np.int64]) -> None:
+        self._of, (self._kept, clusters) = of, np.unique(of.clusters[rows], return_inverse=True)
+        super().__init__(clusters.astype(np.int64), of.count, of.seed)
+
+    def steps(self, at_most: int = 64) -> list[range]:
+        """Return the numbers of the resamples whose weights are held at the same time."""
+        return self._of.steps(at_most)
+
+    def weights(self, numbers: range) -> NDArray[np.float64]:
+        """Return how often each of its patients is drawn in these resamples, ``p b``."""
+        return self._of.weights(numbers)[self._kept]

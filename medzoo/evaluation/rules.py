@@ -84,7 +84,14 @@ class Rule:
         texts = {"fixed": f"fixed {number}", "cost": f"cost fn:fp = {number}"}
         return texts.get(self.kind, f"{self.kind} >= {number}" if self.value else self.kind)
 
-    def best(self, tp: Array, fp: Array, positives: float, negatives: float) -> NDArray[np.bool_]:
+    @property
+    def weighs(self) -> bool:
+        """Whether the best cut depends on the share of positives."""
+        return self.kind in ("F1", "cost")
+
+    def best(
+        self, tp: Array, fp: Array, positives: float, negatives: float, share: float | None = None
+    ) -> NDArray[np.bool_]:
         """Return which cuts ``k`` are best; none if none reaches what is asked for.
 
         Args:
@@ -92,6 +99,7 @@ class Rule:
             fp: false positives of each cut, ``k``.
             positives: positive rows.
             negatives: negative rows.
+            share: of positives where the threshold is to be the best; ``None`` is that of the rows.
         """
         sensitivity, specificity = tp / positives, 1 - fp / negatives
         if self.kind in ("sensitivity", "specificity"):
@@ -100,6 +108,10 @@ class Rule:
             found = np.zeros(len(tp), bool)
             found[places[-1:] if self.kind == "sensitivity" else places[:1]] = True
             return found
+        if share is not None:
+            rows = positives + negatives
+            more, less = share * rows / positives, (1 - share) * rows / negatives
+            tp, fp, positives = tp * more, fp * less, positives * more
         aim = {
             "Youden": sensitivity + specificity,
             "F1": 2 * tp / (tp + fp + positives),

@@ -27,12 +27,14 @@ from medzoo.evaluation.scores import Scores
 from medzoo.weights.config import read_folder
 from medzoo.weights.record import Weights
 
-__all__ = ["ID", "LINE", "OWN_PREFIX", "PART", "PATHS", "PATIENT", "TARGET", "RunRecord", "is_run"]
+__all__ = ["ID", "LINE", "OWN_PREFIX", "PART", "PATHS", "PATIENT", "PIXELS", "TARGET", "RunRecord", "is_run"]
 
 OWN_PREFIX = "medzoo:"
 """What the names of the columns begin with that medzoo adds; no user's column has such a name."""
 PART = f"{OWN_PREFIX}part"
 """The column of ``table.csv`` that holds the part of each row; empty for a row in none."""
+PIXELS = f"{OWN_PREFIX}pixels"
+"""The column that holds the hash of the decoded pixels of each row; empty for a constant image, or one not read."""
 LINE, ID, PATIENT, PATHS, TARGET = (
     f"{OWN_PREFIX}line", f"{OWN_PREFIX}id", f"{OWN_PREFIX}patient", f"{OWN_PREFIX}paths", f"{OWN_PREFIX}target:",
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from medzoo.evaluation import closing_sections as closing
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["SECTIONS"]
 
 _SIGNS = "□△◇▽✚✖◁▷"
+_BESIDE = 2  # outputs whose two kinds of panels are beside each other
 
 
 def _text(*sentences: str) -> Markup:
@@ -47,7 +49,7 @@ def results(report: Report) -> Markup:
     confusion = tables.confusion_table(metrics)
     return join(
         [
-            tag("p", methods(metrics), class_="small"),
+            tag("p", methods(report), class_="small"),
             tables.results_tables(metrics, _unit(report)), tables.overall_table(metrics),
             tag("h3", "What was called") if confusion else None, confusion,
         ]
@@ -78,7 +80,17 @@ def _panels(report: Report, drawn: Iterable[tuple[LabelMetrics, str, Markup]]) -
         few = None if m.counts.eligible else "few"
         caption = tag("figcaption", tag("b", m.label), tag("span", f"{text}{note}".removeprefix(". ")), class_=few)
         shown.append(tag("figure", caption, svg))
-    return tag("div", *shown, class_="plots single" if len(report.metrics.labels) == 1 else "plots")
+    return tag("div", *shown, class_="plots single" if len(_drawable(report)) <= _BESIDE else "plots")
+
+
+def _two_kinds(
+    report: Report, *kinds: tuple[str, Markup, list[tuple[LabelMetrics, str, Markup]]]
+) -> Markup:  # fmt: skip
+    """Return the panels of two kinds, each with its title and lead: beside each other for one or two outputs."""
+    leads, every = [lead for _, lead, _ in kinds], [drawn for _, _, drawn in kinds]
+    if len(every[0]) <= _BESIDE:
+        return join([*leads, _panels(report, chain.from_iterable(zip(*every, strict=True)))])
+    return join(join([tag("h3", title), lead, _panels(report, drawn)]) for title, lead, drawn in kinds)
 
 
 def _legend(*entries: tuple[str, str]) -> Markup:
@@ -111,36 +123,40 @@ def ranking(report: Report) -> Markup | None:
     lines = [("series-1", "curve"), ("series-1 band", "95 % interval at each point")]
     point = ("series-1 point", "as called" if report.scores.task == "multiclass" else "at the threshold")
     calls = [point] if any(m.calls is not None for m in report.metrics.labels) else []
-    readers = _text("Outlined signs are the readers; the section on readers names them.") if signs else None
+    readers = _text(
+        "Outlined signs are the readers, each on the rows that the reader called, and the curve is of all rows; the",
+        "section on readers has both on the same rows.",
+    ) if signs else None  # fmt: skip
     lines.append(("line 8 6", "chance"))
-    if len(roc) == 1:
-        return join([_legend(*lines, *calls), readers, _panels(report, roc + pr), _not_drawn(report)])
-    return join(
-        [tag("h3", "ROC curves"), _legend(*lines, *calls), readers, _panels(report, roc),
-         tag("h3", "Precision and recall"), _panels(report, pr), _not_drawn(report)]
-    )  # fmt: skip
+    first = ("ROC curves", join([_legend(*lines, *calls), readers]), roc)
+    return join([_two_kinds(report, first, ("Precision and recall", Markup(), pr)), _not_drawn(report)])
 
 
 def calibration(report: Report) -> Markup | None:
-    """Return the reliability of the probabilities, before and after the calibration."""
+    """Return the reliability of the probabilities, before and after the calibration, and the decision curves."""
     if not _drawable(report):
         return None
     before = {} if report.before is None else {curves.label: curves for curves in report.before[1]}
-    drawn = []
+    reliability, benefit = [], []
     for i, curves, m in _drawable(report):
         p, old = report.scores.probabilities[:, i], before.get(curves.label)
-        slope = m.values.get("calibration_slope")
-        text = f"Brier score {number(m['brier'].value)}" + (f", slope {number(slope.value, 2)}" if slope else "")
+        fit = [(name, m.values.get(f"calibration_{name}")) for name in ("slope", "intercept")]
+        text = ", ".join(
+            [f"Brier score {number(m['brier'].value)}", *(f"{n} {number(e.value, 2)}" for n, e in fit if e)]
+        )
         if (limit := figures.reliability_limit(curves, old)) < 1:
             text += f", axes to {limit:g}"
-        drawn.append((m, text, figures.reliability_figure(curves, m, p, f"reliability-{i}", old)))
+        reliability.append((m, text, figures.reliability_figure(curves, m, p, f"reliability-{i}", old)))
+        benefit.append((m, "Net benefit", figures.decision_figure(curves, m, f"decision-{i}")))
     lines = [("series-1", "observed share with 95 % interval"), ("line 8 6", "perfect"), ("muted band", "predictions")]
     lines += [("series-2 4 4", "before calibration")] if before else []
-    return join([
-        _text("Where the curve lies below the diagonal, the probabilities are too high. The bars show how often each",
-              "probability is predicted."),
-        _legend(*lines), _panels(report, drawn), _before_after(report),
+    first = join([
+        _text("Where the reliability curve lies below the diagonal, the probabilities are too high. The bars show how",
+              "often each probability is predicted."),
+        _legend(*lines),
     ])  # fmt: skip
+    shown = _two_kinds(report, ("Reliability", first, reliability), ("Decision curves", _decision_lead(), benefit))
+    return join([shown, _before_after(report)])
 
 
 def _before_after(report: Report) -> Markup | None:
@@ -150,17 +166,14 @@ def _before_after(report: Report) -> Markup | None:
     return more_tables.before_table(report.before[0], report.metrics, wanted)
 
 
-def decision(report: Report) -> Markup | None:
-    """Return the decision curves."""
-    if not _drawable(report):
-        return None
-    drawn = [(m, "", figures.decision_figure(curves, m, f"decision-{i}")) for i, curves, m in _drawable(report)]
+def _decision_lead() -> Markup:
+    """Return what the decision curves show."""
     lines = (("series-1", "model"), ("muted 8 4", "treat all"), ("muted", "treat none"))
     return join([
         _text("Net benefit: true positives minus false positives per case, each false positive weighted by the odds",
               "of the threshold probability at which one would treat. The model helps at the thresholds where its",
               "curve is above both others, if the probabilities are calibrated."),
-        _legend(*lines), _panels(report, drawn),
+        _legend(*lines),
     ])  # fmt: skip
 
 
@@ -228,7 +241,11 @@ def readers(report: Report) -> Markup | None:
     names = dict.fromkeys(row.reader for row in report.readers)
     signs = {name: _SIGNS[i % len(_SIGNS)] for i, name in enumerate(names)}
     pairs = more_tables.agreement_table(report.agreements) if report.agreements else None
-    return join([more_tables.reader_table(report.readers, signs), pairs])
+    text = _text(
+        "The model's figures here are of the rows that the reader called. A reader's point above or below the ROC",
+        "curve is no test: the curve is of all rows, and both have an uncertainty.",
+    )
+    return join([text, more_tables.reader_table(report.readers, signs), pairs])
 
 
 def seeds(report: Report) -> Markup | None:
@@ -254,7 +271,7 @@ def drift(report: Report) -> Markup | None:
 SECTIONS = (
     ("flow", "Rows and patients", flow), ("results", "Results", results),
     ("ranking", "ROC, precision and recall", ranking),
-    ("calibration", "Calibration", calibration), ("decision", "Decision curves", decision),
+    ("calibration", "Calibration and decision curves", calibration),
     ("thresholds", "Thresholds and predictive values", thresholds), ("groups", "Groups", groups),
     ("comparison", "Comparison", comparison), ("readers", "Readers", readers), ("seeds", "Several trainings", seeds),
     ("learning", "Learning curves", log), ("drift", "This data beside the training's", drift),

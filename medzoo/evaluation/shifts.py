@@ -5,7 +5,7 @@ Each is right in the limit of enough training data, where the model has learned 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,10 @@ import numpy as np
 from medzoo.errors import ConfigError
 from medzoo.provenance import Calibration
 
-__all__ = ["shift_for_loss_weights", "shift_for_prevalence"]
+__all__ = ["Prevalence", "shares_of", "shift_for_loss_weights", "shift_for_prevalence"]
+
+Prevalence = float | Sequence[float] | Mapping[str, float]
+"""A share of positives for all labels, or for each."""
 
 
 def shift_for_loss_weights(labels: Sequence[str], positive_weights: Sequence[float]) -> Calibration:
@@ -34,15 +37,16 @@ def shift_for_loss_weights(labels: Sequence[str], positive_weights: Sequence[flo
         raise ConfigError(f"shift_for_loss_weights: expected weights above 0, got {weights}.")
     given = ", ".join(f"{label} {w:.4g}" for label, w in zip(labels, weights, strict=True))
     method = f"closed-form shift for the weights of the loss ({given}), not a fit"
-    return Calibration(method, (1.0,) * len(labels), tuple(float(-np.log(w)) for w in weights))
+    return Calibration(method, (1.0,) * len(labels), tuple(float(0 - np.log(w)) for w in weights))
 
 
 def shift_for_prevalence(
     labels: Sequence[str],
-    from_prevalence: float | Sequence[float] | Mapping[str, float],
-    to_prevalence: float | Sequence[float] | Mapping[str, float],
+    from_prevalence: Prevalence,
+    to_prevalence: Prevalence,
     *,
     multiclass: bool = False,
+    only: Collection[str] | None = None,
 ) -> Calibration:
     """Return the closed-form shift for another prevalence, such as after case sampling: ``logit(to) - logit(from)``.
 
@@ -54,29 +58,46 @@ def shift_for_prevalence(
         from_prevalence: share of positives that the probabilities are for, one for all labels or for each.
         to_prevalence: share of positives that they should be for.
         multiclass: whether the labels are classes, whose shares sum to 1.
+        only: the labels to shift, unless they are classes; ``None`` for all. The others get an intercept of 0.
 
     Raises:
         ConfigError: not a share above 0 and below 1 for each label.
     """
+    moved = [multiclass or only is None or label in only for label in labels]
     before, after = (
-        np.array(_given(name, labels, given))
+        np.array(shares_of("shift_for_prevalence", name, labels, given, multiclass))
         for name, given in (("from_prevalence", from_prevalence), ("to_prevalence", to_prevalence))
     )
-    for name, shares in (("from_prevalence", before), ("to_prevalence", after)):
-        if not ((shares > 0) & (shares < 1)).all():
-            raise ConfigError(
-                f"shift_for_prevalence: expected {name} to be above 0 and below 1, got {shares.tolist()}."
-            )
-        if multiclass and abs(shares.sum() - 1) > 1e-3:
-            raise ConfigError(
-                f"shift_for_prevalence: expected {name} of all classes to sum to 1, got {shares.sum():.4g}."
-            )
     shift = np.log(after) - np.log(before)
     if not multiclass:
-        shift += np.log1p(-before) - np.log1p(-after)
-    given = ", ".join(f"{x} {p:.4g} to {q:.4g}" for x, p, q in zip(labels, before, after, strict=True))
+        shift = np.where(moved, shift + np.log1p(-before) - np.log1p(-after), 0.0)
+    parts = zip(labels, before, after, moved, strict=True)
+    given = ", ".join(f"{x} {p:.4g} to {q:.4g}" for x, p, q, shifted in parts if shifted)
     method = f"closed-form shift of the prevalence ({given}), not a fit"
     return Calibration(method, (1.0,) * len(labels), tuple(shift.tolist()))
+
+
+def shares_of(
+    who: str, name: str, labels: Sequence[str], given: Prevalence, multiclass: bool = False
+) -> tuple[float, ...]:
+    """Return the share of positives of each label, of one for all, a list, or a mapping by label.
+
+    Args:
+        who: begins the message.
+        name: of the argument.
+        labels: of the outputs.
+        given: the argument.
+        multiclass: whether the labels are classes, whose shares sum to 1.
+
+    Raises:
+        ConfigError: not a share above 0 and below 1 for each label.
+    """
+    found = np.array(_given(name, labels, given))
+    if not ((found > 0) & (found < 1)).all():
+        raise ConfigError(f"{who}: expected {name} to be above 0 and below 1, got {found.tolist()}.")
+    if multiclass and abs(found.sum() - 1) > 1e-3:
+        raise ConfigError(f"{who}: expected {name} of all classes to sum to 1, got {found.sum():.4g}.")
+    return tuple(found.tolist())
 
 
 def _given(name: str, labels: Sequence[str], values: Any) -> tuple[float, ...]:

@@ -6,9 +6,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from medzoo.evaluation.case_counts import FEW
 from medzoo.evaluation.markup import Footnotes, Markup, estimate_cell, join, number, table, tag
 from medzoo.evaluation.metrics import LabelMetrics, Metrics
-from medzoo.evaluation.wording import CALLS, FEW, PROBABILITIES, RANKING, estimate_of, name_of, some
+from medzoo.evaluation.wording import CALLS, PROBABILITIES, RANKING, estimate_of, name_of, some
 
 __all__ = ["FEW_COLUMNS", "confusion_table", "overall_table", "prevalence_table", "results_tables", "threshold_table"]
 
@@ -23,6 +24,8 @@ def results_tables(metrics: Metrics, unit: str) -> Markup:
         metrics: of the outputs.
         unit: what a case is, ``"patients"`` or ``"rows"``.
     """
+    if len(metrics.labels) == 1:
+        return _of_one(metrics, unit)
     if len(metrics.labels) <= FEW_COLUMNS:
         return _by_column(metrics, unit)
     return join(
@@ -43,6 +46,22 @@ def label_header(m: LabelMetrics, notes: Footnotes | None = None) -> Markup:
     """Return the header of an output's row, with a mark if it has too few patients."""
     few = notes.mark(FEW) if notes is not None and not m.counts.eligible else None
     return tag("th", m.label, few, scope="row", class_=None if m.counts.eligible else "few")
+
+
+def _of_one(metrics: Metrics, unit: str) -> Markup:
+    """Return the figures of the one output, as small tables beside each other."""
+    notes, m = Footnotes(), metrics.labels[0]
+    parts: list[tuple[str, list[tuple[str, Markup]]]] = [
+        ("Cases", [(title, tag("td", text, class_="n")) for title, text in _counts(m, unit).items()])
+    ]
+    for title, figures in _kinds(metrics):
+        cells = [(name_of(f, metrics), estimate_cell(estimate_of(m, f), notes)) for f in _present(metrics, figures)]
+        parts += [(f"{title}, with 95 % intervals", cells)] if cells else []
+    shown = [
+        table(title, ["Figure", m.label], [tag("tr", tag("th", name, scope="row"), cell) for name, cell in cells])
+        for title, cells in parts
+    ]
+    return join([tag("div", *shown, class_="plots single tables"), notes.render()])
 
 
 def _by_column(metrics: Metrics, unit: str) -> Markup:

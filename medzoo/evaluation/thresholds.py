@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError
 from medzoo.evaluation.estimate import LEAST_PATIENTS, Estimate
-from medzoo.evaluation.intervals import interval
+from medzoo.evaluation.intervals import call_intervals
 from medzoo.evaluation.metrics import Counts, count
-from medzoo.evaluation.proportions import wilson
-from medzoo.evaluation.resample import Resamples
 from medzoo.evaluation.rules import Rule, rule_text, rules_for
 from medzoo.evaluation.scores import Scores
+from medzoo.evaluation.shifts import Prevalence, shares_of
 from medzoo.provenance import Scale, ThresholdPolicy
 
 __all__ = ["Reached", "Thresholds", "choose_thresholds"]
@@ -82,7 +81,7 @@ class Thresholds:
 
 def choose_thresholds(
     scores: Scores, rule: str | float | Mapping[str, str] = "youden", *, split: str = "validation",
-    scale: Scale = "probability", resamples: int = 1000, seed: int = 0,
+    scale: Scale = "probability", prevalence: Prevalence | None = None,
 ) -> Thresholds:  # fmt: skip
     """Choose a threshold for each label.
 
@@ -97,8 +96,9 @@ def choose_thresholds(
 
     A threshold is the middle between two neighbouring scores, or between the last one and 0 or 1, never a score. Both
     are more than a rounding of float32 away from it, so that :func:`medzoo.predict` calls these rows as here; where
-    scores are so close that no such number is between them, there is no cut. Where several cuts are equally good, it is
-    the one nearest to the middle of the range from the lowest to the highest of them; of two as near, the lower.
+    scores are so close that no such number is between them, there is no cut, which is noted if it is the best one.
+    Where several cuts are equally good, it is the one nearest to the middle of the range from the lowest to the highest
+    of them; of two as near, the lower.
 
     A label with fewer than 10 positive or 10 negative patients gets no threshold, and so no yes/no call: what so few
     patients suggest is chance. Neither does a label whose rule no threshold reaches. A fixed threshold is not chosen by
@@ -109,25 +109,27 @@ def choose_thresholds(
         rule: one for all labels, or by label, with ``"*"`` or ``""`` for the others.
         split: what the rows are, for the policy.
         scale: ``"calibrated"`` where the scores are.
-        resamples: of the patients, for the intervals of what was reached.
-        seed: of the resamples.
+        prevalence: share of positives that F1 and the cost are to be for, one for all labels or for each, where the
+            rows are a sample of cases; ``None`` is that of the rows. The policy states it after ``split``.
 
     Raises:
-        ConfigError: there is no such rule or label.
+        ConfigError: there is no such rule or label, or no such share.
     """
     if scores.task == "multiclass":
         return Thresholds((), None, ("multiclass takes the most probable label, and has no thresholds",), ())
     rules, clusters = rules_for(scores.labels, rule), scores.clusters
+    stated = None if prevalence is None else shares_of("thresholds", "prevalence", scores.labels, prevalence)
+    shares = [share if one.weighs else None for one, share in zip(rules, stated or [None] * len(rules), strict=True)]
     counts = [count(scores.targets[:, i], clusters) for i in range(len(scores.labels))]
     values: list[float | None] = []
     notes: list[str] = []
     for i, (label, one) in enumerate(zip(scores.labels, rules, strict=True)):
-        value, why = _choose(scores, i, one, counts[i])
+        value, why = _choose(scores, i, one, counts[i], shares[i])
         values.append(value)
         notes += [f"{label}: {why}"] if why else []
-    reached = _reached(scores, values, counts, Resamples(clusters, resamples, seed))
+    reached = _reached(scores, values, counts)
     policy = ThresholdPolicy(
-        rule_text(scores.labels, rules), split,
+        rule_text(scores.labels, rules), split + _for(scores.labels, shares),
         tuple(c.positive for c in counts), tuple(c.negative for c in counts), scale,
         tuple(None if r is None else _number(r.sensitivity) for r in reached),
         tuple(None if r is None else _number(r.specificity) for r in reached),
@@ -139,7 +141,16 @@ def _number(rate: Estimate) -> float | None:
     return None if math.isnan(rate.value) else rate.value
 
 
-def _choose(scores: Scores, i: int, rule: Rule, counts: Counts) -> tuple[float | None, str]:
+def _for(labels: Sequence[str], shares: Sequence[float | None]) -> str:
+    """Return which share of positives thresholds are the best for, where it is not that of the rows."""
+    known = {label: f"{share:.4g}" for label, share in zip(labels, shares, strict=True) if share is not None}
+    if len(known) == len(labels) and len(set(known.values())) == 1:
+        return f", for a prevalence of {known[labels[0]]}"
+    each = ", ".join(f"{label} {share}" for label, share in known.items())
+    return f", for a prevalence of {each}" if known else ""
+
+
+def _choose(scores: Scores, i: int, rule: Rule, counts: Counts, share: float | None) -> tuple[float | None, str]:
     """Return the threshold of a label, or ``None``, and what is to be said about it."""
     few = f"{counts.positive_patients} positive and {counts.negative_patients} negative patients"
     if rule.kind == "fixed":
@@ -147,54 +158,49 @@ def _choose(scores: Scores, i: int, rule: Rule, counts: Counts) -> tuple[float |
     if not counts.eligible:
         return None, f"no threshold and no yes/no call, with {few}; at least {LEAST_PATIENTS} of each are needed"
     known = ~np.isnan(scores.targets[:, i])
-    low, high, threshold = _cuts(scores, known, i)
     positive, p = scores.targets[known, i] == 1, scores.probabilities[known, i]
-    tp, fp = (
-        float(of.sum()) - np.searchsorted(np.sort(p[of]), threshold).astype(float) for of in (positive, ~positive)
-    )
-    best = rule.best(tp, fp, float(positive.sum()), float((~positive).sum()))
+    low, high, threshold, usable = _cuts(p)
+    tp, fp = (float(of.sum()) - np.searchsorted(np.sort(p[of]), high).astype(float) for of in (positive, ~positive))
+    rows = float(positive.sum()), float((~positive).sum()), share
+    best = np.zeros(len(usable), bool)
+    best[usable] = rule.best(tp[usable], fp[usable], *rows)
+    lost = ""
+    if not usable.all() and not (best & rule.best(tp, fp, *rows)).any():
+        lost = (
+            f"{(~usable).sum():,} of {len(usable):,} cuts are not used, the best by {rule} among them: float32 cannot "
+            "tell the scores on both sides apart, as where probabilities are near 0 or 1"
+        )
     if not best.any():
-        return None, f"no threshold and no yes/no call: no cut between the scores reaches {rule}"
+        why = f"no threshold and no yes/no call: no cut between the scores reaches {rule}"
+        return None, f"{why}; {lost}" if lost else why
     middle = (low[best].min() + high[best].max()) / 2
-    return float(threshold[best][np.argmin(np.abs(threshold[best] - middle))]), ""
+    return float(threshold[best][np.argmin(np.abs(threshold[best] - middle))]), lost
 
 
-def _cuts(scores: Scores, known: NDArray[np.bool_], i: int) -> tuple[Array, Array, Array]:
-    """Return the neighbouring scores ``k`` and their middles, of those that float32 can tell apart."""
-    p = np.unique(scores.probabilities[known, i])
-    low, high = np.concatenate([[0.0], p]), np.concatenate([p, [1.0]])
+def _cuts(probabilities: Array) -> tuple[Array, Array, Array, NDArray[np.bool_]]:
+    """Return the neighbouring scores ``k``, their middles, and whether float32 can tell them apart."""
+    p = np.unique(np.concatenate([[0.0], probabilities, [1.0]]))
+    low, high = p[:-1], p[1:]
     threshold = (low + high) / 2
     single = threshold.astype(np.float32)
     room = MARGIN * np.spacing(single).astype(np.float64)
-    ok = (single - low > room) & (high - single > room) & (single > np.finfo(np.float32).tiny)
-    return low[ok], high[ok], threshold[ok]
+    usable = (single - low > room) & (high - single > room) & (single > np.finfo(np.float32).tiny)
+    return low, high, threshold, usable
 
 
-def _reached(
-    scores: Scores, values: Sequence[float | None], counts: Sequence[Counts], draws: Resamples
-) -> tuple[Reached | None, ...]:
+def _reached(scores: Scores, values: Sequence[float | None], counts: Sequence[Counts]) -> tuple[Reached | None, ...]:
     """Return the sensitivity and specificity of the calls of each label that has a threshold."""
-    chosen = [i for i, value in enumerate(values) if value is not None]
-    called = (replace(scores, thresholds=tuple(values)).calls == 1)[:, chosen]
-    y = scores.targets[:, chosen]
-    # Positives, true positives, negatives and true negatives of each row, and of each patient ``p 4 l``.
-    rows = np.stack([y == 1, (y == 1) & called, y == 0, (y == 0) & ~called], 1).astype(float)
-    totals, independent = rows.sum(0), scores.independent
-    resampled = np.zeros((0, 4 * len(chosen)))
-    if not independent and draws.count and any(counts[i].eligible for i in chosen):
-        sums = np.zeros((draws.patients, 4 * len(chosen)))
-        np.add.at(sums, draws.clusters, rows.reshape(len(rows), -1))
-        resampled = np.concatenate([draws.weights(step).T @ sums for step in draws.steps()])
-    drawn = resampled.reshape(len(resampled), 4, len(chosen))
-    found: list[Reached | None] = [None] * len(values)
-    for k, i in enumerate(chosen):
-        pairs = [(totals[at + 1, k], totals[at, k], drawn[:, at + 1, k], drawn[:, at, k]) for at in (0, 2)]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            if not counts[i].eligible:
-                why = f"under {LEAST_PATIENTS} positive or negative patients"
-                found[i] = Reached(*(Estimate(float(a / b), why=why) for a, b, _, _ in pairs))
-            elif independent:
-                found[i] = Reached(*(wilson(a, b) for a, b, _, _ in pairs))
-            else:
-                found[i] = Reached(*(interval(float(a / b), c / d) for a, b, c, d in pairs))
+    clusters, found = scores.clusters, list[Reached | None]()
+    for i, value in enumerate(values):
+        y = scores.targets[:, i]
+        known = ~np.isnan(y)
+        if value is None:
+            found.append(None)
+            continue
+        every = call_intervals(clusters[known], y[known] == 1, scores.probabilities[known, i] >= value)
+        rates = every["sensitivity"], every["specificity"]
+        if not counts[i].eligible:
+            why = f"under {LEAST_PATIENTS} positive or negative patients"
+            rates = Estimate(rates[0].value, why=why), Estimate(rates[1].value, why=why)
+        found.append(Reached(*rates))
     return tuple(found)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from medzoo.evaluation.estimate import LEAST_PATIENTS, Estimate
-from medzoo.evaluation.metrics import LabelMetrics, Metrics
+from medzoo.evaluation.case_counts import FEW
+from medzoo.evaluation.estimate import Estimate
+from medzoo.evaluation.metrics import BOOTSTRAP, LabelMetrics, Metrics
 
 if TYPE_CHECKING:
     from medzoo.evaluation.report import Report
@@ -24,9 +25,10 @@ NAMES = {
     "log_loss": "Log-loss", "prevalence": "Share of positives", "ece": "ECE", "calibration_slope": "Calibration slope",
     "calibration_intercept": "Calibration intercept", "exact_match": "Exact match",
     "balanced_accuracy": "Balanced accuracy", "macro_auroc": "Mean AUROC",
-    "macro_average_precision": "Mean average precision", "macro_auroc_all": "Mean AUROC, all outputs",
-    "macro_average_precision_all": "Mean average precision, all outputs", "ppv_at_prevalence": "PPV",
-    "npv_at_prevalence": "NPV", "sensitivity_at_specificity": "Sensitivity at a specificity",
+    "macro_average_precision": "Mean average precision", "macro_auroc_all": "Mean AUROC of all outputs",
+    "macro_average_precision_all": "Mean average precision of all outputs",
+    "ppv_at_prevalence": "PPV at the stated share",
+    "npv_at_prevalence": "NPV at the stated share", "sensitivity_at_specificity": "Sensitivity at a specificity",
     "specificity_at_sensitivity": "Specificity at a sensitivity", "kappa": "Cohen's kappa",
 }  # fmt: skip
 RANKING = ("auroc", "average_precision", "sensitivity_at_specificity", "specificity_at_sensitivity")
@@ -36,12 +38,12 @@ SOURCES = (
     ("Bootstrap over patients: each resample draws patients with all their rows. Efron and Tibshirani, An Introduction "
      "to the Bootstrap, 1993; Field and Welsh, J R Stat Soc B 2007", "10.1111/j.1467-9868.2007.00593.x"),
     ("Wilson's interval of a proportion. Wilson, J Am Stat Assoc 1927", "10.1080/01621459.1927.10502953"),
-    ("Interval of an AUROC of 0 or 1. Newcombe, Stat Med 2006", "10.1002/sim.2324"),
+    ("Newcombe's interval of an AUROC. Newcombe, Stat Med 2006", "10.1002/sim.2324"),
+    ("Expanded percentiles. Hesterberg, Am Stat 2015", "10.1080/00031305.2015.1089789"),
     ("Calibration slope and intercept. Van Calster et al., BMC Medicine 2019", "10.1186/s12916-019-1466-7"),
     ("Net benefit. Vickers and Elkin, Med Decis Making 2006", "10.1177/0272989X06295361"),
     ("Agreement. Cohen, Educ Psychol Meas 1960", "10.1177/001316446002000104"),
 )  # fmt: skip
-FEW = f"under {LEAST_PATIENTS} positive or negative patients"
 
 
 def name_of(figure: str, metrics: Metrics | None = None) -> str:
@@ -148,12 +150,15 @@ def warnings_of(report: Report) -> list[str]:
 
 
 def _calibration_warning(metrics: Metrics) -> list[str]:
-    off = []
-    for m in metrics.labels:
-        slope = m.values.get("calibration_slope")
-        if slope is not None and slope.low is not None and slope.high is not None and not slope.low <= 1 <= slope.high:
-            off.append(f"{m.label} ({slope.value:.2f})")
-    return [f"The probabilities are not calibrated: slopes whose interval leaves out 1: {_list(off)}."] if off else []
+    found = []
+    for name, perfect in (("slope", 1), ("intercept", 0)):
+        every = [(m.label, m.values.get(f"calibration_{name}")) for m in metrics.labels]
+        off = [
+            f"{label} ({e.value:.2f})" for label, e in every
+            if e is not None and e.low is not None and e.high is not None and not e.low <= perfect <= e.high
+        ]  # fmt: skip
+        found += [f"{name}s whose interval leaves out {perfect}: {_list(off)}"] if off else []
+    return [f"The probabilities are not calibrated: {'; '.join(found)}."] if found else []
 
 
 def _list(names: Sequence[str], most: int = 8) -> str:
@@ -185,14 +190,53 @@ def limits(report: Report) -> list[str]:
     return found
 
 
-def methods(metrics: Metrics) -> str:
-    """Return how the intervals were computed, for the figures of these metrics."""
+def methods(report: Report) -> str:
+    """Return how the intervals were computed: each method of the report, with the figures that have it."""
     used: dict[str, list[str]] = {}
-    for m in metrics.labels:
-        for figure, estimate in m.values.items():
-            if estimate.method and name_of(figure) not in used.setdefault(estimate.method, []):
-                used[estimate.method].append(name_of(figure))
-    others = [f"{method} for {_list(names, 9)}" for method, names in used.items() if not method.startswith("bootstrap")]
-    unit = "rows" if metrics.patients is None else "patients"
-    text = f"Intervals are 95 %: percentiles of {metrics.resamples:,} resamples of the {unit} (seed {metrics.seed})"
-    return text + ("; " + "; ".join(others) if others else "") + "."
+    for figure, method in _intervals(report):
+        if figure not in used.setdefault(method, []):
+            used[method].append(figure)
+    if not used:
+        return "No figure has an interval; the reason is beside each."
+    sentences = ["Intervals are 95 %", *(f"{', '.join(figures)}: {method}" for method, figures in used.items())]
+    metrics = report.metrics
+    unit = "rows, as the patients are not known" if metrics.patients is None else "patients, each with all its rows"
+    own = "; that of the bands has resamples of its own" if _banded(report) else ""
+    sentences.append(f"The bootstrap draws {metrics.resamples:,} times from the {unit} (seed {metrics.seed}){own}")
+    return " ".join(f"{text}." for text in sentences)
+
+
+def _banded(report: Report) -> bool:
+    return any(b is not None for c in report.curves for b in (c.roc_band, c.pr_band, c.net_benefit_band))
+
+
+def _intervals(report: Report) -> Iterator[tuple[str, str]]:
+    """Yield the name of each figure that has an interval, and how it was computed."""
+    several, metrics = len(report.metrics.labels) > 1, report.metrics
+    # Of one output, the figures of all outputs are its own.
+    figures = [*(m.values for m in metrics.labels), *([metrics.overall] if several else [])]
+    figures += [of for g in report.groups for row in g.rows for label, of in row.figures.items() if label or several]
+    found = [(name_of(name), e) for of in figures for name, e in of.items()]
+    found += [("Observed share", b.observed) for c in report.curves for b in c.reliability]
+    for row in report.readers:
+        own = (row.sensitivity, row.model_sensitivity), (row.specificity, row.model_specificity)
+        found += [
+            (n, e) for n, es in zip(("Sensitivity", "Specificity"), own, strict=True) for e in es if e is not None
+        ]
+        found.append((NAMES["kappa"], row.kappa))
+    found += [(NAMES["kappa"], row.kappa) for row in report.agreements]
+    yield from ((name, _method(e.method)) for name, e in found if e.low is not None)
+    if _banded(report):
+        yield "Bands of curves", f"percentiles of the {BOOTSTRAP} at each point"
+    compared = [report.comparison.overall, *report.comparison.labels.values()] if report.comparison else []
+    between = [of for g in report.groups for row in g.rows for of in row.differences.values()]
+    for name, parts in (("Differences of the models", compared), ("Differences between groups", between)):
+        for method in {d.difference.method: None for of in parts for d in of.values() if d.separable is not None}:
+            yield name, f"expanded percentiles of the {method}"
+
+
+def _method(method: str) -> str:
+    """Return the method of an estimate in words that name what the bootstrap is used for."""
+    if method == BOOTSTRAP:
+        return f"percentiles of the {method}"
+    return f"standard error of the {method}" if method.startswith(BOOTSTRAP) else method

@@ -86,7 +86,7 @@ def decide(
     stated: dict[str, Any] = {"thresholds": chosen.values, "policy": chosen.policy, "calibration": calibration}
     if table.task == "multiclass":
         stated["thresholds"] = ()
-    model.set_outputs(labels=table.labels, task=table.task, prevalence=prevalence, **stated)
+    model.set_outputs(labels=table.labels, task=table.task, prevalence=prevalence, loss_weights=loss_weights, **stated)
     logits = predictions.logits
     if calibration is not None:
         slope, intercept = torch.tensor(calibration.slope), torch.tensor(calibration.intercept)

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from medzoo.training.extra import require_train_extra
+from medzoo.extra import require_train_extra
 
 require_train_extra()  # before the imports that would fail with the name of one package
 
@@ -24,7 +24,7 @@ import torch
 
 from medzoo.classifier import Classifier
 from medzoo.data.table import Table
-from medzoo.errors import ConfigError
+from medzoo.errors import ConfigError, TrainError
 from medzoo.evaluation.calibration import undo_calibration
 from medzoo.evaluation.run_record import PART
 from medzoo.evaluation.scores import Scores
@@ -265,6 +265,14 @@ def _train(
     model.save_pretrained(run.model, trained_on=setup.describe_data(), metrics=decided.metrics())
     predictions = decided.predictions
     run.write_predictions("valid", table, model.outputs, predictions)
+    baseline = _baseline(run, setup, inexact=inexact) if setup.recipe.decide.baseline else None
+    try:
+        validation_report(run, model, decided, baseline).save(run.path / "report.html")
+    except OSError as error:
+        raise TrainError(
+            f"{run.path / 'report.html'}: the report cannot be written ({error.strerror or error}). The model is in "
+            f"{run.model}. Check permissions and free space, then resume the run."
+        ) from error
     run.update(
         ended=_now(),
         seconds=round(time.perf_counter() - began, 1),
@@ -272,8 +280,6 @@ def _train(
         data_wait_share=_rounded(speeds[-1].data_wait_share) if speeds else None,
         decided=list(decided.notes),
     )
-    baseline = _baseline(run, setup, inexact=inexact) if setup.recipe.decide.baseline else None
-    validation_report(run, model, decided, baseline).save(run.path / "report.html")
     mark_finished(run.path)
     return Run(model, run.read_log(), run.path, predictions)
 

@@ -27,7 +27,7 @@ from medzoo.data.identity import names_patients, pseudonym
 from medzoo.data.table import Table
 from medzoo.errors import TrainError
 from medzoo.evaluation.drift import describe_data, summarise_pixels
-from medzoo.evaluation.run_record import ID, LINE, OWN_PREFIX, PART, PATHS, PATIENT, TARGET, RunRecord
+from medzoo.evaluation.run_record import ID, LINE, OWN_PREFIX, PART, PATHS, PATIENT, PIXELS, TARGET, RunRecord
 from medzoo.training.facts import data_fingerprint
 from medzoo.training.setup import Setup
 from medzoo.training.validation import ValidationPredictions
@@ -93,8 +93,10 @@ class RunFolder(RunRecord):
         for part in (split.train, split.valid, split.test):
             parts[part.rows] = part.name
         groups = written_groups(table)
-        header = [LINE, ID, PART, PATIENT, PATHS, *(TARGET + label for label in table.labels), *groups]
-        self.write_csv("data/table.csv", header, _table_rows(table, parts, groups))
+        header = [LINE, ID, PART, PATIENT, PATHS, *(TARGET + label for label in table.labels), PIXELS, *groups]
+        known = setup.pixels.identities
+        pixels = np.where(known.constant, "", known.pixels)
+        self.write_csv("data/table.csv", header, _table_rows(table, parts, pixels, groups))
         self.write_csv("data/dropped.csv", ("row", "id", "reason"), ((d.row, d.id, d.reason) for d in split.dropped))
         found = fingerprint(setup)
         self.write_json("data/fingerprint.json", found)
@@ -138,7 +140,9 @@ def written_groups(table: Table) -> list[str]:
     ]  # fmt: skip
 
 
-def _table_rows(table: Table, parts: NDArray[np.str_], groups: Sequence[str]) -> Iterable[list[Any]]:
+def _table_rows(
+    table: Table, parts: NDArray[np.str_], pixels: NDArray[np.str_], groups: Sequence[str]
+) -> Iterable[list[Any]]:  # fmt: skip
     """Yield the rows of ``table.csv``."""
     lines = table.lines if table.lines is not None else np.arange(len(table))
     for row in range(len(table)):
@@ -152,6 +156,7 @@ def _table_rows(table: Table, parts: NDArray[np.str_], groups: Sequence[str]) ->
             patient,
             paths,
             *targets,
+            pixels[row],
             *(table.groups[name][row] for name in groups),
         ]
 
@@ -172,6 +177,6 @@ def fingerprint(setup: Setup) -> dict[str, Any]:
     about = describe_data(replace(table, paths=None, arrays=None, groups=written).select(train))
     return {
         "rows": len(table), "labels": list(table.labels), "task": table.task, "parts": parts,
-        "small": about["small"], "groups": about["groups"], "pixels": summarise_pixels(setup.pixels, train).to_dict(),
+        "groups": about["groups"], "pixels": summarise_pixels(setup.pixels, train).to_dict(),
         "digest": data_fingerprint(setup),
     }  # fmt: skip

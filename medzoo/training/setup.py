@@ -13,6 +13,7 @@ from torch.utils.data import default_collate
 
 from medzoo.classifier import Classifier
 from medzoo.contract import Preprocessing
+from medzoo.data.known_data import seen_before
 from medzoo.data.leak import check_patients
 from medzoo.data.pixels import PixelStore
 from medzoo.data.split import Split, choose_split, column_of, folds, leave_out, split_from_column
@@ -23,7 +24,6 @@ from medzoo.factory import create
 from medzoo.registry import describe
 from medzoo.training.datamodule import ImageDataModule
 from medzoo.training.environment import resolve_environment
-from medzoo.training.known_data import seen_before
 from medzoo.training.losses import loss_from_recipe
 from medzoo.training.recipe import DataSection, Recipe
 from medzoo.training.task import ClassificationTask

@@ -205,6 +205,7 @@ def _record(config: dict[str, Any], folder: Path) -> Weights:
         policy=outputs.policy,
         calibration=outputs.calibration,
         prevalence=outputs.prevalence,
+        loss_weights=outputs.loss_weights,
         intended_use=IntendedUse(**tuples(config.get("intended_use", {}))),
         num_classes=num_classes,
         dtype=config["dtype"],

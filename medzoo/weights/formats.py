@@ -88,6 +88,7 @@ FORMAT_2: dict[str, dict[str, Any]] = {
         "policy": None,
         "calibration": None,
         "prevalence": [],
+        "loss_weights": [],
     },
     "outputs.policy": {
         "rule": REQUIRED,
@@ -176,7 +177,7 @@ KINDS: dict[str, dict[str, FieldType]] = {
     },
     "outputs": {
         "thresholds": NUMBERS_OR_NULL,
-        "prevalence": NUMBERS,
+        **dict.fromkeys(("prevalence", "loss_weights"), NUMBERS),
         **dict.fromkeys(("policy", "calibration"), _or_null(SECTION)),
         "labels": TEXTS,
         "task": TEXT,

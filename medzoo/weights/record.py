@@ -116,6 +116,7 @@ class Weights:
         policy: how the thresholds were chosen, or ``None`` if that is not stated.
         calibration: the calibration that is part of the weights, or ``None`` for none.
         prevalence: share of positives in the training data, one per label; empty if not stated.
+        loss_weights: of positives or classes in the training loss, see :class:`medzoo.Outputs`; empty if not stated.
         intended_use: the images and patients they were made for.
         num_classes: outputs of the model unless the user asks for another number; ``None`` for as many as the file has,
             or those of the builder.
@@ -148,6 +149,7 @@ class Weights:
     policy: ThresholdPolicy | None = None
     calibration: Calibration | None = None
     prevalence: tuple[float, ...] = ()
+    loss_weights: tuple[float, ...] = ()
     intended_use: IntendedUse = UNSTATED
     num_classes: int | None = None
     dtype: str = ""
@@ -196,6 +198,7 @@ class Weights:
             self.policy,
             self.calibration,
             self.prevalence,
+            self.loss_weights,
         )
 
     @property

@@ -181,10 +181,10 @@ def _card(model: ModelConfig, config: Mapping[str, Any], name: str) -> str:
     policy, stated = outputs.policy, [("threshold", outputs.thresholds)]
     if policy is not None:
         stated += [("sensitivity there", policy.sensitivity), ("specificity there", policy.specificity)]
+    weighted = "loss weighted by" if outputs.task == "multiclass" else "loss weighted positives by"
+    stated += [("prevalence in training", outputs.prevalence), (weighted, outputs.loss_weights)]
     columns += [
-        (title, ["none" if value is None else f"{value:.4g}" for value in values])
-        for title, values in (*stated, ("prevalence in training", outputs.prevalence))
-        if values
+        (title, ["none" if value is None else f"{value:.4g}" for value in values]) for title, values in stated if values
     ]
     table = [
         [title for title, _ in columns],
@@ -217,6 +217,8 @@ def _statements(outputs: Outputs) -> Iterator[str]:
     if calibration is not None:
         split = f", fitted on {_plain(calibration.split)}" if calibration.split else ""
         yield f"calibration, part of the weights: {_plain(calibration.method)}{split}"
+    elif any(weight != 1 for weight in outputs.loss_weights):
+        yield "the loss was weighted, and no calibration undoes it: probabilities are not those of the training data"
 
 
 def _plain(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The optional packages that training needs."""
+"""The optional packages that training and evaluation need."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def require_train_extra() -> None:
     absent = [name for name in PACKAGES if not _is_installed(name)]
     if absent:
         raise ConfigError(
-            f"training needs packages that are not installed ({', '.join(absent)}). Run: pip install 'medzoo[train]'"
+            f"training and evaluation need packages that are not installed ({', '.join(absent)}). Run: "
+            "pip install 'medzoo[train]'"
         )
 
 
