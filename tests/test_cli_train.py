@@ -78,7 +78,8 @@ def test_train_as_a_person_types_it(called, tmp_path):
     )  # fmt: skip
     assert recipe == want
     assert (data, options) == ("n.csv", {"to": "runs/a", "root": "images", "logger": False})
-    assert result.output.splitlines()[-1] == "Next: medzoo evaluate runs/a, or medzoo predict local-dir:runs/a/model IMAGE"
+    last = "Next: medzoo evaluate runs/a, or medzoo predict local-dir:runs/a/model IMAGE"
+    assert result.output.splitlines()[-1] == last
 
 
 def test_every_option_reaches_its_field(called):
@@ -212,10 +213,14 @@ import sys
 sys.modules["lightning"] = None
 from click.testing import CliRunner
 from medzoo.cli.main import main
-for arguments in (["recipes"], ["check", "table", "--data", "d"], ["train", "table", "--data", "d", "--to", "r"], ["evaluate", "s.csv"]):
+for arguments in (
+    ["recipes"], ["check", "table", "--data", "d"], ["train", "table", "--data", "d", "--to", "r"],
+    ["evaluate", "s.csv"],
+):
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2, result.output
-    assert result.output.startswith("ConfigError: training and evaluation need packages that are not installed (lightning)"), result
+    assert result.output.startswith("ConfigError: training and evaluation need packages"), result
+    assert "not installed (lightning)" in result.output
 assert CliRunner().invoke(main, ["train", "--help"]).exit_code == 0
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, timeout=120)

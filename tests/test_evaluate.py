@@ -143,7 +143,7 @@ def test_openings_are_counted_for_the_data(run, monkeypatch, tmp_path):
 
 def test_rows_of_the_training_are_refused_dropped_or_stated(run, data):
     table = table_of(data)
-    with pytest.raises(DataError, match=r"of 320 rows are of patients or images that the run was trained or chosen on"):
+    with pytest.raises(DataError, match=r"of 320 rows are of patients or images that disc was trained or chosen on"):
         medzoo.evaluate(run, table)
     dropped = medzoo.evaluate(run, table, seen="drop", resamples=100)
     assert len(dropped.scores) == len(medzoo.evaluate(run, resamples=100).scores)
@@ -201,9 +201,10 @@ def test_images_are_drawn_on_request(run):
 @pytest.mark.parametrize(
     ("given", "options", "message"),
     [
+        ("runs/dics", {}, "no such folder of a run"),
         ([], {}, "expected a model, got an empty list"),
         (3, {}, "expected a model, a run, scores or a path, got int"),
-        ("no/such/folder", {}, "no model"),
+        ("dics", {}, "no model"),
         ("xray_cnn:none", {}, "none"),
     ],
 )
@@ -241,7 +242,7 @@ def test_the_command_line(run, data, tmp_path):
     assert "--seen drop" in fault.output
 
 
-def test_recalibration_on_the_command_line(run, tmp_path):
+def test_recalibration_on_the_command_line(run, data, tmp_path):
     site = write_discs(tmp_path / "site", 120, seed=4)
     result = cli("recalibrate", run.folder, "--data", site, "--rule", "sensitivity>=0.9", "--site", "south",
                  "--to", tmp_path / "m")  # fmt: skip
@@ -249,15 +250,27 @@ def test_recalibration_on_the_command_line(run, tmp_path):
     model = medzoo.create(f"local-dir:{tmp_path / 'm'}")
     assert model.outputs.policy.rule == "sensitivity >= 0.9"
     assert "south" in model.outputs.policy.split
+    fault = cli("recalibrate", run.folder, "--data", data, "--to", tmp_path / "x")
+    assert "that disc was trained" in fault.output
+    assert "--seen drop" in fault.output
+    fault = cli("recalibrate", run.folder, "--prevalence", 0.02, "--rule", "youden", "--to", tmp_path / "x")
+    assert "--rule is for --data" in fault.output
     shifted = cli("recalibrate", run.folder, "--prevalence", 0.02, "--to", tmp_path / "s")
     assert shifted.exit_code == 0, shifted.output
     assert "shift" in shifted.output
 
 
 def test_options_that_do_not_go_together(run, data, tmp_path):
+    (tmp_path / "s.csv").write_text("target,probability\n1,0.5\n0,0.2\n")
+    (tmp_path / "file").write_text("")
     for arguments, message in (
+        ((tmp_path / "s.csv", "--images"), "--images has no effect"),
+        ((tmp_path / "s.csv", "--uncertain", "mask"), "--uncertain has no effect"),
+        ((run.folder, "--to", tmp_path / "file"), "cannot be written"),
+        ((run.folder, "--labels", "a"), "--labels is for --data"),
+        ((run.folder.parent / "dics",), "Did you mean 'disc'"),
         ((run.folder, "--label-col", "disc"), "--label-col is for --data"),
-        ((run.folder, "--threshold", "0.5"), "for a file of scores"),
+        ((run.folder, "--threshold", "0.5"), "for files of scores"),
         ((run.folder, "--data", data, "--part", "test", "--seen", "drop", "--by", "sight"), "Did you mean 'site'"),
     ):
         result = cli("evaluate", *arguments)
@@ -288,3 +301,18 @@ def test_folds_are_pooled(tmp_path):
         medzoo.evaluate([runs[0], runs[0]], out_of_fold=True)
     with pytest.raises(ConfigError, match="two runs or more"):
         medzoo.evaluate(runs[0], out_of_fold=True)
+
+
+def test_scores_are_joined_with_labels_whose_images_are_elsewhere(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = rng.random(200) < 0.3
+    scores = np.clip(labels * 0.3 + rng.random(200) * 0.7, 0, 1)
+    with (tmp_path / "scores.csv").open("w") as file:  # as MONAI's CSVSaver writes them
+        file.writelines(f"img{i}.png,{score}\n" for i, score in enumerate(scores))
+    with (tmp_path / "labels.csv").open("w") as file:
+        file.write("path,Edema,pid\n")
+        file.writelines(f"img{i}.png,{int(label)},p{i // 2}\n" for i, label in enumerate(labels))
+    result = cli("evaluate", tmp_path / "scores.csv", "--data", tmp_path / "labels.csv", "--label-col", "Edema",
+                 "--patient-col", "pid", "--resamples", 200, "--to", tmp_path / "out")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "200 rows of 100 patients" in result.output

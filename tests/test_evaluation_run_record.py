@@ -19,7 +19,7 @@ from medzoo.errors import ConfigError, DataError
 from medzoo.evaluation.characteristics import characteristics_of_run
 from medzoo.evaluation.drift import compare_data, describe_data
 from medzoo.evaluation.flow import flow_of_run
-from medzoo.evaluation.run_record import PART, RunRecord, is_run
+from medzoo.evaluation.run_record import PART, PIXELS, RunRecord, is_run
 from medzoo.evaluation.scores import Scores
 from medzoo.training.run_folder import RunFolder
 
@@ -64,7 +64,7 @@ def test_what_a_run_holds_is_read(run):
     assert len(table) == 48
     assert table.labels == ("grade",)
     assert set(np.unique(table.groups[PART])) == {"", "train", "valid", "test"}
-    assert set(table.groups) == {PART, "site", "part"}
+    assert set(table.groups) == {PART, PIXELS, "site", "part"}
     assert set(table.patients) == {pseudonym(f"p{i}") for i in range(24)}
     assert [row["epoch"] for row in run.read_log()] == [1]
     assert {each.reason for each in run.dropped()} == {
@@ -79,8 +79,8 @@ def test_predictions_are_scores(run):
     assert len(scores) == 12
     assert scores.labels == ("grade",)
     assert scores.task == "binary"
-    assert scores.thresholds == (0.5,)
-    assert scores.threshold_rule == ""
+    assert scores.thresholds == (None,), "too few patients"
+    assert scores.threshold_rule == "Youden"
     assert set(scores.groups) == {"site", "part"}
     table = run.read_table()
     places = {one: row for row, one in enumerate(table.ids)}

@@ -13,7 +13,7 @@ import click
 from medzoo.cli.tables import cli_message
 from medzoo.errors import ConfigError
 
-__all__ = ["messages", "needed", "recipe_options", "resolve"]
+__all__ = ["flag_of", "messages", "needed", "recipe_options", "resolve"]
 
 # Options with a field of their own, in the order of the help: (flags, field of the recipe, arguments of click.option).
 OPTIONS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
@@ -101,6 +101,11 @@ def recipe_options(only: Sequence[str] = ()) -> Callable[[Command], Command]:
         return data(root(command))
 
     return add
+
+
+def flag_of(field: str) -> str:
+    """Return the option of a field, by its name as an argument: ``data__label`` is ``--label-col``."""
+    return {each.replace(".", "__"): flags[0] for flags, each, _ in OPTIONS}.get(field, "--set")
 
 
 def resolve(recipe: Any, options: dict[str, Any]) -> Any:

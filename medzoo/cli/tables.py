@@ -74,15 +74,25 @@ TRAIN_ADVICE = {
     "data.cache=": "--cache ",
 }
 EVALUATE_ADVICE = {
+    "medzoo.resume(folder, data=table), or medzoo.evaluate(folder, table, part=...)": (
+        "medzoo evaluate RUN --data FILE --part test"
+    ),
+    '--set "data.unreadable=drop"': "--unreadable drop",
+    "or prevalence=, got neither": "or --prevalence, got neither",
+    "or table=": "or --data",
+    "(score=)": "(--score-col)",
+    "(target=)": "(--label-col)",
+    "Give image= with the column": "Give --image-col with the column",
+    "Give labels=": "Give --labels",
     "seen='drop'": "--seen drop",
     "Give the table.": "Give --data.",
     "Leave part out.": "Leave --part out.",
     "Give prevalence=, such as prevalence=0.05.": "Give --prevalence, such as --prevalence 0.05.",
     "scale='logit'": "--scale logit",
-    "thresholds=": "--threshold ",
-    "score=": "--score-col ",
-    "target=": "--label-col ",
-    "patient=": "--patient-col ",
+    "thresholds=": "--threshold",
+    "score=": "--score-col",
+    "target=": "--label-col",
+    "patient=": "--patient-col",
     "partial=True": "in Python partial=True",
     **TRAIN_ADVICE,
 }

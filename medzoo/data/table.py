@@ -198,6 +198,7 @@ class Table:
         groups: Sequence[str] | None = None,
         duplicates: Duplicates = "refuse",
         delimiter: str | None = None,
+        images: bool = True,
         **options: Unpack[LabelOptions],
     ) -> Table:
         """Make a table of a CSV file in UTF-8 with a header.
@@ -211,6 +212,8 @@ class Table:
             groups: columns to keep as groups; ``None`` keeps all others whose values have at most 256 characters.
             duplicates: ``"drop"`` keeps the first of rows with the same image, labels and patient.
             delimiter: ``","``, ``";"`` or a tab; ``None`` recognises it.
+            images: ``False`` does not look for the images, for labels that scores are compared with; the table then
+                has none.
             options: see :class:`~medzoo.data.labels.LabelOptions`.
 
         Raises:
@@ -219,7 +222,7 @@ class Table:
         wanted = [image, *([label] if isinstance(label, str) else label), *filter(None, [patient])]
         columns = read_csv(path, wanted=wanted, delimiter=delimiter)
         folder = root if root is not None else Path(path).parent
-        return cls._of_columns(columns, folder, image, label, patient, groups, duplicates, options)
+        return cls._of_columns(columns, folder if images else None, image, label, patient, groups, duplicates, options)
 
     @classmethod
     def from_frame(
@@ -247,17 +250,18 @@ class Table:
 
     @classmethod
     def _of_columns(
-        cls, columns: Columns, root: str | os.PathLike[str], image: str, label: str | Sequence[str],
+        cls, columns: Columns, root: str | os.PathLike[str] | None, image: str, label: str | Sequence[str],
         patient: str | None, groups: Sequence[str] | None, duplicates: Duplicates, options: LabelOptions,
     ) -> Table:  # fmt: skip
         rules = LabelRules.of(options)
         columns.require(image=image, label=label, patient=patient, groups=groups)
         ids = columns.values[image]
-        paths = find_images(ids, root, columns.faults)
-        return cls(**assemble(
+        paths = list(ids) if root is None else find_images(ids, root, columns.faults)
+        table = cls(**assemble(
             columns, ids=ids, paths=paths, label=label, patient=patient, groups=groups, used=[image],
             duplicates=duplicates, rules=rules,
         ))  # fmt: skip
+        return replace(table, paths=None) if root is None else table
 
     @classmethod
     def from_folder(

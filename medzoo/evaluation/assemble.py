@@ -37,7 +37,7 @@ from medzoo.evaluation.seeds import over_seeds
 from medzoo.version import __version__
 from medzoo.visual.show_transforms import draw_input
 
-__all__ = ["Choices", "Evidence", "assemble"]
+__all__ = ["CHOSEN_HERE", "Choices", "Evidence", "assemble"]
 
 
 class _Drawn(TypedDict):
@@ -48,6 +48,11 @@ class _Drawn(TypedDict):
 
 
 _NO_VALUE = Estimate(math.nan, why="the rows were sampled by class; see the value at the stated prevalence")
+CHOSEN_HERE = (
+    "the training was watched, and thresholds were chosen, on these rows: figures at a threshold are optimistic, and "
+    "only a test part, or data from elsewhere, shows how the model does on new patients"
+)
+"""What a report of the validation part says first."""
 Before = tuple[Metrics, tuple[LabelCurves, ...]]
 _LIBRARIES = (("torch", "torch"), ("scikit-learn", "scikit-learn"), ("scipy", "scipy"), ("numpy", "numpy"))
 

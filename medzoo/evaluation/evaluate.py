@@ -19,7 +19,7 @@ from medzoo.data.known_data import seen_before
 from medzoo.data.pixels import CacheMode, PixelStore
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError, DataError, did_you_mean
-from medzoo.evaluation.assemble import Choices, Evidence, assemble
+from medzoo.evaluation.assemble import CHOSEN_HERE, Choices, Evidence, assemble
 from medzoo.evaluation.calibration import undo_calibration
 from medzoo.evaluation.pool import pool
 from medzoo.evaluation.replicates import Options
@@ -106,6 +106,7 @@ def evaluate(
         DataError: images that cannot be read, patients of the training, or scores that cannot be used.
     """
     require_train_extra()
+    _check_prevalence(prevalence)
     if isinstance(table, (str, os.PathLike)):
         table = Table.from_csv(table)
     given: list[Any] = list(model) if isinstance(model, (list, tuple)) else [model]
@@ -116,30 +117,40 @@ def evaluate(
     rivals = [] if against is None else [_subject(against, target.table)]
     subjects, rivals = _distinct(subjects, rivals)
     record = subjects[0].record
-    columns = tuple([by] if isinstance(by, str) else by)
-    target.check_columns(columns, subjects[0])
-    notes = _check_unseen([*subjects, *rivals], target, scoring, seen)
-    pixels = target.pixels(subjects[0], scoring)
-    every = [_scores(subject, target, scoring) for subject in subjects]
-    scores: Scores = every[0]
-    other = (rivals[0].name, _scores(rivals[0], target, scoring)) if rivals else None
-    before = _before(subjects[0], scores)
     sampled = bool(record is not None and record.facts().get("case_sampled")) if case_sampled is None else case_sampled
     if sampled and prevalence is None:
         raise ConfigError(
             "evaluate: the rows were sampled by class, so that predictive values need the share of positives in the "
             "population. Give prevalence=, such as prevalence=0.05."
         )
+    columns = tuple([by] if isinstance(by, str) else by)
+    target.check_columns(columns, subjects[0])
+    notes = _check_unseen([*subjects, *rivals], target, scoring, seen)
+    if target.part == "valid":
+        notes = (CHOSEN_HERE, *notes)
+    pixels = target.pixels(subjects[0], scoring)
+    every = [_scores(subject, target, scoring) for subject in subjects]
+    scores: Scores = every[0]
+    other = (rivals[0].name, _scores(rivals[0], target, scoring)) if rivals else None
+    before = _before(subjects[0], scores)
     choices = Choices(
         by=columns,
         options=Options(_prevalence(prevalence, scores.labels), specificity, sensitivity),
         examples=examples, images=images, resamples=resamples, seed=seed, project=project,
     )  # fmt: skip
     evidence = Evidence(
-        name=subjects[0].name, model=subjects[0].model, record=record, part=target.part, pixels=pixels, before=before,
-        others=tuple(zip((s.name for s in subjects[1:]), every[1:], strict=True)), against=other, notes=notes,
+        name=subjects[0].name,
+        model=subjects[0].model,
+        record=record,
+        part=target.part,
+        pixels=pixels,
+        before=before,
+        others=tuple(zip((s.name for s in subjects[1:]), every[1:], strict=True)),
+        against=other,
+        notes=notes,
+        count=target.part != "valid",
         case_sampled=sampled,
-    )  # fmt: skip
+    )
     return assemble(scores, choices, evidence)
 
 
@@ -188,28 +199,42 @@ def record_of(name: str | os.PathLike[str]) -> RunRecord | None:
     return RunRecord(folder) if is_run(folder) else None
 
 
-def load_model(name: str | os.PathLike[str]) -> Classifier:
-    """Return the model of a run's folder, or of a name with its tag, a folder or a repository, in eval mode.
+def check_name(name: str | os.PathLike[str]) -> None:
+    """Check what can be known of the name of a model without loading it.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: a run that has not ended, or a path to something else or to nothing.
     """
     text, path = os.fspath(name), Path(name)
     if is_run(path):
         record = RunRecord(path)
         record.weights()  # raises for a run without a model
         if not record.facts().get("ended"):
-            raise ConfigError(
-                f"{path}: the training has not ended. Continue it with medzoo.resume({os.fspath(name)!r})."
-            )
-        return create(f"local-dir:{path / 'model'}").eval()
-    if text.startswith(("local-dir:", "hf-hub:")):
-        return create(text).eval()
-    if path.exists():
+            raise ConfigError(f"{path}: the training has not ended. Continue it with medzoo.resume({text!r}).")
+    elif text.startswith(("local-dir:", "hf-hub:")):
+        return
+    elif path.exists():
         raise ConfigError(
             f"{path}: expected the folder of a finished run, a CSV file of scores, or a model. A folder that "
             f"save_pretrained wrote is given as 'local-dir:{path}'."
         )
+    elif path.name != text:
+        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise ConfigError(f"{path}: no such folder of a run.{did_you_mean(path.name, beside)} Check the path.")
+
+
+def load_model(name: str | os.PathLike[str]) -> Classifier:
+    """Return the model of a run's folder, or of a name with its tag, a folder or a repository, in eval mode.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    check_name(name)
+    text, path = os.fspath(name), Path(name)
+    if is_run(path):
+        return create(f"local-dir:{path / 'model'}").eval()
+    if text.startswith(("local-dir:", "hf-hub:")):
+        return create(text).eval()
     kind, _, tag = text.partition(":")
     return create(kind, pretrained=tag or True).eval()
 
@@ -365,7 +390,11 @@ def _prevalence(given: float | Mapping[str, float] | None, labels: Sequence[str]
     absent = [label for label in labels if label not in by_label]
     if absent:
         raise ConfigError(f"evaluate: expected a prevalence for each label, got none for {', '.join(absent)}.")
-    shares = tuple(float(by_label[label]) for label in labels)
-    if not all(0 < share < 1 for share in shares):
+    return tuple(float(by_label[label]) for label in labels)
+
+
+def _check_prevalence(given: float | Mapping[str, float] | None) -> None:
+    """Raise ConfigError for what is no share, before anything is read."""
+    shares = given.values() if isinstance(given, Mapping) else [] if given is None else [given]
+    if not all(isinstance(share, (int, float)) and 0 < share < 1 for share in shares):
         raise ConfigError(f"evaluate: expected a prevalence above 0 and below 1, got {given}.")
-    return shares

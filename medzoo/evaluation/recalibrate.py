@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from medzoo.classifier import Classifier
 from medzoo.contract import Outputs
+from medzoo.data.pixels import PixelStore
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError, DataError
 from medzoo.evaluation.calibration import (
@@ -23,11 +24,14 @@ from medzoo.evaluation.calibration import (
     undo_calibration,
 )
 from medzoo.evaluation.rules import rule_from_text
+from medzoo.evaluation.run_record import RunRecord
 from medzoo.evaluation.scores import Scores
 from medzoo.evaluation.shifts import Prevalence, shares_of, shift_for_loss_weights, shift_for_prevalence
 from medzoo.evaluation.thresholds import OPTIMISTIC, choose_thresholds
+from medzoo.evaluation.unseen import Seen, find_seen, seen_notes
 from medzoo.factory import create
 from medzoo.provenance import Calibration
+from medzoo.transforms.transform import transform
 from medzoo.warn import warn
 
 __all__ = ["recalibrate"]
@@ -36,9 +40,9 @@ UNCHANGED = (1.0, 0.0)  # slope and intercept
 
 
 def recalibrate(
-    model: Classifier, data: Table | Scores | None = None, *, to: str | os.PathLike[str],
+    model: Classifier | str | os.PathLike[str], data: Table | Scores | None = None, *, to: str | os.PathLike[str],
     rule: str | float | Mapping[str, str] | None = None, split: str = "", prevalence: Prevalence | None = None,
-    from_prevalence: Prevalence | None = None, **options: Any,
+    from_prevalence: Prevalence | None = None, seen: Seen = "refuse", **options: Any,
 ) -> Classifier:  # fmt: skip
     """Calibrate a model for a new site, choose its thresholds there, save it as a folder, and return that model.
 
@@ -54,7 +58,7 @@ def recalibrate(
     site is not known.
 
     Args:
-        model: from :func:`medzoo.create`, with a head.
+        model: from :func:`medzoo.create`, with a head, or the folder of a run, or the name of a model.
         data: images of the new site with labels and patients, which the model was not trained on, or the
             :class:`~medzoo.evaluation.scores.Scores` of this model as it is; ``None`` for the shift alone.
         to: the folder, which must not hold a model yet.
@@ -67,6 +71,8 @@ def recalibrate(
             present calibration, or of the training where there is none, as far as it is stated. Weights of the loss
             that the model states and no calibration undid are then undone too: with them the probabilities are for
             another share than that of the training.
+        seen: what happens to rows whose patient or image the run was trained on, where the model is given as a run:
+            ``"refuse"`` raises an error, ``"drop"`` leaves them out, ``"allow"`` takes them, with a warning.
         options: of ``score_table``, such as ``batch_size``, ``device`` and ``pixels``.
 
     Raises:
@@ -74,7 +80,14 @@ def recalibrate(
             or with ``normalised`` probabilities. Nothing is written.
         DataError: too few rows or patients for any output, or data with other labels. Nothing is written.
     """
+    record = None
+    if isinstance(model, (str, os.PathLike)):
+        from medzoo.evaluation.evaluate import load_model, record_of
+
+        record, model = record_of(model), load_model(model)
     _check(model, data, to, rule, prevalence, from_prevalence, options)
+    if record is not None and isinstance(data, Table):
+        data, options["pixels"] = _unseen(record, model, data, seen, options)
     if prevalence is not None:
         of, classes = model.outputs.labels, model.outputs.task == "multiclass"
         prevalence = shares_of("recalibrate", "prevalence", of, prevalence, classes)
@@ -86,6 +99,21 @@ def recalibrate(
     like = next(new.parameters())
     # Read again, so that load report and digest are those of the folder.
     return create(f"local-dir:{folder}").to(like.device).train(model.training)
+
+
+def _unseen(
+    record: RunRecord, model: Classifier, table: Table, seen: Seen, options: Mapping[str, Any]
+) -> tuple[Table, PixelStore]:
+    """Return the rows, and their images, that a run was not trained on, or as ``seen`` has it."""
+    how = {name: options[name] for name in ("cache", "unreadable", "allow_mismatch") if name in options}
+    pixels = PixelStore(table, transform(model), **how)
+    found, _ = find_seen(record, table, pixels.identities, parts=("train",))
+    for note in seen_notes(table, found, seen, record.path.name):
+        warn(note)
+    if seen != "drop" or not found.any():
+        return table, pixels
+    rest = table.select(np.flatnonzero(~found))
+    return rest, PixelStore(rest, transform(model), **how)
 
 
 def _check(

@@ -5,6 +5,7 @@ Axes: n rows.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -21,7 +22,9 @@ __all__ = ["Seen", "check_same", "find_seen", "seen_notes"]
 Seen = Literal["refuse", "drop", "allow"]
 
 
-def find_seen(record: RunRecord, table: Table, identities: Identities) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
+def find_seen(
+    record: RunRecord, table: Table, identities: Identities, parts: Sequence[str] = ("train", "valid")
+) -> tuple[NDArray[np.bool_], tuple[str, ...]]:
     """Return which rows of a table, ``n``, are of patients or images that a run was trained or chosen on, and notes.
 
     Chosen on are the rows of its validation part: they set its thresholds, its calibration and when it stopped. Images
@@ -31,9 +34,10 @@ def find_seen(record: RunRecord, table: Table, identities: Identities) -> tuple[
         record: of the run.
         table: the rows.
         identities: of the pixels of the rows.
+        parts: of the run that are looked for.
     """
     own = record.read_rows()
-    used = np.isin(own.groups[PART], ("train", "valid"))
+    used = np.isin(own.groups[PART], list(parts))
     seen, notes = np.zeros(len(table), bool), []
     if table.patients is None or own.patients is None:
         notes.append("patients are not known on both sides, so that those of the training could not be looked for")

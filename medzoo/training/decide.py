@@ -10,7 +10,7 @@ import torch
 
 from medzoo.classifier import Classifier
 from medzoo.data.table import Table
-from medzoo.evaluation.assemble import Choices, Evidence, assemble
+from medzoo.evaluation.assemble import CHOSEN_HERE, Choices, Evidence, assemble
 from medzoo.evaluation.calibration import apply_calibration, cross_fitted, fit_calibration, fold_calibration
 from medzoo.evaluation.card import card_metrics
 from medzoo.evaluation.compare import compare
@@ -112,10 +112,7 @@ def validation_report(
         decided: on its validation part.
         baseline: scores of the same training without the weights of the loss, before a calibration.
     """
-    notes = [
-        "the training was watched, and thresholds were chosen, on these rows: figures at a threshold are optimistic, "
-        "and only a test part, or data from elsewhere, shows how the model does on new patients"
-    ]
+    notes = [CHOSEN_HERE]
     if decided.honest is not None:
         notes.append(
             "Brier score, log-loss, ECE, slope, intercept, reliability and decision curve are of a calibration that "

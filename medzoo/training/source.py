@@ -15,7 +15,9 @@ __all__ = ["load_table"]
 CSV = (".csv", ".tsv")
 
 
-def load_table(recipe: Recipe, data: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> Table:
+def load_table(
+    recipe: Recipe, data: str | os.PathLike[str], root: str | os.PathLike[str] | None = None, *, images: bool = True
+) -> Table:  # fmt: skip
     """Return the table of a CSV file, a MedMNIST file, a folder with a folder for each class, or a DICOM folder.
 
     Args:
@@ -23,6 +25,7 @@ def load_table(recipe: Recipe, data: str | os.PathLike[str], root: str | os.Path
         data: ``.csv`` or ``.tsv``, ``.npz``, or a folder. With ``data.key`` it is the CSV file that is joined to the
             DICOM studies of ``root``.
         root: folder of the images of a CSV file; ``None`` is that of the file.
+        images: whether the images of a CSV file have to be there.
 
     Raises:
         ConfigError: no such path, or one that needs something else.
@@ -38,7 +41,7 @@ def load_table(recipe: Recipe, data: str | os.PathLike[str], root: str | os.Path
     if path.suffix.lower() in CSV and path.is_file():
         return Table.from_csv(
             path, root=root, image=how.image, label=_columns(how), patient=how.patient, duplicates=how.duplicates,
-            **_labels(how),
+            images=images, **_labels(how),
         )  # fmt: skip
     if path.is_file() and path.suffix.lower() not in (*CSV, ".npz"):
         sheet = " Save the sheet as CSV." if path.suffix.lower() in (".xlsx", ".xls", ".ods") else ""
