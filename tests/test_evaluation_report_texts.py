@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from medzoo.evaluation.metrics import measure
 from medzoo.evaluation.page import page
 from medzoo.evaluation.report import Report
 from medzoo.evaluation.scores import Scores
+from medzoo.evaluation.sections import calibration
 from medzoo.evaluation.tables import results_tables
 from medzoo.evaluation.wording import reading_notes, warnings_of
 from medzoo.provenance import Calibration, ThresholdPolicy
@@ -62,7 +64,10 @@ def test_one_is_no_plural_and_few_have_no_slope():
     report = Report("One", of, measure(of, resamples=40))
     assert "Few: 1 positive patient, AUROC" in str(report)
     assert "slope" not in str(report)
-    assert "intercept" not in page(sad().shareable()).split("<h2")[3]
+    captions = re.findall("<figcaption.*?</figcaption>", calibration(sad()))
+    slopes = {"slope" in caption for caption in captions if ">Few<" in caption}
+    assert slopes == {False}
+    assert any("slope" in caption for caption in captions if ">Enough<" in caption)
 
 
 def test_how_a_file_was_read_is_no_warning(tmp_path):
@@ -82,9 +87,9 @@ def test_how_a_file_was_read_is_no_warning(tmp_path):
 
 def test_what_was_decided_is_beside_what_it_reaches_here():
     policy = ThresholdPolicy("Youden", "validation", scale="calibrated", sensitivity=(0.951,), specificity=(0.965,))
-    calibration = Calibration("Platt", (1.528,), (0.523,), "validation")
+    fitted = Calibration("Platt", (1.528,), (0.523,), "validation")
     report = minimal()
-    outputs = Outputs(("Pneumonia",), "binary", (0.5,), policy=policy, calibration=calibration)
+    outputs = Outputs(("Pneumonia",), "binary", (0.5,), policy=policy, calibration=fitted)
     text = page(replace(report, outputs=outputs).shareable())
     for part in (
         "Sensitivity on validation",
@@ -101,7 +106,7 @@ def test_what_was_decided_is_beside_what_it_reaches_here():
 
 
 def test_wrong_calls_of_both_kinds_are_shown():
-    of = scores(thresholds=(0.05,))
+    of = scores(thresholds=(0.2,))
     found = [e for e in choose_examples(of, Pseudonyms(), 4) if e.kind == "wrong"]
     missed = int(((of.calls == 0) & (of.targets == 1)).sum())
     assert missed >= 1

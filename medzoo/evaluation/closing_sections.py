@@ -23,7 +23,8 @@ def examples(report: Report) -> Markup | None:
         return None
     parts: list[str] = [
         tag("p", "The most confident wrong and right calls of each output, half of them of positive cases where "
-            "there are as many. Cases are named by pseudonyms, which cannot be traced back without the key of the project.")
+            "there are as many. Cases are named by pseudonyms, which cannot be traced back without the key of the "
+            "project.")
     ]  # fmt: skip
     for label in dict.fromkeys(example.label for example in report.examples):
         mine = [example for example in report.examples if example.label == label]

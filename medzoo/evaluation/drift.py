@@ -257,7 +257,8 @@ def _notes(a: Mapping[str, Any], b: Mapping[str, Any], rows: list[DriftRow]) -> 
             f"not compared, as the columns hold few values in one and numbers in the other, or too many values or too "
             f"few patients: {', '.join(other)}"
         )
-    for missing, where in ((columns[0] - columns[1], "the training data"), (columns[1] - columns[0], "this data")):
+    known = [{name for name, figures in side.get("groups", {}).items() if figures} for side in (a, b)]
+    for missing, where in ((known[0] - columns[1], "the training data"), (known[1] - columns[0], "this data")):
         if missing and all("groups" in side for side in (a, b)):
             notes.append(f"columns that {where} alone has: {', '.join(sorted(missing))}")
     large = [row.what for row in rows if row.large]

@@ -38,7 +38,8 @@ PROBABILITIES = ("brier", "log_loss", "ece", "calibration_slope", "calibration_i
 # Notes of what was recognised in a file of scores, as the readers of medzoo.evaluation.scores_csv word them.
 _READING = re.compile(
     r"^(patients are in the column|scores are joined with|scores are taken as probabilities|"
-    r"a comma in a score is taken|the file has no header|rows are named by|columns of scores are taken in|of two columns of classes|"
+    r"a comma in a score is taken|the file has no (header|ids)|columns of scores are taken in|"
+    r"of two columns of classes|"
     r"labels exclude each other|classes are numbered)|^.{1,80} is the positive (class|one)$",
     re.IGNORECASE,
 )
