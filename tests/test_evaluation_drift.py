@@ -124,7 +124,7 @@ def test_prevalence_and_columns(transform):
         return describe_data(table_of(noise(n), groups, (rng.random(n) < positive).astype(int)))
 
     base = data(0.5, 0.5, 50)
-    assert set(base["groups"]) == {"sex", "age"}
+    assert {name for name, known in base["groups"].items() if known} == {"sex", "age"}
     shifted, same = (compare_data(base, other) for other in (data(0.15, 0.1, 70), data(0.5, 0.5, 50)))
     assert {row.what for row in shifted.rows if row.large} == {"prevalence of positive", "sex", "age, median (IQR)"}
     assert not any(row.large for row in same.rows)
@@ -172,14 +172,19 @@ def test_an_age_that_few_patients_have_is_not_shown():
     groups = {"age": [str(50 + i % 11) for i in range(271)] + [""] * 29}  # 11 ages
     one = describe_data(table_of(noise(300), groups, patients=[0] * 271 + list(range(1, 30))))
     many = describe_data(table_of(noise(300), groups, patients=[i % 30 for i in range(300)]))
-    assert (set(one["groups"]), set(many["groups"])) == (set(), {"age"})
+    assert (one["groups"], set(many["groups"]["age"])) == ({"age": {}}, {"median", "quartiles", "mean", "sd"})
+    notes = " ".join(compare_data(many, one).notes)
+    assert "too few patients: age" in notes
+    assert "alone" not in notes, "the column is there"
+    assert "columns that the training data alone has: age" in compare_data(many, {**one, "groups": {}}).notes
 
 
 def test_numbers_beyond_float64_are_left_out():
     values = [i % 20 + 40 for i in range(200)]
     columns = {"dose": [f"{value}e305" for value in values], "age": [str(value) for value in values]}
     found = describe_data(table_of(noise(200), columns))
-    assert list(found["groups"]) == ["age"]
+    assert found["groups"]["dose"] == {}
+    assert found["groups"]["age"]
     json.dumps(found, allow_nan=False)
 
 

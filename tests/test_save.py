@@ -13,6 +13,7 @@ from tensors import TINY, scatter_weights
 
 import medzoo
 from medzoo.errors import ConfigError, UnknownModelError, WeightsCorrupt, WeightsUnavailable
+from medzoo.weights.save import add_metrics
 
 
 def batch(model, n=2):
@@ -239,6 +240,19 @@ def test_the_card_shows_statements_and_no_markup_of_labels(tmp_path):
     assert "- thresholds: sensitivity >= 0.95, chosen on validation" in card
     assert "- calibration, part of the weights: Platt, fitted on validation" in card
     assert "\n# Not" not in card
+
+
+def test_the_card_of_a_model_without_thresholds_states_no_rule(tmp_path):
+    model = medzoo.create("cnn3d_small", num_classes=1, **TINY)
+    policy = medzoo.ThresholdPolicy("Youden", "validation")
+    model.set_outputs(labels=["a"], task="binary", thresholds=[None], policy=policy)
+    model.save_pretrained(tmp_path)
+    add_metrics(tmp_path, {"test: rows": 144, "test: AUROC": 1.0})
+    card = (tmp_path / "README.md").read_text()
+    assert "Youden" not in card
+    assert "- threshold none: none was chosen" in card
+    assert "| test: rows | 144 |" in card
+    assert "| test: AUROC | 1.0 |" in card
 
 
 @pytest.mark.parametrize("calibrated", [False, True])

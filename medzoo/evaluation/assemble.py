@@ -34,6 +34,7 @@ from medzoo.evaluation.report import Report
 from medzoo.evaluation.run_record import RunRecord
 from medzoo.evaluation.scores import Scores
 from medzoo.evaluation.seeds import over_seeds
+from medzoo.evaluation.training_facts import facts_of_model, facts_of_run
 from medzoo.version import __version__
 from medzoo.visual.show_transforms import draw_input
 
@@ -139,6 +140,7 @@ def assemble(scores: Scores, choices: Choices, evidence: Evidence) -> Report:
             choices.examples,
             image=_drawer(scores, evidence.pixels) if choices.images else None,
         ),
+        outputs=None if evidence.model is None else evidence.model.outputs,
     )
     # Last, so that an evaluation that fails has opened nothing.
     opened = _opened(scores, evidence) if evidence.count else None
@@ -225,10 +227,12 @@ def _facts(evidence: Evidence) -> dict[str, str]:
         report = evidence.model.load_report
         if report is not None:
             found |= {"weights": report.digest, "trained on": report.trained_on, "licence": report.license}
+        found |= facts_of_model(evidence.model)
     if record is not None:
         facts = record.facts()
         found |= {"split": str(facts.get("split", "")), "fingerprint": str(facts.get("data", ""))}
         found["trained"] = str(facts.get("ended", facts.get("began", "")))[:10]
+        found |= facts_of_run(record)
     found["data"] = f"the {evidence.part} part of the run" if evidence.part else "another table than that of the run"
     if record is None:
         found["data"] = "a table of its own" if evidence.model is not None else "scores in a file"

@@ -14,9 +14,9 @@ def card_metrics(metrics: Metrics, split: str) -> dict[str, float]:
         metrics: of the model that is saved.
         split: of the rows, which starts each name.
     """
-    found: dict[str, float] = {f"{split}: rows": float(metrics.rows)}
+    found: dict[str, float] = {f"{split}: rows": metrics.rows}
     if metrics.patients is not None:
-        found[f"{split}: patients"] = float(metrics.patients)
+        found[f"{split}: patients"] = metrics.patients
     several = len(metrics.labels) > 1
     figures = [(f"AUROC, {m.label}" if several else "AUROC", m["auroc"]) for m in metrics.labels]
     if several:

@@ -148,7 +148,8 @@ _TRIPOD = (
 # Facts that answer as they are.
 _FACTS = {
     "use": "intended use", "source": "data", "preprocessing": "preprocessing", "acquisition": "acquisition",
-    "labels": "labels from", "split": "split", "software": "software", "initial": "weights", "training": "training",
+    "labels": "labels from", "split": "split", "software": "software", "initial": "initial parameters",
+    "level": "split level", "training": "training",
     "selection": "selection", "ensemble": "ensemble", "external": "external data", "dates": "dates of the data",
     "imbalance": "imbalance",
 }  # fmt: skip
@@ -159,8 +160,8 @@ def draft(report: Report) -> tuple[ChecklistItem, ...]:
 
     Args:
         report: whose data and ``facts`` answer. Facts that answer an item: "intended use", "data", "preprocessing",
-            "acquisition", "labels from", "split", "split level", "model", "weights", "software", "training",
-            "selection", "ensemble", "external data", "dates of the data", "imbalance".
+            "acquisition", "labels from", "split", "split level", "model", "weights", "software", "initial parameters",
+            "training", "part", "selection", "ensemble", "external data", "dates of the data", "imbalance".
     """
     known = _answers(report)
     return tuple(
@@ -186,8 +187,8 @@ def _answers(report: Report) -> dict[str, tuple[str, str]]:
         f"Rows without a label of an output are left out of its figures: {some(unknown, 'value')} in all.",
         "results",
     )
-    if scores.patients is not None and facts.get("split level"):
-        found["level"] = (facts["split level"], "made")
+    if facts.get("part"):
+        found["internal"] = (f"The {facts['part']} part of the data of the run: {cases(metrics)}.", "results")
     figures = list(dict.fromkeys(name_of(f, metrics) for m in metrics.labels for f in m.values))
     plots = "; ROC, precision and recall, reliability and decision curves" if report.curves else ""
     found["measures"] = (", ".join(figures) + plots + ".", "results")
@@ -228,8 +229,12 @@ def _more_answers(report: Report) -> dict[str, tuple[str, str]]:
     if report.drift is not None:
         large = [row.what for row in report.drift.rows if row.large]
         found["drift"] = (f"Large differences: {', '.join(large) or 'none'}.", "drift")
-    if report.before is not None:
-        found["updating"] = ("Recalibrated; figures before and after are given.", "calibration")
+    calibration = None if report.outputs is None else report.outputs.calibration
+    # One that was fitted to the run's own validation part belongs to the training.
+    if calibration is not None and calibration.split != "validation":
+        fitted = f" on {calibration.split}" if calibration.split else ""
+        after = "; figures before and after are given" if report.before is not None else ""
+        found["updating"] = (f"Recalibrated ({calibration.method}){fitted}{after}.", "calibration")
     return found
 
 

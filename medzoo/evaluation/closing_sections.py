@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from medzoo.evaluation.checklist import checklist_table
 from medzoo.evaluation.examples import Example
-from medzoo.evaluation.markup import Markup, join, number, tag
-from medzoo.evaluation.wording import SOURCES, limits, methods, some
+from medzoo.evaluation.markup import Markup, join, number, sentence, tag
+from medzoo.evaluation.wording import SOURCES, limits, methods, reading_notes, some
 
 if TYPE_CHECKING:
     from medzoo.evaluation.report import Report
@@ -22,8 +22,9 @@ def examples(report: Report) -> Markup | None:
     if not report.examples:
         return None
     parts: list[str] = [
-        tag("p", "The most confident wrong and right calls of each output. Cases are named by pseudonyms, which cannot "
-            "be traced back without the key of the project.")
+        tag("p", "The most confident wrong and right calls of each output, half of them of positive cases where "
+            "there are as many. Cases are named by pseudonyms, which cannot be traced back without the key of the "
+            "project.")
     ]  # fmt: skip
     for label in dict.fromkeys(example.label for example in report.examples):
         mine = [example for example in report.examples if example.label == label]
@@ -48,10 +49,17 @@ def _example(example: Example) -> Markup:
         )
     return tag(
         "div", picture,
-        tag("p", tag("strong", example.kind.capitalize()), f": called {called}, is {truth}"),
+        tag("p", tag("strong", _what(example)), f": called {called}, is {truth}"),
         tag("p", f"probability {number(example.probability)}, case {example.case}", class_="small"),
         class_=example.kind if example.kind in ("wrong", "correct") else None,
     )  # fmt: skip
+
+
+def _what(example: Example) -> str:
+    """Return the kind of a call, and of a wrong one which kind of wrong."""
+    if example.kind == "correct" or example.truth:
+        return example.kind.capitalize()
+    return "Missed positive" if example.target else "False alarm"
 
 
 def data(report: Report) -> Markup | None:
@@ -59,7 +67,9 @@ def data(report: Report) -> Markup | None:
     known = [(key, report.facts[key]) for key in ("data", "fingerprint", "split") if key in report.facts]
     if report.openings is not None:
         known.append(("opened", f"{some(report.openings, 'time')}, this one included, as far as this computer counted"))
-    return _facts(known) if known else None
+    notes = [tag("li", sentence(text)) for text in reading_notes(report)]
+    read = join([tag("h3", "How it was read"), tag("ul", *notes)]) if notes else None
+    return join([_facts(known) if known else None, read]) if known or read else None
 
 
 def _facts(pairs: Iterable[tuple[str, str]]) -> Markup:

@@ -108,7 +108,7 @@ def _clusters(data: Table | Scores) -> NDArray[np.int64]:
 
 
 def _describe_groups(data: Table | Scores, clusters: NDArray[np.int64]) -> dict[str, Any]:
-    """Return the shares of the columns of few values, and the middle of those of numbers."""
+    """Return the shares of the columns of few values, and the middle of those of numbers; nothing of other columns."""
     found: dict[str, Any] = {}
     evaluated = ~np.isnan(data.targets).all(1)  # as in the other tables of a report
     clusters = clusters[evaluated]
@@ -116,6 +116,7 @@ def _describe_groups(data: Table | Scores, clusters: NDArray[np.int64]) -> dict[
         values = column_of_all[evaluated]
         if name.startswith(OWN_PREFIX) or not any(without_blanks(values) != ""):
             continue
+        found[name] = {}  # it is there, even if there is nothing to compare
         kind = kind_of_column(values, None if data.patients is None else clusters)
         if kind == "few":
             found[name] = {"shares": _describe_few(few_values(values, clusters), clusters)}
@@ -252,14 +253,18 @@ def _notes(a: Mapping[str, Any], b: Mapping[str, Any], rows: list[DriftRow]) -> 
             named = {"groups": "columns", "pixels": "pixels"}[what]
             notes.append(f"the {named} are not compared: there are no figures of those of {' or '.join(absent)}")
     columns = [set(side.get("groups", {})) for side in (a, b)]
-    other = [
-        n for n in sorted(columns[0] & columns[1]) if n not in {r.what.removesuffix(", median (IQR)") for r in rows}
-    ]
+    shown = {row.what.removesuffix(", median (IQR)") for row in rows}
+    # A column without figures on either side, such as one of file names, is not worth a note.
+    other = [n for n in sorted(columns[0] & columns[1] - shown) if any(side["groups"][n] for side in (a, b))]
     if other:
-        notes.append(f"columns that are of few values in one and numbers in the other: {', '.join(other)}")
-    for missing, where in ((columns[0] - columns[1], "the training data"), (columns[1] - columns[0], "this data")):
+        notes.append(
+            f"not compared, as the columns hold few values in one and numbers in the other, or too many values or too "
+            f"few patients: {', '.join(other)}"
+        )
+    known = [{name for name, figures in side.get("groups", {}).items() if figures} for side in (a, b)]
+    for missing, where in ((known[0] - columns[1], "the training data"), (known[1] - columns[0], "this data")):
         if missing and all("groups" in side for side in (a, b)):
-            notes.append(f"columns of {where} alone: {', '.join(sorted(missing))}")
+            notes.append(f"columns that {where} alone has: {', '.join(sorted(missing))}")
     large = [row.what for row in rows if row.large]
     if large:
         notes.append(f"large differences: {', '.join(large)}; figures of the training data may not hold here")

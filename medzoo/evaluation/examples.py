@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from medzoo.data.texts import StrArray
 from medzoo.evaluation.scores import Scores
 
 __all__ = ["Example", "choose_examples"]
 
 Kind = Literal["correct", "wrong"]
+Rows = NDArray[np.int64]
 
 
 class _Pseudonyms(Protocol):
@@ -51,7 +53,9 @@ def choose_examples(
 ) -> tuple[Example, ...]:
     """Return for each label the ``n`` most confident wrong calls and as many right ones.
 
-    Confident is what lies furthest from the threshold, in log-odds. A patient is shown once among them.
+    Confident is what lies furthest from the threshold, in log-odds. Half of them are positive rows and half negative
+    ones, positive first, as far as there are enough: where a threshold is low or high, the furthest are all of one
+    side. A patient is shown once among them.
 
     Args:
         scores: of a model; labels without a threshold have no calls, and so no examples.
@@ -60,28 +64,39 @@ def choose_examples(
         image: returns the PNG of a row, or ``None``; without it there are no images.
     """
     found = []
-    for i, kind, rows in _most_confident(scores):
-        seen: set[str] = set()
-        for row in rows:
-            name = str(scores.ids[row] if scores.patients is None else scores.patients[row])
-            if name in seen:
-                continue
-            seen.add(name)
+    names = scores.ids if scores.patients is None else scores.patients
+    for i, kind, sides in _most_confident(scores):
+        for row in _half_of_each(sides, names, n):
             truth = scores.labels[int(scores.targets[row].argmax())] if scores.task == "multiclass" else ""
             found.append(
                 Example(
-                    case=pseudonyms.of(name), label=scores.labels[i], truth=truth, kind=kind,
+                    case=pseudonyms.of(str(names[row])), label=scores.labels[i], truth=truth, kind=kind,
                     probability=float(scores.probabilities[row, i]), target=int(scores.targets[row, i]),
                     called=int(scores.calls[row, i]), image=image(int(row)) if image else None,
                 )
             )  # fmt: skip
-            if len(seen) == n:
-                break
     return tuple(found)
 
 
-def _most_confident(scores: Scores) -> Iterator[tuple[int, Kind, NDArray[np.int64]]]:
-    """Yield each label and kind with its rows, the most confident first."""
+def _half_of_each(sides: Sequence[Rows], names: StrArray, n: int) -> list[int]:
+    """Return ``n`` rows of different patients, half of each side, or more of one where the other has too few."""
+    left = [iter(rows.tolist()) for rows in sides]
+    picked: list[list[int]] = [[] for _ in sides]
+    seen: set[str] = set()
+    while len(seen) < n:
+        before = len(seen)
+        for rows, found in zip(left, picked, strict=True):
+            row = next((row for row in rows if str(names[row]) not in seen), None)
+            if row is not None and len(seen) < n:
+                seen.add(str(names[row]))
+                found.append(row)
+        if len(seen) == before:
+            break
+    return [row for found in picked for row in found]
+
+
+def _most_confident(scores: Scores) -> Iterator[tuple[int, Kind, tuple[Rows, ...]]]:
+    """Yield each label and kind with its positive and its negative rows, the most confident first."""
     calls = scores.calls
     for i in range(len(scores.labels)):
         known = ~np.isnan(scores.targets[:, i]) & ~np.isnan(calls[:, i])
@@ -92,6 +107,7 @@ def _most_confident(scores: Scores) -> Iterator[tuple[int, Kind, NDArray[np.int6
             p = min(max(limit, 1e-12), 1 - 1e-12)
             distance = np.abs(distance - np.log(p / (1 - p)))
         order = np.argsort(-distance, kind="stable")
-        right = calls[:, i] == scores.targets[:, i]
-        for kind, of in (("wrong", ~right), ("correct", right)):
-            yield i, kind, order[(known & of)[order]]  # type: ignore[misc]
+        right, positive = calls[:, i] == scores.targets[:, i], scores.targets[:, i] == 1
+        kinds: tuple[tuple[Kind, NDArray[np.bool_]], ...] = (("wrong", ~right), ("correct", right))
+        for kind, of in kinds:
+            yield i, kind, tuple(order[(known & of & side)[order]] for side in (positive, ~positive))

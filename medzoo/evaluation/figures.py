@@ -199,6 +199,8 @@ def log_figures(log: Sequence[Mapping[str, float]]) -> list[tuple[str, Markup]]:
         if what == "Learning rate":
             axes.yaxis.set_major_formatter(lambda rate, _: _power(rate))
         axes.xaxis.get_major_locator().set_params(integer=True)
+        if len(epochs) == 1:
+            axes.set(xlim=(epochs[0] - 1, epochs[0] + 1), xticks=epochs)
         if len(known) > 1:
             axes.legend(frameon=False, fontsize=8, labelcolor=COLOURS["muted"])
         last = ", ".join(f"{label} {log[-1].get(key, math.nan):.4g}" for key, label in known)

@@ -15,6 +15,7 @@ from medzoo.evaluation.markup import Footnotes, Markup, estimate_cell, join, num
 from medzoo.evaluation.metrics import Metrics
 from medzoo.evaluation.readers import Agreement, ReaderRow
 from medzoo.evaluation.seeds import SeedSummary
+from medzoo.evaluation.tables import common_reasons
 from medzoo.evaluation.wording import name_of
 
 __all__ = [
@@ -223,10 +224,11 @@ def before_table(before: Metrics, after: Metrics, figures: Sequence[str]) -> Mar
     """Return the figures of the probabilities before and after the calibration."""
     notes, rows = Footnotes(), []
     present = [figure for figure in figures if figure in after.labels[0].values and figure in before.labels[0].values]
-    for m in after.labels:
-        for when, found in (("before", before[m.label]), ("after", m)):
-            cells = [estimate_cell(found.values.get(figure), notes) for figure in present]
-            first = tag("th", m.label, scope="rowgroup", rowspan="2") if when == "before" else None
-            rows.append(tag("tr", first, tag("td", when), *cells))
+    both = [(m, when, found) for m in after.labels for when, found in (("before", before[m.label]), ("after", m))]
+    columns = [common_reasons([found.values.get(figure) for _, _, found in both]) for figure in present]
+    for i, (m, when, _) in enumerate(both):
+        cells = [estimate_cell(column[i], notes) for column in columns]
+        first = tag("th", m.label, scope="rowgroup", rowspan="2") if when == "before" else None
+        rows.append(tag("tr", first, tag("td", when), *cells))
     head = ["Output", "Calibration", *map(name_of, present)]
     return table("Before and after the calibration", head, rows, notes=notes)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from medzoo.atomic import write_atomically
+from medzoo.contract import Outputs
 from medzoo.errors import ConfigError
 from medzoo.evaluation.checklist import ChecklistItem
 from medzoo.evaluation.compare import Comparison
@@ -33,7 +34,8 @@ from medzoo.evaluation.readers import Agreement, ReaderRow
 from medzoo.evaluation.scores import Scores
 from medzoo.evaluation.seeds import SeedSummary
 from medzoo.evaluation.shareable import Redactor, map_texts
-from medzoo.evaluation.wording import cases, estimate_of, headline, in_words, summary, warnings_of
+from medzoo.evaluation.terminal import terminal_lines
+from medzoo.evaluation.wording import cases, summary, warnings_of
 
 __all__ = ["FORMAT", "Report"]
 
@@ -66,6 +68,7 @@ class Report:
         notes: what a reader should know first.
         examples: right and wrong calls.
         checklist: draft of the reporting guidelines.
+        outputs: of the model: how its thresholds and its calibration were decided.
     """
 
     title: str
@@ -87,6 +90,7 @@ class Report:
     notes: tuple[str, ...] = ()
     examples: tuple[Example, ...] = ()
     checklist: tuple[ChecklistItem, ...] = ()
+    outputs: Outputs | None = None
 
     def __repr__(self) -> str:
         return f"Report({self.title!r}: {cases(self.metrics)}, {len(self.metrics.labels)} outputs)"
@@ -96,26 +100,8 @@ class Report:
         return self.summary()
 
     def summary(self) -> str:
-        """Return a few lines for a terminal: the outputs with their main figures, and the warnings."""
-        report = self.shareable()
-        what, figure = headline(report.metrics)
-        lines = [f"{report.title}: {cases(report.metrics)}"]
-        unit = "patients" if report.scores.patients is not None else "rows"
-        for m in report.metrics.labels:
-            at = "no threshold" if m.threshold is None else f"at {m.threshold:.3g}"
-            called = [
-                f"{name} {e}" for name in ("sensitivity", "specificity") if m.calls and (e := estimate_of(m, name))
-            ]
-            fit = [(name, m.values.get(f"calibration_{name}")) for name in ("slope", "intercept")]
-            known = [f"{name} {e}" for name, e in fit if e is not None and not math.isnan(e.value)]
-            lines.append(
-                f"  {m.label}: {m.counts.positive_patients:,} positive {unit}, AUROC {m['auroc']}, "
-                + (", ".join([f"{at}: {called[0]}", *called[1:]]) if called else at)
-                + (f", calibration {', '.join(known)}" if known else "")
-            )
-        if len(report.metrics.labels) > 1:
-            lines.append(f"  {what} {in_words(figure)}.")
-        return "\n".join([*lines, *(f"  Note: {text}" for text in warnings_of(report))])
+        """Return a few lines for a terminal: the main figures of each part, and the notes."""
+        return "\n".join(terminal_lines(self.shareable()))
 
     def shareable(self) -> Report:
         """Return the report with texts that name no path, image or patient; the rows of ``scores`` are as they are."""

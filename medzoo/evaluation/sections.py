@@ -13,7 +13,7 @@ from medzoo.evaluation.charts import flow_chart
 from medzoo.evaluation.curves import LabelCurves
 from medzoo.evaluation.markup import Markup, join, number, sentence, tag
 from medzoo.evaluation.metrics import LabelMetrics
-from medzoo.evaluation.wording import cases_of, methods, some
+from medzoo.evaluation.wording import calibration_of, cases_of, methods, some
 
 if TYPE_CHECKING:
     from medzoo.evaluation.report import Report
@@ -140,10 +140,8 @@ def calibration(report: Report) -> Markup | None:
     reliability, benefit = [], []
     for i, curves, m in _drawable(report):
         p, old = report.scores.probabilities[:, i], before.get(curves.label)
-        fit = [(name, m.values.get(f"calibration_{name}")) for name in ("slope", "intercept")]
-        text = ", ".join(
-            [f"Brier score {number(m['brier'].value)}", *(f"{n} {number(e.value, 2)}" for n, e in fit if e)]
-        )
+        fit = [f"{name} {number(e.value, 2)}" for name, e in calibration_of(m)]
+        text = ", ".join([f"Brier score {number(m['brier'].value)}", *fit])
         if (limit := figures.reliability_limit(curves, old)) < 1:
             text += f", axes to {limit:g}"
         reliability.append((m, text, figures.reliability_figure(curves, m, p, f"reliability-{i}", old)))
@@ -178,22 +176,24 @@ def _decision_lead() -> Markup:
 
 
 def thresholds(report: Report) -> Markup | None:
-    """Return the thresholds, how they were chosen, and predictive values at another share of positives."""
+    """Return what was decided: thresholds and calibration; and predictive values at another share of positives."""
     metrics, rule = report.metrics, report.scores.threshold_rule
     parts = []
+    fitted = None if report.outputs is None else tables.calibration_table(report.outputs)
     if report.scores.task == "multiclass":
-        return None
+        return fitted
     if any(m.threshold is not None for m in metrics.labels):
         how = (
             f"How the thresholds were chosen: {rule.rstrip('.')}."
             if rule
             else "How the thresholds were chosen is not known."
         )
-        parts += [_text(how), tables.threshold_table(metrics)]
+        parts += [_text(how), tables.threshold_table(metrics, report.outputs)]
     else:
         parts.append(
             _text("No threshold was chosen: no case is called positive or negative, and 0.5 is not put in its place.")
         )
+    parts.append(fitted or Markup())
     if metrics.options.prevalence:
         parts += [
             tag("h3", "At a stated share of positives"),

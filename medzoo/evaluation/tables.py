@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
+from medzoo.contract import Outputs
 from medzoo.evaluation.case_counts import FEW
+from medzoo.evaluation.estimate import Estimate
 from medzoo.evaluation.markup import Footnotes, Markup, estimate_cell, join, number, table, tag
 from medzoo.evaluation.metrics import LabelMetrics, Metrics
 from medzoo.evaluation.wording import CALLS, PROBABILITIES, RANKING, estimate_of, name_of, some
 
-__all__ = ["FEW_COLUMNS", "confusion_table", "overall_table", "prevalence_table", "results_tables", "threshold_table"]
+__all__ = [
+    "FEW_COLUMNS", "calibration_table", "common_reasons", "confusion_table", "overall_table", "prevalence_table",
+    "results_tables", "threshold_table",
+]  # fmt: skip
 
+_DECIMAL = re.compile(r"\d+\.\d+")
 FEW_COLUMNS = 3
 """Outputs that are columns of one table; more are rows of several."""
 
@@ -77,7 +84,8 @@ def _by_column(metrics: Metrics, unit: str) -> Markup:
         if present:
             rows.append(tag("tr", tag("th", title, scope="colgroup", colspan=width), class_="part"))
         for figure in present:
-            cells = [estimate_cell(estimate_of(m, figure), notes) for m in metrics.labels]
+            estimates = common_reasons([estimate_of(m, figure) for m in metrics.labels])
+            cells = [estimate_cell(estimate, notes) for estimate in estimates]
             rows.append(tag("tr", tag("th", name_of(figure, metrics), scope="row"), *cells))
     head = ["Figure", *(m.label for m in metrics.labels)]
     return table("Figures of each output, with 95 % intervals", head, rows, notes=notes)
@@ -97,11 +105,12 @@ def _by_row(metrics: Metrics, title: str, figures: Sequence[str], unit: str) -> 
     first = title == "Ranking"
     counts = ["Positive rows", f"Positive {unit}"] if first else ["Threshold"] if title == "At the threshold" else []
     rows = []
-    for m in metrics.labels:
+    columns = [common_reasons([estimate_of(m, figure) for m in metrics.labels]) for figure in present]
+    for i, m in enumerate(metrics.labels):
         threshold = "–" if m.threshold is None else number(m.threshold)
         known = [f"{m.counts.positive:,}", f"{m.counts.positive_patients:,}"] if first else [threshold] * len(counts)
         cells = [tag("td", text, class_="n") for text in known]
-        cells += [estimate_cell(estimate_of(m, figure), notes) for figure in present]
+        cells += [estimate_cell(column[i], notes) for column in columns]
         rows.append(tag("tr", label_header(m, notes), *cells, class_=None if m.counts.eligible else "few"))
     head = ["Output", *counts, *(name_of(figure, metrics) for figure in present)]
     return table(f"{title}, with 95 % intervals", head, rows, notes=notes)
@@ -170,15 +179,63 @@ def _shaded(count: int, total: int) -> Markup:
     return tag("td", tag("span", f"{count:,}", class_="v"), " ", percent, class_="n", style=f"--share:{share:.2f}")
 
 
-def threshold_table(metrics: Metrics) -> Markup:
-    """Return the threshold of each output and what it reaches here."""
+def common_reasons(estimates: Sequence[Estimate | None]) -> list[Estimate | None]:
+    """Return the figures of several outputs with one reason where theirs differ in decimal numbers alone.
+
+    >>> found = common_reasons([Estimate(0.1, why="0.02 of 20"), Estimate(0.2, why="0.05 of 20"), Estimate(0.3)])
+    >>> [e.why for e in found]
+    ['0.02 to 0.05 of 20', '0.02 to 0.05 of 20', '']
+    """
+    kinds: dict[str, list[list[str]]] = {}
+    for estimate in estimates:
+        if estimate is not None:
+            kinds.setdefault(_DECIMAL.sub("{}", estimate.why), []).append(_DECIMAL.findall(estimate.why))
+
+    def common(estimate: Estimate) -> Estimate:
+        every = zip(*kinds[_DECIMAL.sub("{}", estimate.why)], strict=True)
+        ends = [(min(numbers, key=float), max(numbers, key=float)) for numbers in every]
+        texts = iter([low if low == high else f"{low} to {high}" for low, high in ends])
+        return replace(estimate, why=_DECIMAL.sub(lambda _: next(texts), estimate.why))
+
+    return [None if estimate is None else common(estimate) for estimate in estimates]
+
+
+def threshold_table(metrics: Metrics, outputs: Outputs | None = None) -> Markup:
+    """Return the threshold of each output, what it reached where it was chosen if that is stated, and here."""
     notes, rows = Footnotes(), []
+    policy = None if outputs is None else outputs.policy
+    then = {}
+    if outputs is not None and policy is not None and policy.sensitivity and policy.specificity:
+        then = dict(zip(outputs.labels, zip(policy.sensitivity, policy.specificity, strict=True), strict=True))
     for m in metrics.labels:
+        reached = then.get(m.label, (None, None)) if then else ()
+        first = [tag("td", "–" if value is None else number(value), class_="n") for value in reached]
         shown = "none" if m.threshold is None else number(m.threshold, 4)
         cells = [estimate_cell(estimate_of(m, figure), notes) for figure in ("sensitivity", "specificity")]
-        rows.append(tag("tr", label_header(m), tag("td", shown, class_="n"), *cells))
-    head = ["Output", "Threshold (probability)", "Sensitivity here", "Specificity here"]
-    return table("Thresholds and what they reach on this data", head, rows, notes=notes)
+        rows.append(tag("tr", label_header(m), tag("td", shown, class_="n"), *first, *cells))
+    where = f"on {policy.split}" if policy is not None and policy.split else "where it was chosen"
+    chosen = [f"Sensitivity {where}", f"Specificity {where}"] if then else []
+    head = ["Output", "Threshold (probability)", *chosen, "Sensitivity here", "Specificity here"]
+    shown = table("Thresholds and what they reach on this data", head, rows, notes=notes)
+    text = f"What a threshold reached {where} is optimistic: it was chosen on these rows."
+    return join([shown, tag("p", text, class_="small") if then else None])
+
+
+def calibration_table(outputs: Outputs) -> Markup | None:
+    """Return the calibration that is part of the model; ``None`` without one."""
+    found = outputs.calibration
+    if found is None:
+        return None
+    fitted = f", fitted on {found.split}" if found.split else ""
+    text = (
+        f"Calibration, part of the model: {found.method}{fitted}. Each logit is slope × logit before + intercept; the "
+        "thresholds are of the probabilities after it."
+    )
+    rows = [
+        tag("tr", tag("th", label, scope="row"), tag("td", number(a), class_="n"), tag("td", number(b), class_="n"))
+        for label, a, b in zip(outputs.labels, found.slope, found.intercept, strict=True)
+    ]
+    return join([tag("p", text), table("The calibration", ["Output", "Slope", "Intercept"], rows)])
 
 
 def prevalence_table(metrics: Metrics) -> Markup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from medzoo.evaluation.report import Report
 
 __all__ = [
-    "CALLS", "NAMES", "PROBABILITIES", "RANKING", "SOURCES", "cases", "cases_of", "estimate_of", "headline", "limits",
-    "methods", "name_of", "some", "summary", "warnings_of",
+    "CALLS", "NAMES", "PROBABILITIES", "RANKING", "SOURCES", "calibration_of", "cases", "cases_of", "estimate_of",
+    "headline", "limits", "methods", "name_of", "reading_notes", "some", "summary", "warnings_of",
 ]  # fmt: skip
 
 NAMES = {
@@ -34,6 +35,14 @@ NAMES = {
 RANKING = ("auroc", "average_precision", "sensitivity_at_specificity", "specificity_at_sensitivity")
 CALLS = ("sensitivity", "specificity", "ppv", "npv", "f1", "accuracy")
 PROBABILITIES = ("brier", "log_loss", "ece", "calibration_slope", "calibration_intercept")
+# Notes of what was recognised in a file of scores, as the readers of medzoo.evaluation.scores_csv word them.
+_READING = re.compile(
+    r"^(patients are in the column|scores are joined with|scores are taken as probabilities|"
+    r"a comma in a score is taken|the file has no (header|ids)|columns of scores are taken in|"
+    r"of two columns of classes|"
+    r"labels exclude each other|classes are numbered)|^.{1,80} is the positive (class|one)$",
+    re.IGNORECASE,
+)
 SOURCES = (
     ("Bootstrap over patients: each resample draws patients with all their rows. Efron and Tibshirani, An Introduction "
      "to the Bootstrap, 1993; Field and Welsh, J R Stat Soc B 2007", "10.1111/j.1467-9868.2007.00593.x"),
@@ -61,6 +70,12 @@ def estimate_of(label: LabelMetrics, figure: str) -> Estimate | None:
     if found is not None and label.calls is None and math.isnan(found.value) and figure in CALLS:
         return replace(found, why="no threshold was chosen, so no call is made")
     return found
+
+
+def calibration_of(label: LabelMetrics) -> list[tuple[str, Estimate]]:
+    """Return slope and intercept of the calibration as far as they are known; with few patients they are noise."""
+    found = [(name, label.values.get(f"calibration_{name}")) for name in ("slope", "intercept")]
+    return [(name, e) for name, e in found if label.counts.eligible and e is not None and not math.isnan(e.value)]
 
 
 def some(count: int, what: str) -> str:
@@ -146,7 +161,16 @@ def warnings_of(report: Report) -> list[str]:
             f"This test data was opened {report.openings} times. Choices made after looking at it make the figures "
             "optimistic."
         )
-    return [*dict.fromkeys([*found, *report.scores.notes, *report.notes])]
+    return [*found, *(text for text in _notes(report) if not _READING.search(text))]
+
+
+def reading_notes(report: Report) -> list[str]:
+    """Return the notes that state how a file was read; they are no warnings."""
+    return [text for text in _notes(report) if _READING.search(text)]
+
+
+def _notes(report: Report) -> list[str]:
+    return [*dict.fromkeys([*report.scores.notes, *report.notes])]
 
 
 def _calibration_warning(metrics: Metrics) -> list[str]:

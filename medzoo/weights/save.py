@@ -153,7 +153,7 @@ def add_metrics(folder: str | os.PathLike[str], metrics: Mapping[str, float]) ->
     target = Path(folder)
     read_folder(target)  # raises for another config
     config = json.loads((target / CONFIG_FILE).read_text("utf-8"))
-    config["metrics"] = {**config["metrics"], **{name: float(value) for name, value in metrics.items()}}
+    config["metrics"] = {**config["metrics"], **{n: v if isinstance(v, int) else float(v) for n, v in metrics.items()}}
     files = {CONFIG_FILE: json.dumps(config, indent=2, ensure_ascii=False) + "\n"}
     card = target / CARD_FILE
     try:
@@ -207,7 +207,7 @@ def _card(model: ModelConfig, config: Mapping[str, Any], name: str) -> str:
 def _statements(outputs: Outputs) -> Iterator[str]:
     """Yield how thresholds and probabilities came to be, as far as that is stated."""
     policy, calibration = outputs.policy, outputs.calibration
-    if policy is not None:
+    if policy is not None and any(outputs.decided):
         split = f", chosen on {_plain(policy.split)}" if policy.split else ""
         yield f"thresholds: {_plain(policy.rule)}{split}"
         if policy.sensitivity or policy.specificity:
