@@ -58,14 +58,14 @@ def test_facts_and_parts_answer():
 
 
 def test_an_answer_leads_to_a_section_of_the_report():
-    from medzoo.evaluation.sections import SECTIONS
+    from medzoo.evaluation.page.sections import SECTIONS
 
     anchors = {anchor for anchor, _, build in SECTIONS if build(full()) is not None}
     assert {item.where for item in draft(full()) if item.answer} <= anchors
 
 
 def test_a_section_that_the_report_lacks_is_not_referred_to():
-    from medzoo.evaluation.sections import SECTIONS
+    from medzoo.evaluation.page.sections import SECTIONS
 
     for report in (minimal(), replace(minimal(), facts={"data": "two sites"})):
         anchors = {anchor for anchor, _, build in SECTIONS if build(report) is not None}

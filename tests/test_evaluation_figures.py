@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 from evaluation_reports import HOSTILE, curves, scores
 
-from medzoo.evaluation import figures
-from medzoo.evaluation.charts import flow_chart, interval_line, interval_range
 from medzoo.evaluation.estimate import Estimate
 from medzoo.evaluation.flow import Flow, FlowStep
 from medzoo.evaluation.metrics import measure
-from medzoo.evaluation.page_style import DARK, LIGHT
+from medzoo.evaluation.page import figures
+from medzoo.evaluation.page.charts import flow_chart, interval_line, interval_range
+from medzoo.evaluation.page.style import DARK, LIGHT
+from medzoo.evaluation.page.svg import COLOURS
 from medzoo.evaluation.readers import ReaderRow
-from medzoo.evaluation.svg import COLOURS
 
 DRAWINGS = ("roc", "pr", "reliability", "decision", "log")
 
@@ -91,7 +91,7 @@ def test_matplotlib_is_imported_late_and_without_pyplot():
     code = (
         "import sys, medzoo.evaluation.report\n"
         "assert not {'matplotlib', 'scipy', 'sklearn', 'pandas'} & set(sys.modules)\n"
-        "from medzoo.evaluation.figures import log_figures; log_figures([{'epoch': 1, 'loss': 1.0}])\n"
+        "from medzoo.evaluation.page.figures import log_figures; log_figures([{'epoch': 1, 'loss': 1.0}])\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

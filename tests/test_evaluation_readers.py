@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score, recall_score
 
 from medzoo.evaluation.metrics import measure
-from medzoo.evaluation.more_tables import reader_table
+from medzoo.evaluation.page.more_tables import reader_table
 from medzoo.evaluation.proportions import wilson
 from medzoo.evaluation.readers import agreements, cohen_kappa, readers
 from medzoo.evaluation.resample import Resamples

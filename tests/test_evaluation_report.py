@@ -17,11 +17,11 @@ from evaluation_reports import HOSTILE, PNG, Pseudonyms, full, minimal, sad, sco
 from medzoo.errors import ConfigError
 from medzoo.evaluation.estimate import Estimate
 from medzoo.evaluation.examples import choose_examples
-from medzoo.evaluation.markup import Footnotes, Markup, estimate_cell, number, tag
-from medzoo.evaluation.page import page
-from medzoo.evaluation.sections import SECTIONS
+from medzoo.evaluation.page.markup import Footnotes, Markup, estimate_cell, number, tag
+from medzoo.evaluation.page.page import page
+from medzoo.evaluation.page.sections import SECTIONS
+from medzoo.evaluation.page.wording import methods
 from medzoo.evaluation.shareable import Redactor, shareable
-from medzoo.evaluation.wording import methods
 
 VOID = {"img", "meta", "br", "col", "link", "input", "hr"}
 

@@ -12,14 +12,14 @@ from evaluation_reports import Pseudonyms, full, minimal, sad, scores
 from medzoo.contract import Outputs
 from medzoo.evaluation.card import card_metrics
 from medzoo.evaluation.examples import choose_examples
-from medzoo.evaluation.figures import log_figures
 from medzoo.evaluation.metrics import measure
-from medzoo.evaluation.page import page
+from medzoo.evaluation.page.figures import log_figures
+from medzoo.evaluation.page.page import page
+from medzoo.evaluation.page.sections import calibration
+from medzoo.evaluation.page.tables import results_tables
+from medzoo.evaluation.page.wording import reading_notes, warnings_of
 from medzoo.evaluation.report import Report
 from medzoo.evaluation.scores import Scores
-from medzoo.evaluation.sections import calibration
-from medzoo.evaluation.tables import results_tables
-from medzoo.evaluation.wording import reading_notes, warnings_of
 from medzoo.provenance import Calibration, ThresholdPolicy
 
 

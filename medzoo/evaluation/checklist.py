@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from medzoo.evaluation.markup import Markup, join, table, tag
-from medzoo.evaluation.wording import cases, headline, in_words, methods, name_of, some
+from medzoo.evaluation.page.markup import Markup, join, table, tag
+from medzoo.evaluation.page.wording import cases, headline, in_words, methods, name_of, some
 
 if TYPE_CHECKING:
     from medzoo.evaluation.report import Report

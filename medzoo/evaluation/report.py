@@ -29,13 +29,13 @@ from medzoo.evaluation.examples import Example
 from medzoo.evaluation.flow import Characteristics, Flow
 from medzoo.evaluation.groups import GroupTable
 from medzoo.evaluation.metrics import Metrics
-from medzoo.evaluation.page import page
+from medzoo.evaluation.page.page import page
+from medzoo.evaluation.page.terminal import terminal_lines
+from medzoo.evaluation.page.wording import cases, summary, warnings_of
 from medzoo.evaluation.readers import Agreement, ReaderRow
 from medzoo.evaluation.scores import Scores
 from medzoo.evaluation.seeds import SeedSummary
 from medzoo.evaluation.shareable import Redactor, map_texts
-from medzoo.evaluation.terminal import terminal_lines
-from medzoo.evaluation.wording import cases, summary, warnings_of
 
 __all__ = ["FORMAT", "Report"]
 

@@ -23,7 +23,7 @@ from medzoo.data.pixels import CacheMode, PixelStore
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError, DataError, check_int, did_you_mean
 from medzoo.evaluation.label_match import match_names, spelling_note
-from medzoo.evaluation.score_readers import read_readers
+from medzoo.evaluation.score_files.readers import read_readers
 from medzoo.evaluation.scores import Scores
 from medzoo.inference.optimize import optimized_view
 from medzoo.inference.run import check_outputs, ready_copy

@@ -22,7 +22,7 @@ from medzoo.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from medzoo.data.table import Table
-    from medzoo.evaluation.score_layout import Scale
+    from medzoo.evaluation.score_files.layout import Scale
 
 __all__ = ["Scores"]
 
@@ -132,7 +132,7 @@ class Scores:
         """Read the scores of any model from a CSV file in UTF-8; ``notes`` lists what was recognised.
 
         Columns that are not named by an option are recognised by their names, which
-        :mod:`medzoo.evaluation.score_layout` lists: ids (``id``, ``path``, ``image``, …), patients (``patient``,
+        :mod:`medzoo.evaluation.score_files.layout` lists: ids (``id``, ``path``, ``image``, …), patients (``patient``,
         ``patient_id``, …), and
 
         - of one output, a target (``target``, ``y_true``, ``label``, …) and a score (``probability``, ``y_prob``,
@@ -170,8 +170,8 @@ class Scores:
             DataError: everything that is wrong, by line, or rows of table and file that do not belong together.
             ConfigError: what a column is cannot be known, with the option to give.
         """
-        from medzoo.evaluation.score_layout import ScoreOptions
-        from medzoo.evaluation.scores_csv import read_scores, thresholds_of
+        from medzoo.evaluation.score_files.layout import ScoreOptions
+        from medzoo.evaluation.score_files.read import read_scores, thresholds_of
 
         options = ScoreOptions(image, patient, target, score, scale, labels, task, groups, reader)
         fields = read_scores(path, options, table=table, partial=partial, delimiter=delimiter)
@@ -201,7 +201,7 @@ class Scores:
         Raises:
             DataError: the file cannot be written.
         """
-        from medzoo.evaluation.scores_write import write_scores
+        from medzoo.evaluation.score_files.write import write_scores
 
         return write_scores(self, Path(path))
 

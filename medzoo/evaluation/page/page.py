@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from medzoo.evaluation.estimate import Estimate
-from medzoo.evaluation.markup import Markup, number, sentence, tag
-from medzoo.evaluation.page_style import style
-from medzoo.evaluation.sections import SECTIONS
-from medzoo.evaluation.wording import estimate_of, headline, summary, warnings_of
+from medzoo.evaluation.page.markup import Markup, number, sentence, tag
+from medzoo.evaluation.page.sections import SECTIONS
+from medzoo.evaluation.page.style import style
+from medzoo.evaluation.page.wording import estimate_of, headline, summary, warnings_of
 
 if TYPE_CHECKING:
     from medzoo.evaluation.report import Report

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from medzoo.evaluation.estimate import Estimate
 from medzoo.evaluation.flow import Flow, FlowStep
-from medzoo.evaluation.markup import Markup, join, tag
+from medzoo.evaluation.page.markup import Markup, join, tag
 
 __all__ = ["flow_chart", "interval_axis", "interval_line", "interval_range"]
 

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.evaluation.curves import LabelCurves
-from medzoo.evaluation.markup import Markup, number
 from medzoo.evaluation.metrics import LabelMetrics
+from medzoo.evaluation.page.markup import Markup, number
+from medzoo.evaluation.page.svg import COLOURS, figure, own_style, render
 from medzoo.evaluation.readers import ReaderRow
-from medzoo.evaluation.svg import COLOURS, figure, own_style, render
 
 __all__ = [
     "MARKERS", "decision_figure", "log_figures", "pr_figure", "reliability_figure", "reliability_limit",

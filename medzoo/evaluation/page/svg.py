@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from medzoo.evaluation.markup import Markup, tag
+from medzoo.evaluation.page.markup import Markup, tag
 
 __all__ = ["COLOURS", "figure", "own_style", "render"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from medzoo.contract import Task
 from medzoo.data.faults import Faults, join_some, quote
 from medzoo.evaluation.label_match import match_names
-from medzoo.evaluation.score_columns import normalised_all, read_binary
+from medzoo.evaluation.score_files.columns import normalised_all, read_binary
 
 __all__ = ["read_readers"]
 

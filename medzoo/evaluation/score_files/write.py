@@ -12,7 +12,7 @@ import numpy as np
 from medzoo.atomic import write_atomically
 from medzoo.data.identity import names_patients, pseudonym
 from medzoo.errors import DataError
-from medzoo.evaluation.score_layout import OWN
+from medzoo.evaluation.score_files.layout import OWN
 
 if TYPE_CHECKING:
     from medzoo.evaluation.scores import Scores

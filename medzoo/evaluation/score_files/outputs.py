@@ -18,8 +18,8 @@ from medzoo.data.negative_class import negative_of
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError, DataError, did_you_mean
 from medzoo.evaluation.label_match import match_names
-from medzoo.evaluation.score_columns import Given, Truth, read_binary
-from medzoo.evaluation.score_layout import WORDS, ScoreOptions, is_word
+from medzoo.evaluation.score_files.columns import Given, Truth, read_binary
+from medzoo.evaluation.score_files.layout import WORDS, ScoreOptions, is_word
 
 __all__ = ["ADVICE", "LabelledScores", "check_sums", "is_numbered", "name_outputs", "number_of"]
 

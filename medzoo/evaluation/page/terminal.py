@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from medzoo.evaluation.compare import Difference
 from medzoo.evaluation.groups import GroupTable
-from medzoo.evaluation.markup import sentence
 from medzoo.evaluation.metrics import LabelMetrics
-from medzoo.evaluation.wording import (
+from medzoo.evaluation.page.markup import sentence
+from medzoo.evaluation.page.wording import (
     calibration_of,
     cases,
     estimate_of,

@@ -35,7 +35,7 @@ NAMES = {
 RANKING = ("auroc", "average_precision", "sensitivity_at_specificity", "specificity_at_sensitivity")
 CALLS = ("sensitivity", "specificity", "ppv", "npv", "f1", "accuracy")
 PROBABILITIES = ("brier", "log_loss", "ece", "calibration_slope", "calibration_intercept")
-# Notes of what was recognised in a file of scores, as the readers of medzoo.evaluation.scores_csv word them.
+# Notes of what was recognised in a file of scores, as the readers of medzoo.evaluation.score_files.read word them.
 _READING = re.compile(
     r"^(patients are in the column|scores are joined with|scores are taken as probabilities|"
     r"a comma in a score is taken|the file has no (header|ids)|columns of scores are taken in|"

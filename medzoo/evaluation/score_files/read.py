@@ -21,12 +21,12 @@ from medzoo.data.table import Table
 from medzoo.data.table_csv import read_records
 from medzoo.data.table_rows import check_patients, group_columns
 from medzoo.errors import ConfigError, DataError
-from medzoo.evaluation.score_columns import SUM_TOLERANCE, Given, read_given, read_truth
-from medzoo.evaluation.score_join import join_table
-from medzoo.evaluation.score_layout import INDEX, PATIENTS, Layout, ScoreOptions, recognise
-from medzoo.evaluation.score_outputs import LabelledScores, name_outputs
-from medzoo.evaluation.score_pick import pick_outputs
-from medzoo.evaluation.score_readers import read_readers
+from medzoo.evaluation.score_files.columns import SUM_TOLERANCE, Given, read_given, read_truth
+from medzoo.evaluation.score_files.join import join_table
+from medzoo.evaluation.score_files.layout import INDEX, PATIENTS, Layout, ScoreOptions, recognise
+from medzoo.evaluation.score_files.outputs import LabelledScores, name_outputs
+from medzoo.evaluation.score_files.pick import pick_outputs
+from medzoo.evaluation.score_files.readers import read_readers
 
 __all__ = ["read_scores", "thresholds_of"]
 

@@ -14,9 +14,9 @@ from medzoo.data.faults import Faults, join_some, quote
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError, did_you_mean
 from medzoo.evaluation.label_match import loose, match_names, spelling_note
-from medzoo.evaluation.score_columns import Given
-from medzoo.evaluation.score_layout import ScoreOptions
-from medzoo.evaluation.score_outputs import ADVICE, LabelledScores, check_sums, is_numbered, number_of
+from medzoo.evaluation.score_files.columns import Given
+from medzoo.evaluation.score_files.layout import ScoreOptions
+from medzoo.evaluation.score_files.outputs import ADVICE, LabelledScores, check_sums, is_numbered, number_of
 
 __all__ = ["pick_outputs"]
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from medzoo.data.columns import Columns
 from medzoo.data.faults import Faults, quote
 from medzoo.errors import ConfigError, DataError
-from medzoo.evaluation.score_layout import Layout, Scale
+from medzoo.evaluation.score_files.layout import Layout, Scale
 
 __all__ = ["SUM_TOLERANCE", "Given", "Truth", "normalised_all", "read_binary", "read_given", "read_truth"]
 

@@ -10,9 +10,9 @@ from dataclasses import replace
 from medzoo.contract import Outputs
 from medzoo.evaluation.case_counts import FEW
 from medzoo.evaluation.estimate import Estimate
-from medzoo.evaluation.markup import Footnotes, Markup, estimate_cell, join, number, table, tag
 from medzoo.evaluation.metrics import LabelMetrics, Metrics
-from medzoo.evaluation.wording import CALLS, PROBABILITIES, RANKING, estimate_of, name_of, some
+from medzoo.evaluation.page.markup import Footnotes, Markup, estimate_cell, join, number, table, tag
+from medzoo.evaluation.page.wording import CALLS, PROBABILITIES, RANKING, estimate_of, name_of, some
 
 __all__ = [
     "FEW_COLUMNS", "calibration_table", "common_reasons", "confusion_table", "overall_table", "prevalence_table",

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from medzoo.evaluation.charts import interval_axis, interval_line, interval_range
 from medzoo.evaluation.compare import Comparison, Difference
 from medzoo.evaluation.drift import Drift
 from medzoo.evaluation.estimate import LEAST_PATIENTS, Estimate
 from medzoo.evaluation.flow import Characteristics
 from medzoo.evaluation.groups import GroupRow, GroupTable
-from medzoo.evaluation.markup import Footnotes, Markup, estimate_cell, join, number, sentence, table, tag
 from medzoo.evaluation.metrics import Metrics
+from medzoo.evaluation.page.charts import interval_axis, interval_line, interval_range
+from medzoo.evaluation.page.markup import Footnotes, Markup, estimate_cell, join, number, sentence, table, tag
+from medzoo.evaluation.page.tables import common_reasons
+from medzoo.evaluation.page.wording import name_of
 from medzoo.evaluation.readers import Agreement, ReaderRow
 from medzoo.evaluation.seeds import SeedSummary
-from medzoo.evaluation.tables import common_reasons
-from medzoo.evaluation.wording import name_of
 
 __all__ = [
     "agreement_table", "before_table", "characteristics_table", "comparison_table", "drift_table", "group_tables",

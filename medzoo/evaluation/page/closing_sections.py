@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from medzoo.evaluation.checklist import checklist_table
 from medzoo.evaluation.examples import Example
-from medzoo.evaluation.markup import Markup, join, number, sentence, tag
-from medzoo.evaluation.wording import SOURCES, limits, methods, reading_notes, some
+from medzoo.evaluation.page.markup import Markup, join, number, sentence, tag
+from medzoo.evaluation.page.wording import SOURCES, limits, methods, reading_notes, some
 
 if TYPE_CHECKING:
     from medzoo.evaluation.report import Report

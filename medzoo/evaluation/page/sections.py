@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from medzoo.evaluation import closing_sections as closing
-from medzoo.evaluation import figures, more_tables, tables
-from medzoo.evaluation.charts import flow_chart
 from medzoo.evaluation.curves import LabelCurves
-from medzoo.evaluation.markup import Markup, join, number, sentence, tag
 from medzoo.evaluation.metrics import LabelMetrics
-from medzoo.evaluation.wording import calibration_of, cases_of, methods, some
+from medzoo.evaluation.page import closing_sections as closing
+from medzoo.evaluation.page import figures, more_tables, tables
+from medzoo.evaluation.page.charts import flow_chart
+from medzoo.evaluation.page.markup import Markup, join, number, sentence, tag
+from medzoo.evaluation.page.wording import calibration_of, cases_of, methods, some
 
 if TYPE_CHECKING:
     from medzoo.evaluation.report import Report

@@ -1,0 +1,1 @@
+"""Scores of any model in a CSV file: which column is what, joined with a table, and written."""
