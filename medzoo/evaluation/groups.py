@@ -147,7 +147,9 @@ def group_by(
     for group in shown:
         part = scores.select(group.rows)
         group.found = replicate(part, ResamplesWithin(draws, group.rows), chosen, how, title=title)
-        metrics = measure(part, options=how, resamples=resamples, seed=seed, eligible=eligible)
+        metrics = measure(
+            part, options=how, resamples=resamples, seed=seed, eligible=eligible, replicates=group.found
+        )  # fmt: skip
         group.figures = _figures(group, metrics, eligible)
     notes += _suppress(groups, scores, column, column_of.other)
     rows = [_row(group, reference, chosen) for group in groups]

@@ -116,7 +116,7 @@ class Metrics:
 
 def measure(
     scores: Scores, *, options: Options | None = None, resamples: int = 2000, seed: int = 0,
-    eligible: Sequence[str] | None = None, title: str = "",
+    eligible: Sequence[str] | None = None, title: str = "", replicates: Replicates | None = None,
 ) -> Metrics:  # fmt: skip
     """Return every figure of the scores with its interval, or the reason why it has none.
 
@@ -127,6 +127,7 @@ def measure(
         seed: of the bootstrap.
         eligible: the labels that are averaged; ``None`` for those with enough patients here.
         title: of a progress bar; empty for none.
+        replicates: of these scores, where they are drawn already; ``resamples`` and ``seed`` are those they are from.
 
     Raises:
         ConfigError: ``eligible`` has a label that the scores do not have, or an option does not fit.
@@ -139,7 +140,7 @@ def measure(
         )
     counts = [count(scores.targets[:, i], clusters) for i in range(len(scores.labels))]
     chosen = [c.eligible for c in counts] if eligible is None else [label in eligible for label in scores.labels]
-    found = replicate(scores, Resamples(clusters, resamples, seed), chosen, how, title=title)
+    found = replicates or replicate(scores, Resamples(clusters, resamples, seed), chosen, how, title=title)
     table = _Table(scores, clusters, scores.calls, scores.log_odds, found, how, seed)
     labels = tuple(_label(table, i, counts[i]) for i in range(len(scores.labels)))
     return Metrics(
