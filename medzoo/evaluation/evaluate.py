@@ -24,7 +24,7 @@ from medzoo.evaluation.calibration import undo_calibration
 from medzoo.evaluation.pool import pool
 from medzoo.evaluation.replicates import Options
 from medzoo.evaluation.report import Report
-from medzoo.evaluation.run_record import OWN_PREFIX, PART, RunRecord, is_run
+from medzoo.evaluation.run_record import OWN_PREFIX, PART, HasFolder, RunRecord, is_run
 from medzoo.evaluation.score_table import score_table
 from medzoo.evaluation.scores import Scores
 from medzoo.evaluation.unseen import Seen, check_same, find_seen, seen_notes
@@ -34,7 +34,7 @@ from medzoo.transforms.transform import transform
 
 __all__ = ["evaluate"]
 
-Subject = Classifier | Scores | str | os.PathLike[str]
+Subject = Classifier | Scores | HasFolder | str | os.PathLike[str]
 TABLES = (".csv", ".tsv")
 
 

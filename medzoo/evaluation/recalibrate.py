@@ -24,7 +24,7 @@ from medzoo.evaluation.calibration import (
     undo_calibration,
 )
 from medzoo.evaluation.rules import rule_from_text
-from medzoo.evaluation.run_record import RunRecord
+from medzoo.evaluation.run_record import HasFolder, RunRecord
 from medzoo.evaluation.scores import Scores
 from medzoo.evaluation.shifts import Prevalence, shares_of, shift_for_loss_weights, shift_for_prevalence
 from medzoo.evaluation.thresholds import OPTIMISTIC, choose_thresholds
@@ -40,7 +40,8 @@ UNCHANGED = (1.0, 0.0)  # slope and intercept
 
 
 def recalibrate(
-    model: Classifier | str | os.PathLike[str], data: Table | Scores | None = None, *, to: str | os.PathLike[str],
+    model: Classifier | HasFolder | str | os.PathLike[str], data: Table | Scores | None = None, *,
+    to: str | os.PathLike[str],
     rule: str | float | Mapping[str, str] | None = None, split: str = "", prevalence: Prevalence | None = None,
     from_prevalence: Prevalence | None = None, seen: Seen = "refuse", **options: Any,
 ) -> Classifier:  # fmt: skip
@@ -58,7 +59,7 @@ def recalibrate(
     site is not known.
 
     Args:
-        model: from :func:`medzoo.create`, with a head, or the folder of a run, or the name of a model.
+        model: from :func:`medzoo.create`, with a head, or a run, its folder, or the name of a model.
         data: images of the new site with labels and patients, which the model was not trained on, or the
             :class:`~medzoo.evaluation.scores.Scores` of this model as it is; ``None`` for the shift alone.
         to: the folder, which must not hold a model yet.
@@ -80,25 +81,31 @@ def recalibrate(
             or with ``normalised`` probabilities. Nothing is written.
         DataError: too few rows or patients for any output, or data with other labels. Nothing is written.
     """
-    record = None
-    if isinstance(model, (str, os.PathLike)):
-        from medzoo.evaluation.evaluate import load_model, record_of
-
-        record, model = record_of(model), load_model(model)
-    _check(model, data, to, rule, prevalence, from_prevalence, options)
+    given, record = (model, None) if isinstance(model, Classifier) else _load(model)
+    _check(given, data, to, rule, prevalence, from_prevalence, options)
     if record is not None and isinstance(data, Table):
-        data, options["pixels"] = _unseen(record, model, data, seen, options)
+        data, options["pixels"] = _unseen(record, given, data, seen, options)
     if prevalence is not None:
-        of, classes = model.outputs.labels, model.outputs.task == "multiclass"
+        of, classes = given.outputs.labels, given.outputs.task == "multiclass"
         prevalence = shares_of("recalibrate", "prevalence", of, prevalence, classes)
     if data is None:
-        new = _shifted(model, prevalence, from_prevalence)
+        new = _shifted(given, prevalence, from_prevalence)
     else:
-        new = _fitted(model, data, rule, split, prevalence, options)
+        new = _fitted(given, data, rule, split, prevalence, options)
     folder = new.save_pretrained(to)
     like = next(new.parameters())
     # Read again, so that load report and digest are those of the folder.
-    return create(f"local-dir:{folder}").to(like.device).train(model.training)
+    return create(f"local-dir:{folder}").to(like.device).train(given.training)
+
+
+def _load(model: HasFolder | str | os.PathLike[str]) -> tuple[Classifier, RunRecord | None]:
+    """Return the model of a run, or of a name, and the run."""
+    from medzoo.evaluation.evaluate import load_model, record_of
+
+    name = model if isinstance(model, (str, os.PathLike)) else getattr(model, "folder", None)
+    if name is None:
+        raise ConfigError(f"recalibrate: expected a model from medzoo.create or a run, got {type(model).__name__}.")
+    return load_model(name), record_of(name)
 
 
 def _unseen(

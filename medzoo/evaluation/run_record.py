@@ -14,7 +14,7 @@ import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,19 @@ from medzoo.evaluation.scores import Scores
 from medzoo.weights.config import read_folder
 from medzoo.weights.record import Weights
 
-__all__ = ["ID", "LINE", "OWN_PREFIX", "PART", "PATHS", "PATIENT", "PIXELS", "TARGET", "RunRecord", "is_run"]
+__all__ = [
+    "ID",
+    "LINE",
+    "OWN_PREFIX",
+    "PART",
+    "PATHS",
+    "PATIENT",
+    "PIXELS",
+    "TARGET",
+    "HasFolder",
+    "RunRecord",
+    "is_run",
+]
 
 OWN_PREFIX = "medzoo:"
 """What the names of the columns begin with that medzoo adds; no user's column has such a name."""
@@ -38,6 +50,14 @@ PIXELS = f"{OWN_PREFIX}pixels"
 LINE, ID, PATIENT, PATHS, TARGET = (
     f"{OWN_PREFIX}line", f"{OWN_PREFIX}id", f"{OWN_PREFIX}patient", f"{OWN_PREFIX}paths", f"{OWN_PREFIX}target:",
 )  # fmt: skip
+
+
+class HasFolder(Protocol):
+    """A run that has ended, as :func:`medzoo.train` returns it."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
