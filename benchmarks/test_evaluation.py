@@ -1,4 +1,4 @@
-"""What the figures of a large test set cost: all of them, with 2,000 resamples of the patients, and its curves.
+"""What a large test set costs: its figures with 2,000 resamples of the patients, its curves, and the same by site.
 
 ``test_large`` measures 112,000 rows of 14 outputs and 30,805 patients, the size of ChestX-ray14. The targets are 60 s
 and 2 GB on 2 cores.
@@ -21,6 +21,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from benchmarks.timing import measure_peak, spread
 from medzoo.evaluation.curves import curves
+from medzoo.evaluation.groups import group_by
 from medzoo.evaluation.metrics import measure
 from medzoo.evaluation.ranking import Ranking
 from medzoo.evaluation.resample import Resamples
@@ -46,20 +47,24 @@ def make_scores(rows: int, patients: int, outputs: int) -> Scores:
         labels=tuple(f"output {i}" for i in range(outputs)),
         thresholds=(0.1,) * outputs,
         patients=of.astype(str),
+        groups={"site": np.array(["north", "east", "south", "west"])[of % 4]},
     )
 
 
-@pytest.mark.parametrize("what", ["figures", "curves"])
+@pytest.mark.parametrize("what", ["figures", "curves", "groups"])
 def test_large(benchmark, what):
     rows, patients, outputs, resamples = (400, 100, 3, 20) if benchmark.disabled else (112_000, 30_805, 14, 2000)
     scores, found = make_scores(rows, patients, outputs), []
     if what == "figures":
         call = lambda: found.append(measure(scores, resamples=resamples))  # noqa: E731
+    elif what == "groups":
+        call = lambda: found.append(group_by(scores, "site", eligible=scores.labels, resamples=resamples))  # noqa: E731
     else:
         call = lambda: found.append(curves(scores))  # noqa: E731
     peak = benchmark.pedantic(measure_peak, (call, torch.device("cpu")), rounds=1)
     assert len(found) == 1
-    assert len(found[0].labels if what == "figures" else found[0]) == outputs
+    labels = {"figures": lambda: found[0].labels, "groups": lambda: found[0].rows[0].figures.keys() - {""}}
+    assert len(labels.get(what, lambda: found[0])()) == outputs
     if benchmark.stats:
         seconds = benchmark.stats.stats.median
         benchmark.extra_info |= {

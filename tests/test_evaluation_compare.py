@@ -63,6 +63,7 @@ def test_the_interval_is_that_of_delong_on_independent_rows(seed):
     assert (found.low + found.high) / 2 == pytest.approx(value, abs=0.3 * error)
 
 
+@pytest.mark.slow
 def test_intervals_of_paired_differences_cover_and_unpaired_ones_are_wider():
     # Same gain, so the true difference is 0; the patient shifts both models.
     rng, inside, wider = np.random.default_rng(0), 0, 0

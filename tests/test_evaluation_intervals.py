@@ -87,6 +87,7 @@ def check(held, naive):
     assert max(naive.values()) < 0.93, naive
 
 
+@pytest.mark.slow
 def test_intervals_cover_95_percent_of_simulated_tables_of_patients():
     """100 patients of 1 to 8 rows, AUROC 0.9, prevalence 30 %; the Monte-Carlo error is 1.0 points."""
     check(*coverage(100, 0.9, 0.3, 500, seed=11))

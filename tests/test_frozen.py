@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings(r"ignore:Found \d+ module\(s\) in eval mode"),
 ]
 # One head that averages the map, and one that flattens it.
-MODELS = ["cnn3d_base", "cnn3d_small"]
+MODELS = [pytest.param("cnn3d_base", marks=pytest.mark.slow), "cnn3d_small"]
 
 
 def stored(name, **options):
@@ -42,7 +42,7 @@ def test_the_head_gives_the_logits_of_the_whole_model(name):
 
 
 def test_flattening_and_averaging_heads_are_both_among_the_models():
-    assert {medzoo.create(name).head.flattens for name in MODELS} == {False, True}
+    assert {medzoo.create(name).head.flattens for name in ("cnn3d_base", "cnn3d_small")} == {False, True}
 
 
 @pytest.mark.parametrize("name", MODELS)
