@@ -89,8 +89,8 @@ def decide(
     model.set_outputs(labels=table.labels, task=table.task, prevalence=prevalence, loss_weights=loss_weights, **stated)
     logits = predictions.logits
     if calibration is not None:
-        slope, intercept = torch.tensor(calibration.slope), torch.tensor(calibration.intercept)
-        logits = (logits.double() * slope.double() + intercept.double()).float()
+        slope, intercept = (torch.tensor(v, dtype=torch.float64) for v in (calibration.slope, calibration.intercept))
+        logits = (logits.double() * slope + intercept).float()
     return Decided(
         before=scores,
         scores=_with(calibrated, model),
