@@ -15,7 +15,6 @@ from medzoo.extra import require_train_extra
 
 __all__ = ["evaluate", "recalibrate"]
 
-TABLES = (".csv", ".tsv")
 DATA = (
     "--image-col", "--label-col", "--labels", "--task", "--patient-col", "--key", "--no-patient-groups", "--uncertain",
 )  # fmt: skip
@@ -81,8 +80,8 @@ def recalibrate(model: str, data: str | None, root: str | None, to: str, **optio
     """  # noqa: D301  # click reads the \b
     require_train_extra()
     with messages("recalibrate"):
-        from medzoo.evaluation.evaluate import check_name
         from medzoo.evaluation.recalibrate import recalibrate as run
+        from medzoo.evaluation.subjects import check_name
 
         check_name(model)
         table = _table(model, data, root, {n: v for n, v in options.items() if n == "settings" or "__" in n})
@@ -105,9 +104,9 @@ def recalibrate(model: str, data: str | None, root: str | None, to: str, **optio
 def _evaluate(models: tuple[str, ...], data: str | None, root: str | None, to: str | None, **options: Any) -> None:
     """Evaluate, write the report, and print its summary."""
     from medzoo.evaluation.card import card_metrics
-    from medzoo.evaluation.evaluate import check_name
     from medzoo.evaluation.evaluate import evaluate as run
     from medzoo.evaluation.run_record import RunRecord, is_run
+    from medzoo.evaluation.subjects import check_name
     from medzoo.weights.save import add_metrics
 
     against, files = options.pop("against"), [_is_table(name) for name in models]
@@ -173,7 +172,9 @@ def _describe(outputs: Any) -> str:
 
 
 def _is_table(name: str) -> bool:
-    return Path(name).suffix.lower() in TABLES
+    from medzoo.evaluation.subjects import is_scores_file  # loads torch, which --help does without
+
+    return is_scores_file(name)
 
 
 def _read(name: str, table: Any, reading: dict[str, Any]) -> Any:
@@ -221,7 +222,7 @@ def _reading(
 
 def _table(model: str, data: str | None, root: str | None, fields: dict[str, Any], *, images: bool = True) -> Any:
     """Return the table of ``--data``, read by the recipe of the run where the model is one."""
-    from medzoo.evaluation.evaluate import record_of
+    from medzoo.evaluation.subjects import record_of
     from medzoo.training.recipe import Recipe
     from medzoo.training.source import load_table
 

@@ -14,28 +14,23 @@ from typing import Any, Literal, TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from medzoo.classifier import Classifier
 from medzoo.data.known_data import seen_before
 from medzoo.data.pixels import CacheMode, PixelStore
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError, DataError, did_you_mean
 from medzoo.evaluation.assemble import CHOSEN_HERE, Choices, Evidence, assemble
 from medzoo.evaluation.calibration import undo_calibration
-from medzoo.evaluation.pool import pool
 from medzoo.evaluation.replicates import Options
 from medzoo.evaluation.report import Report
-from medzoo.evaluation.run_record import OWN_PREFIX, PART, HasFolder, RunRecord, is_run
+from medzoo.evaluation.run_record import OWN_PREFIX, PART
 from medzoo.evaluation.score_table import score_table
 from medzoo.evaluation.scores import Scores
+from medzoo.evaluation.subjects import Evaluated, Subject, distinct, evaluated, pooled
 from medzoo.evaluation.unseen import Seen, check_same, find_seen, seen_notes
 from medzoo.extra import require_train_extra
-from medzoo.factory import create
 from medzoo.transforms.transform import transform
 
 __all__ = ["evaluate"]
-
-Subject = Classifier | Scores | HasFolder | str | os.PathLike[str]
-TABLES = (".csv", ".tsv")
 
 
 class Scoring(TypedDict, total=False):
@@ -112,10 +107,10 @@ def evaluate(
     given: list[Any] = list(model) if isinstance(model, (list, tuple)) else [model]
     if not given:
         raise ConfigError("evaluate: expected a model, got an empty list.")
-    subjects = [_pooled(given, table, part)] if out_of_fold else [_subject(one, table) for one in given]
+    subjects = [pooled(given, table, part)] if out_of_fold else [evaluated(one, table) for one in given]
     target = _Data.of(subjects[0], table, part)
-    rivals = [] if against is None else [_subject(against, target.table)]
-    subjects, rivals = _distinct(subjects, rivals)
+    rivals = [] if against is None else [evaluated(against, target.table)]
+    subjects, rivals = distinct(subjects, rivals)
     record = subjects[0].record
     sampled = bool(record is not None and record.facts().get("case_sampled")) if case_sampled is None else case_sampled
     if sampled and prevalence is None:
@@ -154,91 +149,6 @@ def evaluate(
     return assemble(scores, choices, evidence)
 
 
-@dataclass(frozen=True, eq=False)
-class _Subject:
-    """What is evaluated: a model, perhaps of a run, or scores."""
-
-    name: str
-    model: Classifier | None = None
-    record: RunRecord | None = None
-    scores: Scores | None = None
-
-
-def _subject(given: Subject, table: Table | None) -> _Subject:
-    if isinstance(given, Classifier):
-        return _Subject(given.name, given)
-    if isinstance(given, Scores):
-        return _Subject("scores", scores=given)
-    given = getattr(given, "folder", given)  # of a run
-    if not isinstance(given, (str, os.PathLike)):
-        raise ConfigError(f"evaluate: expected a model, a run, scores or a path, got {type(given).__name__}.")
-    path = Path(given)
-    if path.suffix.lower() in TABLES:
-        return _Subject(path.stem, scores=Scores.from_csv(path, table=table))
-    record = record_of(given)
-    name = os.fspath(given) if record is None else record.path.name
-    kind, _, where = name.partition(":")
-    return _Subject(Path(where).name if kind == "local-dir" else name, load_model(given), record)
-
-
-def _pooled(given: Sequence[Any], table: Table | None, part: str | None) -> _Subject:
-    """Return the out-of-fold scores of several runs."""
-    if table is not None or part is not None:
-        raise ConfigError("evaluate: out_of_fold pools the validation parts of runs. Leave the table and part out.")
-    records = [record_of(getattr(one, "folder", one)) for one in given if not isinstance(one, (Classifier, Scores))]
-    runs = [record for record in records if record is not None]
-    if len(runs) < len(given) or len(runs) < 2:
-        raise ConfigError(f"evaluate: out_of_fold needs two runs or more, one for each fold, got {len(runs)}.")
-    return _Subject("out-of-fold", scores=pool([record.predictions("valid") for record in runs]))
-
-
-def record_of(name: str | os.PathLike[str]) -> RunRecord | None:
-    """Return the run that a folder is of: the run's own, or that of its model; ``None`` for any other model."""
-    kind, _, where = os.fspath(name).partition(":")
-    folder = Path(where).absolute().parent if kind == "local-dir" else Path(name)
-    return RunRecord(folder) if is_run(folder) else None
-
-
-def check_name(name: str | os.PathLike[str]) -> None:
-    """Check what can be known of the name of a model without loading it.
-
-    Raises:
-        ConfigError: a run that has not ended, or a path to something else or to nothing.
-    """
-    text, path = os.fspath(name), Path(name)
-    if is_run(path):
-        record = RunRecord(path)
-        record.weights()  # raises for a run without a model
-        if not record.facts().get("ended"):
-            raise ConfigError(f"{path}: the training has not ended. Continue it with medzoo.resume({text!r}).")
-    elif text.startswith(("local-dir:", "hf-hub:")):
-        return
-    elif path.exists():
-        raise ConfigError(
-            f"{path}: expected the folder of a finished run, a CSV file of scores, or a model. A folder that "
-            f"save_pretrained wrote is given as 'local-dir:{path}'."
-        )
-    elif path.name != text:
-        beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise ConfigError(f"{path}: no such folder of a run.{did_you_mean(path.name, beside)} Check the path.")
-
-
-def load_model(name: str | os.PathLike[str]) -> Classifier:
-    """Return the model of a run's folder, or of a name with its tag, a folder or a repository, in eval mode.
-
-    Raises:
-        ConfigError: it is none of these.
-    """
-    check_name(name)
-    text, path = os.fspath(name), Path(name)
-    if is_run(path):
-        return create(f"local-dir:{path / 'model'}").eval()
-    if text.startswith(("local-dir:", "hf-hub:")):
-        return create(text).eval()
-    kind, _, tag = text.partition(":")
-    return create(kind, pretrained=tag or True).eval()
-
-
 @dataclass(eq=False)
 class _Data:
     """What is evaluated on: a table, or scores that have what is true beside them.
@@ -258,7 +168,7 @@ class _Data:
     stores: dict[Any, PixelStore] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, subject: _Subject, table: Table | None, part: str | None) -> _Data:
+    def of(cls, subject: Evaluated, table: Table | None, part: str | None) -> _Data:
         """Return the table that is given, or the part of the run's own."""
         if subject.scores is not None:
             if part is not None:
@@ -282,7 +192,7 @@ class _Data:
             raise DataError(f"{table.source}: none of its rows is in the {chosen} part of the run. Leave part out.")
         return cls(table.select(rows), chosen, subject.record.path)
 
-    def check_columns(self, columns: Sequence[str], subject: _Subject) -> None:
+    def check_columns(self, columns: Sequence[str], subject: Evaluated) -> None:
         """Raise ConfigError for columns that there are not, before any image is read."""
         groups = subject.scores.groups if subject.scores is not None else self.table.groups if self.table else {}
         for column in columns:
@@ -303,7 +213,7 @@ class _Data:
             raise DataError(f"{self.table.source}: no row is left of patients and images that the run has not seen.")
         self.table, self.stores = self.table.select(np.flatnonzero(rows)), {}
 
-    def pixels(self, subject: _Subject, scoring: Scoring) -> PixelStore | None:
+    def pixels(self, subject: Evaluated, scoring: Scoring) -> PixelStore | None:
         """Return the preprocessed images for a model; ``None`` for scores alone."""
         if self.table is None or subject.model is None:
             return None
@@ -317,18 +227,7 @@ class _Data:
         return self.stores[key]
 
 
-def _distinct(subjects: list[_Subject], rivals: list[_Subject]) -> tuple[list[_Subject], list[_Subject]]:
-    """Return the subjects with different names: folders of the same name in different places are numbered."""
-    every = [*subjects, *rivals]
-    names = [subject.name for subject in every]
-    named = [
-        replace(subject, name=f"{name} ({names[: i + 1].count(name)})") if names.count(name) > 1 else subject
-        for i, (subject, name) in enumerate(zip(every, names, strict=True))
-    ]
-    return named[: len(subjects)], named[len(subjects) :]
-
-
-def _check_unseen(subjects: Sequence[_Subject], data: _Data, scoring: Scoring, seen: Seen) -> tuple[str, ...]:
+def _check_unseen(subjects: Sequence[Evaluated], data: _Data, scoring: Scoring, seen: Seen) -> tuple[str, ...]:
     """Leave out or refuse rows that any of the models was trained or chosen on, and return notes.
 
     Raises:
@@ -358,7 +257,7 @@ def _check_unseen(subjects: Sequence[_Subject], data: _Data, scoring: Scoring, s
     return tuple(notes)
 
 
-def _scores(subject: _Subject, data: _Data, scoring: Scoring) -> Scores:
+def _scores(subject: Evaluated, data: _Data, scoring: Scoring) -> Scores:
     if subject.scores is not None:
         return subject.scores
     if data.table is None or subject.model is None:
@@ -372,7 +271,7 @@ def without_own_columns(table: Table) -> Table:
     return replace(table, groups={n: values for n, values in table.groups.items() if not n.startswith(OWN_PREFIX)})
 
 
-def _before(subject: _Subject, scores: Scores) -> Scores | None:
+def _before(subject: Evaluated, scores: Scores) -> Scores | None:
     """Return the scores of a calibrated model as they were before its calibration."""
     if subject.model is None or subject.model.outputs.calibration is None or subject.model.outputs.normalised:
         return None

@@ -27,6 +27,7 @@ from medzoo.evaluation.rules import rule_from_text
 from medzoo.evaluation.run_record import HasFolder, RunRecord
 from medzoo.evaluation.scores import Scores
 from medzoo.evaluation.shifts import Prevalence, shares_of, shift_for_loss_weights, shift_for_prevalence
+from medzoo.evaluation.subjects import load_model, record_of
 from medzoo.evaluation.thresholds import OPTIMISTIC, choose_thresholds
 from medzoo.evaluation.unseen import Seen, find_seen, seen_notes
 from medzoo.factory import create
@@ -100,8 +101,6 @@ def recalibrate(
 
 def _load(model: HasFolder | str | os.PathLike[str]) -> tuple[Classifier, RunRecord | None]:
     """Return the model of a run, or of a name, and the run."""
-    from medzoo.evaluation.evaluate import load_model, record_of
-
     name = model if isinstance(model, (str, os.PathLike)) else getattr(model, "folder", None)
     if name is None:
         raise ConfigError(f"recalibrate: expected a model from medzoo.create or a run, got {type(model).__name__}.")
