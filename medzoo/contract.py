@@ -202,6 +202,8 @@ class Outputs:
             yield f"expected different labels, got {', '.join(map(repr, twice))} more than once."
         if len(self.trained) != n:
             yield f"expected {n} values in trained, one for each label, got {len(self.trained)}."
+        if self.normalised and self.calibration is not None:
+            yield "probabilities that are normalised by operating points have no calibration."
         if self.task == "multiclass" and self.normalised:
             yield "a multiclass task has no thresholds to normalise by. Leave normalised out."
         if self.task == "multiclass" and self.thresholds:

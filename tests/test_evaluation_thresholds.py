@@ -335,3 +335,6 @@ def test_thresholds_of_another_scale_or_of_rescaled_probabilities_are_not_stored
         choose_thresholds(simulated()).store(model)
     with pytest.raises(ConfigError, match="expected a threshold for each label to normalise by"):
         Outputs(("a",), "binary", (None,), (True,), normalised=True)
+    done = medzoo.Calibration("Platt", (1.0,), (0.0,))
+    with pytest.raises(ConfigError, match="normalised by operating points have no calibration"):
+        Outputs(("a",), "binary", (0.2,), (True,), normalised=True, calibration=done)
