@@ -52,7 +52,8 @@ def _platt(logits: Array, positive: NDArray[np.bool_], spread: float) -> tuple[f
     from sklearn.linear_model import LogisticRegression
 
     middle = float(logits.mean())
-    fitted = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-8).fit(
+    # No penalty that could be seen; scikit-learn 1.8 warns of an infinite C.
+    fitted = LogisticRegression(C=1e12, solver="newton-cholesky", tol=1e-8).fit(
         ((logits - middle) / spread)[:, None], positive
     )
     slope = float(fitted.coef_[0, 0]) / spread
