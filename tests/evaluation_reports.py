@@ -123,7 +123,7 @@ def full(labels=("Pneumonia", HOSTILE), task="multilabel", **fields):
         log=({"epoch": 1.0, "loss": 0.7, "valid_loss": 0.6}, {"epoch": 2.0, "loss": 0.5, "valid_loss": float("nan")}),
         drift=Drift((DriftRow("mean", "0.4", "0.5", 0.6, True), DriftRow(HOSTILE, "1", "2", None, False)), ("",)),
         openings=2, facts={"model": HOSTILE, "data": "two sites", "command": "evaluate /home/me/run --data=~/x.csv"},
-        notes=("see /var/tmp/notes.txt",), examples=choose_examples(of, Pseudonyms(), 1, image=lambda row: PNG),
+        notes=("see /data/notes.txt",), examples=choose_examples(of, Pseudonyms(), 1, image=lambda row: PNG),
     )  # fmt: skip
     return replace(report, checklist=draft(report))
 
