@@ -237,6 +237,9 @@ def test_the_command_line(run, data, tmp_path):
                  "--resamples", 200)  # fmt: skip
     assert result.exit_code == 0, result.output
     assert (tmp_path / "out" / "report.html").exists()
+    result = cli("evaluate", run.folder, "--data", other, "--resamples", 200)
+    assert result.exit_code == 0, result.output
+    assert len(list((run.folder / "evaluation").glob("t-*/report.html"))) == 1, "beside the report of the test part"
     fault = cli("evaluate", run.folder, "--data", data)
     assert fault.exit_code == DataError.exit_code
     assert "--seen drop" in fault.output
@@ -297,6 +300,9 @@ def test_folds_are_pooled(tmp_path):
     assert report.metrics.rows == 120
     assert report.metrics.patients == 60
     assert report.metrics["disc"].calls is None, "each fold has its own threshold"
+    result = cli("evaluate", *(run.folder for run in runs), "--out-of-fold", "--resamples", 200)
+    assert result.exit_code == 0, result.output
+    assert len(list((runs[0].folder / "evaluation").glob("out-of-fold-*/report.html"))) == 1
     with pytest.raises(DataError, match="in two"):
         medzoo.evaluate([runs[0], runs[0]], out_of_fold=True)
     with pytest.raises(ConfigError, match="two runs or more"):

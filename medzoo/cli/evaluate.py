@@ -128,7 +128,7 @@ def _evaluate(models: tuple[str, ...], data: str | None, root: str | None, to: s
     if to is None and record is None:
         click.echo("--to FOLDER writes the report, its figures as JSON, and the scores.")
         return
-    if record is not None and data is None and report.facts["part"] == "test":
+    if record is not None and data is None and report.facts.get("part") == "test":
         add_metrics(record.model, card_metrics(report.metrics, "test"))
     folder = Path(to) if to is not None else _own_folder(record, data, report)
     page = report.save(folder / "report.html")
@@ -141,8 +141,9 @@ def _own_folder(record: Any, data: str | None, report: Any) -> Path:
     """Return where a run keeps a report: by the part of its own data, or by what other data is."""
     from medzoo.evaluation.openings import fingerprint_of
 
-    part = report.facts["part"]
-    return record.path / "evaluation" / (part or f"{Path(data or 'data').stem}-{fingerprint_of(report.scores)[:8]}")
+    part = report.facts.get("part")
+    of_other = f"{Path(data or report.title).stem}-{fingerprint_of(report.scores)[:8]}"
+    return record.path / "evaluation" / (part or of_other)
 
 
 def _check_folder(folder: Path) -> None:
