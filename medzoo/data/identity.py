@@ -104,6 +104,11 @@ class Identities:
     constant: NDArray[np.bool_]
     dropped: tuple[Dropped, ...] = ()
 
+    @property
+    def compared(self) -> NDArray[np.str_]:
+        """The hashes by which images are known to be the same, ``n``; empty for constant and dropped ones."""
+        return np.where(self.constant, "", self.pixels)
+
 
 def files_of_image(image: Path | tuple[Path, ...]) -> list[Path]:
     """Return every file that an image is read from: of a series, a folder, or a header with its voxels beside it."""

@@ -97,6 +97,13 @@ class Split:
             raise ConfigError(f"Split: expected a part to be train, valid or test, got {name!r}.")
         return cast("Part", getattr(self, name))
 
+    def part_of_rows(self) -> NDArray[np.str_]:
+        """Return the name of the part of each row of the table; empty for a row in none."""
+        names = np.full(len(self.table), "", dtype="U5")
+        for part in (self.train, self.valid, self.test):
+            names[part.rows] = part.name
+        return names
+
     def counts(self) -> dict[str, tuple[int, int, int]]:
         """Return the numbers of rows, of patients, and of positives of each label in train, valid and test."""
         parts = [self.part(cast("PartName", name)) for name in NAMES]

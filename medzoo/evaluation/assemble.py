@@ -87,6 +87,7 @@ class Evidence:
         notes: what a person should know.
         count: whether this is counted as an opening of the data.
         case_sampled: whether the rows were sampled by class.
+        metrics: of the scores by the same choices, where they are computed already.
     """
 
     name: str
@@ -100,6 +101,7 @@ class Evidence:
     notes: tuple[str, ...] = ()
     count: bool = True
     case_sampled: bool = False
+    metrics: Metrics | None = None
 
     @property
     def digest(self) -> str:
@@ -112,7 +114,7 @@ def assemble(scores: Scores, choices: Choices, evidence: Evidence) -> Report:
     """Return the report."""
     options, seed = choices.options, choices.seed
     how: _Drawn = {"resamples": choices.resamples, "seed": seed}
-    metrics = measure(scores, options=options, title="intervals", **how)
+    metrics = evidence.metrics or measure(scores, options=options, title="intervals", **how)
     others = [measure(one, options=options, eligible=metrics.eligible, **how) for _, one in evidence.others]
     names = [evidence.name, *(name for name, _ in evidence.others)]
     flow, table = _who(scores, evidence)
@@ -210,13 +212,13 @@ def _drift(scores: Scores, evidence: Evidence, seed: int) -> Drift | None:
     """Return how the rows differ from those of the training, as far as the run recorded those."""
     if evidence.record is None:
         return None
-    training = evidence.record.fingerprint().get("parts", {}).get("train", {})
+    training = evidence.record.fingerprint()
     summary = None
     if evidence.pixels is not None:
         gone = {dropped.row for dropped in evidence.pixels.dropped}
         rows = np.array([row for row in range(len(evidence.pixels.table)) if row not in gone], np.int64)
         summary = summarise_pixels(evidence.pixels, rows, seed=seed)
-    return compare_data({**evidence.record.fingerprint(), **training}, describe_data(scores, summary))
+    return compare_data({**training, **training.get("parts", {}).get("train", {})}, describe_data(scores, summary))
 
 
 def _facts(evidence: Evidence) -> dict[str, str]:

@@ -22,7 +22,7 @@ from medzoo.evaluation.assemble import CHOSEN_HERE, Choices, Evidence, assemble
 from medzoo.evaluation.calibration import undo_calibration
 from medzoo.evaluation.replicates import Options
 from medzoo.evaluation.report import Report
-from medzoo.evaluation.run_record import OWN_PREFIX, PART
+from medzoo.evaluation.run_record import PART, own_groups
 from medzoo.evaluation.score_table import score_table
 from medzoo.evaluation.scores import Scores
 from medzoo.evaluation.subjects import Evaluated, Subject, distinct, evaluated, pooled
@@ -186,7 +186,8 @@ class _Data:
         if not len(rows):
             raise ConfigError(f"{subject.record.path}: the run has no rows in its {chosen} part. Give a table.")
         if table is None:
-            return cls(without_own_columns(own.select(rows)), chosen, subject.record.path)
+            own = replace(own, groups=own_groups(own.groups))
+            return cls(own.select(rows), chosen, subject.record.path)
         rows = np.flatnonzero(np.isin(table.ids, own.ids[rows]))
         if not len(rows):
             raise DataError(f"{table.source}: none of its rows is in the {chosen} part of the run. Leave part out.")
@@ -264,11 +265,6 @@ def _scores(subject: Evaluated, data: _Data, scoring: Scoring) -> Scores:
         raise ConfigError(f"evaluate: {subject.name} is compared with scores, and needs the images. Give the table.")
     pixels = data.pixels(subject, scoring)
     return score_table(subject.model, data.table, pixels=pixels, title=subject.name, **scoring)
-
-
-def without_own_columns(table: Table) -> Table:
-    """Return the table of a run without the columns that medzoo added."""
-    return replace(table, groups={n: values for n, values in table.groups.items() if not n.startswith(OWN_PREFIX)})
 
 
 def _before(subject: Evaluated, scores: Scores) -> Scores | None:

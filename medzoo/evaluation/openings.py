@@ -12,8 +12,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ from medzoo.evaluation.scores import Scores
 from medzoo.io.hashing import hash_text
 from medzoo.version import __version__
 from medzoo.warn import warn
-from medzoo.weights.cache import home
+from medzoo.weights.cache import advisory_lock, home
 
 __all__ = ["Opened", "fingerprint_of", "record_opening"]
 
@@ -118,7 +118,7 @@ def record_opening(fingerprint: str, model: str, what: str) -> Opened | None:
     path = folder / f"{fingerprint[:16]}.jsonl"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _locked(folder / f"{fingerprint[:16]}.lock"):
+        with advisory_lock(folder / f"{fingerprint[:16]}.lock", LOCK_TIMEOUT, mode=0o600):
             _append(path, line)
             return _count(path.read_bytes())
     except OSError as error:
@@ -129,21 +129,6 @@ def record_opening(fingerprint: str, model: str, what: str) -> Opened | None:
     with suppress(OSError):
         return _count(path.read_bytes() + f"\n{line}\n".encode())
     return None
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Lock a file; go on without a lock where another holds it for too long, or locks do not work."""
-    from filelock import FileLock
-
-    lock = FileLock(path, mode=0o600)
-    with suppress(OSError, NotImplementedError):  # a Timeout is an OSError
-        lock.acquire(timeout=LOCK_TIMEOUT)
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            lock.release()
 
 
 def _append(path: Path, line: str) -> None:

@@ -12,7 +12,7 @@ import csv
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,6 +50,11 @@ PIXELS = f"{OWN_PREFIX}pixels"
 LINE, ID, PATIENT, PATHS, TARGET = (
     f"{OWN_PREFIX}line", f"{OWN_PREFIX}id", f"{OWN_PREFIX}patient", f"{OWN_PREFIX}paths", f"{OWN_PREFIX}target:",
 )  # fmt: skip
+
+
+def own_groups(groups: Mapping[str, StrArray]) -> dict[str, StrArray]:
+    """Return the user's columns: those that medzoo did not add."""
+    return {name: values for name, values in groups.items() if not name.startswith(OWN_PREFIX)}
 
 
 class HasFolder(Protocol):
@@ -244,7 +249,7 @@ class RunRecord:
             thresholds=thresholds,
             threshold_rule=stated.policy.rule if stated.policy else "",
             patients=patients if len(patients) and all(patients != "") else None,
-            groups={name: values[at] for name, values in table.groups.items() if not name.startswith(OWN_PREFIX)},
+            groups={name: values[at] for name, values in own_groups(table.groups).items()},
             source=f"{path}",
         )
 

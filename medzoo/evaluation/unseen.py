@@ -46,7 +46,7 @@ def find_seen(
         seen |= np.array([pseudonym(str(patient)) in known for patient in table.patients], bool)
     if PIXELS in own.groups:
         known = {str(one) for one in own.groups[PIXELS][used]} - {""}
-        seen |= ~identities.constant & np.array([str(one) in known for one in identities.pixels], bool)
+        seen |= np.array([str(one) in known for one in identities.compared], bool)
     else:
         notes.append("the run has no hashes of its images, so that those of the training could not be looked for")
     return seen, tuple(notes)
@@ -92,8 +92,7 @@ def check_same(record: RunRecord, table: Table, identities: Identities) -> None:
     if same and own.patients is not None and table.patients is not None:
         same = all(pseudonym(str(a)) == pseudonym(str(b)) for a, b in zip(own.patients, table.patients, strict=True))
     if same and PIXELS in own.groups:
-        hashes = np.where(identities.constant, "", identities.pixels)
-        same = bool((own.groups[PIXELS] == hashes).all())
+        same = bool((own.groups[PIXELS] == identities.compared).all())
     if not same:
         raise DataError(
             f"{table.source}: rows with the ids of the run have other labels, patients or pixels than it has. Give the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,9 @@ from medzoo.evaluation.calibration import apply_calibration, cross_fitted, fit_c
 from medzoo.evaluation.card import card_metrics
 from medzoo.evaluation.compare import compare
 from medzoo.evaluation.curves import curves
-from medzoo.evaluation.metrics import measure
+from medzoo.evaluation.metrics import Metrics, measure
 from medzoo.evaluation.report import Report
-from medzoo.evaluation.run_record import OWN_PREFIX, RunRecord
+from medzoo.evaluation.run_record import RunRecord, own_groups
 from medzoo.evaluation.scores import Scores
 from medzoo.evaluation.shifts import shift_for_loss_weights
 from medzoo.evaluation.thresholds import choose_thresholds
@@ -52,9 +53,14 @@ class Decided:
     notes: tuple[str, ...]
     weighted: bool
 
-    def metrics(self) -> dict[str, float]:
+    @cached_property
+    def metrics(self) -> Metrics:
+        """Figures of the model as it is saved, for its card and its report."""
+        return measure(self.scores)
+
+    def card_metrics(self) -> dict[str, float]:
         """Return the figures that go into the model card, with their intervals."""
-        return card_metrics(measure(self.scores), SPLIT)
+        return card_metrics(self.metrics, SPLIT)
 
 
 def decide(
@@ -128,7 +134,7 @@ def validation_report(
     evidence = Evidence(
         name=record.path.name, model=model, record=record, part="valid", count=False, notes=(*notes, *decided.notes),
         before=decided.before if decided.honest is not None else None,
-        case_sampled=bool(record.facts().get("case_sampled")),
+        case_sampled=bool(record.facts().get("case_sampled")), metrics=decided.metrics,
     )  # fmt: skip
     report = assemble(decided.scores, Choices(), evidence)
     if decided.honest is not None:
@@ -187,7 +193,7 @@ def validation_scores(table: Table, predictions: ValidationPredictions) -> Score
         predictions.logits.double().numpy(), task=table.task, ids=table.ids[rows],
         targets=np.asarray(predictions.targets.numpy(), np.float32), labels=table.labels,
         patients=None if table.patients is None else table.patients[rows],
-        groups={name: values[rows] for name, values in table.groups.items() if not name.startswith(OWN_PREFIX)},
+        groups={name: values[rows] for name, values in own_groups(table.groups).items()},
         source="the validation part",
     )  # fmt: skip
 

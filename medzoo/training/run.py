@@ -19,7 +19,6 @@ from medzoo.extra import require_train_extra
 require_train_extra()  # before the imports that would fail with the name of one package
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 
 from medzoo.classifier import Classifier
@@ -262,7 +261,7 @@ def _train(
         model, setup.recipe, table, _predict(setup), prevalence=setup.prevalence(),
         loss_weights=setup.task.loss.relative_weights,
     )  # fmt: skip
-    model.save_pretrained(run.model, trained_on=setup.describe_data(), metrics=decided.metrics())
+    model.save_pretrained(run.model, trained_on=setup.describe_data(), metrics=decided.card_metrics())
     predictions = decided.predictions
     run.write_predictions("valid", table, model.outputs, predictions)
     baseline = _baseline(run, setup, inexact=inexact) if setup.recipe.decide.baseline else None
@@ -294,11 +293,8 @@ def _baseline(run: RunFolder, setup: Setup, *, inexact: bool) -> Scores | None:
         return None
     own, table = RunFolder(run.path / "baseline"), setup.table
     if not is_finished(own.path):
-        parts = np.full(len(table), "", dtype="U5")
-        for part in (setup.split.train, setup.split.valid, setup.split.test):
-            parts[part.rows] = part.name
         plain = setup.recipe.with_(**{"loss.balance": "none", "loss.weights": None, "decide.baseline": False})
-        with_parts = replace(table, groups={**table.groups, PART: parts})
+        with_parts = replace(table, groups={**table.groups, PART: setup.split.part_of_rows()})
         again = set_up(plain, with_parts, column=PART, how_split=setup.how)
         if not (own.path / "run.json").exists():
             check_folder(own.path)

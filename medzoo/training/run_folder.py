@@ -89,14 +89,10 @@ class RunFolder(RunRecord):
     def write_data(self, setup: Setup) -> str:
         """Write the table with the part of each row, the rows dropped, and the fingerprint; return its digest."""
         table, split = setup.table, setup.split
-        parts = np.full(len(table), "", dtype="U5")
-        for part in (split.train, split.valid, split.test):
-            parts[part.rows] = part.name
         groups = written_groups(table)
         header = [LINE, ID, PART, PATIENT, PATHS, *(TARGET + label for label in table.labels), PIXELS, *groups]
-        known = setup.pixels.identities
-        pixels = np.where(known.constant, "", known.pixels)
-        self.write_csv("data/table.csv", header, _table_rows(table, parts, pixels, groups))
+        rows = _table_rows(table, split.part_of_rows(), setup.pixels.identities.compared, groups)
+        self.write_csv("data/table.csv", header, rows)
         self.write_csv("data/dropped.csv", ("row", "id", "reason"), ((d.row, d.id, d.reason) for d in split.dropped))
         found = fingerprint(setup)
         self.write_json("data/fingerprint.json", found)

@@ -26,12 +26,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from medzoo.errors import MedzooError, WeightsUnavailable
 from medzoo.weights.record import HubFile, LocalFile, PackagedFile, Weights
 
 __all__ = [
     "CacheEntry",
+    "advisory_lock",
     "cache_entries",
     "cached_files",
     "check_room",
@@ -242,19 +244,31 @@ def _remove(entry: CacheEntry) -> bool:
 
 @contextmanager
 def download_lock(digest: str) -> Iterator[None]:
-    """Lock a file while it is downloaded; go on without a lock after :data:`LOCK_TIMEOUT`, or where locks do not work.
+    """Lock a file while it is downloaded; see :func:`advisory_lock`.
 
     Args:
         digest: ``"algorithm:hex"`` of the file.
     """
+    with advisory_lock(_lock_path(digest), LOCK_TIMEOUT):
+        yield
+
+
+@contextmanager
+def advisory_lock(path: Path, timeout: float, **options: Any) -> Iterator[None]:
+    """Lock a file; go on without a lock after ``timeout`` seconds, or where locks do not work.
+
+    Args:
+        path: of the lock, which is an empty file.
+        timeout: seconds to wait for another process that holds it.
+        options: of ``filelock.FileLock``.
+    """
     from filelock import FileLock
 
-    path = _lock_path(digest)
-    lock = FileLock(path)
-    # A read-only folder, a filesystem without locks, or another process that holds it for too long.
+    lock = FileLock(path, **options)
+    # A read-only folder, a filesystem without locks, or a Timeout, which is an OSError.
     with suppress(OSError, NotImplementedError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=LOCK_TIMEOUT)
+        lock.acquire(timeout=timeout)
     try:
         yield
     finally:
