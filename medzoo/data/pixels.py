@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from medzoo.data.identity import Dropped, Identities, PixelIdentity, list_rows
@@ -29,7 +30,7 @@ from medzoo.data.table import Table
 from medzoo.errors import ConfigError, DataError, WrongImage
 from medzoo.io.image import Image
 from medzoo.progress import track
-from medzoo.transforms.transform import Prepared, Transform
+from medzoo.transforms.transform import CheckedImage, Prepared, Transform
 from medzoo.warn import warn
 
 __all__ = ["PREPROCESSING_VERSION", "CacheMode", "CachePlan", "PixelStore"]
@@ -62,6 +63,16 @@ class CachePlan:
 
     def __str__(self) -> str:
         return f"{self.shape[0]:,} images, {self.dtype}, {self.bytes / 1e6:,.1f} MB"
+
+
+@dataclass(eq=False)
+class _Last:
+    """The image that was read last, of which the next row may be about another point."""
+
+    name: str | int
+    image: Image
+    checked: CheckedImage | None = None
+    identity: PixelIdentity | None = None
 
 
 class PixelStore:
@@ -113,6 +124,8 @@ class PixelStore:
         self.table, self.transform, self.cache = table, transform, cache
         self.unreadable, self.allow_mismatch = unreadable, allow_mismatch
         self._values: MemoryRows | PixelFile | None = None
+        self._last: _Last | None = None
+        self._check_points()
         self._report = self._make(int(quota_gb * GB))
         self._refuse(self._report)  # of a file that was made with another choice
         self._skipped = frozenset((*self._report.unreadable, *self._report.wrong))
@@ -120,6 +133,9 @@ class PixelStore:
             Dropped(row, str(table.ids[row]), f"cannot be used: {text}")
             for row, text in sorted(self._report.unreadable.items())
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_last": None}
 
     def __enter__(self) -> PixelStore:
         return self
@@ -141,7 +157,7 @@ class PixelStore:
         if row in self._skipped:
             raise DataError(f"{name_row(self.table, row)}: this image was dropped, as it cannot be read.")
         if self._values is None:
-            return self._prepare(decode_row(self.table, row, self.transform.channels)).tensor
+            return self._prepare(row, self._decode(row)).tensor
         x = decode(self._values.read(row))
         return torch.from_numpy(x if len(x) == self.transform.channels else x.repeat(self.transform.channels, axis=0))
 
@@ -184,7 +200,7 @@ class PixelStore:
         for row in range(len(table)):
             with suppress(DataError):
                 image = decode_row(table, row, transform.channels)
-                x = transform.pixels(image, allow_mismatch=True).tensor.numpy()
+                x = transform.pixels(image, table.point(row), allow_mismatch=True).tensor.numpy()
                 trial = MemoryRows(1, transform.preprocessing.size)
                 trial.put(0, x, storage_type(x, image, transform.preprocessing))
                 kind, channels = trial.kind, trial.channels
@@ -192,8 +208,57 @@ class PixelStore:
         shape = (len(table), channels, *transform.preprocessing.size)
         return CachePlan(int(np.prod(shape)) * np.dtype(kind).itemsize + 4 * len(table), kind, shape)
 
-    def _prepare(self, image: Image) -> Prepared:
-        return self.transform.pixels(image, allow_mismatch=self.allow_mismatch)
+    def _decode(self, row: int) -> Image:
+        """Return the image of a row; one that several rows in turn have is read once."""
+        if self.table.points is None:
+            return decode_row(self.table, row, self.transform.channels)
+        name = str(self.table.paths[row]) if self.table.paths is not None else row
+        last = self._last
+        if last is None or last.name != name:
+            last = self._last = _Last(name, decode_row(self.table, row, self.transform.channels))
+        return last.image
+
+    def _prepare(self, row: int, image: Image) -> Prepared:
+        point, last = self.table.point(row), self._last
+        if point is None or last is None or last.image is not image:
+            return self.transform.pixels(image, point, allow_mismatch=self.allow_mismatch)
+        if last.checked is None:
+            last.checked = self.transform.check(image, self.allow_mismatch)
+        return self.transform.pixels_of(last.checked, point)
+
+    def _identify(
+        self, row: int, image: Image, contents: list[str] | None, index: PixelIndex | None
+    ) -> PixelIdentity:  # fmt: skip
+        last = self._last
+        if last is None or last.image is not image:
+            return identify_row(self.table, row, image, contents, index)
+        if last.identity is None:
+            last.identity = identify_row(self.table, row, image, contents, index)
+        return last.identity
+
+    def _order(self) -> NDArray[np.int64]:
+        """Return the rows in the order in which they are read: those of one image after each other."""
+        rows = np.arange(len(self.table))
+        if self.table.points is None or self.table.paths is None:
+            return rows
+        first: dict[str, int] = {}
+        return np.argsort(
+            [first.setdefault(str(path), row) for row, path in enumerate(self.table.paths)], kind="stable"
+        )
+
+    def _check_points(self) -> None:
+        """Raise ConfigError unless the rows have points exactly where the model takes patches around them."""
+        who, patch = self.transform.who, self.transform.preprocessing.patch
+        if self.table.points is not None and patch is None:
+            raise ConfigError(
+                f"{self.table.source}: its rows are about points, and {who} takes complete images. State the sides in "
+                "mm of the box around a point: data.patch in a recipe, patch= in the model's Preprocessing."
+            )
+        if self.table.points is None and patch is not None:
+            raise ConfigError(
+                f"{self.table.source}: {who} takes patches around points, and the rows have none. Give the columns of "
+                "the points: data.point in a recipe, point= of Table.from_csv."
+            )
 
     def _make(self, quota: int) -> PixelReport:
         """Find or make the cache, and return the report on the images."""
@@ -256,18 +321,20 @@ class PixelStore:
         report = PixelReport()
         with one_thread():
             self._examine_rows(report, writer, contents, index)
+        self._last = None
         self._refuse(report)
         return report
 
     def _examine_rows(
         self, report: PixelReport, writer: RowWriter | None, contents: list[str] | None, index: PixelIndex | None
     ) -> None:
-        for row in track(range(len(self.table)), "reading images"):
+        report.pixels = [""] * len(self.table)
+        for row in track(self._order().tolist(), "reading images"):
             identity = PixelIdentity("", False)
             try:
-                image = decode_row(self.table, row, self.transform.channels)
-                identity = identify_row(self.table, row, image, contents, index)
-                found = self._prepare(image)
+                image = self._decode(row)
+                identity = self._identify(row, image, contents, index)
+                found = self._prepare(row, image)
                 x = found.tensor.numpy()
                 if writer is not None:
                     writer.put(row, x, storage_type(x, image, self.transform.preprocessing))
@@ -279,7 +346,7 @@ class PixelStore:
             except DataError as error:
                 identity = PixelIdentity("", False)
                 report.unreadable[row] = str(error)
-            report.pixels.append(identity.pixels)
+            report.pixels[row] = identity.pixels
             report.constant += [row] * identity.constant
 
     def _refuse(self, report: PixelReport) -> None:
@@ -312,6 +379,8 @@ class PixelStore:
             "allow_mismatch": self.allow_mismatch,
             "images": contents,
         }
+        if self.table.points is not None:
+            about["points"] = hashlib.sha256(self.table.points.astype("<f8").tobytes()).hexdigest()
         return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 

@@ -18,11 +18,14 @@ from medzoo.contract import Task
 from medzoo.data.columns import Columns, from_frame
 from medzoo.data.faults import Faults, join_some
 from medzoo.data.labels import LabelOptions, LabelRules
+from medzoo.data.sources.catalogue import read_source
+from medzoo.data.sources.options import SourceOptions
 from medzoo.data.table_csv import read_csv
 from medzoo.data.table_dicom import Choose, Unmatched, join_dicom
 from medzoo.data.table_folder import PatientRule, read_folder
 from medzoo.data.table_npz import check_images, read_npz
 from medzoo.data.table_paths import find_images
+from medzoo.data.table_points import PointsFrame, name_centres, read_centres
 from medzoo.data.table_rows import Duplicates, assemble, assemble_arrays
 from medzoo.data.texts import StrArray, Texts
 from medzoo.errors import DataError
@@ -48,6 +51,10 @@ class Table:
         arrays: the images ``n c *s`` in memory; ``None`` for paths.
         patients: the patient of each row, as text; ``None`` if not known.
         groups: other columns, such as site, sex, view or a given split, as text.
+        points: ``n 3``, the centre in mm, RAS, of what a row is about, for models of patches; ``None`` for rows of
+            complete images. Several rows may then have the same image.
+        prevalence: share of positives of each label in the population that the rows were sampled from by class;
+            ``None`` for rows that were not.
         lines: where each row is in the source, for messages: the line of a CSV file, else the index from 0.
         source: what the table was made from, for messages.
         notes: choices that were made, and what was left out.
@@ -61,6 +68,8 @@ class Table:
     arrays: NDArray[Any] | None = None
     patients: StrArray | None = None
     groups: Mapping[str, StrArray] = field(default_factory=dict)
+    points: NDArray[np.float64] | None = None
+    prevalence: tuple[float, ...] | None = None
     lines: NDArray[np.int64] | None = None
     source: str = "the table"
     notes: tuple[str, ...] = ()
@@ -80,6 +89,13 @@ class Table:
         files = tuple(map(Path, str(self.paths[row]).split("\n")))
         return files[0] if len(files) == 1 else files
 
+    def point(self, row: int) -> tuple[float, float, float] | None:
+        """Return the centre of a row in mm, RAS; ``None`` for rows of complete images."""
+        if self.points is None:
+            return None
+        x, y, z = self.points[row].tolist()
+        return x, y, z
+
     def select(self, rows: Sequence[int] | NDArray[Any]) -> Table:
         """Return the table of some rows, in their order."""
         at = np.asarray(rows)
@@ -97,6 +113,7 @@ class Table:
             arrays=take(self.arrays),
             patients=take(self.patients),
             groups={name: values[at] for name, values in self.groups.items()},
+            points=take(self.points),
             lines=take(self.lines),
         )
 
@@ -199,6 +216,8 @@ class Table:
         duplicates: Duplicates = "refuse",
         delimiter: str | None = None,
         images: bool = True,
+        point: Sequence[str] | None = None,
+        points_frame: PointsFrame = "LPS",
         **options: Unpack[LabelOptions],
     ) -> Table:
         """Make a table of a CSV file in UTF-8 with a header.
@@ -214,15 +233,20 @@ class Table:
             delimiter: ``","``, ``";"`` or a tab; ``None`` recognises it.
             images: ``False`` does not look for the images, for labels that scores are compared with; the table then
                 has none.
+            point: three columns with the centre of what the row is about, in mm, such as
+                ``("coordX", "coordY", "coordZ")``, for a model of patches. Rows may then share an image.
+            points_frame: ``"LPS"``, as DICOM and LUNA16 have it, or ``"RAS"``, as NIfTI has it.
             options: see :class:`~medzoo.data.labels.LabelOptions`.
 
         Raises:
             DataError: the file cannot be read, a column is absent, or everything that is wrong, by line.
         """
-        wanted = [image, *([label] if isinstance(label, str) else label), *filter(None, [patient])]
+        names = [label] if isinstance(label, str) else list(label)
+        wanted = [image, *names, *filter(None, [patient]), *(point or ())]
         columns = read_csv(path, wanted=wanted, delimiter=delimiter)
-        folder = root if root is not None else Path(path).parent
-        return cls._of_columns(columns, folder if images else None, image, label, patient, groups, duplicates, options)
+        folder = (root if root is not None else Path(path).parent) if images else None
+        where = None if point is None else (tuple(point), points_frame)
+        return cls._of_columns(columns, folder, image, label, patient, groups, duplicates, options, where)
 
     @classmethod
     def from_frame(
@@ -252,16 +276,37 @@ class Table:
     def _of_columns(
         cls, columns: Columns, root: str | os.PathLike[str] | None, image: str, label: str | Sequence[str],
         patient: str | None, groups: Sequence[str] | None, duplicates: Duplicates, options: LabelOptions,
+        where: tuple[tuple[str, ...], PointsFrame] | None = None,
     ) -> Table:  # fmt: skip
         rules = LabelRules.of(options)
-        columns.require(image=image, label=label, patient=patient, groups=groups)
-        ids = columns.values[image]
-        paths = list(ids) if root is None else find_images(ids, root, columns.faults)
+        columns.require(image=image, label=label, patient=patient, groups=groups, point=where[0] if where else None)
+        ids, points, used = columns.values[image], None, [image]
+        if where is not None:
+            points = read_centres(columns, *where)
+            ids, used = name_centres(ids, columns, where[0]), [image, *where[0]]
+        paths = columns.values[image] if root is None else find_images(columns.values[image], root, columns.faults)
         table = cls(**assemble(
-            columns, ids=ids, paths=paths, label=label, patient=patient, groups=groups, used=[image],
-            duplicates=duplicates, rules=rules,
+            columns, ids=ids, paths=paths, label=label, patient=patient, groups=groups, used=used,
+            duplicates=duplicates, rules=rules, points=points,
         ))  # fmt: skip
         return replace(table, paths=None) if root is None else table
+
+    @classmethod
+    def from_source(cls, name: str, folder: str | os.PathLike[str], **options: Unpack[SourceOptions]) -> Table:
+        """Make a table of a published data set, in the folders and files in which it is published.
+
+        Args:
+            name: of the set: ``"chestxray14"``, ``"egfr"``, ``"kermany"``, ``"luna16"``, ``"medmnist"``, ``"mgmt"`` or
+                ``"rsna"``.
+            folder: of the set.
+            options: see :class:`~medzoo.data.sources.options.SourceOptions`; which of them a set takes is stated by
+                ``medzoo fetch data:NAME``.
+
+        Raises:
+            ConfigError: no such set, or an option that it does not take.
+            DataError: another layout, and everything that is wrong with the files.
+        """
+        return cls(**read_source(name, Path(folder), options))
 
     @classmethod
     def from_folder(

@@ -37,6 +37,7 @@ def assemble(
     used: Sequence[str] = (),
     duplicates: Duplicates = "refuse",
     rules: LabelRules,
+    points: NDArray[np.float64] | None = None,
 ) -> dict[str, Any]:
     """Return the fields of a table, or raise one error with everything that is wrong.
 
@@ -50,6 +51,7 @@ def assemble(
         used: further columns that are no group.
         duplicates: whether a row whose image and labels an earlier one has is a fault or is left out.
         rules: what labels mean.
+        points: the centre of each row in mm, RAS; rows with the same image and other centres are no duplicates.
 
     Raises:
         DataError: anything that is wrong, by row.
@@ -62,7 +64,10 @@ def assemble(
     cells = np.array([columns.values[name] for name in names], np.str_).T
     labels = read_labels(cells, names, rules, faults)
     patients = check_patients(columns.values[patient], faults) if patient is not None else None
-    keep = _without_duplicates(paths, labels, patients, duplicates, faults)
+    places = paths if points is None else [
+        path and f"{path}\n{point.tolist()}" for path, point in zip(paths, points, strict=True)
+    ]  # fmt: skip
+    keep = _without_duplicates(places, labels, patients, duplicates, faults)
     kept, group_notes = group_columns(
         {n: columns.values[n] for n in groups if n in columns.values} if groups is not None
         else {n: v for n, v in columns.values.items() if n not in {*names, patient, *used}},
@@ -82,6 +87,7 @@ def assemble(
         "paths": Texts(paths[row] for row in keep),
         "patients": None if patients is None else patients[keep],
         "groups": {name: values[keep] for name, values in kept.items()},
+        "points": None if points is None else points[keep],
         "lines": np.array(faults.lines, np.int64)[keep],
         "source": faults.source,
         "notes": notes,

@@ -35,6 +35,7 @@ __all__ = [
     "PATHS",
     "PATIENT",
     "PIXELS",
+    "POINT",
     "TARGET",
     "HasFolder",
     "RunRecord",
@@ -47,6 +48,8 @@ PART = f"{OWN_PREFIX}part"
 """The column of ``table.csv`` that holds the part of each row; empty for a row in none."""
 PIXELS = f"{OWN_PREFIX}pixels"
 """The column that holds the hash of the decoded pixels of each row; empty for a constant image, or one not read."""
+POINT = f"{OWN_PREFIX}point"
+"""The column that holds x, y and z of each row in mm, RAS; only of a table of points."""
 LINE, ID, PATIENT, PATHS, TARGET = (
     f"{OWN_PREFIX}line", f"{OWN_PREFIX}id", f"{OWN_PREFIX}patient", f"{OWN_PREFIX}paths", f"{OWN_PREFIX}target:",
 )  # fmt: skip
@@ -185,7 +188,7 @@ class RunRecord:
             if PART not in names:
                 raise ValueError(f"it has no column {PART}")
             labels = tuple(name.removeprefix(TARGET) for name in names if name.startswith(TARGET))
-            own = {LINE, ID, PATIENT, PATHS, *(TARGET + label for label in labels)}
+            own = {LINE, ID, PATIENT, PATHS, POINT, *(TARGET + label for label in labels)}
             in_memory = any(not row[PATHS] for row in rows)
             patients = np.array([row[PATIENT] for row in rows])
             return Table(
@@ -196,6 +199,8 @@ class RunRecord:
                 paths=None if in_memory else Texts(row[PATHS] for row in rows),
                 patients=patients if all(patients != "") else None,
                 groups={n: np.array([row[n] for row in rows]) for n in names if n not in own},
+                points=np.array([row[POINT].split() for row in rows], np.float64) if POINT in names else None,
+                prevalence=_prevalence(facts, labels),
                 lines=np.array([int(row[LINE]) for row in rows]),
                 source=str(facts.get("source", path)),
             )
@@ -252,6 +257,12 @@ class RunRecord:
             groups={name: values[at] for name, values in own_groups(table.groups).items()},
             source=f"{path}",
         )
+
+
+def _prevalence(facts: Mapping[str, Any], labels: Sequence[str]) -> tuple[float, ...] | None:
+    """Return the prevalence that ``run.json`` states of a table that was sampled by class."""
+    stated = facts.get("prevalence")
+    return tuple(float(stated[label]) for label in labels) if facts.get("case_sampled") and stated else None
 
 
 def _rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:

@@ -40,6 +40,7 @@ __all__ = [
     "LossSection",
     "ModelSection",
     "OptimizerSection",
+    "ProtocolSection",
     "Recipe",
     "ScheduleSection",
     "SplitSection",
@@ -76,10 +77,23 @@ class DataSection(Section):
     labels: see :class:`~medzoo.data.label_rules.LabelOptions`, which calls the first ``names`` and the fourth ``none``.
 
     ``size`` replaces the spatial size of the model's preprocessing, ``spacing``, ``intensity``, ``window`` and ``fit``
-    theirs.
+    theirs, and so do ``orientation`` and ``foreground``. ``patch`` are the sides in mm of the box around the point of a
+    row, which the columns ``point`` give in ``points_frame``; it replaces spacing and foreground.
+
+    ``source`` is the layout of a published set; ``missing``, ``findings``, ``mapping``, ``negatives``, ``sample_seed``,
+    ``sequence``, ``roi`` and ``same_person`` are for it: see
+    :class:`~medzoo.data.sources.options.SourceOptions`. A .csv or .npz file is read as a table with any ``source``.
     """
 
-    source: Literal["table"] = "table"
+    source: Literal["table", "chestxray14", "egfr", "kermany", "luna16", "medmnist", "mgmt", "rsna"] = "table"
+    missing: Literal["refuse", "drop"] = "refuse"
+    findings: tuple[Text, ...] | None = None
+    mapping: Text | None = None
+    negatives: Positive | None = None
+    sample_seed: Whole = 0
+    sequence: Text | None = None
+    roi: Text | None = None
+    same_person: Text | None = None
     image: Text = "path"
     label: Text | tuple[Text, ...] = Field(default="label", description="a column, or a list of columns")
     task: Task | None = None
@@ -97,6 +111,8 @@ class DataSection(Section):
     choose: Literal["refuse", "most-slices", "all"] = "refuse"
     unmatched: Literal["refuse", "drop"] = "refuse"
     unreadable: Literal["refuse", "drop"] = "refuse"
+    point: tuple[Text, Text, Text] | None = Field(default=None, description="three columns, x, y and z in mm")
+    points_frame: Literal["LPS", "RAS"] = "LPS"
     size: Count | tuple[Count, ...] | None = Field(
         default=None, description="a whole number >= 1, or a list of 2 or 3 of them"
     )
@@ -104,6 +120,9 @@ class DataSection(Section):
     intensity: Literal["unit", "window", "zscore", "zscore_nonzero"] | None = None
     window: Annotated[tuple[Finite, Finite], AfterValidator(ordered)] | None = None
     fit: Literal["resize", "crop", "square"] | None = None
+    patch: tuple[Positive, Positive, Positive] | None = None
+    orientation: Annotated[Text, Field(pattern=r"^[RLAPSI]{3}$")] | None = None
+    foreground: Flag | None = None
     allow_mismatch: Flag = False
     cache: Literal["off", "memory", "disk"] = "disk"
     cache_quota_gb: Positive = 100.0
@@ -286,14 +305,39 @@ class DecideSection(Section):
                 yield "threshold", str(error).removeprefix("thresholds: ").rstrip(".")
 
 
+Figure = Literal["auroc", "accuracy", "exact_match", "sensitivity", "specificity", "precision"]
+
+
+class ProtocolSection(Section):
+    """How the source measured what it reported, for ``medzoo reproduce``.
+
+    ``split: row`` draws rows at random, whoever they are of; ``patient`` as the recipe does; ``given`` takes the column
+    ``column``, patients in several parts included. ``measured_on`` is the part whose figures were reported, ``epoch``
+    whether those of the last epoch or of the best, and ``figures`` which, at a threshold of 0.5.
+    """
+
+    split: Literal["row", "patient", "given"] = "row"
+    column: Text | None = None
+    shares: tuple[Positive, Positive, NotNegative] | None = None
+    measured_on: Literal["train", "valid"] = "valid"
+    epoch: Literal["last", "best"] = "last"
+    figures: tuple[Figure, ...] = ("accuracy",)
+
+    def rules(self) -> Iterator[tuple[str, str]]:
+        """Yield what contradicts."""
+        if (self.split == "given") != (self.column is not None):
+            yield "column", f"expected a column with split: given and nowhere else, got {self.column}"
+
+
 class SourceSection(Section):
-    """Where a recipe is from, and what it does otherwise. Has no effect."""
+    """Where a recipe is from, what it does otherwise, what was reported and how that was measured. Has no effect."""
 
     reference: Text = ""
     changes: tuple[Text, ...] = ()
     claim: dict[Text, Flag | int | Finite | Text | None] = Field(
         default={}, description="plain values, such as auroc: 0.98"
     )
+    protocol: ProtocolSection | None = None
 
 
 NO_EFFECT: Any = {

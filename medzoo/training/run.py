@@ -225,6 +225,8 @@ def _begin(run: RunFolder, setup: Setup) -> int:
         source=setup.table.source,
         split=setup.how,
         notes=list(setup.notes),
+        case_sampled=setup.table.prevalence is not None,
+        prevalence=dict(zip(setup.table.labels, setup.table.prevalence or (), strict=False)),
         data=digest,
         environment=environment.facts(),
         environment_why=list(environment.why),

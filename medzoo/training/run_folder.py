@@ -27,7 +27,7 @@ from medzoo.data.identity import names_patients, pseudonym
 from medzoo.data.table import Table
 from medzoo.errors import TrainError
 from medzoo.evaluation.drift import describe_data, summarise_pixels
-from medzoo.evaluation.run_record import ID, LINE, OWN_PREFIX, PART, PATHS, PATIENT, PIXELS, TARGET, RunRecord
+from medzoo.evaluation.run_record import ID, LINE, OWN_PREFIX, PART, PATHS, PATIENT, PIXELS, POINT, TARGET, RunRecord
 from medzoo.training.facts import data_fingerprint
 from medzoo.training.setup import Setup
 from medzoo.training.validation import ValidationPredictions
@@ -90,7 +90,8 @@ class RunFolder(RunRecord):
         """Write the table with the part of each row, the rows dropped, and the fingerprint; return its digest."""
         table, split = setup.table, setup.split
         groups = written_groups(table)
-        header = [LINE, ID, PART, PATIENT, PATHS, *(TARGET + label for label in table.labels), PIXELS, *groups]
+        header = [LINE, ID, PART, PATIENT, PATHS, *(TARGET + label for label in table.labels), PIXELS]
+        header += [*([] if table.points is None else [POINT]), *groups]
         rows = _table_rows(table, split.part_of_rows(), setup.pixels.identities.compared, groups)
         self.write_csv("data/table.csv", header, rows)
         self.write_csv("data/dropped.csv", ("row", "id", "reason"), ((d.row, d.id, d.reason) for d in split.dropped))
@@ -153,6 +154,7 @@ def _table_rows(
             paths,
             *targets,
             pixels[row],
+            *([] if table.points is None else [" ".join(map(repr, table.points[row].tolist()))]),
             *(table.groups[name][row] for name in groups),
         ]
 

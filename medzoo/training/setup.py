@@ -34,7 +34,7 @@ from medzoo.warn import warn
 
 __all__ = ["Setup", "make_task", "set_up"]
 
-_OVERRIDES = ("spacing", "intensity", "window", "fit")
+_OVERRIDES = ("spacing", "intensity", "window", "fit", "patch", "orientation", "foreground")
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,6 +193,8 @@ def _preprocessing(own: Preprocessing, how: DataSection, who: str) -> Preprocess
     changes = {name: getattr(how, name) for name in _OVERRIDES if getattr(how, name) is not None}
     if changes.get("intensity", "window") != "window":
         changes["window"] = None
+    if "patch" in changes:
+        changes |= {"spacing": None, "foreground": False}
     if how.size is not None:
         dims = len(own.size)
         size = (how.size,) * dims if isinstance(how.size, int) else tuple(how.size)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from medzoo.data.label_rules import LabelOptions
+from medzoo.data.sources.options import SourceOptions
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError, did_you_mean
 from medzoo.training.recipe import DataSection, Recipe
@@ -34,6 +35,10 @@ def load_table(
     path, how = Path(data), recipe.data
     if not path.exists():
         raise ConfigError(f"{path}: no such file or folder.{_near(path)} Give a .csv, .tsv or .npz file, or a folder.")
+    if how.source != "table" and path.suffix.lower() not in (*CSV, ".npz"):
+        if root is not None:
+            raise ConfigError(f"{path}: root is for the images of a .csv or .tsv file. Leave it out.")
+        return Table.from_source(how.source, path, **_choices(how))
     if root is not None and not Path(root).is_dir():
         raise ConfigError(f"root {Path(root)}: no such folder.{_near(Path(root))} Give the folder of the images.")
     if how.key is not None:
@@ -41,7 +46,7 @@ def load_table(
     if path.suffix.lower() in CSV and path.is_file():
         return Table.from_csv(
             path, root=root, image=how.image, label=_columns(how), patient=how.patient, duplicates=how.duplicates,
-            images=images, **_labels(how),
+            images=images, point=how.point, points_frame=how.points_frame, **_labels(how),
         )  # fmt: skip
     if path.is_file() and path.suffix.lower() not in (*CSV, ".npz"):
         sheet = " Save the sheet as CSV." if path.suffix.lower() in (".xlsx", ".xls", ".ods") else ""
@@ -70,6 +75,20 @@ def _from_dicom(how: DataSection, path: Path, root: str | os.PathLike[str] | Non
         root, path, key=how.key, label=_columns(how), patient=how.patient or "PatientID", choose=how.choose,
         unmatched=how.unmatched, **_labels(how),
     )  # fmt: skip
+
+
+def _choices(how: DataSection) -> SourceOptions:
+    """Return what was chosen about a published set."""
+    return {
+        "missing": how.missing,
+        "findings": how.findings,
+        "mapping": how.mapping,
+        "negatives": how.negatives,
+        "sample_seed": how.sample_seed,
+        "sequence": how.sequence,
+        "roi": how.roi,
+        "same_person": how.same_person,
+    }
 
 
 def _columns(how: DataSection) -> str | list[str]:

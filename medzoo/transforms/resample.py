@@ -133,8 +133,26 @@ def crop_patch(
     )
     # MONAI pads with zeros, so the values are shifted to make air 0, and back.
     air = how.window[0] if how.window else float(x.min())
-    patch = resample_to_grid(x - air, image.affine, target, how.size, "zeros").float() + air
+    near, affine = _surroundings(x, image.affine, to_index @ target, how.size)
+    patch = resample_to_grid(near - air, affine, target, how.size, "zeros").float() + air
     return _scale_intensity(patch, image, how, steps), to_index @ target
+
+
+def _surroundings(
+    x: Tensor, affine: NDArray[np.float64], to_index: NDArray[np.float64], size: Sequence[int]
+) -> tuple[Tensor, NDArray[np.float64]]:
+    """Return the part of a volume that the voxels of a patch are interpolated from, and its affine.
+
+    A scan has a hundred times the voxels of a patch, which need not be touched for each of its patches.
+    """
+    corners = np.array(np.meshgrid(*[[0, side - 1] for side in size])).reshape(3, -1)
+    index = to_index[:3, :3] @ corners + to_index[:3, 3:]
+    # Beyond the border there is air, also in the volume that is cut out: one voxel more keeps that so.
+    low = np.clip(np.floor(index.min(1)).astype(int) - 1, 0, np.array(x.shape[1:]) - 1)
+    high = np.clip(np.ceil(index.max(1)).astype(int) + 2, low + 1, x.shape[1:])
+    moved = affine.copy()
+    moved[:3, 3] += affine[:3, :3] @ low
+    return x[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]], moved
 
 
 def _scale_intensity(x: Tensor, image: Image, how: Preprocessing, steps: list[str]) -> Tensor:

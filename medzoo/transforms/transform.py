@@ -31,7 +31,16 @@ from medzoo.warn import deprecated_alias, warn
 if TYPE_CHECKING:
     from medzoo.features import CheckedModel
 
-__all__ = ["ImageSource", "ImplausibleValues", "Prepared", "Transform", "as_array", "not_an_image", "transform"]
+__all__ = [
+    "CheckedImage",
+    "ImageSource",
+    "ImplausibleValues",
+    "Prepared",
+    "Transform",
+    "as_array",
+    "not_an_image",
+    "transform",
+]
 
 ImageSource = str | os.PathLike[str] | Image | NDArray[Any] | Tensor
 
@@ -63,6 +72,27 @@ class Prepared:
     mismatch: str = ""
 
     doubt = deprecated_alias("doubt", "warning", removed_in="0.2.0")
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedImage:
+    """An image that a transform read and checked as a whole.
+
+    Attributes:
+        image: what was read.
+        label: its file, for messages.
+        values: ``c *s`` float32.
+        implausible: why its values are implausible for the model; empty if they are not.
+        warning: what could not be checked.
+        mismatch: why it is not of the kind the model is for, where that was allowed.
+    """
+
+    image: Image
+    label: str
+    values: Tensor
+    implausible: str
+    warning: str
+    mismatch: str
 
 
 class WrongAxes(DataError):
@@ -186,8 +216,16 @@ class Transform:
         self, source: ImageSource, point: Sequence[float] | None = None, allow_mismatch: bool = False
     ) -> Prepared:
         """Return the same as :meth:`examine` before :meth:`normalise`: what is cached and augmented in training."""
-        how = self.preprocessing
         self.check_point(point)
+        return self.pixels_of(self.check(source, allow_mismatch), point)
+
+    def check(self, source: ImageSource, allow_mismatch: bool = False) -> CheckedImage:
+        """Read an image and check it as a whole: once, however many patches :meth:`pixels_of` then cuts from it.
+
+        Raises:
+            WrongImage, DataError, InputError: as :meth:`prepare`.
+        """
+        how = self.preprocessing
         image = _as_image(source, self.who, self.channels)
         label = image.identity.get("file", "the array")
         self._check_dims(image, label)
@@ -198,7 +236,16 @@ class Transform:
         x = torch.from_numpy(np.require(image.array, np.float32, ["C", "W"]))
         if not torch.isfinite(x).all():
             raise DataError(f"{label}: expected finite values, got {int((~torch.isfinite(x)).sum())} NaN or infinite.")
-        implausible = implausible_values(x, image, how)
+        mismatch = f"{label}: {kind.mismatch(self.who)}" if error else ""
+        return CheckedImage(image, label, x, implausible_values(x, image, how), kind.warning, mismatch)
+
+    def pixels_of(self, checked: CheckedImage, point: Sequence[float] | None = None) -> Prepared:
+        """Return what :meth:`pixels` returns, of an image that :meth:`check` returned.
+
+        Raises:
+            DataError: a point outside, or an image that cannot be resampled.
+        """
+        how, image, label, x = self.preprocessing, checked.image, checked.label, checked.values
         steps = list(image.notes)
         if point is not None:
             x, to_source = crop_patch(x, image, how, point, label, steps)
@@ -207,13 +254,11 @@ class Transform:
         else:
             x, to_source = resample_image(x, image, how, steps)
         x = self._set_channels(x, label, steps)
-        implausible = implausible or implausible_input(x, how)
-        faults = [image.warning, _unplaced(image), f"{self.who} {implausible}" if implausible else "", kind.warning]
+        implausible = checked.implausible or implausible_input(x, how)
+        faults = [image.warning, _unplaced(image), f"{self.who} {implausible}" if implausible else "", checked.warning]
         geometry = Geometry(tuple(image.array.shape[1:]), tuple(x.shape[1:]), to_source)
         warning = f"{label}: {' '.join(filter(None, faults))}" if any(faults) else ""
-        return Prepared(
-            x, tuple(steps), geometry, image, warning, f"{label}: {kind.mismatch(self.who)}" if error else ""
-        )
+        return Prepared(x, tuple(steps), geometry, image, warning, checked.mismatch)
 
     def check_point(self, point: Sequence[float] | None) -> None:
         """Raise ConfigError unless a point is given exactly where the model takes one."""

@@ -1,0 +1,38 @@
+"""``PublishedData``: what a published data set is, where it is from, and how its layout is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medzoo.data.sources.options import SourceChoices
+
+__all__ = ["PublishedData", "TableFields"]
+
+TableFields = dict[str, Any]
+"""The fields of a :class:`~medzoo.Table`, as :func:`~medzoo.data.table_rows.assemble` returns them."""
+
+
+@dataclass(frozen=True)
+class PublishedData:
+    """A published data set.
+
+    Attributes:
+        title: what it is.
+        get: where and how to get it, in sentences.
+        licence: its terms.
+        citation: of the publication.
+        layout: the files and folders that are expected, one line each.
+        read: from the folder and the choices to the fields of a table; raises DataError with everything that is wrong.
+        options: which of :class:`~medzoo.data.sources.options.SourceOptions` it takes.
+    """
+
+    title: str
+    get: str
+    licence: str
+    citation: str
+    layout: tuple[str, ...]
+    read: Callable[[Path, SourceChoices], TableFields]
+    options: tuple[str, ...] = ()
