@@ -59,7 +59,7 @@ class EpochLog(pl.Callback):
         self._rate = math.nan
         self._before = dict.fromkeys(("seconds", "validating", "waited"), 0.0)
         self._began = self._validation_began = self._validating = self._waited = 0.0
-        self._drawn = -math.inf
+        self._drawn = time.monotonic()  # one epoch is no curve
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Note the time: an epoch that is resumed in its middle has no start."""
