@@ -158,9 +158,10 @@ def _official_parts(root: Path, faults: Faults) -> dict[str, str] | None:
         return None
     listed = {part: _names(path) for part, path in there.items()}
     if twice := sorted(listed["train"] & listed["test"]):
+        names = join_some(list(map(quote, twice)))
         faults.add_general(
-            f"{len(twice):,} images are in both {' and '.join(_LISTS.values())}: {join_some(twice)}. Take the lists as "
-            "they are published."
+            f"{len(twice):,} images are in both {' and '.join(_LISTS.values())}: {names}. Take the lists as they are "
+            "published."
         )
     return {name: part for part, names in listed.items() for name in names}
 

@@ -19,7 +19,7 @@ __all__ = ["ABOUT", "read"]
 _CLASSES = {"NORMAL": "0", "PNEUMONIA": "1"}
 _PERSON = re.compile(r"(person\d+)_(bacteria|virus)_\d+(?:_\d+)?")
 _NORMAL = re.compile(r"((?:NORMAL2-)?IM-\d+)(?:-\d+)+")
-_NUMBERED = re.compile(r"(NORMAL|BACTERIA|VIRUS)-(\d+)-\d+")  # the third version of Mendeley's
+_NUMBERED = re.compile(r"(NORMAL|BACTERIA|VIRUS)-(\d+)-\d+")  # the third version of the archive
 _RULES = ("number", "number-and-subtype")
 
 
@@ -93,7 +93,7 @@ def _named(name: str, rule: str) -> tuple[str, str] | None:
 ABOUT = PublishedData(
     title="Kermany: 5,856 chest X-rays of children, normal or with pneumonia by bacteria or virus",
     get=(
-        "Download it from https://data.mendeley.com/datasets/rscbjbr9sj (ChestXRay2017.zip), or from Kaggle's "
+        "Download it from https://doi.org/10.17632/rscbjbr9sj (ChestXRay2017.zip), or from Kaggle's "
         "paultimothymooney/chest-xray-pneumonia, and unpack it."
     ),
     licence="CC BY 4.0",

@@ -57,6 +57,7 @@ def read(folder: Path, choices: SourceChoices) -> TableFields:
     if mapping is not None:
         columns.values["patient"] = _patients(Path(mapping), ids, faults)
         notes.append(f"patients by {Path(mapping).name}")
+    columns.values[LABEL] = columns.values.pop("Target")
     columns.values["image"] = [f"{one}.dcm" for one in ids]
     index, _ = index_images(root, [root / _IMAGES] if (root / _IMAGES).is_dir() else [], (".dcm",))
     if others := len(index.keys() - set(columns.values["image"])):
@@ -64,10 +65,10 @@ def read(folder: Path, choices: SourceChoices) -> TableFields:
     columns, paths = match_images(Columns(columns.values, faults, tuple(notes)), "image", index, root, choices.missing)
     columns.values.update(_headers(paths, columns))
     return assemble(
-        columns, ids=columns.values["image"], paths=paths, label="Target",
+        columns, ids=columns.values["image"], paths=paths, label=LABEL,
         patient="patient" if mapping is not None else None,
         groups=[name for name in ("class", "view", "sex", "age") if name in columns.values],
-        rules=LabelRules(names=(LABEL,)),
+        rules=LabelRules(task="binary"),
     )  # fmt: skip
 
 
