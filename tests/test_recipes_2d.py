@@ -99,6 +99,14 @@ def test_rsna_by_view(tmp_path):
     assert all(row["patients"] >= 10 for row in group["rows"])
 
 
+def test_chestxray14_without_the_official_lists(tmp_path):
+    root = write_nih(tmp_path / "n", 12, lists=False)
+    output = run("check", "chestxray14", "--data", root, *TINY, code=2)
+    assert "there is no column 'split'. It has 'view', 'sex', 'follow_up', 'age'. Name another one, or set" in output
+    drawn = run("check", "chestxray14", "--data", root, *TINY, "--set", "split.column=null")
+    assert "drawn by patient as 0.7 / 0.1 / 0.2" in drawn
+
+
 def test_rsna_without_patients_has_to_be_stated(tmp_path):
     root = write_rsna(tmp_path / "rsna", 24)
     output = run("check", "rsna", "--data", root, *TINY, code=5)

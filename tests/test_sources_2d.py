@@ -219,6 +219,10 @@ def test_faults_of_each_file_of_the_small_copy(tmp_path):
         Table.from_source("chestxray14", root)
     for text in ("train-small.csv", "labels that are not 0 or 1", "test.csv", "whose image is missing: line 2"):
         assert text in str(error.value)
+    replaced(root / "train-small.csv", "00000001_000.png,2,", "00000001_000.png,0,")
+    table = Table.from_source("chestxray14", root, missing="drop")
+    assert len(table) == 41
+    assert "test.csv: 1 of 8 rows left out, whose image is missing" in table.notes
     root = write_small(tmp_path / "again")
     shutil.copy(root / "train-small.csv", root / "valid-small.csv")
     with pytest.raises(DataError, match="expected each image in one file, found 24 in several"):
@@ -297,6 +301,7 @@ def test_the_patient_is_that_of_the_mapping(rsna, tmp_path):
 def test_without_a_mapping_no_patient_is_known(tmp_path):
     table = Table.from_source("rsna", write_rsna(tmp_path, 12, classes=False))
     assert table.patients is None
+    assert f"the patients are not known: put {MAPPING} beside the CSV files, or give it as mapping" in table.notes
     assert "class" not in table.groups
     with pytest.raises(DataError, match="the patients are not known"):
         choose_split(table)
@@ -531,6 +536,13 @@ def test_every_flag_names_its_labels(tmp_path, flag):
         wanted = labels if several else np.eye(len(names))[labels[:, 0]]
         assert table.labels == names
         assert np.array_equal(table.targets, wanted)
+
+
+def test_labels_of_another_set(tmp_path):
+    with pytest.raises(
+        DataError, match=r"labels that are no class: row 2 \('2'\).*The classes are 'normal', 'pneumonia'"
+    ):
+        Table.from_source("medmnist", write_medmnist(tmp_path / "pneumoniamnist.npz", classes=3))
 
 
 def test_a_file_with_another_name(tmp_path):

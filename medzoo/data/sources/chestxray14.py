@@ -202,7 +202,8 @@ def _read_part(
     values = {"image": given.values["Image"], "patient": given.values["PatientId"]}
     values |= {name: given.values[name] for name in chosen} | {"split": [part] * len(given)}
     columns, paths = match_images(Columns(values, given.faults, given.notes), "image", index, root, choices.missing)
-    return _assembled(columns, paths, chosen)
+    fields = _assembled(columns, paths, chosen)
+    return {**fields, "notes": tuple(f"{path.name}: {note}" for note in fields["notes"])}
 
 
 def _joined(root: Path, tables: Sequence[TableFields], notes: Sequence[str]) -> TableFields:
@@ -223,7 +224,7 @@ def _joined(root: Path, tables: Sequence[TableFields], notes: Sequence[str]) -> 
         "patients": np.concatenate([one["patients"] for one in tables]),
         "groups": {"split": np.concatenate([one["groups"]["split"] for one in tables])},
         "source": str(root),
-        "notes": (*notes, *dict.fromkeys(note for one in tables for note in one["notes"])),
+        "notes": (*notes, *(note for one in tables for note in one["notes"])),
     }
 
 

@@ -12,6 +12,7 @@ from medzoo.data.columns import Columns
 from medzoo.data.faults import join_some, quote
 from medzoo.data.table_paths import find_images
 from medzoo.errors import DataError, did_you_mean
+from medzoo.io.files import existing
 
 __all__ = ["folder_with", "index_images", "keep_rows", "match_images", "need_columns"]
 
@@ -22,7 +23,7 @@ def folder_with(folder: Path, files: Sequence[str], layout: Sequence[str]) -> Pa
     Raises:
         DataError: none has, or several.
     """
-    if not folder.is_dir():
+    if not existing(folder).is_dir():
         raise DataError(f"{folder}: expected the folder of the set, found a file. Unpack it, and give the folder.")
     if any((folder / name).is_file() for name in files):
         return folder
@@ -57,7 +58,7 @@ def index_images(root: Path, folders: Iterable[Path], suffixes: tuple[str, ...])
     found: dict[str, str] = {}
     again = 0
     for folder in folders:
-        with os.scandir(folder) as entries:
+        with os.scandir(existing(folder)) as entries:
             names = [e.name for e in entries if not e.name.startswith(".") and e.name.lower().endswith(suffixes)]
         inside = folder.relative_to(root).as_posix()
         again += sum(name in found for name in names)

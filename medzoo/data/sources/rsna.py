@@ -57,6 +57,8 @@ def read(folder: Path, choices: SourceChoices) -> TableFields:
     if mapping is not None:
         columns.values["patient"] = _patients(Path(mapping), ids, faults)
         notes.append(f"patients by {Path(mapping).name}")
+    else:
+        notes.append(f"the patients are not known: put {MAPPING} beside the CSV files, or give it as mapping")
     columns.values[LABEL] = columns.values.pop("Target")
     columns.values["image"] = [f"{one}.dcm" for one in ids]
     index, _ = index_images(root, [root / _IMAGES] if (root / _IMAGES).is_dir() else [], (".dcm",))
