@@ -115,6 +115,7 @@ def test_rsna_without_patients_has_to_be_stated(tmp_path):
     assert "drawn by image" in run("check", "rsna", "--data", root, *TINY, "--no-patient-groups")
 
 
+@pytest.mark.slow
 def test_kermany_with_shared_patients(tmp_path):
     root = write_kermany(tmp_path / "k")
     image = root / "chest_xray/test/PNEUMONIA/person60_virus_6.jpeg"
