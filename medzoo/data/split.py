@@ -387,12 +387,13 @@ def _make(
     return Split(table, parts[0], parts[1], parts[2], how=how, dropped=ordered, notes=notes, made=_MADE)
 
 
-def column_of(table: Table, column: str) -> NDArray[np.str_]:
-    """Return a column of ``table.groups``, or raise a ConfigError with the nearest name."""
+def column_of(table: Table, column: str, advice: str = "") -> NDArray[np.str_]:
+    """Return a column of ``table.groups``, or raise a ConfigError with the nearest name and advice."""
     if column not in table.groups:
         known = ", ".join(map(repr, table.groups)) or "none"
         raise ConfigError(
             f"{table.source}: there is no column {column!r}.{did_you_mean(column, table.groups)} It has {known}."
+            + advice
         )
     return table.groups[column]
 

@@ -102,9 +102,10 @@ def set_up(recipe: Recipe, table: Table, *, column: str | None = None, how_split
     how = recipe.train
     rules_for(table.labels, recipe.decide.threshold)  # raises for a label that there is not
     check_patients(table, recipe.data.patient_groups)  # before the images are read, which may take long
-    for name in (column or recipe.split.column, *(recipe.split.leave_out or ())):
-        if name is not None:
-            column_of(table, name)
+    if (given := column or recipe.split.column) is not None:
+        column_of(table, given, " Name another one, or set split.column=null to divide the patients at random.")
+    for name in recipe.split.leave_out or ():
+        column_of(table, name)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(how.seed)
         model = build_model(recipe, table)

@@ -35,7 +35,9 @@ def load_table(
     path, how = Path(data), recipe.data
     if not path.exists():
         raise ConfigError(f"{path}: no such file or folder.{_near(path)} Give a .csv, .tsv or .npz file, or a folder.")
-    if how.source != "table" and path.suffix.lower() not in (*CSV, ".npz"):
+    # A set that is published as a file is read as that set, any other file as a table of one's own.
+    files = CSV if how.source == "medmnist" else (*CSV, ".npz")
+    if how.source != "table" and path.suffix.lower() not in files:
         if root is not None:
             raise ConfigError(f"{path}: root is for the images of a .csv or .tsv file. Leave it out.")
         return Table.from_source(how.source, path, **_choices(how))

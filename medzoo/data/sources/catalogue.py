@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from medzoo.data.sources import chestxray14, kermany, medmnist, rsna
 from medzoo.data.sources.options import SourceChoices, SourceOptions
 from medzoo.data.sources.published import PublishedData, TableFields
 from medzoo.errors import ConfigError, DataError, did_you_mean
@@ -14,6 +15,10 @@ __all__ = ["SOURCES", "published", "read_source"]
 
 SOURCES: Mapping[str, PublishedData] = MappingProxyType(
     {
+        "chestxray14": chestxray14.ABOUT,
+        "kermany": kermany.ABOUT,
+        "medmnist": medmnist.ABOUT,
+        "rsna": rsna.ABOUT,
     }
 )  # fmt: skip
 """The data sets by name; each is described where its layout is read."""

@@ -27,7 +27,7 @@ from medzoo.io.views import view_words
 __all__ = [
     "PROJECTION_MODALITIES", "SLICE_MODALITIES", "Plane", "age_of", "body_part_of", "finite_values", "frame_count",
     "functional_group", "identity_of", "ignored_geometry", "modality_of", "non_image_advice", "non_image_kind",
-    "pixel_spacing", "plane_of", "sample_count", "wrap_dicom_errors",
+    "pixel_spacing", "plane_of", "sample_count", "stated_age", "wrap_dicom_errors",
 ]  # fmt: skip
 
 PROJECTION_MODALITIES = frozenset({"CR", "DX", "IO", "MG", "PX", "RF", "RG", "XA"})
@@ -90,7 +90,7 @@ def age_of(ds: Any) -> float | None:
     beside another date of birth, it is the time from birth to the study. Two ages that differ by more than 2 years are
     ``None``: either may be a dummy that replaced the true one.
     """
-    stated, counted = _stated_age(text(ds, "PatientAge")), _counted_age(ds)
+    stated, counted = stated_age(text(ds, "PatientAge")), _counted_age(ds)
     if stated is None or counted is None:
         return counted if stated is None else stated
     if abs(stated - counted) <= _AGE_TOLERANCE:
@@ -98,7 +98,7 @@ def age_of(ds: Any) -> float | None:
     return counted if stated == 0 else None
 
 
-def _stated_age(age: str) -> float | None:
+def stated_age(age: str) -> float | None:
     """Return the years of an age string; ``None`` for one that is not readable or over 130 years."""
     found = _AGE.fullmatch(age.upper())
     years = int(found[1]) * _DAYS[found[2] or "Y"] / _DAYS["Y"] if found else math.inf

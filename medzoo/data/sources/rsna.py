@@ -1,0 +1,194 @@
+"""RSNA Pneumonia Detection Challenge of 2018: one row for each box in its CSV files, one for each image here.
+
+What the set calls ``patientId``, in its files and in the DICOM headers, is the id of an image. The images are some of
+ChestX-ray14, several of a patient; who they are of is in the mapping that the RSNA publishes apart.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from medzoo.data.columns import Columns
+from medzoo.data.faults import Faults, quote
+from medzoo.data.label_rules import LabelRules
+from medzoo.data.sources.image_files import folder_with, index_images, keep_rows, match_images, need_columns
+from medzoo.data.sources.options import SourceChoices
+from medzoo.data.sources.published import PublishedData, TableFields
+from medzoo.data.table_csv import read_csv
+from medzoo.data.table_rows import assemble
+from medzoo.errors import DataError
+from medzoo.io.dicom.elements import text
+from medzoo.io.dicom.header import age_of, wrap_dicom_errors
+from medzoo.io.files import existing
+from medzoo.progress import track
+
+__all__ = ["ABOUT", "LABEL", "MAPPING", "read"]
+
+LABEL = "Lung Opacity"
+"""What Target 1 is: radiologists marked an opacity that is suspicious for pneumonia, of which no diagnosis was made."""
+
+MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
+"""The mapping as the RSNA publishes it."""
+
+_LABELS, _CLASSES = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
+_IMAGES = "stage_2_train_images"
+_NIH_NAME = re.compile(r"(\d+)_\d+(\.png)?", re.IGNORECASE)
+_LARGEST = 1 << 28  # bytes of a mapping; the published one has 30,000 records
+
+
+def read(folder: Path, choices: SourceChoices) -> TableFields:
+    """Return a row for each image of the training set.
+
+    Raises:
+        DataError: another layout, or everything that is wrong, by line.
+    """
+    root = folder_with(folder, (_LABELS,), ABOUT.layout)
+    columns = _images(root)
+    faults, ids = columns.faults, columns.values["id"]
+    if (root / _CLASSES).is_file():
+        columns.values["class"] = _classes(root / _CLASSES, ids, columns.values["Target"], faults)
+    here = root / MAPPING
+    mapping = choices.mapping if choices.mapping is not None else here if here.is_file() else None
+    notes = [*columns.notes, f"{LABEL}: an opacity that radiologists found suspicious for pneumonia, no diagnosis"]
+    if mapping is not None:
+        columns.values["patient"] = _patients(Path(mapping), ids, faults)
+        notes.append(f"patients by {Path(mapping).name}")
+    else:
+        notes.append(f"the patients are not known: put {MAPPING} beside the CSV files, or give it as mapping")
+    columns.values[LABEL] = columns.values.pop("Target")
+    columns.values["image"] = [f"{one}.dcm" for one in ids]
+    index, _ = index_images(root, [root / _IMAGES] if (root / _IMAGES).is_dir() else [], (".dcm",))
+    if others := len(index.keys() - set(columns.values["image"])):
+        notes.append(f"{others:,} files of {_IMAGES} left out, which have no row")
+    columns, paths = match_images(Columns(columns.values, faults, tuple(notes)), "image", index, root, choices.missing)
+    columns.values.update(_headers(paths, columns))
+    return assemble(
+        columns, ids=columns.values["image"], paths=paths, label=LABEL,
+        patient="patient" if mapping is not None else None,
+        groups=[name for name in ("class", "view", "sex", "age") if name in columns.values],
+        rules=LabelRules(task="binary"),
+    )  # fmt: skip
+
+
+def _images(root: Path) -> Columns:
+    """Return ``id`` and ``Target`` of each image, at the line of its first box."""
+    given = read_csv(root / _LABELS, wanted=["patientId", "Target"], delimiter=",")
+    need_columns(given, ("patientId", "Target"))
+    ids, targets = given.values["patientId"], given.values["Target"]
+    first: dict[str, int] = {}
+    two = []
+    for row, (one, target) in enumerate(zip(ids, targets, strict=True)):
+        if targets[first.setdefault(one, row)] != target:
+            two.append((row, f"line {given.faults.lines[first[one]]} has {quote(targets[first[one]])}"))
+    given.faults.add_rows("rows with another Target than that of the same image", two, "Keep the right one.")
+    given.faults.add_rows("rows without an image", ((r, "") for r in [first.get("")] if r is not None), "Name it.")
+    boxes = Columns({"id": ids, "Target": targets}, given.faults, given.notes)
+    return keep_rows(boxes, list(first.values()), f"{len(ids):,} rows, one for each box, are {len(first):,} images")
+
+
+def _classes(path: Path, ids: Sequence[str], targets: Sequence[str], faults: Faults) -> list[str]:
+    """Return the class of each image, which has one in each of its rows; a contradiction is a fault."""
+    given = read_csv(path, wanted=["patientId", "class"], delimiter=",")
+    need_columns(given, ("patientId", "class"))
+    of_image: dict[str, str] = {}
+    two = []
+    for row, (one, name) in enumerate(zip(given.values["patientId"], given.values["class"], strict=True)):
+        if of_image.setdefault(one, name) != name:
+            two.append(f"line {given.faults.lines[row]}")
+    given.faults.check()
+    if two:
+        faults.add_general(f"{path.name}: {len(two):,} rows with another class than that of the same image, {two[0]}.")
+    found = [of_image.get(one, "") for one in ids]
+    faults.add_rows(
+        f"images whose Target is not that of their class in {path.name}",
+        [(row, quote(name)) for row, name in enumerate(found) if name and (name == LABEL) != (targets[row] == "1")],
+        "Take both files as they are published.",
+    )  # fmt: skip
+    return found
+
+
+def _patients(path: Path, ids: Sequence[str], faults: Faults) -> list[str]:
+    """Return the NIH patient of each image, as ChestX-ray14 has it; an image that is not in the mapping is a fault."""
+    of_image: dict[str, str] = {}
+    for i, record in enumerate(_records(path)):
+        image, nih = (record.get(key) if isinstance(record, dict) else None for key in ("subset_img_id", "img_id"))
+        named = _NIH_NAME.fullmatch(nih.strip()) if isinstance(nih, str) else None
+        if not isinstance(image, str) or named is None:
+            raise DataError(
+                f"{path}: expected a subset_img_id and an img_id as 00000001_000.png in each record, record {i} has "
+                f"none. Take the file as it is published, {MAPPING}."
+            )
+        patient = str(int(named[1]))
+        if of_image.setdefault(image.strip(), patient) != patient:
+            raise DataError(f"{path}: record {i} gives an image another patient than an earlier one. Correct the file.")
+    faults.add_rows(
+        f"images that are not in {path.name}", [(row, "") for row, one in enumerate(ids) if one not in of_image],
+        "Whether such an image is of a patient in another part cannot be known: get the complete mapping.",
+    )  # fmt: skip
+    return [of_image.get(one, "?") for one in ids]
+
+
+def _records(path: Path) -> list[Any]:
+    """Return the records of the mapping, a list in JSON."""
+    here = existing(path)
+    if not here.is_file() or here.stat().st_size > _LARGEST:
+        raise DataError(f"{here}: expected the mapping as a JSON file of at most {_LARGEST >> 20} MiB. Give the file.")
+    try:
+        found = json.loads(here.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{here}: expected a list of records in JSON, cannot read it ({error}).") from None
+    if not isinstance(found, list):
+        raise DataError(f"{here}: expected a list of records in JSON, found {type(found).__name__}. Give {MAPPING}.")
+    return found
+
+
+def _headers(paths: Sequence[str], columns: Columns) -> dict[str, list[str]]:
+    """Return view, sex and age of each image from its header; pixels are not read. The PatientID is not used."""
+    from pydicom import dcmread
+
+    tags = ["ViewPosition", "PatientSex", "PatientAge", "SpecificCharacterSet"]
+    found: dict[str, list[str]] = {"view": [], "sex": [], "age": []}
+    wrong: list[tuple[int, str]] = []
+    for row, path in enumerate(track(paths, "Reading DICOM headers")):
+        values = ["", "", ""]
+        if path:
+            try:
+                with wrap_dicom_errors(Path(path), "a DICOM header"):
+                    ds = dcmread(path, stop_before_pixels=True, specific_tags=[*tags])
+                    age = age_of(ds)
+                    values = [text(ds, tags[0]), text(ds, tags[1]), "" if age is None else str(int(age))]
+            except DataError as error:
+                reason = str(error).removeprefix(f"{path}: ")
+                wrong.append((row, f"{columns.values['image'][row]}: {reason.partition('. ')[0]}"))
+        for name, value in zip(found, values, strict=True):
+            found[name].append(value)
+    columns.faults.add_rows("images whose header cannot be read", wrong, "Unpack them again.")
+    return found
+
+
+ABOUT = PublishedData(
+    title="RSNA Pneumonia Detection Challenge 2018: 26,684 frontal chest X-rays with boxes around lung opacities",
+    get=(
+        "Download it from https://www.kaggle.com/c/rsna-pneumonia-detection-challenge, where an account has to accept "
+        "the rules, and unpack it. Who the images are of is in "
+        f"https://s3.amazonaws.com/east1.public.rsna.org/AI/2018/{MAPPING}: put it beside the CSV files, or give it as "
+        "mapping. Without it, several images of a patient are in several parts."
+    ),
+    licence="the rules of the competition; the images are those of the NIH Clinical Center",
+    citation=(
+        "Shih et al., Radiology: Artificial Intelligence 1 (2019) e180041, doi:10.1148/ryai.2019180041; images: Wang "
+        "et al., ChestX-ray8, CVPR 2017"
+    ),
+    layout=(
+        f"{_LABELS}: patientId, x, y, width, height, Target; one row for each box",
+        f"{_IMAGES}/*.dcm, each named by its patientId",
+        f"{_CLASSES}: patientId, class; optional",
+        f"{MAPPING}: optional",
+    ),
+    read=read,
+    options=("missing", "mapping"),
+)
