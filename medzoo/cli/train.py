@@ -46,11 +46,18 @@ def show_recipe(name: str, full: bool) -> None:
 @recipes.command("copy")
 @click.argument("name")
 @click.argument("file")
-def copy_recipe(name: str, file: str) -> None:
-    """Write the recipe NAME to a new FILE.yaml, to edit it."""
+@click.option(
+    "--as",
+    "kind",
+    type=click.Choice(["yaml", "script"]),
+    default="yaml",
+    help="script: a Lightning script FILE.py, which gives the same weights on a CPU.",
+)
+def copy_recipe(name: str, file: str, kind: str) -> None:
+    """Write the recipe NAME to a new FILE.yaml, or as a script to FILE.py, to edit it."""
     from medzoo.training.recipe_files import copy_recipe as write
 
-    click.echo(write(name, file))
+    click.echo(write(name, file, script=kind == "script"))
 
 
 @click.command()

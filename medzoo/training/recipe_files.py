@@ -100,15 +100,22 @@ def recipe_text(name: str) -> str:
     return known[name].read_text("utf-8")
 
 
-def copy_recipe(name: str, path: str | os.PathLike[str]) -> Path:
-    """Write the file of a recipe in the package to a new file, to edit it.
+def copy_recipe(name: str, path: str | os.PathLike[str], *, script: bool = False) -> Path:
+    """Write the file of a recipe in the package to a new file, to edit it; or any recipe as a script of Lightning.
+
+    Args:
+        name: of a recipe in the package; with ``script`` also the path of a file.
+        path: the new file, ``.yaml`` or ``.py``.
+        script: write a Python script that does the same; see :mod:`medzoo.training.script`.
 
     Raises:
         ConfigError: no such recipe, or the file exists or cannot be written.
     """
-    text, to = recipe_text(name), Path(path)
-    if to.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"{to}: expected a file name ending in .yaml. Write {to.with_suffix('.yaml')}.")
+    to, ending = Path(path), ".py" if script else ".yaml"
+    if to.suffix not in ((".py",) if script else (".yaml", ".yml")):
+        other = " For a script, give --as script (in Python script=True)." if to.suffix == ".py" else ""
+        raise ConfigError(f"{to}: expected a file name ending in {ending}. Write {to.with_suffix(ending)}.{other}")
+    text = _script_text(name) if script else recipe_text(name)
     try:
         with to.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -117,6 +124,13 @@ def copy_recipe(name: str, path: str | os.PathLike[str]) -> Path:
     except OSError as error:
         raise ConfigError(f"{to} cannot be written ({error.strerror or error}). Choose another place.") from error
     return to
+
+
+def _script_text(name: str) -> str:
+    from medzoo.training.recipe import Recipe
+    from medzoo.training.script import recipe_script
+
+    return recipe_script(Recipe.load(name), name)
 
 
 def read_recipe(source: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:

@@ -1,0 +1,157 @@
+"""A recipe as a script: it compiles, is clean, and gives the weights of the recipe, bit for bit."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from images import write_images
+
+import medzoo
+from medzoo.errors import ConfigError
+from medzoo.training.recipe import Recipe
+from medzoo.training.recipe_files import copy_recipe, list_recipes
+from medzoo.training.script import recipe_script
+
+FLAT = {"name": "xray_cnn", "options": {"widths": [4, 4, 8, 8], "hidden": 8}}
+VOLUME = {"name": "cnn3d_small", "options": {"size": 16, "widths": [4, 8, 8], "hidden": 8}}
+# Between them, what a script can have: every kind of table and split, and each way to train.
+CASES = {
+    "volume": {
+        "model": VOLUME,
+        "data": {"patient_groups": False, "labels": ["mass"], "cache": "memory"},
+        "split": {"column": "split"},
+        "augment": {"flip": ["x", "z"], "rotate": 10, "noise": 0.05},
+        "loss": {"balance": "normalised", "smoothing": 0.05},
+        "optimizer": {"kind": "adam", "lr": 1e-3, "clip": 0.5},
+        "schedule": {"kind": "exponential", "gamma": 0.98},
+        "train": {"epochs": 4, "batch": 4, "ema": 0.9, "accumulate": 2, "stop_after": 1, "monitor": "valid_auroc"},
+        "decide": {"calibrate": "shift"},
+    },
+    "flat": {
+        "description": "features, then all",
+        "model": FLAT,
+        "data": {"label": "grade", "patient": "pid", "size": 32, "cache": "memory", "intensity": "window",
+                 "window": [0, 255]},
+        "split": {"seed": 3, "shares": [0.5, 0.25, 0.25], "draws": 100},
+        "augment": {"flip": ["x"]},
+        "loss": {"balance": "sqrt"},
+        "schedule": {"kind": "cosine", "warmup": 0.2},
+        "train": {"epochs": 2, "batch": 4, "freeze": "features", "then": "finetune", "then_epochs": 1, "seed": 7},
+    },
+    "folds": {
+        "model": {"name": "local-dir:models/mine"}, "split": {"folds": 5, "fold": 2}, "data": {"size": 64},
+        "train": {"device": "cuda:1", "precision": "fp16", "threads": 3, "workers": 2},
+    },
+    "site": {
+        "model": {"name": "swin_encoder_mlp", "pretrained": "btcv"}, "split": {"leave_out": {"site": ["B", 'a "C"']}},
+        "data": {"source": "luna16", "patch": [40, 40, 40], "negatives": 1.5, "missing": "drop",
+                 "point": ["x", "y", "z"]},
+        "train": {"device": "cpu", "freeze": "encoder"},
+    },
+    "dicom": {
+        "model": {"name": "resnet18_multilabel"}, "augment": {"crop": [0.7, 1.0]},
+        "data": {"key": "AccessionNumber", "label": [f"a finding with a long name, number {i}" for i in range(14)],
+                 "unreadable": "drop", "allow_mismatch": True},
+        "decide": {"threshold": {"*": "youden", "x": "sensitivity>=0.95"}, "calibrate": "none"},
+        "description": 'ends """ a comment\nimport os',
+    },
+}  # fmt: skip
+RECIPES = {**{name: Recipe.load(name) for name in list_recipes()},
+           **{name: Recipe(name=name, **values) for name, values in CASES.items()}}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def scripts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scripts")
+    for name, recipe in RECIPES.items():
+        (folder / f"{name}.py").write_text(recipe_script(recipe, name), "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_script_compiles_and_is_short(name):
+    text = recipe_script(RECIPES[name], name)
+    tree = ast.parse(text)
+    assert sum(isinstance(node, ast.stmt) for node in ast.walk(tree)) <= 70
+    assert max(map(len, text.splitlines())) <= 120
+    imported = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    assert imported == ["argparse", "lightning.pytorch", "medzoo", "numpy", "torch"]
+
+
+def test_scripts_are_clean_and_formatted(scripts):
+    ruff = [sys.executable, "-m", "ruff"]
+    style = ["--isolated", "--no-cache", "--line-length", "120", "."]
+    how = {"cwd": scripts, "capture_output": True, "text": True}  # a folder of its own, where medzoo is a library
+    check = subprocess.run([*ruff, "check", "--select", "E,F,W,I,UP,B,SIM,C4", *style], **how)
+    assert check.returncode == 0, check.stdout + check.stderr
+    layout = subprocess.run([*ruff, "format", "--check", "--diff", *style], **how)
+    assert layout.returncode == 0, layout.stdout + layout.stderr
+
+
+def test_what_scripts_import_is_public(scripts):
+    """Each name that they take from a module is listed in docs/api.md."""
+    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text("utf-8")
+    for path in scripts.iterdir():
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("medzoo"):
+                for alias in node.names:
+                    assert f":: {node.module}.{alias.name}\n" in page, f"{path.name}: {node.module}.{alias.name}"
+
+
+def digest(folder):
+    return hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
+
+
+def write_volumes(path):
+    rng, labels = np.random.default_rng(0), np.arange(60) % 3 == 0
+    images = (rng.integers(0, 200, (60, 16, 16, 16)) + 40 * labels[:, None, None, None]).astype(np.uint8)
+    parts = {"train": slice(0, 18), "val": slice(18, 56), "test": slice(56, 60)}
+    arrays = {f"{part}_images": images[rows] for part, rows in parts.items()}
+    np.savez(path, **arrays, **{f"{part}_labels": labels[rows, None].astype(int) for part, rows in parts.items()})
+    return path
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*does not have many workers", "ignore::UserWarning")
+def test_a_script_gives_the_weights_of_the_recipe(tmp_path):
+    """Both in a process of their own, and each against medzoo.train here; the calibrated model as a whole is equal."""
+    data = {"volume": write_volumes(tmp_path / "v.npz"), "flat": write_images(tmp_path / "flat", patients=24)}
+    more = {"volume": [], "flat": ["--root", str(data["flat"].parent / "images")]}
+    jobs = []
+    for name in ("volume", "flat"):
+        (tmp_path / f"{name}.yaml").write_text(RECIPES[name].to_yaml(), "utf-8")
+        script = copy_recipe(str(tmp_path / f"{name}.yaml"), tmp_path / f"{name}.py", script=True)
+        jobs.append([str(script), str(data[name]), str(tmp_path / "scripted" / name), *more[name]])
+    code = (
+        "import json, runpy, sys, torch\n"
+        "torch.set_num_threads(1)\n"
+        "for sys.argv in json.loads(sys.argv[1]): runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    child = subprocess.run([sys.executable, "-c", code, json.dumps(jobs)], capture_output=True, text=True, timeout=300)
+    assert child.returncode == 0, child.stderr
+    for name in ("volume", "flat"):
+        root = data[name].parent / "images" if name == "flat" else None
+        recipe = Recipe.load(tmp_path / f"{name}.yaml")
+        run = medzoo.train(recipe, data[name], to=tmp_path / "run" / name, root=root, threads=1)
+        scripted = tmp_path / "scripted" / name
+        assert digest(scripted) == digest(run.folder)
+        mine, own = (json.loads((each / "model" / "config.json").read_text()) for each in (scripted, run.folder))
+        assert mine["outputs"] == own["outputs"]
+        assert (mine["outputs"]["calibration"] is not None) == (name == "volume")
+
+
+def test_a_script_is_written_once_and_by_its_ending(tmp_path):
+    path = copy_recipe("table", tmp_path / "mine.py", script=True)
+    assert path.read_text("utf-8") == recipe_script(Recipe.load("table"), "table")
+    with pytest.raises(ConfigError, match="exists, and is not overwritten"):
+        copy_recipe("table", path, script=True)
+    with pytest.raises(ConfigError, match=r"expected a file name ending in \.py"):
+        copy_recipe("table", tmp_path / "mine.yaml", script=True)
+    with pytest.raises(ConfigError, match=r"ending in \.yaml.*For a script, give --as script"):
+        copy_recipe("table", tmp_path / "other.py")
