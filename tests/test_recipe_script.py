@@ -17,7 +17,7 @@ import medzoo
 from medzoo.errors import ConfigError
 from medzoo.training.recipe import Recipe
 from medzoo.training.recipe_files import copy_recipe, list_recipes
-from medzoo.training.script import recipe_script
+from medzoo.training.script import recipe_script, write_script
 
 FLAT = {"name": "xray_cnn", "options": {"widths": [4, 4, 8, 8], "hidden": 8}}
 VOLUME = {"name": "cnn3d_small", "options": {"size": 16, "widths": [4, 8, 8], "hidden": 8}}
@@ -126,7 +126,7 @@ def test_a_script_gives_the_weights_of_the_recipe(tmp_path):
     jobs = []
     for name in ("volume", "flat"):
         (tmp_path / f"{name}.yaml").write_text(RECIPES[name].to_yaml(), "utf-8")
-        script = copy_recipe(str(tmp_path / f"{name}.yaml"), tmp_path / f"{name}.py", script=True)
+        script = write_script(str(tmp_path / f"{name}.yaml"), tmp_path / f"{name}.py")
         jobs.append([str(script), str(data[name]), str(tmp_path / "scripted" / name), *more[name]])
     code = (
         "import json, runpy, sys, torch\n"
@@ -147,11 +147,11 @@ def test_a_script_gives_the_weights_of_the_recipe(tmp_path):
 
 
 def test_a_script_is_written_once_and_by_its_ending(tmp_path):
-    path = copy_recipe("table", tmp_path / "mine.py", script=True)
+    path = write_script("table", tmp_path / "mine.py")
     assert path.read_text("utf-8") == recipe_script(Recipe.load("table"), "table")
     with pytest.raises(ConfigError, match="exists, and is not overwritten"):
-        copy_recipe("table", path, script=True)
+        write_script("table", path)
     with pytest.raises(ConfigError, match=r"expected a file name ending in \.py"):
-        copy_recipe("table", tmp_path / "mine.yaml", script=True)
-    with pytest.raises(ConfigError, match=r"ending in \.yaml.*For a script, give --as script"):
+        write_script("table", tmp_path / "mine.yaml")
+    with pytest.raises(ConfigError, match=r"ending in \.yaml.* --as script"):
         copy_recipe("table", tmp_path / "other.py")

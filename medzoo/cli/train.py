@@ -56,8 +56,9 @@ def show_recipe(name: str, full: bool) -> None:
 def copy_recipe(name: str, file: str, kind: str) -> None:
     """Write the recipe NAME to a new FILE.yaml, or as a script to FILE.py, to edit it."""
     from medzoo.training.recipe_files import copy_recipe as write
+    from medzoo.training.script import write_script
 
-    click.echo(write(name, file, script=kind == "script"))
+    click.echo(write_script(name, file) if kind == "script" else write(name, file))
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""``draw_incidence``: how often each label is positive in each part, as bars, to see what a training has to learn from."""
+"""``draw_incidence``: how often each label is positive in each part, as bars."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def draw_incidence(parts: Sequence[PartCount], labels: Sequence[str], path: Path
         write_atomically(path, png.getvalue())
     except OSError as error:
         raise ConfigError(
-            f"{path}: the picture cannot be written ({error.strerror or error}). Name a .png in a folder you may write to."
+            f"{path}: the picture cannot be written ({error.strerror or error}). Name a .png in a folder you may write "
+            "to."
         ) from None
 
 

@@ -20,7 +20,7 @@ from medzoo.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from medzoo.training.recipe import Recipe
 
-__all__ = ["copy_recipe", "list_recipes", "parse_value", "read_recipe", "recipe_text", "write_recipe"]
+__all__ = ["copy_recipe", "list_recipes", "parse_value", "read_recipe", "recipe_text", "write_new", "write_recipe"]
 
 MOST_BYTES = 1 << 20
 MOST_DEPTH = 12
@@ -100,22 +100,25 @@ def recipe_text(name: str) -> str:
     return known[name].read_text("utf-8")
 
 
-def copy_recipe(name: str, path: str | os.PathLike[str], *, script: bool = False) -> Path:
-    """Write the file of a recipe in the package to a new file, to edit it; or any recipe as a script of Lightning.
-
-    Args:
-        name: of a recipe in the package; with ``script`` also the path of a file.
-        path: the new file, ``.yaml`` or ``.py``.
-        script: write a Python script that does the same; see :mod:`medzoo.training.script`.
+def copy_recipe(name: str, path: str | os.PathLike[str]) -> Path:
+    """Write the file of a recipe in the package to a new file, to edit it.
 
     Raises:
         ConfigError: no such recipe, or the file exists or cannot be written.
     """
-    to, ending = Path(path), ".py" if script else ".yaml"
-    if to.suffix not in ((".py",) if script else (".yaml", ".yml")):
-        other = " For a script, give --as script (in Python script=True)." if to.suffix == ".py" else ""
-        raise ConfigError(f"{to}: expected a file name ending in {ending}. Write {to.with_suffix(ending)}.{other}")
-    text = _script_text(name) if script else recipe_text(name)
+    text, to = recipe_text(name), Path(path)
+    if to.suffix not in (".yaml", ".yml"):
+        script = " --as script writes a .py file." if to.suffix == ".py" else ""
+        raise ConfigError(f"{to}: expected a file name ending in .yaml. Write {to.with_suffix('.yaml')}.{script}")
+    return write_new(to, text)
+
+
+def write_new(to: Path, text: str) -> Path:
+    """Write a text to a file that does not exist, and return the file.
+
+    Raises:
+        ConfigError: it exists, or cannot be written.
+    """
     try:
         with to.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -124,13 +127,6 @@ def copy_recipe(name: str, path: str | os.PathLike[str], *, script: bool = False
     except OSError as error:
         raise ConfigError(f"{to} cannot be written ({error.strerror or error}). Choose another place.") from error
     return to
-
-
-def _script_text(name: str) -> str:
-    from medzoo.training.recipe import Recipe
-    from medzoo.training.script import recipe_script
-
-    return recipe_script(Recipe.load(name), name)
 
 
 def read_recipe(source: str | os.PathLike[str]) -> tuple[dict[str, Any], str]:

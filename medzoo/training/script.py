@@ -7,20 +7,41 @@ package is public; see docs/api.md.
 from __future__ import annotations
 
 import json
+import os
 import textwrap
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+from medzoo.errors import ConfigError
 from medzoo.registry import describe
 from medzoo.training.frozen import phases
-from medzoo.training.recipe import AugmentSection, Recipe, Section
+from medzoo.training.recipe import AugmentSection, Recipe
+from medzoo.training.recipe_files import write_new
+from medzoo.training.recipe_types import Section
 from medzoo.training.setup import builder_options, preprocessing_changes
 from medzoo.training.source import label_options, source_choices
 
-__all__ = ["recipe_script"]
+__all__ = ["recipe_script", "write_script"]
 
 WIDTH = 120
 LOADED = ("local-dir:", "hf-hub:")
+
+
+def write_script(source: str, path: str | os.PathLike[str]) -> Path:
+    """Write the script of a recipe to a new file.
+
+    Args:
+        source: a recipe of the package by its name, or a file.
+        path: of the script.
+
+    Raises:
+        ConfigError: no such recipe, or the file exists or cannot be written.
+    """
+    to = Path(path)
+    if to.suffix != ".py":
+        raise ConfigError(f"{to}: expected a file name ending in .py. Write {to.with_suffix('.py')}.")
+    return write_new(to, recipe_script(Recipe.load(source), source))
 
 
 def recipe_script(recipe: Recipe, source: str) -> str:
@@ -43,8 +64,8 @@ def recipe_script(recipe: Recipe, source: str) -> str:
         '"""Trains a classifier of medical images: python THIS.py DATA TO [--root FOLDER]."""',
         *_comment(f"Made by medzoo recipes copy, from the recipe {source}: {recipe.description or 'no description'}."),
         *_comment(
-            "On a CPU it gives the weights of medzoo train by that recipe, bit for bit, until it is edited: on the same "
-            "machine, with the same versions and number of threads."
+            "On a CPU it gives the weights of medzoo train by that recipe, bit for bit, until it is edited: on the "
+            "same machine, with the same versions and number of threads."
         ),
     ]
     return "\n\n".join("\n".join(block) for block in (head, *blocks)) + "\n"
@@ -333,8 +354,8 @@ def _comment(text: str) -> list[str]:
 def _value(value: Any) -> str:
     """Return a plain value as code.
 
-    >>> _value(("x", 1e-4)), _value(["a"]), _value('say "a"'), _value((2,))
-    ('("x", 0.0001)', '["a"]', '\\'say "a"\\'', '(2,)')
+    >>> _value(("x", 1e-4)), _value(["a"]), _value((2,))
+    ('("x", 0.0001)', '["a"]', '(2,)')
     """
     if isinstance(value, _Code):
         return str(value)
