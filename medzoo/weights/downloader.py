@@ -26,6 +26,11 @@ def pooch_downloader(
     """
     import pooch
 
+    answers: list[Any] = []
+
+    def keep(answer: Any, *_: Any, **__: Any) -> None:
+        answers.append(answer)
+
     class Downloader(pooch.HTTPDownloader):  # type: ignore[misc]
         def __call__(self, url: str, output_file: Any, pooch: Any, check_only: bool = False) -> Any:
             self.progressbar.reset()  # of an attempt that failed
@@ -33,6 +38,8 @@ def pooch_downloader(
                 done = super().__call__(url, output_file, pooch, check_only)
             finally:
                 self.progressbar.close()
+                while answers:  # a download that was stopped would keep its connection open
+                    answers.pop().close()
             with Path(output_file).open("rb") as file:
                 refuse_substitutes(file.read(256), url)
                 if expected is None:
@@ -57,6 +64,7 @@ def pooch_downloader(
         timeout=timeout,
         verify=certificates or True,
         auth=login,
+        hooks={"response": keep},
     )
 
 
