@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from images import write_images
 
 import medzoo
@@ -105,10 +108,6 @@ def test_what_scripts_import_is_public(scripts):
                     assert f":: {node.module}.{alias.name}\n" in page, f"{path.name}: {node.module}.{alias.name}"
 
 
-def digest(folder):
-    return hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest()
-
-
 def write_volumes(path):
     rng, labels = np.random.default_rng(0), np.arange(60) % 3 == 0
     images = (rng.integers(0, 200, (60, 16, 16, 16)) + 40 * labels[:, None, None, None]).astype(np.uint8)
@@ -118,32 +117,63 @@ def write_volumes(path):
     return path
 
 
-@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*does not have many workers", "ignore::UserWarning")
-def test_a_script_gives_the_weights_of_the_recipe(tmp_path):
-    """Both in a process of their own, and each against medzoo.train here; the calibrated model as a whole is equal."""
-    data = {"volume": write_volumes(tmp_path / "v.npz"), "flat": write_images(tmp_path / "flat", patients=24)}
-    more = {"volume": [], "flat": ["--root", str(data["flat"].parent / "images")]}
-    jobs = []
-    for name in ("volume", "flat"):
-        (tmp_path / f"{name}.yaml").write_text(RECIPES[name].to_yaml(), "utf-8")
-        script = write_script(str(tmp_path / f"{name}.yaml"), tmp_path / f"{name}.py")
-        jobs.append([str(script), str(data[name]), str(tmp_path / "scripted" / name), *more[name]])
-    code = (
-        "import json, runpy, sys, torch\n"
-        "torch.set_num_threads(1)\n"
-        "for sys.argv in json.loads(sys.argv[1]): runpy.run_path(sys.argv[0], run_name='__main__')"
-    )
-    child = subprocess.run([sys.executable, "-c", code, json.dumps(jobs)], capture_output=True, text=True, timeout=300)
+def prepare(name, folder):
+    """Write the data, the recipe and the script; return recipe, data, root, and the script's arguments."""
+    flat = name == "flat"
+    data = write_images(folder / "data", patients=24) if flat else write_volumes(folder / "v.npz")
+    root = data.parent / "images" if flat else None
+    (folder / "mine.yaml").write_text(RECIPES[name].to_yaml(), "utf-8")
+    script = write_script(str(folder / "mine.yaml"), folder / "mine.py")
+    arguments = [script, data, folder / "scripted", *(["--root", root] if flat else [])]
+    return Recipe.load(folder / "mine.yaml"), data, root, list(map(str, arguments))
+
+
+def check_equal(scripted, run):
+    """Check that the models of two folders are equal, bit for bit, with their thresholds and calibration."""
+    digests, outputs = [], []
+    for folder in (scripted, run):
+        digests.append(hashlib.sha256((folder / "model" / "model.safetensors").read_bytes()).hexdigest())
+        outputs.append(json.loads((folder / "model" / "config.json").read_text())["outputs"])
+    assert digests[0] == digests[1]
+    assert outputs[0] == outputs[1]
+    return outputs[0]
+
+
+QUIET = pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore:.*does not have many workers", "ignore::UserWarning"
+)
+
+
+@QUIET
+def test_a_script_gives_the_weights_of_the_recipe(tmp_path, monkeypatch):
+    recipe, data, root, arguments = prepare("volume", tmp_path)
+    run = medzoo.train(recipe, data, to=tmp_path / "run", root=root)
+    monkeypatch.setattr(sys, "argv", arguments)
+    try:
+        runpy.run_path(arguments[0], run_name="__main__")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert check_equal(tmp_path / "scripted", run.folder)["calibration"] is not None
+    with pytest.raises(FileExistsError):
+        runpy.run_path(arguments[0], run_name="__main__")
+    assert len(run.log) < recipe.train.epochs, "it was stopped early"
+    initial = medzoo.create("cnn3d_small", **VOLUME["options"], labels=["mass"], task="binary").state_dict()
+    assert not torch.equal(run.model.state_dict()["head.classifier.weight"], initial["head.classifier.weight"])
+
+
+@QUIET
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["volume", "flat"])
+def test_a_script_gives_them_in_a_process_of_its_own(name, tmp_path):
+    recipe, data, root, arguments = prepare(name, tmp_path)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=300)
     assert child.returncode == 0, child.stderr
-    for name in ("volume", "flat"):
-        root = data[name].parent / "images" if name == "flat" else None
-        recipe = Recipe.load(tmp_path / f"{name}.yaml")
-        run = medzoo.train(recipe, data[name], to=tmp_path / "run" / name, root=root, threads=1)
-        scripted = tmp_path / "scripted" / name
-        assert digest(scripted) == digest(run.folder)
-        mine, own = (json.loads((each / "model" / "config.json").read_text()) for each in (scripted, run.folder))
-        assert mine["outputs"] == own["outputs"]
-        assert (mine["outputs"]["calibration"] is not None) == (name == "volume")
+    run = medzoo.train(recipe, data, to=tmp_path / "run", root=root, threads=1)
+    check_equal(tmp_path / "scripted", run.folder)
+    other = medzoo.train(recipe, data, to=tmp_path / "other", root=root, threads=1, seed=1)
+    with pytest.raises(AssertionError):
+        check_equal(tmp_path / "scripted", other.folder)
 
 
 def test_a_script_is_written_once_and_by_its_ending(tmp_path):
