@@ -95,8 +95,8 @@ def test_dry_run_writes_a_checkpoint_and_continues_it(table):
 @pytest.mark.skipif(not hasattr(show_transforms, "draw_batch"), reason="there is no draw_batch")
 def test_a_batch_is_drawn(table, tmp_path):
     out = tmp_path / "check.png"
-    report = check("table", table, root=table.parent / "images", out=out, **OPTIONS, **COLUMNS)
-    assert report.picture == out
+    report = check("table", table, root=table.parent / "images", out=out, flip=["x"], **OPTIONS, **COLUMNS)
+    assert report.pictures == (out, *(out.with_name(f"{out.stem}_{name}.png") for name in ("incidence", "transforms")))
     assert out.read_bytes().startswith(b"\x89PNG")
     assert f"{out}: a training batch" in str(report).replace("\n", "")
 

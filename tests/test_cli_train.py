@@ -16,7 +16,7 @@ from images import write_images
 
 import medzoo.training.run
 from medzoo.cli.main import main
-from medzoo.cli.recipe_options import OPTIONS
+from medzoo.cli.recipe_options import HEADINGS, OPTIONS
 from medzoo.errors import ConfigError
 from medzoo.extra import PACKAGES, require_train_extra
 from medzoo.training.recipe import Recipe
@@ -49,13 +49,14 @@ def called(monkeypatch):
 
 
 def test_every_option_is_a_field():
-    assert {field for _, field, _ in OPTIONS} - {"model"} <= set(fields_of(Recipe))
+    assert {field for _, field, _ in OPTIONS} - {"model", "augment"} <= set(fields_of(Recipe))
 
 
 def test_recipes_are_listed_shown_and_copied(tmp_path):
     listed = run("recipes").output
     for name in ("table", "table_3d", "adrenalmnist3d"):
         assert name in listed
+    assert [part in listed for part in ("data", "model", "cnn3d_small", "resnet18_multilabel:tv_in1k")] == [True] * 4
     assert run("recipes", "show", "table").output.startswith("# Images of your own")
     full = run("recipes", "show", "table", "--full")
     assert Recipe.from_values(yaml.safe_load(full.output)) == Recipe.load("table")
@@ -104,6 +105,42 @@ def test_every_option_reaches_its_field(called):
     assert (recipe.split.folds, recipe.split.fold, recipe.split.column, recipe.data.size) == (5, 2, None, 48)
     run("train", "table", "--data", "d", "--to", "r", "--split-col", "part")
     assert called.train[0].split.column == "part"
+
+
+def test_options_of_published_sets_and_of_freezing(called):
+    run(
+        "train", "adrenalmnist3d", "--data", "d", "--to", "r", "--source", "luna16", "--missing", "drop", "--findings",
+        "A, B", "--mapping", "m.json", "--negatives", 1.5, "--roi", "box", "--freeze", "features", "--then", "finetune",
+    )  # fmt: skip
+    recipe = called.train[0]
+    data, how = recipe.data, recipe.train
+    assert (data.source, data.missing, data.findings, data.mapping) == ("luna16", "drop", ("A", "B"), "m.json")
+    assert (data.negatives, data.roi, how.freeze, how.then) == (1.5, "box", "features", "finetune")
+    assert recipe.augment == Recipe.load("adrenalmnist3d").augment
+    run("train", "adrenalmnist3d", "--data", "d", "--to", "r", "--freeze", "features", "--no-augment")
+    assert called.train[0].augment == Recipe.load("table").augment
+    recipe = Recipe.load("table").with_(freeze="encoder", then="finetune")
+    assert recipe.with_(freeze="none", then=None).train == Recipe.load("table").train
+
+
+def test_what_a_frozen_recipe_refuses_states_what_to_type():
+    with pytest.raises(ConfigError, match=r"Leave it out \(augment=None\), set train\.then: finetune"):
+        Recipe.load("adrenalmnist3d").with_(freeze="features")
+    assert Recipe.load("adrenalmnist3d").with_(freeze="features", augment=None).train.freeze == "features"
+    refused = run("train", "adrenalmnist3d", "--data", "d", "--to", "r", "--freeze", "features")
+    assert refused.exit_code == 2
+    for typed in ("--no-augment", "--then finetune", "--freeze encoder"):
+        assert typed in refused.output
+    refused = run("train", "table", "--data", "d", "--to", "r", "--then", "finetune")
+    assert "Leave it out (--then none)" in refused.output
+
+
+def test_help_is_in_sections():
+    for command in ("check", "train"):
+        text = run(command, "--help").output
+        places = [text.index(f"\n{title}:\n") for title in (*HEADINGS, "Options")]
+        assert places == sorted(places)
+        assert all(text.count(f"  {flags[0]} ") == 1 for flags, _, _ in OPTIONS)
 
 
 def test_resume_takes_the_folder_alone(called):

@@ -45,6 +45,7 @@ import medzoo
 from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable
 from medzoo.weights import http
 from medzoo.weights.download import fetch_file
+from medzoo.weights.downloader import CHUNK_BYTES
 from medzoo.weights.record import UrlFile, ZipMember
 
 pytest_plugins = ["hub_fixtures"]
@@ -142,7 +143,7 @@ def test_29_a_url_that_is_busy_once_gives_the_file(hub, waits, number):
 
 
 def test_35_a_large_body_that_is_cut_once_is_requested_once_more(hub, waits):
-    data = bytes(4 * http.CHUNK_BYTES)
+    data = bytes(4 * CHUNK_BYTES)
     record = at_url(hub, data)
     hub.fail("/files/*", cut(len(data) - 1), times=1)
     assert fetch_file(record, who=WHO)[1] == data
@@ -152,7 +153,7 @@ def test_35_a_large_body_that_is_cut_once_is_requested_once_more(hub, waits):
 def test_the_progress_bar_of_a_failed_download_ends(hub, waits, monkeypatch, capsys):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    data = bytes(4 * http.CHUNK_BYTES)
+    data = bytes(4 * CHUNK_BYTES)
     record = at_url(hub, data)
     hub.fail("/files/*", cut(len(data) - 1))
     refusal(record)

@@ -93,7 +93,8 @@ def test_a_run_has_its_files(whole):
         "recipe.yaml", "run.json", "data", "log.csv", "figures", "state", "model", "predictions",
         "report.html", "report.json",
     }  # fmt: skip
-    assert {path.name for path in (whole.folder / "figures").iterdir()} == {"curves.png", "train_batch.png"}
+    figures = {path.name for path in (whole.folder / "figures").iterdir()}
+    assert figures == {"curves.png", "incidence.png", "train_batch.png"}, "nothing is augmented"
     assert [row["epoch"] for row in whole.log] == [1, 2]
     assert is_finished(whole.folder)
     facts = json.loads((whole.folder / "run.json").read_text())

@@ -13,7 +13,10 @@ import click
 from medzoo.cli.tables import cli_message
 from medzoo.errors import ConfigError
 
-__all__ = ["flag_of", "messages", "needed", "recipe_options", "resolve"]
+__all__ = ["RecipeCommand", "flag_of", "messages", "needed", "recipe_options", "resolve"]
+
+SOURCE_NAMES = ["table", "chestxray14", "egfr", "kermany", "luna16", "medmnist", "mgmt", "rsna"]
+SET_FIELDS = ("source", "missing", "findings", "mapping", "negatives", "roi")
 
 # Options with a field of their own, in the order of the help: (flags, field of the recipe, arguments of click.option).
 OPTIONS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
@@ -42,6 +45,23 @@ OPTIONS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
         "data.uncertain",
         {"type": click.Choice(["refuse", "mask", "positive", "negative"]), "help": "What a label of -1 counts as."},
     ),
+    (
+        ("--source",),
+        "data.source",
+        {
+            "type": click.Choice(SOURCE_NAMES),
+            "help": "Published set whose layout --data has, if not that of the recipe; see medzoo fetch data:NAME.",
+        },
+    ),
+    (
+        ("--missing",),
+        "data.missing",
+        {"type": click.Choice(["refuse", "drop"]), "help": "Rows whose image is not there."},
+    ),
+    (("--findings",), "data.findings", {"metavar": "A,B,…", "help": "Findings that become labels; all by default."}),
+    (("--mapping",), "data.mapping", {"metavar": "FILE", "help": "File by which images are of patients, for rsna."}),
+    (("--negatives",), "data.negatives", {"type": float, "help": "Negatives that are drawn for each positive."}),
+    (("--roi",), "data.roi", {"metavar": "WHERE", "help": "Where the region that matters is taken from, for egfr."}),
     (("--split-col",), "split.column", {"metavar": "COLUMN", "help": "Column of train, valid and test."}),
     (("--folds",), "split.folds", {"type": click.IntRange(2), "help": "Number of folds."}),
     (("--fold",), "split.fold", {"type": click.IntRange(0), "help": "The fold to validate on."}),
@@ -62,6 +82,24 @@ OPTIONS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
     (("--epochs",), "train.epochs", {"type": int, "help": "Epochs."}),
     (("--batch",), "train.batch", {"type": int, "help": "Images of a batch."}),
     (("--lr",), "optimizer.lr", {"type": float, "help": "Learning rate."}),
+    (
+        ("--freeze",),
+        "train.freeze",
+        {
+            "type": click.Choice(["none", "encoder", "features"]),
+            "help": "What is not trained; features also computes the encoder's outputs once.",
+        },
+    ),
+    (
+        ("--then",),
+        "train.then",
+        {"type": click.Choice(["none", "finetune"]), "help": "Train all weights after a frozen encoder."},
+    ),
+    (
+        ("--no-augment",),
+        "augment",
+        {"flag_value": True, "type": bool, "help": "Leave out the augmentation of the recipe."},
+    ),
     (("--seed",), "train.seed", {"type": int, "help": "Seed of the training; that of the split is split.seed."}),
     (("--workers",), "train.workers", {"type": int, "help": "Processes that prepare batches."}),
     (("--device",), "train.device", {"help": "auto, cpu, cuda or cuda:N."}),
@@ -81,6 +119,35 @@ OPTIONS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
 Command = Callable[..., Any]
 
 
+class RecipeCommand(click.Command):
+    """Lists the options that are fields of a recipe under headings, and those of the command itself last."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options by what they are about."""
+        headings = {field.replace(".", "__"): _heading(field) for _, field, _ in OPTIONS}
+        sections: dict[str, list[tuple[str, str]]] = {name: [] for name in (*HEADINGS, "Options")}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                name = parameter.name or ""
+                about = "Images and labels" if name in ("data", "root") else headings.get(name, "Options")
+                sections[about].append(record)
+        for name, records in sections.items():
+            if records:
+                with formatter.section(name):
+                    formatter.write_dl(records)
+
+
+HEADINGS = ("Images and labels", "A published data set", "Split", "Training")
+
+
+def _heading(field: str) -> str:
+    section, _, name = field.partition(".")
+    if section == "data" and name in SET_FIELDS:
+        return "A published data set"
+    return {"data": "Images and labels", "split": "Split"}.get(section, "Training")
+
+
 def recipe_options(only: Sequence[str] = ()) -> Callable[[Command], Command]:
     """Return a decorator that adds the options which become fields of the recipe.
 
@@ -97,7 +164,9 @@ def recipe_options(only: Sequence[str] = ()) -> Callable[[Command], Command]:
             if not only or flags[0] in only:
                 command = click.option(*flags, field.replace(".", "__"), default=None, **arguments)(command)
         root = click.option("--root", metavar="FOLDER", help="Folder of the images of a table; else that of the file.")
-        data = click.option("--data", metavar="PATH", help="Table (.csv, .tsv), MedMNIST file (.npz) or folder.")
+        data = click.option(
+            "--data", metavar="PATH", help="Table (.csv, .tsv), .npz file, a folder for each class, or a published set."
+        )
         return data(root(command))
 
     return add
@@ -130,7 +199,9 @@ def _value(field: str, given: Any) -> Any:
     """Return the value of an option as the recipe has it."""
     if field == "data.label":
         return given[0] if len(given) == 1 else list(given)
-    if field == "data.labels":
+    if field == "augment" or (field, given) == ("train.then", "none"):
+        return None
+    if field in ("data.labels", "data.findings"):
         return [name.strip() for name in given.split(",")]
     if field == "data.size":
         try:

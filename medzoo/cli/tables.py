@@ -72,6 +72,14 @@ TRAIN_ADVICE = {
     "key=": "--key",
     "train.workers=": "--workers ",
     "data.cache=": "--cache ",
+    "augment=None": "--no-augment",
+    "then=None": "--then none",
+    "set train.then: finetune": "add --then finetune",
+    "set train.freeze: encoder": "give --freeze encoder",
+    "as mapping": "as --mapping",
+    "mapping=": "--mapping ",
+    "negatives=": "--negatives ",
+    "findings=": "--findings ",
 }
 EVALUATE_ADVICE = {
     "medzoo.resume(folder, data=table), or medzoo.evaluate(folder, table, part=...)": (
@@ -97,8 +105,10 @@ EVALUATE_ADVICE = {
     **TRAIN_ADVICE,
 }
 # Arguments of Python that are options, and fields of the recipe without an option of their own.
-OPTION = re.compile(r"\b(uncertain|task|cache|on_leak)='([\w-]+)'")
-FIELD = re.compile(r"\b(unreadable|duplicates|unmatched|others|blank|choose|positive|sep)='([^']+)'")
+OPTION = re.compile(r"\b(uncertain|task|cache|on_leak|missing|roi|source)='([\w-]+)'")
+FIELD = re.compile(
+    r"\b(unreadable|duplicates|unmatched|others|blank|choose|positive|sep|sequence|same_person)='([^']+)'"
+)
 COLUMN = re.compile(r"\((label|patient|image)=\)")
 RESUME = re.compile(r"medzoo\.resume\(([^)]+)\)")
 _OWN_ADVICE = {

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import click
 
-from medzoo.cli.recipe_options import messages, needed, recipe_options, resolve
+from medzoo.cli.recipe_options import RecipeCommand, messages, needed, recipe_options, resolve
 from medzoo.cli.tables import console
 from medzoo.errors import ConfigError
 from medzoo.extra import require_train_extra
@@ -23,11 +23,15 @@ def recipes(context: click.Context) -> None:
         return
     from rich.table import Table
 
+    from medzoo.training.recipe import Recipe
     from medzoo.training.recipe_files import list_recipes
 
-    table = Table("recipe", "description")
+    table = Table("recipe", "data", "model", "description")
     for name, description in list_recipes().items():
-        table.add_row(name, description)
+        recipe = Recipe.load(name)
+        weights = recipe.model.pretrained
+        tag = f":{weights}" if isinstance(weights, str) else " (pretrained)" if weights else ""
+        table.add_row(name, recipe.data.source, recipe.model.name + tag, description)
     console().print(table)
 
 
@@ -46,17 +50,25 @@ def show_recipe(name: str, full: bool) -> None:
 @recipes.command("copy")
 @click.argument("name")
 @click.argument("file")
-def copy_recipe(name: str, file: str) -> None:
-    """Write the recipe NAME to a new FILE.yaml, to edit it."""
+@click.option(
+    "--as",
+    "kind",
+    type=click.Choice(["yaml", "script"]),
+    default="yaml",
+    help="script: a Lightning script FILE.py, which gives the same weights on a CPU.",
+)
+def copy_recipe(name: str, file: str, kind: str) -> None:
+    """Write the recipe NAME to a new FILE.yaml, or as a script to FILE.py, to edit it."""
     from medzoo.training.recipe_files import copy_recipe as write
+    from medzoo.training.script import write_script
 
-    click.echo(write(name, file))
+    click.echo(write_script(name, file) if kind == "script" else write(name, file))
 
 
-@click.command()
+@click.command(cls=RecipeCommand)
 @click.argument("recipe")
 @recipe_options()
-@click.option("--out", metavar="FILE", help="Picture of a training batch to write, such as check.png.")
+@click.option("--out", metavar="FILE", help="Picture of a batch, such as check.png; others beside it.")
 def check(recipe: str, data: str | None, root: str | None, out: str | None, **options: Any) -> None:
     """Check data for RECIPE without training.
 
@@ -71,7 +83,7 @@ def check(recipe: str, data: str | None, root: str | None, out: str | None, **op
         console().print(run(resolved, needed(data), root=root, out=out))
 
 
-@click.command()
+@click.command(cls=RecipeCommand)
 @click.argument("recipe", required=False)
 @recipe_options()
 @click.option("--to", metavar="FOLDER", help="Folder of the run, which must be new.")
@@ -90,6 +102,7 @@ def train(
     RECIPE is a name of "medzoo recipes" or a .yaml file.
 
     \b
+    medzoo train luna16 --data LUNA16 --missing drop --freeze features --no-augment --to runs/features
     medzoo train table --data n.csv --root images --label-col grade --patient-col pid --to runs/a
     medzoo train --resume runs/a
     """  # noqa: D301  # click reads the \b

@@ -21,18 +21,34 @@ __all__ = ["cache", "convert", "fetch", "verify"]
 
 
 @click.command()
-@click.argument("names", nargs=-1, metavar="[NAME[:TAG]]...")
+@click.argument("names", nargs=-1, metavar="[NAME[:TAG] | data:NAME]...")
 @click.option("--all", "everything", is_flag=True, help="Fetch all weights.")
 @click.option(
     "--to", type=click.Path(), help="Also copy them to this folder, for another machine with MEDZOO_HOME=FOLDER."
 )
-def fetch(names: tuple[str, ...], everything: bool, to: str | None) -> None:
-    """Download weights, verify their digests and convert them.
+@click.option(
+    "--check", "folder", type=click.Path(), help="Folder of data:NAME, to be compared with what is published."
+)
+def fetch(names: tuple[str, ...], everything: bool, to: str | None, folder: str | None) -> None:
+    """Download weights, verify their digests and convert them; or describe a published data set.
 
     NAME is a model, for its default weights, or MODEL:TAG. Afterwards they load without a network.
+
+    data:NAME prints what a data set is, where to get it and its layout, and checks a folder of it. Images are never
+    downloaded. data:rsna-mapping --to FILE is the one file that is: which patient the images of RSNA are of.
     """
+    from medzoo.cli.fetch_data import PREFIX, fetch_data
     from medzoo.weights.verify import fetch_weights, find_records
 
+    sets = [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
+    if sets:
+        if everything or len(sets) < len(names) or (len(sets) > 1 and (to or folder)):
+            raise click.UsageError("expected one data:NAME with a folder or a file, and no weights beside it")
+        for name in sets:
+            fetch_data(name, folder, to)
+        return
+    if folder is not None:
+        raise click.UsageError("--check is for data:NAME; medzoo verify checks weights")
     if bool(names) == everything:
         raise click.UsageError("expected names of weights or --all; medzoo list --pretrained lists the names")
     failed: list[MedzooError] = []

@@ -47,7 +47,8 @@ class CheckReport:
         memory: the bytes of a training.
         times: of each phase, measured by a few steps.
         advice: the one thing to change, or empty.
-        picture: a batch as the network sees it; ``None`` if it was not drawn.
+        pictures: a batch as the network sees it, the labels of each part, and each transform of the augmentation; none
+            if nothing was drawn.
         resumed: whether a checkpoint was written and continued; ``None`` if that was not tried.
         peak: the most bytes that the process had in memory in a dry run, or ``None``.
     """
@@ -61,7 +62,7 @@ class CheckReport:
     memory: MemoryPlan
     times: tuple[TimePlan, ...]
     advice: str
-    picture: Path | None = None
+    pictures: tuple[Path, ...] = ()
     resumed: bool | None = None
     peak: int | None = None
 
@@ -93,7 +94,8 @@ def check(
         recipe: a recipe, its name, or a file.
         data: a table, or what :func:`~medzoo.training.source.load_table` reads.
         root: folder of the images of a CSV file.
-        out: a PNG file for a training batch as the network sees it.
+        out: a PNG file, such as ``check.png``, for a training batch as the network sees it; beside it
+            ``check_incidence.png`` and ``check_transforms.png``.
         overrides: see :meth:`~medzoo.training.recipe.Recipe.with_`.
 
     Raises:
@@ -102,9 +104,14 @@ def check(
     """
     with TemporaryDirectory(prefix="medzoo-check-") as folder:
         setup, report = _prepare(recipe, data, root, overrides)
-        picture = None if out is None else setup.draw_first_batch(Path(out))
+        pictures = () if out is None else _draw(setup, Path(out))
         times = tuple(plan_time(part, Path(folder) / str(i)) for i, part in enumerate(_phases(setup)))
-        return replace(report(times), picture=picture)
+        return replace(report(times), pictures=pictures)
+
+
+def _draw(setup: Setup, out: Path) -> tuple[Path, ...]:
+    beside = {name: out.with_name(f"{out.stem}_{name}{out.suffix}") for name in ("incidence", "transforms")}
+    return setup.draw(out, **beside)
 
 
 def dry_run(

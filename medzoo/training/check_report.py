@@ -17,6 +17,7 @@ __all__ = ["render"]
 
 ASSUMED = 0.8  # AUROC
 MOST_LABELS, MOST_DROPPED = 40, 10
+PICTURES = ("a training batch as the network sees it", "positives of each label by part", "each transform, then all")
 
 
 def render(report: CheckReport) -> Group:
@@ -38,7 +39,7 @@ def render(report: CheckReport) -> Group:
         _costs_table(report),
         *(f"note: {note}" for note in report.notes),
         *([report.advice] if report.advice else []),
-        *([f"{report.picture}: a training batch as the network sees it"] if report.picture else []),
+        *(f"{path}: {what}" for path, what in zip(report.pictures, PICTURES, strict=False)),
     ]
     return Group(*(Text(line) if isinstance(line, str) else line for line in lines))
 

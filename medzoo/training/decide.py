@@ -23,7 +23,7 @@ from medzoo.evaluation.scores import Scores
 from medzoo.evaluation.shifts import shift_for_loss_weights
 from medzoo.evaluation.thresholds import choose_thresholds
 from medzoo.provenance import Calibration
-from medzoo.training.recipe import Recipe
+from medzoo.training.recipe import DecideSection
 from medzoo.training.validation import ValidationPredictions
 
 __all__ = ["Decided", "decide", "validation_report"]
@@ -64,20 +64,20 @@ class Decided:
 
 
 def decide(
-    model: Classifier, recipe: Recipe, table: Table, predictions: ValidationPredictions, *,
+    model: Classifier, how: DecideSection, table: Table, predictions: ValidationPredictions, *,
     prevalence: tuple[float, ...], loss_weights: tuple[float, ...] = (),
 ) -> Decided:  # fmt: skip
     """Calibrate a trained model, choose its thresholds, and state both in its outputs.
 
     Args:
         model: with the outputs of the table; changed.
-        recipe: its section ``decide``.
+        how: that section of a recipe.
         table: that the rows of the predictions are of.
         predictions: of the validation part.
         prevalence: share of positives in the training part.
         loss_weights: of the loss, as :attr:`~medzoo.training.losses.ClassificationLoss.relative_weights` states them.
     """
-    how, scores = recipe.decide, validation_scores(table, predictions)
+    scores = validation_scores(table, predictions)
     calibration, notes = _calibration(how.calibrate, scores, loss_weights)
     calibrated, honest = scores, None
     if calibration is not None:

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from medzoo.errors import ConfigError, did_you_mean
 from medzoo.training.recipe_faults import fields_of
@@ -88,6 +89,9 @@ def _resolve(name: str, value: Any, schema: type[Recipe]) -> list[tuple[str, Any
     """Return the paths that a name stands for, with their values."""
     if name == "model" and isinstance(value, str):
         return [(f"model.{key}", part) for key, part in split_model(value).items()]
+    default = getattr(schema.model_fields.get(name), "default", None)
+    if value is None and isinstance(default, BaseModel):
+        return [(f"{name}.{key}", part) for key, part in default.model_dump().items()]
     if isinstance(value, dict) and name in schema.model_fields:
         return [(f"{name}.{key}", part) for key, part in value.items()]
     paths = list(fields_of(schema))

@@ -265,7 +265,7 @@ class TrainSection(Section):
     def rules(self) -> Iterator[tuple[str, str]]:
         """Yield what contradicts."""
         if self.then is not None and self.freeze == "none":
-            yield "then", "expected freeze encoder or features before it, got freeze none"
+            yield "then", "expected freeze encoder or features before it, got freeze none. Leave it out (then=None)"
         for name in ("then_epochs", "then_lr"):
             if self.then is None and getattr(self, name) is not None:
                 yield name, f"expected then: finetune beside it, got {getattr(self, name)} alone"
@@ -374,8 +374,9 @@ class Recipe(Section):
             yield (
                 "augment",
                 (
-                    "expected nothing beside train.freeze: features, which computes the features of each image once; "
-                    "train.freeze: encoder augments them"
+                    "expected nothing beside train.freeze: features, which computes the features of each image once. "
+                    "Leave it out (augment=None), set train.then: finetune, whose training of all weights is "
+                    "augmented, or set train.freeze: encoder, which augments too"
                 ),
             )
 
@@ -417,7 +418,7 @@ class Recipe(Section):
         Args:
             overrides: values by field, such as ``lr=1e-4`` or ``epochs=20``, and by path where several sections have
                 the field, ``**{"split.seed": 1}``. ``seed`` is that of the training, ``model`` may be ``"name:tag"``,
-                and a section may be a dictionary of what changes in it.
+                and a section may be a dictionary of what changes in it, or ``None`` for its defaults.
 
         Raises:
             ConfigError: no such field, several of that name, or values that cannot be.

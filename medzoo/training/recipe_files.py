@@ -20,7 +20,7 @@ from medzoo.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from medzoo.training.recipe import Recipe
 
-__all__ = ["copy_recipe", "list_recipes", "parse_value", "read_recipe", "recipe_text", "write_recipe"]
+__all__ = ["copy_recipe", "list_recipes", "parse_value", "read_recipe", "recipe_text", "write_new", "write_recipe"]
 
 MOST_BYTES = 1 << 20
 MOST_DEPTH = 12
@@ -108,7 +108,17 @@ def copy_recipe(name: str, path: str | os.PathLike[str]) -> Path:
     """
     text, to = recipe_text(name), Path(path)
     if to.suffix not in (".yaml", ".yml"):
-        raise ConfigError(f"{to}: expected a file name ending in .yaml. Write {to.with_suffix('.yaml')}.")
+        script = " --as script writes a .py file." if to.suffix == ".py" else ""
+        raise ConfigError(f"{to}: expected a file name ending in .yaml. Write {to.with_suffix('.yaml')}.{script}")
+    return write_new(to, text)
+
+
+def write_new(to: Path, text: str) -> Path:
+    """Write a text to a file that does not exist, and return the file.
+
+    Raises:
+        ConfigError: it exists, or cannot be written.
+    """
     try:
         with to.open("x", encoding="utf-8") as file:
             file.write(text)

@@ -209,7 +209,10 @@ def _begin(run: RunFolder, setup: Setup) -> int:
     run.write("recipe.yaml", setup.recipe.to_yaml())
     digest = run.write_data(setup)
     run.figures.mkdir(exist_ok=True)
-    setup.draw_first_batch(run.figures / "train_batch.png")
+    setup.draw(
+        run.figures / "train_batch.png", incidence=run.figures / "incidence.png",
+        transforms=run.figures / "transforms.png",
+    )  # fmt: skip
     environment = resolve_environment(setup.recipe.train, setup.model.input_spec.dims)
     run.update(
         medzoo=__version__,
@@ -260,7 +263,7 @@ def _train(
     model, table = setup.model.eval(), setup.table
     model.set_outputs(labels=table.labels, task=table.task, prevalence=setup.prevalence())
     decided = decide(
-        model, setup.recipe, table, _predict(setup), prevalence=setup.prevalence(),
+        model, setup.recipe.decide, table, _predict(setup), prevalence=setup.prevalence(),
         loss_weights=setup.task.loss.relative_weights,
     )  # fmt: skip
     model.save_pretrained(run.model, trained_on=setup.describe_data(), metrics=decided.card_metrics())

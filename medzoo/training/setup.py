@@ -22,17 +22,19 @@ from medzoo.errors import ConfigError
 from medzoo.evaluation.rules import rules_for
 from medzoo.factory import create
 from medzoo.registry import describe
+from medzoo.training.check_counts import count_part
 from medzoo.training.datamodule import ImageDataModule
 from medzoo.training.environment import resolve_environment
+from medzoo.training.incidence import draw_incidence
 from medzoo.training.losses import loss_from_recipe
 from medzoo.training.recipe import DataSection, Recipe
 from medzoo.training.task import ClassificationTask
 from medzoo.transforms.augment import Augmentation, Augmenter, check_augmentation
 from medzoo.transforms.transform import transform
-from medzoo.visual.show_transforms import draw_batch
+from medzoo.visual.show_transforms import draw_batch, draw_changes
 from medzoo.warn import warn
 
-__all__ = ["Setup", "make_task", "set_up"]
+__all__ = ["Setup", "builder_options", "make_task", "preprocessing_changes", "set_up"]
 
 _OVERRIDES = ("spacing", "intensity", "window", "fit", "patch", "orientation", "foreground")
 
@@ -69,12 +71,32 @@ class Setup:
         known = np.maximum(1, (~np.isnan(targets)).sum(0))
         return tuple((np.nansum(targets, 0) / known).tolist())
 
-    def draw_first_batch(self, out: Path) -> Path:
-        """Draw what the network sees first, without moving the place of the training loader."""
+    def draw(self, out: Path, *, incidence: Path, transforms: Path) -> tuple[Path, ...]:
+        """Draw what the network sees first, the labels of each part, and each transform of the augmentation.
+
+        The place of the training loader does not move. Rows have numbers, and no patient.
+
+        Args:
+            out: picture of the first batch.
+            incidence: picture of the labels.
+            transforms: picture of its first image with each transform; not drawn where nothing is augmented.
+
+        Returns:
+            The pictures that were written.
+
+        Raises:
+            ConfigError: one cannot be written.
+        """
         loader = self.data.train_loader
-        batch = default_collate([loader.rows[key] for key in loader.batches()[0]])
-        draw_batch(batch, self.pixels.transform, self.table.labels, out)
-        return out
+        keys = loader.batches()[0]
+        draw_batch(default_collate([loader.rows[key] for key in keys]), self.pixels.transform, self.table.labels, out)
+        parts = [count_part(part) for part in (self.split.train, self.split.valid, self.split.test)]
+        draw_incidence(parts, self.table.labels, incidence)
+        if loader.rows.augmenter is None:
+            return out, incidence
+        row = int(self.split.train.rows[keys[0][1]])
+        draw_changes(self.pixels.read(row), loader.rows.augmenter, f"row {row}, not augmented", transforms)
+        return out, incidence, transforms
 
     def describe_data(self) -> str:
         """Return the training data in a sentence, without a path."""
@@ -162,7 +184,7 @@ def _warn_of_parts(table: Table) -> None:
 def build_model(recipe: Recipe, table: Table) -> Classifier:
     """Return the model with one output for each label of the table, and the preprocessing of the recipe."""
     options: dict[str, Any] = dict(recipe.model.options)
-    if recipe.data.size is not None and "size" in _builder_options(recipe.model.name):
+    if recipe.data.size is not None and "size" in builder_options(recipe.model.name):
         options.setdefault("size", recipe.data.size)  # a network of one size is built for it
     common: dict[str, Any] = {
         "pretrained": recipe.model.pretrained, "in_chans": recipe.model.in_chans, **options,
@@ -184,18 +206,24 @@ def build_model(recipe: Recipe, table: Table) -> Classifier:
     return model
 
 
-def _builder_options(name: str) -> Mapping[str, Any]:
+def builder_options(name: str) -> Mapping[str, Any]:
     """Return the options of a registered model; none for a folder or a repository, whose options are saved."""
     return {} if name.startswith(("local-dir:", "hf-hub:")) else describe(name).options
 
 
-def _preprocessing(own: Preprocessing, how: DataSection, who: str) -> Preprocessing:
-    """Return the model's preprocessing with what the recipe replaces."""
+def preprocessing_changes(how: DataSection) -> dict[str, Any]:
+    """Return what a recipe replaces in the model's preprocessing; ``size`` as it was given, a number or sides."""
     changes = {name: getattr(how, name) for name in _OVERRIDES if getattr(how, name) is not None}
     if changes.get("intensity", "window") != "window":
         changes["window"] = None
     if "patch" in changes:
         changes |= {"spacing": None, "foreground": False}
+    return changes if how.size is None else {**changes, "size": how.size}
+
+
+def _preprocessing(own: Preprocessing, how: DataSection, who: str) -> Preprocessing:
+    """Return the model's preprocessing with what the recipe replaces."""
+    changes = preprocessing_changes(how)
     if how.size is not None:
         dims = len(own.size)
         size = (how.size,) * dims if isinstance(how.size, int) else tuple(how.size)

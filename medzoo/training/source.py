@@ -11,7 +11,7 @@ from medzoo.data.table import Table
 from medzoo.errors import ConfigError, did_you_mean
 from medzoo.training.recipe import DataSection, Recipe
 
-__all__ = ["load_table"]
+__all__ = ["label_options", "load_table", "source_choices"]
 
 CSV = (".csv", ".tsv")
 
@@ -40,7 +40,7 @@ def load_table(
     if how.source != "table" and path.suffix.lower() not in files:
         if root is not None:
             raise ConfigError(f"{path}: root is for the images of a .csv or .tsv file. Leave it out.")
-        return Table.from_source(how.source, path, **_choices(how))
+        return Table.from_source(how.source, path, **source_choices(how))
     if root is not None and not Path(root).is_dir():
         raise ConfigError(f"root {Path(root)}: no such folder.{_near(Path(root))} Give the folder of the images.")
     if how.key is not None:
@@ -48,7 +48,7 @@ def load_table(
     if path.suffix.lower() in CSV and path.is_file():
         return Table.from_csv(
             path, root=root, image=how.image, label=_columns(how), patient=how.patient, duplicates=how.duplicates,
-            images=images, point=how.point, points_frame=how.points_frame, **_labels(how),
+            images=images, point=how.point, points_frame=how.points_frame, **label_options(how),
         )  # fmt: skip
     if path.is_file() and path.suffix.lower() not in (*CSV, ".npz"):
         sheet = " Save the sheet as CSV." if path.suffix.lower() in (".xlsx", ".xls", ".ods") else ""
@@ -56,7 +56,7 @@ def load_table(
     if root is not None:
         raise ConfigError(f"{path}: root is for the images of a .csv or .tsv file. Leave it out.")
     if path.suffix.lower() == ".npz" and path.is_file():
-        return Table.from_npz(path, patient=how.patient, **_labels(how))
+        return Table.from_npz(path, patient=how.patient, **label_options(how))
     if path.is_dir():
         tables = sorted(file for file in path.iterdir() if file.suffix.lower() in CSV)
         if tables:
@@ -64,7 +64,7 @@ def load_table(
                 f"{path}: expected a folder for each class, got one with a table, {tables[0].name}. "
                 f"Give the table: {tables[0]}."
             )
-        return Table.from_folder(path, patient=how.patient, **_labels(how))
+        return Table.from_folder(path, patient=how.patient, **label_options(how))
     raise ConfigError(f"{path}: expected a file or a folder, got neither.")
 
 
@@ -75,11 +75,11 @@ def _from_dicom(how: DataSection, path: Path, root: str | os.PathLike[str] | Non
         )
     return Table.from_dicom(
         root, path, key=how.key, label=_columns(how), patient=how.patient or "PatientID", choose=how.choose,
-        unmatched=how.unmatched, **_labels(how),
+        unmatched=how.unmatched, **label_options(how),
     )  # fmt: skip
 
 
-def _choices(how: DataSection) -> SourceOptions:
+def source_choices(how: DataSection) -> SourceOptions:
     """Return what was chosen about a published set."""
     return {
         "missing": how.missing,
@@ -97,7 +97,7 @@ def _columns(how: DataSection) -> str | list[str]:
     return how.label if isinstance(how.label, str) else list(how.label)
 
 
-def _labels(how: DataSection) -> LabelOptions:
+def label_options(how: DataSection) -> LabelOptions:
     """Return what the labels mean, which every kind of table takes."""
     return {
         "task": how.task,

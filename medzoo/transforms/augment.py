@@ -13,7 +13,7 @@ import hashlib
 import math
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -133,6 +133,28 @@ class Augmentation:
         """
         levels = 0.1 if dims == 2 else 0.0
         return cls(rotate=10, translate=0.05, scale=(0.9, 1.1), brightness=levels, contrast=levels)
+
+    def changes(self) -> dict[str, str]:
+        """Return what is on, by field, with its amount in words.
+
+        >>> Augmentation(flip=("x",), rotate=10, scale=(0.9, 1.1)).changes()
+        {'flip': 'x, each with probability 1/2', 'rotate': 'up to 10 degrees', 'scale': '0.9 to 1.1'}
+        """
+        units = {"rotate": " degrees", "shear": " degrees", "blur": " pixels", "translate": " of a side"}
+        found = {}
+        for part in fields(self):
+            name, value = part.name, getattr(self, part.name)
+            if value == part.default or name == "allow_label_flips":
+                continue
+            if name == "flip":
+                found[name] = f"{', '.join(value)}, each with probability 1/2"
+            elif name == "rotate90":
+                found[name] = "by 0 to 3 quarters"
+            elif isinstance(value, tuple):
+                found[name] = f"{value[0]:g} to {value[1]:g}"
+            else:
+                found[name] = f"up to {value:g}{units.get(name, '')}"
+        return found
 
     @property
     def moves(self) -> bool:

@@ -24,7 +24,7 @@ from medzoo.data.dataset import Batch
 from medzoo.errors import check_int
 from medzoo.io.files import join_sizes
 from medzoo.io.image import Image
-from medzoo.transforms.augment import Augmentation
+from medzoo.transforms.augment import Augmentation, Augmenter
 from medzoo.transforms.resample import resample_volume
 from medzoo.transforms.transform import ImageSource, Prepared, Transform, transform
 from medzoo.visual.show import Panel, compose, draw, flat_panel, middle_planes, paste, save_picture
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from medzoo.features import CheckedModel
 
-__all__ = ["draw_batch", "draw_input", "show_transforms"]
+__all__ = ["draw_batch", "draw_changes", "draw_input", "show_transforms"]
 
 _WIDTH = 1700  # pixels of a sheet
 _SIDE = {2: 300, 3: 180}  # pixels along the longer side of a panel
@@ -123,6 +123,38 @@ def draw_batch(
     for image, target, row in zip(images, batch.target.cpu(), batch.row.tolist(), strict=False):
         text = [f"row {row}", _label(target, labels)]
         tiles.append(_tile(image, how.preprocessing, levels, text, side, letters=False, histogram=False))
+    return save_picture(paste(tiles, _WIDTH), out)
+
+
+def draw_changes(
+    x: Tensor, augmenter: Augmenter, name: str, out: str | os.PathLike[str] | None = None, *, draws: int = 4
+) -> Picture:
+    """Draw one image, then with each change of an augmentation alone, and with all of them as in training.
+
+    Of a single change, the strongest of some draws is shown, so that what it may do at most is nearly seen.
+
+    Args:
+        x: the image ``c *s`` before the model's mean and std.
+        augmenter: of the training.
+        name: of the image, below it.
+        out: a file to write the picture to.
+        draws: of each single change, and of all together.
+
+    Raises:
+        ConfigError: the picture cannot be written.
+    """
+    how, preprocessing = augmenter.augmentation, augmenter.preprocessing
+    side, levels = _SIDE[x.ndim - 1], _levels(x, preprocessing)
+
+    def tile(image: Tensor, text: str) -> Picture:
+        return _tile(image, preprocessing, levels, text, side, letters=False, histogram=False)
+
+    tiles = [tile(x, name)]
+    for field, amount in how.changes().items():
+        alone = Augmenter(replace(Augmentation(), **{field: getattr(how, field)}), preprocessing)
+        drawn = [alone(x, seed) for seed in range(draws)]
+        tiles.append(tile(max(drawn, key=lambda one: float((one - x).abs().mean())), f"{field} alone: {amount}"))
+    tiles += [tile(augmenter(x, seed), f"all together, draw {seed + 1}") for seed in range(draws)]
     return save_picture(paste(tiles, _WIDTH), out)
 
 

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
 import time
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from medzoo.atomic import new_file_mode, write_atomically
 from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable
-from medzoo.progress import progress_bar
 from medzoo.weights.cache import check_room, digest_of, download_lock, home, stored_file, wrap_disk_errors
+from medzoo.weights.downloader import ByteProgress, pooch_downloader
 from medzoo.weights.record import UrlFile, Weights, ZipMember
-from medzoo.weights.safetensors import refuse_substitutes
 
 __all__ = [
     "BUSY_STATUS",
     "CONNECT_TIMEOUT",
     "ServerBusy",
+    "download_unlisted",
     "download_url",
     "is_offline",
     "mirror_url",
@@ -30,7 +30,6 @@ __all__ = [
     "without_login",
 ]
 
-CHUNK_BYTES = 1 << 20
 CONNECT_TIMEOUT = 5.0
 READ_TIMEOUT = 15.0
 # Seconds between attempts at a busy server; an error comes after ten seconds at most.
@@ -40,6 +39,11 @@ LONGEST_WAIT = 4.0
 BUSY_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 
 T = TypeVar("T")
+ELSEWHERE = (
+    "run medzoo fetch --to DIR on another machine, copy that folder here and set MEDZOO_HOME to it",
+    "run medzoo fetch --to DIR on another machine",
+)
+"""What to do without a network, for weights: in full, and where the server was reached."""
 
 
 class ServerBusy(Exception):
@@ -129,6 +133,35 @@ def download_url(record: Weights, who: str, mirror: str | None) -> Path:
     raise TypeError(f"{source} has no URL")
 
 
+def download_unlisted(url: str, who: str, *, most_bytes: int, elsewhere: str) -> bytes:
+    """Return a file of which no digest is known; whoever calls compares it with something else.
+
+    On a mirror it is at ``{mirror}/data/{name}``, with the name that ends the URL.
+
+    Args:
+        url: of the publisher.
+        who: the file, for messages.
+        most_bytes: more is refused before it is complete.
+        elsewhere: how a person gets the file without this network.
+
+    Raises:
+        WeightsUnavailable: no network may be accessed, the server does not provide it, or it cannot be stored.
+        WeightsCorrupt: it is larger, or a web page.
+    """
+    mirror = mirror_url()
+    if is_offline():
+        raise WeightsUnavailable(
+            f"{who}: HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE forbids network access. Unset it, or {elsewhere}."
+        )
+    url = f"{mirror}/data/{url.rpartition('/')[2]}" if mirror else url
+    with wrap_disk_errors(who, home(), None):
+        home().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=home(), prefix="archive-") as folder:
+            target = Path(folder) / "archive.zip"  # a name that the cache knows as left over, should this be killed
+            limit = partial(ByteProgress, who, None, most_bytes)
+            return _retrieve(url, None, target, who, limit, (elsewhere, elsewhere)).read_bytes()
+
+
 def _download_member(source: ZipMember, record: Weights, target: Path, who: str) -> Path:
     """Download an archive, in a folder of this process alone, and extract the file."""
     if target.is_file() and digest_of(target.read_bytes(), record.digest.partition(":")[0]) == record.digest:
@@ -142,15 +175,25 @@ def _download_member(source: ZipMember, record: Weights, target: Path, who: str)
 
 def _download(url: str, digest: str, size: int | None, target: Path, who: str) -> Path:
     """Download one file, and check its digest before it is moved to ``target``."""
+    check_room(who, target.parent, size)
+    stated = f"{digest}, {size} bytes" if size is not None else digest
+    return _retrieve(url, (digest, stated), target, who, partial(ByteProgress, who, size, size), ELSEWHERE, size)
+
+
+def _retrieve(
+    url: str, expected: tuple[str, str] | None, target: Path, who: str, progress: Callable[[], ByteProgress],
+    elsewhere: tuple[str, str], size: int | None = None,
+) -> Path:  # fmt: skip
+    """Download one file through pooch; ``expected`` is its digest, and how a message states it."""
     import pooch
     from requests import exceptions
 
-    check_room(who, target.parent, size)
     # The password of a mirror is sent, but never shown.
     parts = urlsplit(url)
     login = (unquote(parts.username), unquote(parts.password or "")) if parts.username else None
     url = without_login(url)
-    downloader = _downloader(who, digest, size, target, login)
+    digest = expected[0] if expected else None
+    downloader = pooch_downloader(who, expected, target, login, progress(), (CONNECT_TIMEOUT, READ_TIMEOUT))
     pooch.get_logger().setLevel("WARNING")  # it logs every download to stderr, which the progress bar shows
 
     def attempt() -> Path:
@@ -172,9 +215,8 @@ def _download(url: str, digest: str, size: int | None, target: Path, who: str) -
             ) from error
         except exceptions.ConnectionError as error:
             raise WeightsUnavailable(
-                f"{who}: it is not in {home()}, and {url} cannot be reached ({type(error).__name__}). Check the "
-                "network and its proxies, set MEDZOO_MIRROR to your own mirror, or run medzoo fetch --to DIR on "
-                "another machine, copy that folder here and set MEDZOO_HOME to it."
+                f"{who}: {_absent(digest)}{url} cannot be reached ({type(error).__name__}). Check the network and its "
+                f"proxies, set MEDZOO_MIRROR to your own mirror, or {elsewhere[0]}."
             ) from error
         except (exceptions.InvalidURL, exceptions.InvalidSchema, exceptions.MissingSchema) as error:
             raise ConfigError(
@@ -182,8 +224,8 @@ def _download(url: str, digest: str, size: int | None, target: Path, who: str) -
             ) from error
         except exceptions.Timeout as error:
             raise WeightsUnavailable(
-                f"{who}: it is not in {home()}, and {url} sends nothing for {READ_TIMEOUT:g} s. Try again later, set "
-                "MEDZOO_MIRROR to your own mirror, or run medzoo fetch --to DIR on another machine."
+                f"{who}: {_absent(digest)}{url} sends nothing for {READ_TIMEOUT:g} s. Try again later, set "
+                f"MEDZOO_MIRROR to your own mirror, or {elsewhere[1]}."
             ) from error
         except exceptions.RequestException as error:
             raise ServerBusy(f"{type(error).__name__} from {url}") from error
@@ -195,74 +237,9 @@ def _download(url: str, digest: str, size: int | None, target: Path, who: str) -
         return retry(attempt, who)
 
 
-def _downloader(who: str, digest: str, size: int | None, target: Path, login: tuple[str, str] | None) -> Any:
-    """Return pooch's downloader with medzoo's timeouts, certificates, progress bar and error for other bytes.
-
-    pooch compares the digest as well, but its error does not state the digest it got.
-    """
-    import pooch
-
-    class Downloader(pooch.HTTPDownloader):  # type: ignore[misc]
-        def __call__(self, url: str, output_file: Any, pooch: Any, check_only: bool = False) -> Any:
-            self.progressbar.reset()  # of an attempt that failed
-            try:
-                done = super().__call__(url, output_file, pooch, check_only)
-            finally:
-                self.progressbar.close()
-            with Path(output_file).open("rb") as file:
-                refuse_substitutes(file.read(256), url)
-                file.seek(0)
-                algorithm = digest.partition(":")[0]
-                got = f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
-                received = file.tell()
-            if got != digest:
-                expected = f"{digest}, {size} bytes" if size is not None else digest
-                raise WeightsCorrupt(f"{url}: expected {expected} for {target}, got {got}, {received} bytes.")
-            return done
-
-    # requests reads REQUESTS_CA_BUNDLE; the Hub's client and most other tools read SSL_CERT_FILE.
-    certificates = os.environ.get("SSL_CERT_FILE")
-    if certificates and not Path(certificates).exists():
-        raise ConfigError(
-            f"{who}: expected SSL_CERT_FILE to be a file of certificates, got {certificates}. Correct or unset it."
-        )
-    return Downloader(
-        progressbar=_ProgressBar(who, size),
-        chunk_size=CHUNK_BYTES,
-        timeout=(CONNECT_TIMEOUT, READ_TIMEOUT),
-        verify=certificates or True,
-        auth=login,
-    )
-
-
-class _ProgressBar:
-    """A rich progress bar with the methods that pooch calls; stops a download longer than the record states."""
-
-    total = 0  # set by pooch
-
-    def __init__(self, who: str, size: int | None) -> None:
-        from rich.progress import DownloadColumn, TransferSpeedColumn
-
-        self.who, self.size, self.count = who, size, 0
-        self.bar = progress_bar(DownloadColumn(), TransferSpeedColumn())
-        self.task = self.bar.add_task(who, total=None)
-
-    def update(self, count: int) -> None:
-        """Add ``count`` bytes, up to one chunk more than were received."""
-        self.count += count
-        if self.size is not None and self.count >= self.size + 2 * CHUNK_BYTES:
-            raise WeightsCorrupt(f"{self.who}: expected {self.size} bytes, got more. The file was replaced there.")
-        self.bar.start()
-        self.bar.update(self.task, total=self.total or None, completed=self.count)
-
-    def reset(self) -> None:
-        """Set the count back to zero."""
-        self.count = 0
-        self.bar.reset(self.task)
-
-    def close(self) -> None:
-        """Stop updating the bar."""
-        self.bar.stop()
+def _absent(digest: str | None) -> str:
+    """Return that a file is not in the cache, where it would be if a digest is known."""
+    return "" if digest is None else f"it is not in {home()}, and "
 
 
 def _extract(archive: Path, source: ZipMember, record: Weights, target: Path, who: str) -> Path:

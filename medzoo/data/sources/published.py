@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ class PublishedData:
         layout: the files and folders that are expected, one line each.
         read: from the folder and the choices to the fields of a table; raises DataError with everything that is wrong.
         options: which of :class:`~medzoo.data.sources.options.SourceOptions` it takes.
+        counts: published figures of the complete set: ``rows``, ``patients``, and the positives of a label by its name.
     """
 
     title: str
@@ -36,3 +37,4 @@ class PublishedData:
     layout: tuple[str, ...]
     read: Callable[[Path, SourceChoices], TableFields]
     options: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
