@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from medzoo.data.sources import egfr, luna16, mgmt
 from medzoo.data.sources.options import SourceChoices, SourceOptions
 from medzoo.data.sources.published import PublishedData, TableFields
 from medzoo.errors import ConfigError, DataError, did_you_mean
@@ -14,6 +15,9 @@ __all__ = ["SOURCES", "published", "read_source"]
 
 SOURCES: Mapping[str, PublishedData] = MappingProxyType(
     {
+        "egfr": egfr.ABOUT,
+        "luna16": luna16.ABOUT,
+        "mgmt": mgmt.ABOUT,
     }
 )  # fmt: skip
 """The data sets by name; each is described where its layout is read."""
