@@ -130,7 +130,7 @@ class Report:
         scores = self.scores
         found: dict[str, Any] = {"format": FORMAT, "title": self.title, "summary": summary(self)}
         alike, below = by_chance(self.metrics)
-        found |= {"warnings": warnings_of(self), "not_told_apart_from_chance": alike, "worse_than_chance": below}
+        found |= {"warnings": warnings_of(self), "not_distinguished_from_chance": alike, "worse_than_chance": below}
         found |= {
             "task": scores.task, "labels": list(scores.labels), "thresholds": list(scores.thresholds),
             "threshold_rule": scores.threshold_rule, "metrics": _plain(self.metrics),

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medzoo.classifier import Classifier
 from medzoo.data.table import Table
@@ -126,12 +127,17 @@ class Population:
         pairs = zip(scores.labels, here, there, strict=True)
         each = [f"{label} {percent(a)} and {percent(b)}" for label, a, b in pairs]
         more = f" and {len(each) - _FEW} more labels" if len(each) > _FEW else ""
-        probabilities = (
-            "The probabilities are for the population; for figures of them they are moved in closed form to the share "
-            "of these rows"
-            if moved is not None
-            else "Figures of the probabilities are of these as they are, in this sample"
-        )
+        if moved is None:
+            apart = [f"{x} {b:+.2f}" for x, b in zip(scores.labels, _log_odds(here) - _log_odds(there), strict=True)]
+            probabilities = (
+                "Figures of the probabilities are of these as they are, in this sample, where the intercept of "
+                f"probabilities for the population is about {', '.join(apart[:_FEW])}"
+            )
+        else:
+            probabilities = (
+                "The probabilities are for the population; for figures of them they are moved in closed form to the "
+                "share of these rows"
+            )
         found = [
             f"the rows were sampled by class: shares of positives here and in the population, as {self.origin}, are "
             f"{', '.join(each[:_FEW])}{more}. AUROC, sensitivity and specificity do not depend on it; accuracy and "
@@ -202,6 +208,12 @@ def measure_moved(scores: Scores, moved: Scores | None, **how: Any) -> Metrics:
         return found
     labels = (replace(m, threshold=t) for m, t in zip(found.labels, scores.thresholds, strict=True))
     return replace(found, labels=tuple(labels))
+
+
+def _log_odds(shares: Sequence[float]) -> NDArray[np.float64]:
+    p = np.asarray(shares, float)
+    with np.errstate(divide="ignore"):
+        return np.log(p) - np.log1p(-p)
 
 
 def percent(share: float) -> str:

@@ -1,4 +1,4 @@
-"""What follows from the figures in words: whether a model is told apart from chance, and which accuracy is of what."""
+"""What follows from figures in words: whether a model is better than chance, and which accuracy is of what."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def accuracies(label: LabelMetrics, metrics: Metrics) -> list[tuple[str, Estimat
 
 
 def by_chance(metrics: Metrics) -> tuple[list[str], list[str]]:
-    """Return the outputs whose AUROC is not told apart from 0.5, and those whose interval is below it."""
+    """Return the outputs whose AUROC cannot be distinguished from 0.5, and those whose interval is below it."""
     known = [(m.label, m["auroc"]) for m in metrics.labels]
     ends = [(label, e.low, e.high) for label, e in known if e.low is not None and e.high is not None]
     return [x for x, low, high in ends if low <= 0.5 <= high], [x for x, _, high in ends if high < 0.5]
@@ -36,8 +36,8 @@ def chance_sentences(metrics: Metrics) -> list[str]:
     if alike:
         of = f" for {join_labels(alike)}" if several else ""
         found.append(
-            f"The model is not told apart from chance on this data{of}: the interval of the AUROC holds 0.5, which "
-            "guessing reaches."
+            f"The model cannot be distinguished from chance on this data{of}: the interval of the AUROC holds 0.5, "
+            "which guessing reaches."
         )
     if below:
         of = f" for {join_labels(below)}" if several else ""

@@ -192,7 +192,8 @@ def _calibration_warning(metrics: Metrics) -> list[str]:
             if e is not None and e.low is not None and e.high is not None and not e.low <= perfect <= e.high
         ]  # fmt: skip
         found += [f"{name}s whose interval leaves out {perfect}: {join_labels(off)}"] if off else []
-    return [f"The probabilities are not calibrated: {'; '.join(found)}."] if found else []
+    where = " in this sample" if metrics.options.sampled else ""
+    return [f"The probabilities are not calibrated{where}: {'; '.join(found)}."] if found else []
 
 
 def limits(report: Report) -> list[str]:
