@@ -12,6 +12,8 @@ from .data.split import leave_out as leave_out
 from .data.split import split_from_column as split_from_column
 from .data.table import Table as Table
 from .evaluation.evaluate import evaluate as evaluate
+from .evaluation.froc_run import FrocReport as FrocReport
+from .evaluation.froc_run import froc as froc
 from .evaluation.recalibrate import recalibrate as recalibrate
 from .evaluation.report import Report as Report
 from .evaluation.scores import Scores as Scores

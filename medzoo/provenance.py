@@ -138,12 +138,15 @@ class Calibration:
         slope: one number above 0 for each output.
         intercept: one number for each output.
         split: the data it was fitted on, such as ``"validation"``.
+        prevalence: share of positives that the probabilities after it are for, where they were shifted to a stated one:
+            one number for each output, ``None`` for an output that was not shifted; empty if none was.
     """
 
     method: str
     slope: tuple[float, ...]
     intercept: tuple[float, ...]
     split: str = ""
+    prevalence: tuple[float | None, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.method, str) or not isinstance(self.split, str):
@@ -155,12 +158,19 @@ class Calibration:
             object.__setattr__(self, name, values)
         if any(s <= 0 for s in self.slope):
             raise ConfigError(f"Calibration: expected slopes above 0, got {self.slope}.")
+        what = "Calibration: expected prevalence to be a list of numbers above 0 and below 1, or None"
+        shares = tuple(None if p is None else _numbers(what, [p])[0] for p in self.prevalence)
+        if any(p is not None and not 0 < p < 1 for p in shares):
+            raise ConfigError(f"{what}, got {shares}.")
+        object.__setattr__(self, "prevalence", shares)
 
     def faults(self, n: int) -> Iterator[str]:
         """Yield what does not fit ``n`` outputs."""
         if len(self.slope) != n or len(self.intercept) != n:
             counts = f"{len(self.slope)} and {len(self.intercept)}"
             yield f"expected slope and intercept of the calibration to be {n} numbers each, got {counts}."
+        if self.prevalence and len(self.prevalence) != n:
+            yield f"expected prevalence of the calibration to be {n} numbers or None, got {self.prevalence}."
 
 
 def _numbers(what: str, values: Iterable[float]) -> tuple[float, ...]:

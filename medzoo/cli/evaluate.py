@@ -13,7 +13,7 @@ from medzoo.cli.tables import cli_message
 from medzoo.errors import ConfigError
 from medzoo.extra import require_train_extra
 
-__all__ = ["evaluate", "recalibrate"]
+__all__ = ["check_folder", "evaluate", "recalibrate"]
 
 DATA = (
     "--image-col", "--label-col", "--labels", "--task", "--patient-col", "--key", "--no-patient-groups", "--uncertain",
@@ -114,7 +114,7 @@ def _evaluate(models: tuple[str, ...], data: str | None, root: str | None, to: s
         if not _is_table(name):
             check_name(name)
     if to is not None:
-        _check_folder(Path(to))
+        check_folder(to)
     fields = {name: options.pop(name) for name in list(options) if name == "settings" or "__" in name}
     reading = _reading(fields, options, joined=data is not None, all_files=all(files))
     table = None if all(files) and data is None else _table(models[0], data, root, fields, images=not all(files))
@@ -146,12 +146,13 @@ def _own_folder(record: Any, data: str | None, report: Any) -> Path:
     return record.path / "evaluation" / (part or of_other)
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(to: str) -> None:
     """Check that a report can be written, before anything is read or computed.
 
     Raises:
         ConfigError: it cannot.
     """
+    folder = Path(to)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".{os.getpid()}.probe"

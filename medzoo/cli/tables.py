@@ -113,7 +113,7 @@ COLUMN = re.compile(r"\((label|patient|image)=\)")
 RESUME = re.compile(r"medzoo\.resume\(([^)]+)\)")
 _OWN_ADVICE = {
     "show": SHOW_ADVICE, "check": TRAIN_ADVICE, "train": TRAIN_ADVICE, "evaluate": EVALUATE_ADVICE,
-    "recalibrate": EVALUATE_ADVICE,
+    "recalibrate": EVALUATE_ADVICE, "froc": {"missing='drop'": "--missing drop", "Leave it out.": "Leave --part out."},
 }  # fmt: skip
 
 

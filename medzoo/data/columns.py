@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,11 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self.faults.lines)
+
+    def select(self, rows: Sequence[int]) -> Columns:
+        """Return the columns of some rows; faults that are added later are of these."""
+        self.faults.lines = [self.faults.lines[row] for row in rows]
+        return replace(self, values={name: [cells[row] for row in rows] for name, cells in self.values.items()})
 
     def require(self, **roles: str | Sequence[str] | None) -> None:
         """Raise a DataError unless every column that a role names is there.

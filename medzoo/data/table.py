@@ -18,6 +18,7 @@ from medzoo.contract import Task
 from medzoo.data.columns import Columns, from_frame
 from medzoo.data.faults import Faults, join_some
 from medzoo.data.labels import LabelOptions, LabelRules
+from medzoo.data.roi import Where
 from medzoo.data.sources.catalogue import read_source
 from medzoo.data.sources.options import SourceOptions
 from medzoo.data.table_csv import read_csv
@@ -25,7 +26,7 @@ from medzoo.data.table_dicom import Choose, Unmatched, join_dicom
 from medzoo.data.table_folder import PatientRule, read_folder
 from medzoo.data.table_npz import check_images, read_npz
 from medzoo.data.table_paths import find_images
-from medzoo.data.table_points import PointsFrame, name_centres, read_centres
+from medzoo.data.table_points import PointsFrame, name_centres
 from medzoo.data.table_rows import Duplicates, assemble, assemble_arrays
 from medzoo.data.texts import StrArray, Texts
 from medzoo.errors import DataError
@@ -218,6 +219,7 @@ class Table:
         images: bool = True,
         point: Sequence[str] | None = None,
         points_frame: PointsFrame = "LPS",
+        roi: str | None = None,
         **options: Unpack[LabelOptions],
     ) -> Table:
         """Make a table of a CSV file in UTF-8 with a header.
@@ -236,16 +238,19 @@ class Table:
             point: three columns with the centre of what the row is about, in mm, such as
                 ``("coordX", "coordY", "coordZ")``, for a model of patches. Rows may then share an image.
             points_frame: ``"LPS"``, as DICOM and LUNA16 have it, or ``"RAS"``, as NIfTI has it.
+            roi: instead of ``point``, a column with the region that matters, whose centre becomes the point: a box
+                ``x0 y0 z0 x1 y1 z1`` in mm, in ``points_frame``, or the path of a mask, relative to ``root``: a volume
+                of any format with one value beside 0, or a DICOM segmentation object.
             options: see :class:`~medzoo.data.labels.LabelOptions`.
 
         Raises:
             DataError: the file cannot be read, a column is absent, or everything that is wrong, by line.
         """
+        where = Where.of(point, roi, points_frame)
         names = [label] if isinstance(label, str) else list(label)
-        wanted = [image, *names, *filter(None, [patient]), *(point or ())]
+        wanted = [image, *names, *filter(None, [patient]), *(where.columns if where else ())]
         columns = read_csv(path, wanted=wanted, delimiter=delimiter)
         folder = (root if root is not None else Path(path).parent) if images else None
-        where = None if point is None else (tuple(point), points_frame)
         return cls._of_columns(columns, folder, image, label, patient, groups, duplicates, options, where)
 
     @classmethod
@@ -276,19 +281,22 @@ class Table:
     def _of_columns(
         cls, columns: Columns, root: str | os.PathLike[str] | None, image: str, label: str | Sequence[str],
         patient: str | None, groups: Sequence[str] | None, duplicates: Duplicates, options: LabelOptions,
-        where: tuple[tuple[str, ...], PointsFrame] | None = None,
+        where: Where | None = None,
     ) -> Table:  # fmt: skip
         rules = LabelRules.of(options)
-        columns.require(image=image, label=label, patient=patient, groups=groups, point=where[0] if where else None)
+        columns.require(image=image, label=label, patient=patient, groups=groups)
         ids, points, used = columns.values[image], None, [image]
+        notes: tuple[str, ...] = ()
         if where is not None:
-            points = read_centres(columns, *where)
-            ids, used = name_centres(ids, columns, where[0]), [image, *where[0]]
+            where.require(columns)
+            points, notes = where.read(columns, root)
+            ids, used = name_centres(ids, columns, where.columns), [image, *where.columns]
         paths = columns.values[image] if root is None else find_images(columns.values[image], root, columns.faults)
         table = cls(**assemble(
             columns, ids=ids, paths=paths, label=label, patient=patient, groups=groups, used=used,
             duplicates=duplicates, rules=rules, points=points,
         ))  # fmt: skip
+        table = replace(table, notes=(*table.notes, *notes))
         return replace(table, paths=None) if root is None else table
 
     @classmethod

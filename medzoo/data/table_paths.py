@@ -37,7 +37,10 @@ ADVICE = {
 MISSING = "images that do not exist"
 
 
-def find_images(names: Sequence[str], root: str | os.PathLike[str], faults: Faults) -> list[str]:
+def find_images(
+    names: Sequence[str], root: str | os.PathLike[str], faults: Faults, what: str = "images",
+    rows: Sequence[int] | None = None,
+) -> list[str]:  # fmt: skip
     """Return the path of each image with links resolved, ``""`` where it is a fault, which is added.
 
     Args:
@@ -45,21 +48,25 @@ def find_images(names: Sequence[str], root: str | os.PathLike[str], faults: Faul
             is found otherwise. An image is a file, or a folder with DICOM files; it is not opened.
         root: the folder of the images.
         faults: where to add the rows whose image is not found.
+        what: what they are called in messages.
+        rows: the row of each name; ``None`` for one name in each row.
     """
+    at = range(len(names)) if rows is None else rows
     folder = existing(root)
     if not folder.is_dir():
         raise DataError(f"{folder}: expected root to be a folder, found a file. Give the folder of the images.")
     finder = _Finder(folder)
     paths: list[str] = []
     found: dict[str, list[tuple[int, str]]] = {problem: [] for problem in ADVICE}
-    for row, name in enumerate(names):
+    for row, name in zip(at, names, strict=True):
         path, problem = finder.find(name)
         if problem:
             near = finder.near(name) if problem == MISSING and len(found[problem]) < 10 else ""
             found[problem].append((row, quote(name) + near if name else ""))
         paths.append("" if problem else path)
-    for problem, rows in found.items():
-        faults.add_rows(problem.format(root=folder), rows, ADVICE[problem].format(root=folder))
+    for problem, places in found.items():
+        title, advice = (text.format(root=folder) for text in (problem.replace("images", what), ADVICE[problem]))
+        faults.add_rows(title, places, advice)
     return paths
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import TypedDict
@@ -21,10 +20,9 @@ from medzoo.evaluation.checklist import draft
 from medzoo.evaluation.compare import Comparison, compare
 from medzoo.evaluation.curves import LabelCurves, curves
 from medzoo.evaluation.drift import Drift, compare_data, describe_data, summarise_pixels
-from medzoo.evaluation.estimate import Estimate
 from medzoo.evaluation.examples import choose_examples
 from medzoo.evaluation.flow import Characteristics, Flow, flow_of_run, flow_of_scores
-from medzoo.evaluation.groups import GroupRow, group_by
+from medzoo.evaluation.groups import group_by
 from medzoo.evaluation.metrics import Metrics, measure
 from medzoo.evaluation.openings import Opened, fingerprint_of, record_opening
 from medzoo.evaluation.pseudonyms import Pseudonyms
@@ -32,6 +30,7 @@ from medzoo.evaluation.readers import agreements, readers
 from medzoo.evaluation.replicates import Options
 from medzoo.evaluation.report import Report
 from medzoo.evaluation.run_record import RunRecord
+from medzoo.evaluation.sampled import measure_moved
 from medzoo.evaluation.scores import Scores
 from medzoo.evaluation.seeds import over_seeds
 from medzoo.evaluation.training_facts import facts_of_model, facts_of_run
@@ -48,7 +47,6 @@ class _Drawn(TypedDict):
     seed: int
 
 
-_NO_VALUE = Estimate(math.nan, why="the rows were sampled by class; see the value at the stated prevalence")
 CHOSEN_HERE = (
     "the training was watched, and thresholds were chosen, on these rows: figures at a threshold are optimistic, and "
     "only a test part, or data from elsewhere, shows how the model does on new patients"
@@ -82,11 +80,12 @@ class Evidence:
         part: of the run's own table; empty for another table.
         pixels: the images.
         before: the same rows as the model scored them before its calibration.
-        others: scores of trainings with other seeds, by name.
-        against: scores of another model, with its name.
+        others: scores of trainings with other seeds, by name, moved likewise.
+        against: scores of another model, with its name, moved likewise.
         notes: what a person should know.
         count: whether this is counted as an opening of the data.
-        case_sampled: whether the rows were sampled by class.
+        moved: the scores with probabilities for the share of positives of these rows, of which the figures of
+            probabilities are; ``None`` if those of the scores are; see :mod:`medzoo.evaluation.sampled`.
         metrics: of the scores by the same choices, where they are computed already.
     """
 
@@ -100,7 +99,7 @@ class Evidence:
     against: tuple[str, Scores] | None = None
     notes: tuple[str, ...] = ()
     count: bool = True
-    case_sampled: bool = False
+    moved: Scores | None = None
     metrics: Metrics | None = None
 
     @property
@@ -114,7 +113,8 @@ def assemble(scores: Scores, choices: Choices, evidence: Evidence) -> Report:
     """Return the report."""
     options, seed = choices.options, choices.seed
     how: _Drawn = {"resamples": choices.resamples, "seed": seed}
-    metrics = evidence.metrics or measure(scores, options=options, title="intervals", **how)
+    measured = evidence.moved or scores
+    metrics = evidence.metrics or measure_moved(scores, evidence.moved, options=options, title="intervals", **how)
     others = [measure(one, options=options, eligible=metrics.eligible, **how) for _, one in evidence.others]
     names = [evidence.name, *(name for name, _ in evidence.others)]
     flow, table = _who(scores, evidence)
@@ -123,9 +123,10 @@ def assemble(scores: Scores, choices: Choices, evidence: Evidence) -> Report:
         title=evidence.name,
         scores=scores,
         metrics=metrics,
-        curves=curves(scores, seed=seed),
-        groups=tuple(group_by(scores, one, eligible=metrics.eligible, options=options, **how) for one in choices.by),
-        comparison=_compared(scores, evidence, options, how),
+        moved=evidence.moved,
+        curves=curves(measured, seed=seed),
+        groups=tuple(group_by(measured, one, eligible=metrics.eligible, options=options, **how) for one in choices.by),
+        comparison=_compared(measured, evidence, options, how),
         readers=readers(scores, **how),
         agreements=agreements(scores, **how),
         seeds=over_seeds([metrics, *others], names) if others else None,
@@ -148,30 +149,7 @@ def assemble(scores: Scores, choices: Choices, evidence: Evidence) -> Report:
     opened = _opened(scores, evidence) if evidence.count else None
     if opened is not None:
         report = replace(report, openings=opened.times, facts={**report.facts, "opened": str(opened)})
-    if evidence.case_sampled:
-        report = _of_a_sample(report)
     return replace(report, checklist=draft(report))
-
-
-def _of_a_sample(report: Report) -> Report:
-    """Return the report of rows that were sampled by class, without the predictive values of the sample."""
-
-    def without(values: Mapping[str, Estimate]) -> dict[str, Estimate]:
-        return {name: _NO_VALUE if name in ("ppv", "npv") else value for name, value in values.items()}
-
-    labels = tuple(replace(label, values=without(label.values)) for label in report.metrics.labels)
-
-    def of_group(row: GroupRow) -> GroupRow:
-        return replace(row, figures={label: without(values) for label, values in row.figures.items()})
-
-    groups = tuple(replace(table, rows=tuple(map(of_group, table.rows))) for table in report.groups)
-    note = (
-        "the rows were sampled by class: accuracy, F1, average precision, Brier score, log-loss, ECE, the intercept "
-        "and the decision curve are those of this sample, not of a population with another share of positives"
-    )
-    return replace(
-        report, metrics=replace(report.metrics, labels=labels), groups=groups, notes=(note, *report.notes)
-    )  # fmt: skip
 
 
 def _compared(scores: Scores, evidence: Evidence, options: Options, how: _Drawn) -> Comparison | None:

@@ -20,7 +20,7 @@ from medzoo.data.texts import StrArray
 from medzoo.errors import ConfigError, DataError
 from medzoo.evaluation.case_counts import FEW, Counts, count, units_of, why_few
 from medzoo.evaluation.estimate import LEAST_PATIENTS, Estimate
-from medzoo.evaluation.metrics import interval
+from medzoo.evaluation.metrics import CALLED, interval
 from medzoo.evaluation.replicates import Options, Replicates, replicate
 from medzoo.evaluation.resample import Resamples
 from medzoo.evaluation.scores import Scores
@@ -37,7 +37,6 @@ __all__ = [
 ]
 
 PAIRED = "paired bootstrap over patients"
-CALLED = ("accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "ppv_at_prevalence", "npv_at_prevalence")
 Array = NDArray[np.float64]
 
 

@@ -23,6 +23,7 @@ from medzoo.evaluation.calibration import undo_calibration
 from medzoo.evaluation.replicates import Options
 from medzoo.evaluation.report import Report
 from medzoo.evaluation.run_record import PART, own_groups
+from medzoo.evaluation.sampled import Population, check_prevalence, move_to_rows, stated_shares
 from medzoo.evaluation.score_table import score_table
 from medzoo.evaluation.scores import Scores
 from medzoo.evaluation.subjects import Evaluated, Subject, distinct, evaluated, pooled
@@ -82,9 +83,11 @@ def evaluate(
         out_of_fold: pool the validation parts of several runs, one for each fold of a split.
         by: columns by whose values figures are given too, such as ``["site", "sex"]``.
         against: another model, run or scores, compared on the same rows.
-        prevalence: share of positives for which predictive values are stated, one for all labels or by label.
+        prevalence: share of positives for which predictive values and the accuracy are stated, one for all labels or by
+            label; ``None`` is that of the population, where the table was sampled by class and states it.
         case_sampled: whether the rows are a sample with another share of positives than the population has, so that
-            predictive values mean nothing without ``prevalence``; ``None`` is what the run states.
+            predictive values mean nothing without that share; ``None`` is what the table states, or the run of its own
+            rows.
         seen: what happens to rows whose patient or image the run was trained or chosen on: ``"refuse"`` raises an
             error, ``"drop"`` leaves them out, ``"allow"`` evaluates them too, and the report states it.
         specificity: at which the highest sensitivity is stated.
@@ -101,7 +104,7 @@ def evaluate(
         DataError: images that cannot be read, patients of the training, or scores that cannot be used.
     """
     require_train_extra()
-    _check_prevalence(prevalence)
+    check_prevalence(prevalence)
     if isinstance(table, (str, os.PathLike)):
         table = Table.from_csv(table)
     given: list[Any] = list(model) if isinstance(model, (list, tuple)) else [model]
@@ -112,12 +115,8 @@ def evaluate(
     rivals = [] if against is None else [evaluated(against, target.table)]
     subjects, rivals = distinct(subjects, rivals)
     record = subjects[0].record
-    sampled = bool(record is not None and record.facts().get("case_sampled")) if case_sampled is None else case_sampled
-    if sampled and prevalence is None:
-        raise ConfigError(
-            "evaluate: the rows were sampled by class, so that predictive values need the share of positives in the "
-            "population. Give prevalence=, such as prevalence=0.05."
-        )
+    own = [record] if record is not None and target.own == record.path else []
+    population = Population.of(prevalence, case_sampled, target.table, [*own, *subjects[0].pooled], record)
     columns = tuple([by] if isinstance(by, str) else by)
     target.check_columns(columns, subjects[0])
     notes = _check_unseen([*subjects, *rivals], target, scoring, seen)
@@ -126,11 +125,16 @@ def evaluate(
     pixels = target.pixels(subjects[0], scoring)
     every = [_scores(subject, target, scoring) for subject in subjects]
     scores: Scores = every[0]
-    other = (rivals[0].name, _scores(rivals[0], target, scoring)) if rivals else None
+    moved = [_moved(subject, one, population) for subject, one in zip(subjects, every, strict=True)]
+    notes = (*population.notes(scores, moved[0], subjects[0].model), *notes)
+    other = None
+    if rivals:
+        found = _scores(rivals[0], target, scoring)
+        other = rivals[0].name, _moved(rivals[0], found, population) or found
     before = _before(subjects[0], scores)
     choices = Choices(
         by=columns,
-        options=Options(_prevalence(prevalence, scores.labels), specificity, sensitivity),
+        options=Options(population.shares(scores.labels), specificity, sensitivity, population.sampled),
         examples=examples, images=images, resamples=resamples, seed=seed, project=project,
     )  # fmt: skip
     evidence = Evidence(
@@ -140,11 +144,11 @@ def evaluate(
         part=target.part,
         pixels=pixels,
         before=before,
-        others=tuple(zip((s.name for s in subjects[1:]), every[1:], strict=True)),
+        others=tuple((s.name, b or a) for s, a, b in zip(subjects[1:], every[1:], moved[1:], strict=True)),
         against=other,
         notes=notes,
         count=target.part != "valid",
-        case_sampled=sampled,
+        moved=moved[0],
     )
     return assemble(scores, choices, evidence)
 
@@ -277,19 +281,12 @@ def _before(subject: Evaluated, scores: Scores) -> Scores | None:
     return undo_calibration(scores, subject.model.outputs.calibration)
 
 
-def _prevalence(given: float | Mapping[str, float] | None, labels: Sequence[str]) -> tuple[float, ...]:
-    """Return the stated share of positives of each label, or nothing."""
-    if given is None:
-        return ()
-    by_label = given if isinstance(given, Mapping) else dict.fromkeys(labels, given)
-    absent = [label for label in labels if label not in by_label]
-    if absent:
-        raise ConfigError(f"evaluate: expected a prevalence for each label, got none for {', '.join(absent)}.")
-    return tuple(float(by_label[label]) for label in labels)
-
-
-def _check_prevalence(given: float | Mapping[str, float] | None) -> None:
-    """Raise ConfigError for what is no share, before anything is read."""
-    shares = given.values() if isinstance(given, Mapping) else [] if given is None else [given]
-    if not all(isinstance(share, (int, float)) and 0 < share < 1 for share in shares):
-        raise ConfigError(f"evaluate: expected a prevalence above 0 and below 1, got {given}.")
+def _moved(subject: Evaluated, scores: Scores, population: Population) -> Scores | None:
+    """Return scores of sampled rows with probabilities for their share of positives, if the model's are for another."""
+    if not population.sampled:
+        return None
+    if subject.model is not None:
+        return move_to_rows(scores, stated_shares(subject.model, scores.labels))
+    stated = {record.weights().calibration for record in subject.pooled}
+    shares = {() if one is None else one.prevalence for one in stated}
+    return move_to_rows(scores, shares.pop()) if len(shares) == 1 else None

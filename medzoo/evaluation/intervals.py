@@ -136,10 +136,11 @@ def call_intervals(
 
 
 def at_prevalence(estimates: Mapping[str, Estimate], share: float) -> dict[str, Estimate]:
-    """Return the limits of the predictive values at a prevalence from those of sensitivity and specificity.
+    """Return predictive values and accuracy at a prevalence with limits from those of sensitivity and specificity.
 
-    They are wider than 95 % intervals have to be, and hold where the bootstrap has no spread, such as with a
-    specificity of 1.
+    Those of the predictive values are wider than 95 % intervals have to be, and hold where the bootstrap has no spread,
+    such as with a specificity of 1. Those of the accuracy are of the method of variance estimates recovery: Zou and
+    Donner, Statistics in Medicine 27 (2008) 1693-1702, for a sum of two independent estimates.
     """
     sensitivity, specificity = estimates["sensitivity"], estimates["specificity"]
     sides = []
@@ -147,14 +148,24 @@ def at_prevalence(estimates: Mapping[str, Estimate], share: float) -> dict[str, 
         hit, spared = getattr(sensitivity, name), getattr(specificity, name)
         if hit is None or spared is None or math.isnan(hit + spared):
             return {}
-        found = hit * share, spared * (1 - share)
-        other = (1 - spared) * (1 - share), (1 - hit) * share
-        sides.append([math.nan if a + b == 0 else a / (a + b) for a, b in zip(found, other, strict=True)])
-    return {
+        right = hit * share, spared * (1 - share)
+        wrong = (1 - spared) * (1 - share), (1 - hit) * share
+        sides.append([math.nan if a + b == 0 else a / (a + b) for a, b in zip(right, wrong, strict=True)])
+    found = {
         name: Estimate(value, low, high, "from the limits of sensitivity and specificity")
         for name, value, low, high in zip(("ppv_at_prevalence", "npv_at_prevalence"), *sides, strict=True)
         if not math.isnan(value + low + high)
     }
+    return found | {"accuracy_at_prevalence": _weighted_sum((sensitivity, share), (specificity, 1 - share))}
+
+
+def _weighted_sum(*parts: tuple[Estimate, float]) -> Estimate:
+    """Return the sum of independent estimates times weights that sum to 1, with limits from theirs."""
+    value = sum(weight * e.value for e, weight in parts)
+    below = math.sqrt(sum((weight * (e.value - (e.low or 0.0))) ** 2 for e, weight in parts))
+    above = math.sqrt(sum((weight * ((1.0 if e.high is None else e.high) - e.value)) ** 2 for e, weight in parts))
+    method = "variance estimates recovered from the limits of sensitivity and specificity"
+    return Estimate(value, max(0.0, value - below), min(1.0, value + above), method)
 
 
 def _known(value: float, replicates: Array) -> tuple[Array, str]:

@@ -31,10 +31,13 @@ from medzoo.evaluation.replicates import Options, Replicates, replicate
 from medzoo.evaluation.resample import Resamples
 from medzoo.evaluation.scores import Scores
 
-__all__ = ["BOOTSTRAP", "Counts", "LabelMetrics", "Metrics", "count", "interval", "measure"]
+__all__ = ["AT_PREVALENCE", "BOOTSTRAP", "CALLED", "Counts", "LabelMetrics", "Metrics", "count", "interval", "measure"]
 
-CALLED = ("accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", "ppv_at_prevalence", "npv_at_prevalence")
+AT_PREVALENCE = ("accuracy_at_prevalence", "ppv_at_prevalence", "npv_at_prevalence")
+CALLED = ("accuracy", "sensitivity", "specificity", "ppv", "npv", "f1", *AT_PREVALENCE)
 """Figures of yes/no calls."""
+
+_OF_SAMPLE = Estimate(math.nan, why="the rows were sampled by class; see the value at the stated share of positives")
 
 # Which patients are the cases where the figure is 0 or 1: those with a positive row (0) or those without (1).
 _CASES = {"average_precision": 0, "sensitivity_at_specificity": 0, "specificity_at_sensitivity": 1}
@@ -186,9 +189,11 @@ def _label(table: _Table, i: int, counts: Counts) -> LabelMetrics:
         values |= {name: Estimate(math.nan, why="no threshold was chosen") for name in CALLED if name in values}
     if table.options.prevalence and called_at_all:
         limits = at_prevalence(values, table.options.prevalence[i])
-        values |= {name: e for name, e in limits.items() if e.value in (0, 1)}
+        values |= {name: e for name, e in limits.items() if e.value in (0, 1) or name == "accuracy_at_prevalence"}
     p, z = scores.probabilities[known, i], table.log_odds[known, i]
     values |= calibration_figures(positive, p, z, clusters, table.seed)
+    if table.options.sampled:
+        values |= dict.fromkeys(("ppv", "npv"), _OF_SAMPLE)
     if not counts.eligible:
         values = {name: _without(e, FEW) for name, e in values.items()}
     return LabelMetrics(scores.labels[i], counts, threshold, calls, values)

@@ -26,7 +26,7 @@ from medzoo.evaluation.calibration import (
 from medzoo.evaluation.rules import rule_from_text
 from medzoo.evaluation.run_record import HasFolder, RunRecord
 from medzoo.evaluation.scores import Scores
-from medzoo.evaluation.shifts import Prevalence, shares_of, shift_for_loss_weights, shift_for_prevalence
+from medzoo.evaluation.shifts import Prevalence, shares_of, shift_for_loss_weights, shift_for_prevalence, with_shift
 from medzoo.evaluation.subjects import load_model, record_of
 from medzoo.evaluation.thresholds import OPTIMISTIC, choose_thresholds
 from medzoo.evaluation.unseen import Seen, find_seen, seen_notes
@@ -176,7 +176,7 @@ def _fitted(
     if prevalence is not None:
         # An output that was not fitted is not for the prevalence of the data.
         shift = _shift(scores, _prevalence_of(scores, fitted.labels), prevalence, fitted.labels)
-        calibration = _with_shift(calibration, shift)
+        calibration = with_shift(calibration, shift)
     chosen = choose_thresholds(
         apply_calibration(scores, calibration), rule, split=what, scale="calibrated", prevalence=prevalence
     )
@@ -238,12 +238,6 @@ def _shift(
     return shift_for_prevalence(outputs.labels, before, after, multiclass=outputs.task == "multiclass", only=only)
 
 
-def _with_shift(calibration: Calibration, shift: Calibration) -> Calibration:
-    """Return both in one."""
-    intercept = tuple(c + more for c, more in zip(calibration.intercept, shift.intercept, strict=True))
-    return replace(calibration, intercept=intercept, method=f"{calibration.method}, and a {shift.method}")
-
-
 def _shifted(model: Classifier, after: Any, before: Prevalence | None) -> Classifier:
     """Return a copy whose probabilities are for another prevalence."""
     outputs, now = model.outputs, model.outputs.calibration
@@ -254,7 +248,7 @@ def _shifted(model: Classifier, after: Any, before: Prevalence | None) -> Classi
         if now is None and any(weight != 1 for weight in outputs.loss_weights):
             now = shift_for_loss_weights(outputs.labels, outputs.loss_weights)
     shift = _shift(outputs, before, after)
-    fold_calibration(new, shift if now is None else _with_shift(now, shift))
+    fold_calibration(new, with_shift(now, shift))
     return new
 
 
@@ -263,6 +257,9 @@ def _known_prevalence(model: Classifier) -> Prevalence:
     outputs, now, policy = model.outputs, model.outputs.calibration, model.outputs.policy
     if now is None and outputs.prevalence:
         return outputs.prevalence
+    shifted = [] if now is None else [share for share in now.prevalence if share is not None]
+    if shifted and len(shifted) == len(outputs.labels):
+        return shifted
     if (
         now is not None
         and policy is not None

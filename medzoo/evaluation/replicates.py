@@ -34,9 +34,11 @@ class Options:
     """What is computed beside the figures that need no choice.
 
     Attributes:
-        prevalence: share of positives for which predictive values are stated too, one for each label or empty.
+        prevalence: share of positives for which predictive values and the accuracy are stated too, one for each label
+            or empty.
         specificity: at which the highest sensitivity is stated.
         sensitivity: at which the highest specificity is stated.
+        sampled: whether the rows were sampled by class, so that the predictive values of the rows mean nothing.
 
     Raises:
         ConfigError: a number is not a share.
@@ -45,6 +47,7 @@ class Options:
     prevalence: tuple[float, ...] = ()
     specificity: float = 0.9
     sensitivity: float = 0.9
+    sampled: bool = False
 
     def __post_init__(self) -> None:
         for name, values in (
@@ -169,7 +172,7 @@ class _Sums:
     def _label(self, ranking: Ranking, sums: Array, w: Array) -> dict[str, Array]:
         positive, negative, tp, fp, squares, losses = sums.T
         tn, fn, all_ = negative - fp, positive - tp, positive + negative
-        sweep = ranking.sweep(w)
+        sweep, nowhere = ranking.sweep(w), np.full_like(all_, np.nan)
         with np.errstate(invalid="ignore", divide="ignore"):
             return {
                 "auroc": sweep.auroc(),
@@ -179,8 +182,8 @@ class _Sums:
                 "accuracy": (tp + tn) / all_,
                 "sensitivity": tp / positive,
                 "specificity": tn / negative,
-                "ppv": tp / (tp + fp),
-                "npv": tn / (tn + fn),
+                "ppv": nowhere if self.options.sampled else tp / (tp + fp),
+                "npv": nowhere if self.options.sampled else tn / (tn + fn),
                 "f1": 2 * tp / (2 * tp + fp + fn),
                 "brier": squares / all_,
                 "log_loss": losses / all_,
@@ -192,7 +195,10 @@ class _Sums:
         hit, spared = labels["sensitivity"] * share, labels["specificity"] * (1 - share)
         false, missed = (1 - labels["specificity"]) * (1 - share), (1 - labels["sensitivity"]) * share
         with np.errstate(invalid="ignore", divide="ignore"):
-            return {"ppv_at_prevalence": hit / (hit + false), "npv_at_prevalence": spared / (spared + missed)}
+            return {
+                "ppv_at_prevalence": hit / (hit + false), "npv_at_prevalence": spared / (spared + missed),
+                "accuracy_at_prevalence": hit + spared,
+            }  # fmt: skip
 
 
 def _log_loss(z: Array, y: Array) -> Array:

@@ -31,6 +31,7 @@ from medzoo.evaluation.groups import GroupTable
 from medzoo.evaluation.metrics import Metrics
 from medzoo.evaluation.page.page import page
 from medzoo.evaluation.page.terminal import terminal_lines
+from medzoo.evaluation.page.verdicts import by_chance
 from medzoo.evaluation.page.wording import cases, summary, warnings_of
 from medzoo.evaluation.readers import Agreement, ReaderRow
 from medzoo.evaluation.scores import Scores
@@ -41,6 +42,7 @@ __all__ = ["FORMAT", "Report"]
 
 FORMAT = 1
 """Of the JSON; it rises when a field changes its meaning or goes."""
+_ROWS = ("scores", "moved")  # which no page and no file of figures has
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +71,8 @@ class Report:
         examples: right and wrong calls.
         checklist: draft of the reporting guidelines.
         outputs: of the model: how its thresholds and its calibration were decided.
+        moved: the scores with probabilities for the share of positives of these rows, where they were sampled by class
+            and the model's are for the population: figures and curves of the probabilities are of these.
     """
 
     title: str
@@ -91,6 +95,7 @@ class Report:
     examples: tuple[Example, ...] = ()
     checklist: tuple[ChecklistItem, ...] = ()
     outputs: Outputs | None = None
+    moved: Scores | None = None
 
     def __repr__(self) -> str:
         return f"Report({self.title!r}: {cases(self.metrics)}, {len(self.metrics.labels)} outputs)"
@@ -106,7 +111,7 @@ class Report:
     def shareable(self) -> Report:
         """Return the report with texts that name no path, image or patient; the rows of ``scores`` are as they are."""
         redact = Redactor(self.scores, keep=self.scores.labels)
-        texts = {f.name: map_texts(getattr(self, f.name), redact) for f in fields(self) if f.name != "scores"}
+        texts = {f.name: map_texts(getattr(self, f.name), redact) for f in fields(self) if f.name not in _ROWS}
         source = self.scores
         scores = replace(
             source,
@@ -124,7 +129,8 @@ class Report:
         """Return the dictionary of a report whose texts are shareable already."""
         scores = self.scores
         found: dict[str, Any] = {"format": FORMAT, "title": self.title, "summary": summary(self)}
-        found["warnings"] = warnings_of(self)
+        alike, below = by_chance(self.metrics)
+        found |= {"warnings": warnings_of(self), "not_distinguished_from_chance": alike, "worse_than_chance": below}
         found |= {
             "task": scores.task, "labels": list(scores.labels), "thresholds": list(scores.thresholds),
             "threshold_rule": scores.threshold_rule, "metrics": _plain(self.metrics),
@@ -132,7 +138,7 @@ class Report:
             "before": None if self.before is None
             else {"metrics": _plain(self.before[0]), "curves": _plain(self.before[1])},
         }  # fmt: skip
-        rest = [f.name for f in fields(self) if f.name not in (*found, "scores")]
+        rest = [f.name for f in fields(self) if f.name not in (*found, *_ROWS)]
         found |= {name: _plain(getattr(self, name)) for name in rest}
         return found
 

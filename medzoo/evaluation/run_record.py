@@ -107,6 +107,16 @@ class RunRecord:
             raise ConfigError(f"{path}: expected what medzoo wrote, got another JSON value. Start a new run.")
         return found
 
+    def sampling(self) -> dict[str, float] | None:
+        """Return the share of positives in the population by label if the rows were sampled by class, else ``None``.
+
+        It is empty if the run does not state it.
+
+        Raises:
+            ConfigError: it is not the folder of a run.
+        """
+        return _sampling(self.facts())
+
     def fingerprint(self) -> dict[str, Any]:
         """Return ``data/fingerprint.json``; a run of an older medzoo has fewer fields.
 
@@ -184,6 +194,7 @@ class RunRecord:
         """
         path, facts = self.path / "data" / "table.csv", self.facts()
         try:
+            sampling = _sampling(facts)
             names, rows = _rows(path)
             if PART not in names:
                 raise ValueError(f"it has no column {PART}")
@@ -200,7 +211,7 @@ class RunRecord:
                 patients=patients if all(patients != "") else None,
                 groups={n: np.array([row[n] for row in rows]) for n in names if n not in own},
                 points=np.array([row[POINT].split() for row in rows], np.float64) if POINT in names else None,
-                prevalence=_prevalence(facts, labels),
+                prevalence=tuple(sampling[label] for label in labels) if sampling else None,
                 lines=np.array([int(row[LINE]) for row in rows]),
                 source=str(facts.get("source", path)),
             )
@@ -259,10 +270,10 @@ class RunRecord:
         )
 
 
-def _prevalence(facts: Mapping[str, Any], labels: Sequence[str]) -> tuple[float, ...] | None:
+def _sampling(facts: Mapping[str, Any]) -> dict[str, float] | None:
     """Return the prevalence that ``run.json`` states of a table that was sampled by class."""
-    stated = facts.get("prevalence")
-    return tuple(float(stated[label]) for label in labels) if facts.get("case_sampled") and stated else None
+    stated = facts.get("prevalence") or {}
+    return {str(label): float(share) for label, share in stated.items()} if facts.get("case_sampled") else None
 
 
 def _rows(path: Path) -> tuple[list[str], list[dict[str, str]]]:

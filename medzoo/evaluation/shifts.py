@@ -6,6 +6,7 @@ Each is right in the limit of enough training data, where the model has learned 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from medzoo.errors import ConfigError
 from medzoo.provenance import Calibration
 
-__all__ = ["Prevalence", "shares_of", "shift_for_loss_weights", "shift_for_prevalence"]
+__all__ = ["Prevalence", "shares_of", "shift_for_loss_weights", "shift_for_prevalence", "weighted_shares", "with_shift"]
 
 Prevalence = float | Sequence[float] | Mapping[str, float]
 """A share of positives for all labels, or for each."""
@@ -74,7 +75,35 @@ def shift_for_prevalence(
     parts = zip(labels, before, after, moved, strict=True)
     given = ", ".join(f"{x} {p:.4g} to {q:.4g}" for x, p, q, shifted in parts if shifted)
     method = f"closed-form shift of the prevalence ({given}), not a fit"
-    return Calibration(method, (1.0,) * len(labels), tuple(shift.tolist()))
+    stated = tuple(q if shifted else None for q, shifted in zip(after.tolist(), moved, strict=True))
+    return Calibration(method, (1.0,) * len(labels), tuple(shift.tolist()), prevalence=stated)
+
+
+def with_shift(calibration: Calibration | None, shift: Calibration) -> Calibration:
+    """Return one calibration that does both, the shift after the other: a model has one."""
+    if calibration is None:
+        return shift
+    intercept = tuple(c + more for c, more in zip(calibration.intercept, shift.intercept, strict=True))
+    method = f"{calibration.method}, and a {shift.method}"
+    return replace(calibration, intercept=intercept, method=method, prevalence=shift.prevalence)
+
+
+def weighted_shares(shares: Sequence[float], weights: Sequence[float], *, multiclass: bool) -> tuple[float, ...]:
+    """Return the share of positives that probabilities are for after a training whose loss had weights.
+
+    A weight w of the positives acts as w times as many of them: odds of p / (1 - p) become w p / (1 - p).
+
+    Args:
+        shares: of positives in the training part, one for each label.
+        weights: of the positives as a multiple of that of the negatives, or of each class; empty for none.
+        multiclass: whether the labels are classes, whose shares sum to 1.
+
+    >>> weighted_shares([0.2], [4.0], multiclass=False)
+    (0.5,)
+    """
+    p = np.asarray(shares, float)
+    w = np.asarray(weights, float) if len(weights) else np.ones_like(p)
+    return tuple((w * p / ((w * p).sum() if multiclass else w * p + 1 - p)).tolist())
 
 
 def shares_of(

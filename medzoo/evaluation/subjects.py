@@ -38,12 +38,13 @@ def is_scores_file(name: str | os.PathLike[str]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """What is evaluated: a model, perhaps of a run, or scores."""
+    """What is evaluated: a model, perhaps of a run, or scores, perhaps those of the runs of several folds."""
 
     name: str
     model: Classifier | None = None
     record: RunRecord | None = None
     scores: Scores | None = None
+    pooled: tuple[RunRecord, ...] = ()
 
 
 def evaluated(given: Subject, table: Table | None) -> Evaluated:
@@ -76,7 +77,7 @@ def pooled(given: Sequence[Any], table: Table | None, part: str | None) -> Evalu
     runs = [record for record in records if record is not None]
     if len(runs) < len(given) or len(runs) < 2:
         raise ConfigError(f"evaluate: out_of_fold needs two runs or more, one for each fold, got {len(runs)}.")
-    return Evaluated("out-of-fold", scores=pool([record.predictions("valid") for record in runs]))
+    return Evaluated("out-of-fold", scores=pool([record.predictions("valid") for record in runs]), pooled=tuple(runs))
 
 
 def record_of(name: str | os.PathLike[str]) -> RunRecord | None:

@@ -284,14 +284,19 @@ class DecideSection(Section):
     ``threshold`` is the rule by which the threshold of each output is chosen, or one for each label, with ``"*"`` for
     the others: see :func:`medzoo.evaluation.thresholds.choose_thresholds`. A number is a fixed threshold.
     ``calibrate: auto`` folds a calibration into the last layer where there are enough cases, ``shift`` the closed form
-    for a weighted loss. ``baseline`` trains again without the weights of a weighted loss, so that the report shows what
-    they change.
+    for a weighted loss. Where the rows were sampled by class, ``prevalence: population`` shifts the probabilities to
+    the share of positives in the population, so that :func:`medzoo.predict` gives those of a case as it occurs;
+    ``sample`` leaves them for the share of the sample. Order and calls are the same in both: thresholds move with the
+    logits, a fixed one too, which is of the sample. Rules that depend on the share, ``f1`` and ``cost``, are for the
+    same one as the probabilities. ``baseline`` trains again without the weights of a weighted loss, so that the report
+    shows what they change.
     """
 
     threshold: Annotated[Text | dict[Text, Text], BeforeValidator(_rule_texts)] = Field(
         default="youden", description="a rule, or a rule for each label"
     )
     calibrate: Literal["auto", "shift", "none"] = "auto"
+    prevalence: Literal["population", "sample"] = "population"
     baseline: Flag = False
 
     def rules(self) -> Iterator[tuple[str, str]]:

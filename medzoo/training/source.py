@@ -48,7 +48,7 @@ def load_table(
     if path.suffix.lower() in CSV and path.is_file():
         return Table.from_csv(
             path, root=root, image=how.image, label=_columns(how), patient=how.patient, duplicates=how.duplicates,
-            images=images, point=how.point, points_frame=how.points_frame, **label_options(how),
+            images=images, point=how.point, points_frame=how.points_frame, roi=how.roi, **label_options(how),
         )  # fmt: skip
     if path.is_file() and path.suffix.lower() not in (*CSV, ".npz"):
         sheet = " Save the sheet as CSV." if path.suffix.lower() in (".xlsx", ".xls", ".ods") else ""

@@ -99,7 +99,7 @@ FORMAT_2: dict[str, dict[str, Any]] = {
         "sensitivity": [],
         "specificity": [],
     },
-    "outputs.calibration": {**dict.fromkeys(("method", "slope", "intercept"), REQUIRED), "split": ""},
+    "outputs.calibration": {**dict.fromkeys(("method", "slope", "intercept"), REQUIRED), "split": "", "prevalence": []},
     "weights": {**dict.fromkeys(("digest", "size"), REQUIRED), "file": WEIGHTS_FILE},
     "intended_use": {"modality": [], "body_part": [], "population": "", "age_range": None},
 }
@@ -192,6 +192,7 @@ KINDS: dict[str, dict[str, FieldType]] = {
     "outputs.calibration": {
         **dict.fromkeys(("method", "split"), TEXT),
         **dict.fromkeys(("slope", "intercept"), NUMBERS),
+        "prevalence": NUMBERS_OR_NULL,
     },
     "weights": {**dict.fromkeys(("digest", "file"), TEXT), "size": COUNT},
     "intended_use": {

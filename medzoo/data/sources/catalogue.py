@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from medzoo.data.sources import chestxray14, kermany, medmnist, rsna
+from medzoo.data.sources import chestxray14, egfr, kermany, luna16, medmnist, mgmt, rsna
 from medzoo.data.sources.options import SourceChoices, SourceOptions
 from medzoo.data.sources.published import PublishedData, TableFields
 from medzoo.errors import ConfigError, DataError, did_you_mean
@@ -16,8 +16,11 @@ __all__ = ["SOURCES", "published", "read_source"]
 SOURCES: Mapping[str, PublishedData] = MappingProxyType(
     {
         "chestxray14": chestxray14.ABOUT,
+        "egfr": egfr.ABOUT,
         "kermany": kermany.ABOUT,
+        "luna16": luna16.ABOUT,
         "medmnist": medmnist.ABOUT,
+        "mgmt": mgmt.ABOUT,
         "rsna": rsna.ABOUT,
     }
 )  # fmt: skip

@@ -230,5 +230,5 @@ def before_table(before: Metrics, after: Metrics, figures: Sequence[str]) -> Mar
         cells = [estimate_cell(column[i], notes) for column in columns]
         first = tag("th", m.label, scope="rowgroup", rowspan="2") if when == "before" else None
         rows.append(tag("tr", first, tag("td", when), *cells))
-    head = ["Output", "Calibration", *map(name_of, present)]
+    head = ["Output", "Calibration", *(name_of(figure, after) for figure in present)]
     return table("Before and after the calibration", head, rows, notes=notes)

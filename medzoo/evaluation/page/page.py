@@ -8,6 +8,7 @@ from medzoo.evaluation.estimate import Estimate
 from medzoo.evaluation.page.markup import Markup, number, sentence, tag
 from medzoo.evaluation.page.sections import SECTIONS
 from medzoo.evaluation.page.style import style
+from medzoo.evaluation.page.verdicts import accuracies
 from medzoo.evaluation.page.wording import estimate_of, headline, summary, warnings_of
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def _main(report: Report) -> Markup:
             estimate = estimate_of(metrics.labels[0], name)
             if estimate is not None:
                 shown.append((f"{name.capitalize()} at the threshold", *_large(estimate)))
+        shown += [(f"Accuracy {what}", *_large(estimate)) for what, estimate in accuracies(metrics.labels[0], metrics)]
     elif "balanced_accuracy" in metrics.overall:
         shown.append(("Balanced accuracy", *_large(metrics.overall["balanced_accuracy"])))
     rows = f"{metrics.rows:,}" if metrics.patients is None else f"{metrics.patients:,}"

@@ -129,7 +129,9 @@ def ranking(report: Report) -> Markup | None:
     ) if signs else None  # fmt: skip
     lines.append(("line 8 6", "chance"))
     first = ("ROC curves", join([_legend(*lines, *calls), readers]), roc)
-    return join([_two_kinds(report, first, ("Precision and recall", Markup(), pr)), _not_drawn(report)])
+    sampled = report.metrics.options.sampled
+    lead = _text("Precision is of this sample: it is another in the population.") if sampled else Markup()
+    return join([_two_kinds(report, first, ("Precision and recall", lead, pr)), _not_drawn(report)])
 
 
 def calibration(report: Report) -> Markup | None:
@@ -139,7 +141,7 @@ def calibration(report: Report) -> Markup | None:
     before = {} if report.before is None else {curves.label: curves for curves in report.before[1]}
     reliability, benefit = [], []
     for i, curves, m in _drawable(report):
-        p, old = report.scores.probabilities[:, i], before.get(curves.label)
+        p, old = (report.moved or report.scores).probabilities[:, i], before.get(curves.label)
         fit = [f"{name} {number(e.value, 2)}" for name, e in calibration_of(m)]
         text = ", ".join([f"Brier score {number(m['brier'].value)}", *fit])
         if (limit := figures.reliability_limit(curves, old)) < 1:
@@ -150,10 +152,11 @@ def calibration(report: Report) -> Markup | None:
     lines += [("series-2 4 4", "before calibration")] if before else []
     first = join([
         _text("Where the reliability curve lies below the diagonal, the probabilities are too high. The bars show how",
-              "often each probability is predicted."),
+              "often each probability is predicted.", *_of_the_sample(report)),
         _legend(*lines),
     ])  # fmt: skip
-    shown = _two_kinds(report, ("Reliability", first, reliability), ("Decision curves", _decision_lead(), benefit))
+    decision = ("Decision curves", _decision_lead(report), benefit)
+    shown = _two_kinds(report, ("Reliability", first, reliability), decision)
     return join([shown, _before_after(report)])
 
 
@@ -164,13 +167,24 @@ def _before_after(report: Report) -> Markup | None:
     return more_tables.before_table(report.before[0], report.metrics, wanted)
 
 
-def _decision_lead() -> Markup:
+def _of_the_sample(report: Report) -> list[str]:
+    """Return which probabilities are shown of rows that were sampled by class."""
+    if not report.metrics.options.sampled:
+        return []
+    if report.moved is None:
+        return ["Both are of this sample, and of the probabilities as they are."]
+    return ["The probabilities of the model are for the population. Here they are moved in closed form to the share of",
+            "positives of this sample: if they are right here, they are right there."]  # fmt: skip
+
+
+def _decision_lead(report: Report) -> Markup:
     """Return what the decision curves show."""
     lines = (("series-1", "model"), ("muted 8 4", "treat all"), ("muted", "treat none"))
     return join([
         _text("Net benefit: true positives minus false positives per case, each false positive weighted by the odds",
               "of the threshold probability at which one would treat. The model helps at the thresholds where its",
-              "curve is above both others, if the probabilities are calibrated."),
+              "curve is above both others, if the probabilities are calibrated.",
+              *(["The curve is of this sample and its probabilities."] if report.metrics.options.sampled else [])),
         _legend(*lines),
     ])  # fmt: skip
 
@@ -196,7 +210,7 @@ def thresholds(report: Report) -> Markup | None:
     parts.append(fitted or Markup())
     if metrics.options.prevalence:
         parts += [
-            tag("h3", "At a stated share of positives"),
+            tag("h3", "In the population" if metrics.options.sampled else "At a stated share of positives"),
             _text("From the sensitivity and specificity here, taken to hold there too."),
             tables.prevalence_table(metrics),
         ]

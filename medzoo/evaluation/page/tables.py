@@ -125,13 +125,13 @@ def overall_table(metrics: Metrics) -> Markup:
             "accuracy" in metrics.overall or everything == 1
         )):  # fmt: skip
             continue
-        name = name_of(figure)
+        name = name_of(figure, metrics)
         if figure == "exact_match" and math.isnan(estimate.value) and any(m.calls is None for m in metrics.labels):
             estimate = replace(estimate, why="not every output has a threshold")
         if figure.startswith("macro_"):
             base = figure.removeprefix("macro_").removesuffix("_all")
             defined = sum(m[base].value == m[base].value for m in metrics.labels)
-            name = f"{name_of('macro_' + base)}, " + (
+            name = f"{name_of('macro_' + base, metrics)}, " + (
                 f"over all: {defined} of {everything} outputs have one" if figure.endswith("_all")
                 else f"over the {some(len(metrics.eligible), 'output')} with enough patients"
             )  # fmt: skip
@@ -239,13 +239,18 @@ def calibration_table(outputs: Outputs) -> Markup | None:
 
 
 def prevalence_table(metrics: Metrics) -> Markup:
-    """Return the predictive values at the stated shares of positives, beside those of this data."""
+    """Return accuracy and predictive values at the stated shares of positives, beside those of this data."""
+    figures = ("accuracy", "ppv", "npv")
     notes, rows = Footnotes(), []
     for m, share in zip(metrics.labels, metrics.options.prevalence, strict=True):
         cells = [tag("td", number(share, 4), class_="n")]
-        cells += [estimate_cell(m.values.get(f"{figure}_at_prevalence"), notes) for figure in ("ppv", "npv")]
+        cells += [estimate_cell(m.values.get(f"{figure}_at_prevalence"), notes) for figure in figures]
         cells.append(tag("td", number(m["prevalence"].value, 4), class_="n"))
-        cells += [estimate_cell(estimate_of(m, figure), notes) for figure in ("ppv", "npv")]
+        cells += [estimate_cell(estimate_of(m, figure), notes) for figure in figures]
         rows.append(tag("tr", label_header(m), *cells))
-    head = ["Output", "Stated share", "PPV", "NPV", "Share here", "PPV here", "NPV here"]
-    return table("Predictive values at a stated share of positives, and at that of this data", head, rows, notes=notes)
+    sampled, names = metrics.options.sampled, ("Accuracy", "PPV", "NPV")
+    where = "in the sample" if sampled else "here"
+    head = ["Output", "Share in the population" if sampled else "Stated share", *names, f"Share {where}"]
+    there = "in the population, and in this sample" if sampled else "at a stated share, and at that of this data"
+    caption = f"Accuracy and predictive values: positives as {there}"
+    return table(caption, [*head, *(f"{name} {where}" for name in names)], rows, notes=notes)

@@ -10,6 +10,7 @@ from medzoo.evaluation.compare import Difference
 from medzoo.evaluation.groups import GroupTable
 from medzoo.evaluation.metrics import LabelMetrics
 from medzoo.evaluation.page.markup import sentence
+from medzoo.evaluation.page.verdicts import accuracies
 from medzoo.evaluation.page.wording import (
     calibration_of,
     cases,
@@ -36,12 +37,17 @@ def terminal_lines(report: Report) -> Iterator[str]:
     yield f"{report.title}: {cases(metrics)}"
     for m in metrics.labels:
         yield f"  {_label(report, m)}"
+        both = [f"{what} {estimate}" for what, estimate in accuracies(m, metrics)]
+        if both:
+            yield f"  {m.label}: accuracy {', '.join(both)}"
     if len(metrics.labels) > 1:
         what, figure = headline(metrics)
         yield f"  {what} {in_words(figure)}."
     if report.scores.task == "multiclass":
         known = [(name, metrics.overall.get(name)) for name in ("accuracy", "balanced_accuracy")]
-        yield "  " + ", ".join(f"{name_of(name)} {estimate}" for name, estimate in known if estimate is not None)
+        yield "  " + ", ".join(
+            f"{name_of(name, metrics)} {estimate}" for name, estimate in known if estimate is not None
+        )
     for line in (*_comparison(report), *map(_group, report.groups), *_readers(report), *_seeds(report)):
         yield f"  {line}"
     yield from (f"  Note: {text}" for text in warnings_of(report))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from medzoo.evaluation.case_counts import FEW
 from medzoo.evaluation.estimate import Estimate
 from medzoo.evaluation.metrics import BOOTSTRAP, LabelMetrics, Metrics
+from medzoo.evaluation.page.verdicts import chance_sentences, join_labels
 
 if TYPE_CHECKING:
     from medzoo.evaluation.report import Report
@@ -28,13 +29,18 @@ NAMES = {
     "balanced_accuracy": "Balanced accuracy", "macro_auroc": "Mean AUROC",
     "macro_average_precision": "Mean average precision", "macro_auroc_all": "Mean AUROC of all outputs",
     "macro_average_precision_all": "Mean average precision of all outputs",
-    "ppv_at_prevalence": "PPV at the stated share",
+    "accuracy_at_prevalence": "Accuracy at the stated share", "ppv_at_prevalence": "PPV at the stated share",
     "npv_at_prevalence": "NPV at the stated share", "sensitivity_at_specificity": "Sensitivity at a specificity",
     "specificity_at_sensitivity": "Specificity at a sensitivity", "kappa": "Cohen's kappa",
 }  # fmt: skip
 RANKING = ("auroc", "average_precision", "sensitivity_at_specificity", "specificity_at_sensitivity")
 CALLS = ("sensitivity", "specificity", "ppv", "npv", "f1", "accuracy")
 PROBABILITIES = ("brier", "log_loss", "ece", "calibration_slope", "calibration_intercept")
+# Figures that are others at another share of positives: where rows were sampled by class, they are of the sample.
+_OF_SAMPLE = (
+    "accuracy", "f1", "average_precision", "exact_match", "macro_average_precision", "macro_average_precision_all",
+    "brier", "log_loss", "ece", "calibration_intercept",
+)  # fmt: skip
 # Notes of what was recognised in a file of scores, as the readers of medzoo.evaluation.score_files.read word them.
 _READING = re.compile(
     r"^(patients are in the column|scores are joined with|scores are taken as probabilities|"
@@ -61,7 +67,9 @@ def name_of(figure: str, metrics: Metrics | None = None) -> str:
         return f"Sensitivity at specificity {metrics.options.specificity:g}"
     if metrics is not None and figure == "specificity_at_sensitivity":
         return f"Specificity at sensitivity {metrics.options.sensitivity:g}"
-    return NAMES.get(figure, figure.replace("_", " ").capitalize())
+    name = NAMES.get(figure, figure.replace("_", " ").capitalize())
+    of_sample = metrics is not None and metrics.options.sampled and figure in _OF_SAMPLE
+    return f"{name}, of this sample" if of_sample else name
 
 
 def estimate_of(label: LabelMetrics, figure: str) -> Estimate | None:
@@ -132,16 +140,18 @@ def summary(report: Report) -> str:
     what, figure = headline(metrics)
     accuracy = metrics.overall.get("accuracy")
     more = f" The accuracy {in_words(accuracy)}." if accuracy is not None else ""
+    chance = "".join(f" {text}" for text in chance_sentences(metrics))
     return (
-        f"{model} was evaluated on {cases(metrics)}{data}. {what} {in_words(figure)}.{more} This states how the scores "
-        "relate to the labels of these cases. It cannot state how the model does on patients, scanners or sites unlike "
-        "these, whether the labels are right, or whether its use helps anyone."
+        f"{model} was evaluated on {cases(metrics)}{data}. {what} {in_words(figure)}.{chance}{more} This states how "
+        "the scores relate to the labels of these cases. It cannot state how the model does on patients, scanners or "
+        "sites unlike these, whether the labels are right, or whether its use helps anyone."
     )
 
 
 def warnings_of(report: Report) -> list[str]:
     """Return what a reader should know before the figures: what was noted, and what follows from them."""
-    metrics, found = report.metrics, []
+    metrics = report.metrics
+    found = chance_sentences(metrics)
     few = [m for m in metrics.labels if not m.counts.eligible]
     if few:
         named = ", ".join(f"{m.label} ({m.counts.positive_patients:,})" for m in few)
@@ -154,7 +164,7 @@ def warnings_of(report: Report) -> list[str]:
         )
     without = [m.label for m in metrics.labels if m.threshold is None]
     if without and report.scores.task != "multiclass":
-        found.append(f"No threshold, and so no positive or negative call, for {_list(without)}.")
+        found.append(f"No threshold, and so no positive or negative call, for {join_labels(without)}.")
     found += _calibration_warning(metrics)
     if report.openings is not None and report.openings > 1:
         found.append(
@@ -181,13 +191,9 @@ def _calibration_warning(metrics: Metrics) -> list[str]:
             f"{label} ({e.value:.2f})" for label, e in every
             if e is not None and e.low is not None and e.high is not None and not e.low <= perfect <= e.high
         ]  # fmt: skip
-        found += [f"{name}s whose interval leaves out {perfect}: {_list(off)}"] if off else []
-    return [f"The probabilities are not calibrated: {'; '.join(found)}."] if found else []
-
-
-def _list(names: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+        found += [f"{name}s whose interval leaves out {perfect}: {join_labels(off)}"] if off else []
+    where = " in this sample" if metrics.options.sampled else ""
+    return [f"The probabilities are not calibrated{where}: {'; '.join(found)}."] if found else []
 
 
 def limits(report: Report) -> list[str]:
