@@ -1,0 +1,151 @@
+"""``Sweep``: what the runs of a sweep reached, as a table, a CSV file and text."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medzoo.evaluation.estimate import Estimate
+from medzoo.training.progress import duration
+from medzoo.training.sweep_choice import FIGURES, By, SweepRow, Validated
+from medzoo.training.sweep_grid import value_text
+
+__all__ = ["FIGURE", "TABLE", "Sweep", "notes_of"]
+
+TABLE, FIGURE = "sweep.csv", "sweep.png"
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """The runs of a sweep, one of them chosen by the validation part.
+
+    Attributes:
+        rows: one for each combination, in the order of the grid.
+        folder: of the sweep; the folder of each run is inside.
+        by: the figure by which a run was chosen.
+        fields: that differ between the runs.
+        notes: how the figures are to be read.
+    """
+
+    rows: tuple[SweepRow, ...]
+    folder: Path
+    by: By
+    fields: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def chosen(self) -> SweepRow:
+        """The chosen run: ``medzoo.evaluate(sweep.chosen)``, ``medzoo.resume(sweep.chosen.folder).model``."""
+        return next(row for row in self.rows if row.chosen)
+
+    @property
+    def table(self) -> Path:
+        """``sweep.csv``."""
+        return self.folder / TABLE
+
+    @property
+    def figure(self) -> Path:
+        """``sweep.png``."""
+        return self.folder / FIGURE
+
+    def header(self) -> list[str]:
+        """Return the names of the columns of :meth:`lines`."""
+        return [*self.fields, "AUROC", "accuracy", "log-loss", "epochs", "time", f"{FIGURES[self.by]} - chosen"]
+
+    def lines(self) -> list[list[str]]:
+        """Return the rows for people, the best first; those without a figure are last."""
+        return [self._line(row) for row in self.ranked()]
+
+    def ranked(self) -> list[SweepRow]:
+        """Return the rows, the chosen one and then the best first."""
+
+        def cost(row: SweepRow) -> tuple[bool, float]:
+            found = getattr(row, self.by)
+            value = math.inf if found is None or math.isnan(found.value) else found.value
+            return not row.chosen, value if self.by == "log_loss" or math.isinf(value) else -value
+
+        return sorted(self.rows, key=cost)
+
+    def _line(self, row: SweepRow) -> list[str]:
+        values = [value_text(row.values[name]) for name in self.fields]
+        if row.status != "finished":
+            return [*values, "", "", "", str(row.epochs or ""), "", f"{row.status}: {row.reason}".rstrip(": ")]
+        loss = "–" if row.log_loss is None else f"{row.log_loss.value:.3f}"
+        against = (
+            "chosen" if row.chosen else "another seed of the chosen" if row.difference is None else str(row.difference)
+        )
+        return [*values, str(row.auroc), str(row.accuracy), loss, str(row.epochs), duration(row.seconds), against]
+
+    def __str__(self) -> str:
+        """Return the table and the notes as text."""
+        table = [self.header(), *self.lines()]
+        widths = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+        text = [
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table
+        ]
+        return "\n".join([*text, *self.notes])
+
+    def to_csv(self) -> str:
+        """Return the rows as CSV: numbers with all their digits, nothing for what is not known."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        estimates = ("auroc", "accuracy")
+        writer.writerow([
+            "run", *self.fields, "status", "epochs_trained", "valid_loss",
+            *(f"{name}{end}" for name in estimates for end in ("", "_low", "_high")), "seconds", "chosen",
+            "difference", "difference_low", "difference_high", "separable", "reason",
+        ])  # fmt: skip
+        for row in self.rows:
+            apart = None if row.difference is None else row.difference.difference
+            cells: list[Any] = [row.name, *(value_text(row.values[name]) for name in self.fields), row.status]
+            cells += [row.epochs, *_cells(row.log_loss)[:1]]
+            cells += [cell for name in estimates for cell in _cells(getattr(row, name))]
+            cells += [f"{row.seconds:.1f}", _yes(row.chosen), *_cells(apart), _yes(row.separable)]
+            writer.writerow([*cells, row.reason.replace("\r", " ")])
+        return text.getvalue()
+
+
+def _cells(found: Estimate | None) -> Sequence[Any]:
+    """Return a figure and its interval; empty for what there is not."""
+    if found is None or math.isnan(found.value):
+        return ("", "", "")
+    return (found.value, *("" if end is None else end for end in (found.low, found.high)))
+
+
+def _yes(value: bool | None) -> str:
+    return "" if value is None else "yes" if value else "no"
+
+
+def notes_of(rows: Sequence[SweepRow], found: Mapping[str, Validated], by: By) -> tuple[str, ...]:
+    """Return how the figures are to be read."""
+    chosen = next((row for row in rows if row.chosen), None)
+    if chosen is None:
+        return ()
+    own = found[chosen.name]
+    who = f"{own.rows:,} validation rows" + (f" of {own.patients:,} patients" if own.patients is not None else "")
+    failed, finished = sum(row.status == "failed" for row in rows), sum(row.status == "finished" for row in rows)
+    notes = [
+        f"chosen by {FIGURES[by]} on {who}: {chosen.name}, the best of {finished}. Its figure is optimistic, as it was "
+        "chosen for it: evaluate the run on data that chose nothing, such as its test part"
+    ]
+    if math.isnan(own.estimates[by].value):
+        notes.append(f"no run has a {FIGURES[by]} on these rows: the tie was decided by the log-loss")
+    others = [row for row in rows if row.difference is not None]
+    without = [row for row in others if row.separable is None]
+    same = sum(row.separable is False for row in others)
+    if others and len(without) < len(others):
+        notes.append(
+            f"{same} of {len(others)} other runs are not separable from it: the 95 % interval of the paired difference "
+            "holds 0. Intervals are of the patients alone, and not corrected for the choice of the best"
+        )
+    if without:
+        why = next((row.difference.difference.why for row in without if row.difference), "")
+        notes.append(f"{len(without)} differences have no interval: {why or 'not defined for these rows'}")
+    if failed:
+        notes.append(f"{failed} of {len(rows)} combinations failed; to train one again, delete its folder")
+    return tuple(notes)
