@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -56,6 +57,7 @@ from medzoo.training.sweep_table import FIGURE, TABLE, Sweep, notes_of
 
 __all__ = ["sweep"]
 
+REDRAW = 60.0  # seconds between two drawings, but for the last
 log = logging.getLogger("medzoo")
 
 
@@ -127,7 +129,7 @@ class _Sweeping:
     Attributes:
         found: figures of the finished runs, by name.
         seconds: of the runs that this process has trained.
-        parts: a digest of the rows of the first run and their parts, which all others have too.
+        parts: the name of the first run and a digest of its rows and their parts, which all others have too.
     """
 
     folder: Path
@@ -137,6 +139,7 @@ class _Sweeping:
     found: dict[str, Validated] = field(default_factory=dict)
     seconds: list[float] = field(default_factory=list)
     parts: tuple[str, str] | None = None
+    _drawn: float = -math.inf
 
     def run(self) -> Sweep:
         """Train what is not trained yet, and return the sweep."""
@@ -157,7 +160,7 @@ class _Sweeping:
             rows[one.name] = self._row(one)
         if not self.found:
             self._raise_all_failed(rows)
-        return self._write(rows)
+        return self._write(rows, last=True)
 
     def _train(self, one: Combination) -> None:
         """Train a combination, or continue it; record what is a fault of the combination and not of the machine."""
@@ -178,10 +181,10 @@ class _Sweeping:
             failed = str(error), str(error)
         except (torch.OutOfMemoryError, MemoryError) as error:
             failed = f"out of memory with batches of {one.recipe.train.batch} images", str(error)
-        # Here, as the error had the model and the batch in its traceback.
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if is_run(folder):  # after the error, which had the model and the batch in its traceback
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
         if failed is not None:
             folder.mkdir(parents=True, exist_ok=True)
             facts = {"recipe": one.recipe.digest(), "reason": failed[0], "message": failed[1]}
@@ -236,12 +239,15 @@ class _Sweeping:
                 "choose another folder for the sweep."
             )
 
-    def _write(self, rows: Mapping[str, SweepRow]) -> Sweep:
-        """Write the table and the figure of what there is."""
+    def _write(self, rows: Mapping[str, SweepRow], *, last: bool = False) -> Sweep:
+        """Write the table of what there is, and the figure now and then and at the end."""
         chosen = choose(list(rows.values()), self.found, self.by, self.grid.seed)
-        made = Sweep(chosen, self.folder, self.by, tuple(self.grid.values), notes_of(chosen, self.found, self.by))
+        notes = notes_of(chosen, self.found, self.by, self.grid.seed)
+        made = Sweep(chosen, self.folder, self.by, tuple(self.grid.values), notes)
         write_file(self.folder / TABLE, made.to_csv().encode())
-        write_file(self.folder / FIGURE, draw_sweep(made, self.grid))
+        if last or time.monotonic() - self._drawn > REDRAW:
+            write_file(self.folder / FIGURE, draw_sweep(made, self.grid))
+            self._drawn = time.monotonic()
         return made
 
     def _announce(self, one: Combination, left: int) -> None:

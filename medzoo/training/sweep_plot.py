@@ -51,7 +51,7 @@ def draw_sweep(sweep: Sweep, grid: Grid) -> bytes:
         elif len(fields) == 1:
             _line(figure, sweep, grid, fields[0])
         else:
-            _list(figure, sweep)
+            _list(figure, sweep, grid)
         png = io.BytesIO()
         figure.savefig(png, dpi=130)
     return png.getvalue()
@@ -82,7 +82,7 @@ def _heat_map(figure: Figure, sweep: Sweep, grid: Grid, fields: Sequence[str]) -
     for side in axes.spines.values():
         side.set_visible(False)
     figure.colorbar(image, ax=axes, label=_label(sweep), fraction=0.06, pad=0.03)
-    _title(figure, sweep, "framed: chosen; ≈: not separable from it" if _compared(sweep) else "framed: chosen")
+    _title(figure, sweep, "framed: chosen", "≈: not separable from it", seeds=_has_seeds(grid))
 
 
 def _cell(axes: Axes, i: int, j: int, rows: Sequence[SweepRow], sweep: Sweep, colour: str, value: float) -> None:
@@ -127,7 +127,8 @@ def _line(figure: Figure, sweep: Sweep, grid: Grid, name: str) -> None:
     numeric = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
     logarithmic = numeric and min(values) > 0 and max(values) >= 10 * min(values)
     place = {repr(value): value if numeric else i for i, value in enumerate(values)}
-    figure.set_size_inches(max(5.6, min(12, 2.5 + 0.9 * len(values))), 3.9)
+    longest = max(len(_short(value)) for value in values)
+    figure.set_size_inches(max(5.6, min(14, 2.5 + len(values) * max(0.9, 0.1 * longest))), 3.9)
     axes = figure.add_subplot()
     if logarithmic:
         axes.set_xscale("log")
@@ -136,7 +137,7 @@ def _line(figure: Figure, sweep: Sweep, grid: Grid, name: str) -> None:
         known = [(place[repr(v)], float(np.mean(own))) for v, own in zip(values, means, strict=True) if own]
         axes.plot([x for x, _ in known], [y for _, y in known], color=BLUE, lw=1.2, alpha=0.5, zorder=1)
     for row in sweep.rows:
-        _point(axes, row, sweep, x=place[repr(row.values[name])])
+        _point(axes, row, sweep, x=place[repr(row.values[name])], ends=not _has_seeds(grid))
     for value, own in zip(values, means, strict=True):
         if not own:
             status = next(row.status for row in sweep.rows if row.values[name] == value)
@@ -147,13 +148,23 @@ def _line(figure: Figure, sweep: Sweep, grid: Grid, name: str) -> None:
     axes.minorticks_off()
     axes.set_xticks([place[repr(value)] for value in values], [_short(value) for value in values])
     axes.set(xlabel=name, ylabel=_label(sweep))
-    axes.margins(x=0.08)
+    axes.set_xlim(*_limits(list(place.values()), logarithmic=logarithmic))
     axes.grid(visible=True, axis="y")
     _spines(axes)
-    _title(figure, sweep, "orange: chosen; hollow: not separable from it" if _compared(sweep) else "orange: chosen")
+    _title(figure, sweep, "orange: chosen", "hollow: not separable from it", seeds=_has_seeds(grid))
 
 
-def _list(figure: Figure, sweep: Sweep) -> None:
+def _limits(places: Sequence[float], *, logarithmic: bool) -> tuple[float, float]:
+    """Return the ends of an axis that has all places inside, those of runs without a figure too."""
+    low, high = min(places), max(places)
+    if logarithmic:
+        pad = (high / low) ** 0.08
+        return low / pad, high * pad
+    pad = 0.08 * (high - low) or 0.5
+    return low - pad, high + pad
+
+
+def _list(figure: Figure, sweep: Sweep, grid: Grid) -> None:
     """Draw every run as a point with its interval, the chosen one on top and then the best first."""
     rows = sweep.ranked()
     longest = max(len(_values(row)) for row in rows)
@@ -171,24 +182,28 @@ def _list(figure: Figure, sweep: Sweep) -> None:
     axes.set(xlabel=_label(sweep))
     axes.grid(visible=True, axis="x")
     _spines(axes)
-    _title(figure, sweep, "orange: chosen; hollow: not separable from it" if _compared(sweep) else "orange: chosen")
+    _title(figure, sweep, "orange: chosen", "hollow: not separable from it", seeds=_has_seeds(grid))
 
 
-def _point(axes: Axes, row: SweepRow, sweep: Sweep, *, x: float | None = None, y: float | None = None) -> None:
-    """Draw the figure of a run with its interval, upright at x or level at y."""
+def _point(
+    axes: Axes, row: SweepRow, sweep: Sweep, *, x: float | None = None, y: float | None = None, ends: bool = True
+) -> None:
+    """Draw the figure of a run, with its interval, upright at x or level at y."""
     found = _figure(row, sweep)
     if found is None or math.isnan(found.value):
         return
-    colour = ORANGE if row.chosen else BLUE
-    ends = None if found.low is None or found.high is None else [[found.value - found.low], [found.high - found.value]]
+    colour = ORANGE if row.difference is None else BLUE  # another seed of what was chosen has none either
+    bar = None
+    if ends and found.low is not None and found.high is not None:
+        bar = [[found.value - found.low], [found.high - found.value]]
     how: dict[str, Any] = {
         "color": colour, "marker": "o", "markersize": 8 if row.chosen else 6, "capsize": 3, "lw": 0, "elinewidth": 1.6,
         "markerfacecolor": "white" if row.separable is False else colour, "zorder": 3 if row.chosen else 2,
     }  # fmt: skip
     if x is not None:
-        axes.errorbar([x], [found.value], yerr=ends, **how)
+        axes.errorbar([x], [found.value], yerr=bar, **how)
     elif y is not None:
-        axes.errorbar([found.value], [y], xerr=ends, **how)
+        axes.errorbar([found.value], [y], xerr=bar, **how)
 
 
 def _figure(row: SweepRow, sweep: Sweep) -> Estimate | None:
@@ -202,20 +217,22 @@ def _known(rows: Sequence[SweepRow], sweep: Sweep) -> list[float]:
     return [one.value for one in found if one is not None and not math.isnan(one.value)]
 
 
-def _compared(sweep: Sweep) -> bool:
-    return any(row.separable is not None for row in sweep.rows)
-
-
 def _label(sweep: Sweep) -> str:
     return f"{FIGURES[sweep.by]}, validation part"
 
 
-def _title(figure: Figure, sweep: Sweep, legend: str) -> None:
+def _title(figure: Figure, sweep: Sweep, mark: str, other: str, *, seeds: bool) -> None:
     """State what was chosen, and what the marks mean."""
     chosen = next((row for row in sweep.rows if row.chosen), None)
     intervals = any((found := _figure(row, sweep)) is not None and found.low is not None for row in sweep.rows)
     text = "no run has ended" if chosen is None else f"chosen of {len(sweep.rows)}: {_values(chosen)}"
-    figure.suptitle(f"{text}\n{legend}{'; intervals of 95 %' if intervals else ''}", fontsize=10, color=INK)
+    legend = [mark, *([other] if any(row.separable is not None for row in sweep.rows) else [])]
+    legend += ["chosen by the mean over seeds"] if seeds else ["intervals of 95 %"] if intervals else []
+    figure.suptitle(f"{text}\n{'; '.join(legend)}", fontsize=10, color=INK)
+
+
+def _has_seeds(grid: Grid) -> bool:
+    return grid.seed is not None and len(grid.values[grid.seed]) > 1
 
 
 def _values(row: SweepRow) -> str:

@@ -62,12 +62,14 @@ class Sweep:
         return [self._line(row) for row in self.ranked()]
 
     def ranked(self) -> list[SweepRow]:
-        """Return the rows, the chosen one and then the best first."""
+        """Return the rows, the chosen one and then those of the best figure, or mean over seeds, first."""
 
         def cost(row: SweepRow) -> tuple[bool, float]:
             found = getattr(row, self.by)
-            value = math.inf if found is None or math.isnan(found.value) else found.value
-            return not row.chosen, value if self.by == "log_loss" or math.isinf(value) else -value
+            if found is None or math.isnan(found.value):
+                return not row.chosen, math.inf
+            behind = 0.0 if row.difference is None else row.difference.difference.value
+            return not row.chosen, behind if self.by == "log_loss" else -behind
 
         return sorted(self.rows, key=cost)
 
@@ -121,31 +123,43 @@ def _yes(value: bool | None) -> str:
     return "" if value is None else "yes" if value else "no"
 
 
-def notes_of(rows: Sequence[SweepRow], found: Mapping[str, Validated], by: By) -> tuple[str, ...]:
-    """Return how the figures are to be read."""
+def notes_of(
+    rows: Sequence[SweepRow], found: Mapping[str, Validated], by: By, seed: str | None = None
+) -> tuple[str, ...]:
+    """Return how the figures are to be read; see :func:`~medzoo.training.sweep_choice.choose`."""
     chosen = next((row for row in rows if row.chosen), None)
     if chosen is None:
         return ()
-    own = found[chosen.name]
-    who = f"{own.rows:,} validation rows" + (f" of {own.patients:,} patients" if own.patients is not None else "")
-    failed, finished = sum(row.status == "failed" for row in rows), sum(row.status == "finished" for row in rows)
-    notes = [
-        f"chosen by {FIGURES[by]} on {who}: {chosen.name}, the best of {finished}. Its figure is optimistic, as it was "
-        "chosen for it: evaluate the run on data that chose nothing, such as its test part"
-    ]
+    own, failed = found[chosen.name], sum(row.status == "failed" for row in rows)
+    notes = [_how_chosen(chosen, rows, own, by, seed)]
     if math.isnan(own.estimates[by].value):
         notes.append(f"no run has a {FIGURES[by]} on these rows: the tie was decided by the log-loss")
-    others = [row for row in rows if row.difference is not None]
-    without = [row for row in others if row.separable is None]
-    same = sum(row.separable is False for row in others)
-    if others and len(without) < len(others):
+    differences = [row.difference for row in rows if row.difference is not None]
+    known = [one.separable for one in differences if one.separable is not None]
+    if known:
         notes.append(
-            f"{same} of {len(others)} other runs are not separable from it: the 95 % interval of the paired difference "
-            "holds 0. Intervals are of the patients alone, and not corrected for the choice of the best"
+            f"{known.count(False)} of {len(known)} other runs are not separable from it: the 95 % interval of the "
+            "paired difference holds 0. Intervals are of the patients alone, and not corrected for the choice of the "
+            "best"
         )
-    if without:
-        why = next((row.difference.difference.why for row in without if row.difference), "")
-        notes.append(f"{len(without)} differences have no interval: {why or 'not defined for these rows'}")
+    if len(known) < len(differences):
+        why = next(one.difference.why for one in differences if one.separable is None) or "not defined for these rows"
+        notes.append(f"without an interval of the difference: {len(differences) - len(known)} other runs ({why})")
     if failed:
         notes.append(f"{failed} of {len(rows)} combinations failed; to train one again, delete its folder")
     return tuple(notes)
+
+
+def _how_chosen(chosen: SweepRow, rows: Sequence[SweepRow], own: Validated, by: By, seed: str | None) -> str:
+    """Return what was chosen, of how many and by what, and that its figure is optimistic for it."""
+    finished = [row for row in rows if row.status == "finished"]
+    settings = {repr([value for name, value in row.values.items() if name != seed]) for row in finished}
+    if len(settings) == 1:
+        also = "nothing was chosen, as seeds are repetitions of it" if len(finished) > 1 else "nothing was chosen"
+        return f"one setting was trained, and {also}: {chosen.name} is marked"
+    who = f"{own.rows:,} validation rows" + (f" of {own.patients:,} patients" if own.patients is not None else "")
+    what = f"the mean {FIGURES[by]} over seeds" if seed is not None else FIGURES[by]
+    return (
+        f"chosen by {what} on {who}: {chosen.name}, the best of {len(settings)}. Its figure is optimistic, as it was "
+        "chosen for it: evaluate the run on data that chose nothing, such as its test part"
+    )
