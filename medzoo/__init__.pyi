@@ -41,6 +41,9 @@ from .training.recipe import Recipe as Recipe
 from .training.run import Run as Run
 from .training.run import resume as resume
 from .training.run import train as train
+from .training.sweep import sweep as sweep
+from .training.sweep_choice import SweepRow as SweepRow
+from .training.sweep_table import Sweep as Sweep
 from .training.task import ClassificationTask as ClassificationTask
 from .transforms.augment import Augmentation as Augmentation
 from .transforms.transform import transform as transform

@@ -13,7 +13,7 @@ import click
 from medzoo.cli.tables import cli_message
 from medzoo.errors import ConfigError
 
-__all__ = ["RecipeCommand", "flag_of", "messages", "needed", "recipe_options", "resolve"]
+__all__ = ["RecipeCommand", "chosen_fields", "flag_of", "messages", "needed", "recipe_options", "resolve"]
 
 SOURCE_NAMES = ["table", "chestxray14", "egfr", "kermany", "luna16", "medmnist", "mgmt", "rsna"]
 SET_FIELDS = ("source", "missing", "findings", "mapping", "negatives", "roi")
@@ -179,8 +179,16 @@ def flag_of(field: str) -> str:
 
 def resolve(recipe: Any, options: dict[str, Any]) -> Any:
     """Return a recipe, or that of a name or file, with the options and settings of the command line."""
-    from medzoo.training.overrides import override, parse_settings
+    from medzoo.training.overrides import override
     from medzoo.training.recipe import Recipe
+
+    values = chosen_fields(options)
+    return override(recipe if isinstance(recipe, Recipe) else Recipe.load(recipe), values)
+
+
+def chosen_fields(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that the options and settings of the command line set."""
+    from medzoo.training.overrides import parse_settings
 
     values: dict[str, Any] = {}
     for _, field, _ in OPTIONS:
@@ -191,8 +199,7 @@ def resolve(recipe: Any, options: dict[str, Any]) -> Any:
     flags_of = {field: flags[0] for flags, field, _ in OPTIONS}
     for field in settings.keys() & values.keys():
         raise ConfigError(f"{field} is given twice, by {flags_of[field]} and --set. Leave one out.")
-    found = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
-    return override(found, {**values, **settings})
+    return {**values, **settings}
 
 
 def _value(field: str, given: Any) -> Any:

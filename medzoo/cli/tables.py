@@ -114,6 +114,7 @@ RESUME = re.compile(r"medzoo\.resume\(([^)]+)\)")
 _OWN_ADVICE = {
     "show": SHOW_ADVICE, "check": TRAIN_ADVICE, "train": TRAIN_ADVICE, "evaluate": EVALUATE_ADVICE,
     "recalibrate": EVALUATE_ADVICE, "froc": {"missing='drop'": "--missing drop", "Leave it out.": "Leave --part out."},
+    "sweep": {"The same call continues": "The same command continues", **TRAIN_ADVICE},
 }  # fmt: skip
 
 
@@ -131,7 +132,7 @@ def cli_message(error: object, command: str | None = None) -> str:
     'a.png: Use fewer workers (--workers 0).'
     """
     text = str(error)
-    if command in ("check", "train", "evaluate", "recalibrate"):
+    if command in _OWN_ADVICE.keys() - {"show"}:
         text = RESUME.sub(lambda found: f"medzoo train --resume {found[1].strip(chr(39))}", text)
         text = OPTION.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2]}", text)
         text = COLUMN.sub(r"(--\1-col)", text)

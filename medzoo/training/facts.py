@@ -11,7 +11,7 @@ from medzoo.training.recipe import Recipe
 from medzoo.training.setup import Setup
 from medzoo.warn import warn
 
-__all__ = ["check_environment", "check_facts", "data_fingerprint", "facts_of"]
+__all__ = ["check_environment", "check_facts", "data_fingerprint", "differences", "facts_of", "flat"]
 
 RESOLVED = ("device", "precision", "threads")
 """Fields of ``train`` that are compared as they were resolved."""
@@ -35,14 +35,15 @@ def _fields(recipe: Recipe) -> dict[str, Any]:
         del values["train"][name]
     if recipe.model.name.startswith("local-dir:"):
         del values["model"]["name"]  # the folder may have moved, and the checkpoint has the weights
-    return _flat(values)
+    return flat(values)
 
 
-def _flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the fields of sections by their dotted names."""
     found: dict[str, Any] = {}
     for key, value in section.items():
         name = f"{prefix}{key}"
-        found |= _flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
+        found |= flat(value, f"{name}.") if isinstance(value, dict) and value else {name: value}
     return found
 
 
@@ -70,15 +71,15 @@ def check_facts(there: dict[str, Any], here: dict[str, Any], *, folder: Any, ine
     Raises:
         ConfigError: they differ; the message names each difference.
     """
-    differences = [
-        *_differences(there["recipe"], here["recipe"]),
-        *_differences(*({key: facts[key] for key in ("labels", "task")} for facts in (there, here))),
+    found = [
+        *differences(there["recipe"], here["recipe"]),
+        *differences(*({key: facts[key] for key in ("labels", "task")} for facts in (there, here))),
     ]
     if there["data"] != here["data"]:
-        differences.append("the images, their labels, or their split are not those of the checkpoint")
-    if differences:
+        found.append("the images, their labels, or their split are not those of the checkpoint")
+    if found:
         raise ConfigError(
-            f"resume: {folder} holds another training than this one: {'; '.join(differences)}. "
+            f"resume: {folder} holds another training than this one: {'; '.join(found)}. "
             "Restore what was changed, or train into another folder."
         )
     _check_numbers(there["numeric"], here["numeric"], folder, inexact)
@@ -104,7 +105,7 @@ def check_environment(there: dict[str, Any], setup: Setup, folder: Any, *, inexa
 
 
 def _check_numbers(there: dict[str, Any], here: dict[str, Any], folder: Any, inexact: bool) -> None:
-    numeric = _differences(there, here)
+    numeric = differences(there, here)
     if numeric and not inexact:
         raise ConfigError(
             f"resume: the numbers in {folder} were computed otherwise: {'; '.join(numeric)}. Resume under the same "
@@ -114,7 +115,8 @@ def _check_numbers(there: dict[str, Any], here: dict[str, Any], folder: Any, ine
         warn(f"resumed under other conditions, so the weights will differ slightly: {'; '.join(numeric)}")
 
 
-def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """Return what is other than it was, by name."""
     names = [*there, *(name for name in here if name not in there)]
     return [
         f"{name} is {here.get(name, 'absent')!r}, was {there.get(name, 'absent')!r}"

@@ -12,13 +12,12 @@ import torch
 from lightning.pytorch.callbacks import EarlyStopping
 
 from medzoo.data.loader import explain_lost_workers
-from medzoo.errors import TrainError
 from medzoo.training.checkpoints import CheckpointKeeper, FsyncedFiles, Saved, clean, find_checkpoint
 from medzoo.training.ema import AveragedWeights
 from medzoo.training.environment import Environment, numeric_environment, resolve_environment
 from medzoo.training.facts import check_facts, facts_of
 from medzoo.training.lock import lock_state
-from medzoo.training.numerics import FiniteGuard
+from medzoo.training.numerics import FiniteGuard, TrainFailed
 from medzoo.training.quiet import quiet_lightning
 from medzoo.training.setup import Setup
 from medzoo.training.signals import Interrupts, TrainInterrupted
@@ -168,10 +167,12 @@ def _explained(setup: Setup, interrupts: Interrupts) -> Iterator[None]:
             raise interrupts.error(None) from error
         if _out_of_memory(error):
             how = setup.recipe.train
-            raise TrainError(
-                f"out of memory with batches of {how.batch} images ({str(error).splitlines()[0]}). The last checkpoint "
+            reason = f"out of memory with batches of {how.batch} images"
+            raise TrainFailed.because(
+                reason,
+                f"{reason} ({str(error).splitlines()[0]}). The last checkpoint "
                 f"is kept. Train with train.batch={max(1, how.batch // 2)} and train.accumulate={2 * how.accumulate}, "
-                "which make steps of the same size, or with a smaller data.size, in another folder."
+                "which make steps of the same size, or with a smaller data.size, in another folder.",
             ) from error
         raise
 

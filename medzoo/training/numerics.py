@@ -19,10 +19,27 @@ from medzoo.data.dataset import Batch
 from medzoo.data.table import Table
 from medzoo.errors import TrainError
 
-__all__ = ["SKIPS", "FiniteGuard"]
+__all__ = ["SKIPS", "FiniteGuard", "TrainFailed"]
 
 SKIPS = 10
 """Steps in a row that float16 may skip: its loss scale starts too high on purpose and is halved at each."""
+
+
+class TrainFailed(TrainError):
+    """A training failed for what its recipe asks: a value that is not finite, or more memory than there is.
+
+    Attributes:
+        reason: the same in a few words, without the rows of the batch.
+    """
+
+    reason = ""
+
+    @classmethod
+    def because(cls, reason: str, message: str) -> TrainFailed:
+        """Return the error of a message, with its reason."""
+        error = cls(message)
+        error.reason = reason
+        return error
 
 
 class FiniteGuard(pl.Callback):
@@ -97,10 +114,12 @@ class FiniteGuard(pl.Callback):
         except OSError as error:
             where = f"nan_batch.json could not be written ({error})."
         ids = ", ".join(str(self.table.ids[row]) for row in rows[:5]) + (", …" if len(rows) > 5 else "")
-        raise TrainError(
+        message = (
             f"training stopped at step {trainer.global_step} of epoch {trainer.current_epoch}: {what}. Rows: {ids}. "
             f"{where} Checkpoints, if there are any, are from before. {advice}"
         )
+        # Images that are not finite are a fault of the data, whatever the recipe.
+        raise TrainFailed.because(what, message) if advice == _ADVICE else TrainError(message)
 
 
 _ADVICE = "Start a new run with a lower optimizer.lr, with optimizer.clip, or in float32 if this was not."

@@ -16,7 +16,7 @@ from medzoo.training.recipe_files import parse_value
 if TYPE_CHECKING:
     from medzoo.training.recipe import Recipe
 
-__all__ = ["override", "parse_settings", "split_model"]
+__all__ = ["override", "parse_settings", "plain_value", "resolve_field", "split_model"]
 
 SHORT = {"seed": "train.seed"}
 OPEN = ("model.options", "split.leave_out")  # dictionaries whose keys may be part of a path
@@ -31,7 +31,7 @@ def override(recipe: Recipe, overrides: Mapping[str, Any], who: str | None = Non
     faults: list[str] = []
     for name, value in overrides.items():
         try:
-            for path, plain in _resolve(name, _plain(value), type(recipe)):
+            for path, plain in resolve_field(name, plain_value(value), type(recipe)):
                 if path in changes and changes[path] != plain:
                     faults.append(f"{path}: given twice, as {changes[path]!r} and {plain!r}.")
                 changes[path] = plain
@@ -85,7 +85,7 @@ def split_model(text: str) -> dict[str, Any]:
     return {"name": name, "pretrained": tag or False}
 
 
-def _resolve(name: str, value: Any, schema: type[Recipe]) -> list[tuple[str, Any]]:
+def resolve_field(name: str, value: Any, schema: type[Recipe]) -> list[tuple[str, Any]]:
     """Return the paths that a name stands for, with their values."""
     if name == "model" and isinstance(value, str):
         return [(f"model.{key}", part) for key, part in split_model(value).items()]
@@ -123,12 +123,12 @@ def _near(name: str, paths: list[str]) -> str:
     return did_you_mean(name, inside or paths)
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
     """Return a value of Python as it would be in a file: no NumPy numbers, tuples and paths."""
     if isinstance(value, np.generic | np.ndarray):
-        return _plain(value.tolist())
+        return plain_value(value.tolist())
     if isinstance(value, Mapping):
-        return {str(key): _plain(part) for key, part in value.items()}
+        return {str(key): plain_value(part) for key, part in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(part) for part in value]
+        return [plain_value(part) for part in value]
     return str(value) if isinstance(value, PurePath) else value

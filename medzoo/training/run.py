@@ -188,10 +188,13 @@ def _resolve(recipe: str | os.PathLike[str] | Recipe | Classifier, overrides: di
         return Recipe.load("table").with_(
             **{"model.name": f"local-dir:{initial.absolute()}", "model.pretrained": False, **overrides}
         )
-    found = (recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)).with_(**overrides)
-    kind, _, folder = found.model.name.partition(":")
-    # A resume may be started in another folder.
-    return found.with_(**{"model.name": f"{kind}:{Path(folder).absolute()}"}) if kind == "local-dir" else found
+    return with_absolute_model((recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)).with_(**overrides))
+
+
+def with_absolute_model(recipe: Recipe) -> Recipe:
+    """Return the recipe with the complete path of a model in a folder: a resume may be started in another folder."""
+    kind, _, folder = recipe.model.name.partition(":")
+    return recipe.with_(**{"model.name": f"{kind}:{Path(folder).absolute()}"}) if kind == "local-dir" else recipe
 
 
 def _relocated(recipe: Recipe, run: RunFolder) -> Recipe:

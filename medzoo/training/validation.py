@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from medzoo.contract import Task
-from medzoo.errors import ConfigError, TrainError
+from medzoo.errors import ConfigError
+from medzoo.training.numerics import TrainFailed
 
 __all__ = ["ValidationMetrics", "ValidationPredictions", "both_classes", "check_monitor", "merge_shards", "metrics"]
 
@@ -77,9 +78,10 @@ def metrics(predictions: ValidationPredictions, task: Task) -> ValidationMetrics
     logits, targets = predictions.logits.double(), predictions.targets.numpy()
     bad = (~torch.isfinite(logits)).any(1)
     if bad.any():
-        raise TrainError(
+        raise TrainFailed.because(
+            "validation has logits that are NaN or infinite",
             f"validation: {int(bad.sum())} of {len(bad)} rows have a logit that is NaN or infinite: the training has "
-            "diverged. Lower optimizer.lr, or set optimizer.clip."
+            "diverged. Lower optimizer.lr, or set optimizer.clip.",
         )
     # The logarithm has the ranking of the probability, and does not saturate.
     scores = (logits.log_softmax(1) if task == "multiclass" else logits).numpy()
