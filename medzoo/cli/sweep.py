@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from medzoo.cli.recipe_options import chosen_fields, messages, needed, recipe_options
+from medzoo.cli.recipe_options import RecipeCommand, chosen_fields, messages, needed, recipe_options
 from medzoo.cli.tables import console
 from medzoo.errors import ConfigError
 from medzoo.extra import require_train_extra
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["sweep"]
 
 
-@click.command()
+@click.command(cls=RecipeCommand)
 @click.argument("recipe")
 @recipe_options()
 @click.option(
