@@ -31,10 +31,11 @@ class Columns:
     def __len__(self) -> int:
         return len(self.faults.lines)
 
-    def select(self, rows: Sequence[int]) -> Columns:
-        """Return the columns of some rows; faults that are added later are of these."""
+    def select(self, rows: Sequence[int], note: str = "") -> Columns:
+        """Return the columns of some rows, with one more note; faults that are added later are of these."""
         self.faults.lines = [self.faults.lines[row] for row in rows]
-        return replace(self, values={name: [cells[row] for row in rows] for name, cells in self.values.items()})
+        values = {name: [cells[row] for row in rows] for name, cells in self.values.items()}
+        return replace(self, values=values, notes=(*self.notes, *filter(None, [note])))
 
     def require(self, **roles: str | Sequence[str] | None) -> None:
         """Raise a DataError unless every column that a role names is there.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -14,7 +13,7 @@ from medzoo.data.table_paths import find_images
 from medzoo.errors import DataError, did_you_mean
 from medzoo.io.files import existing
 
-__all__ = ["folder_with", "index_images", "keep_rows", "match_images", "need_columns"]
+__all__ = ["folder_with", "index_images", "match_images", "need_columns"]
 
 
 def folder_with(folder: Path, files: Sequence[str], layout: Sequence[str]) -> Path:
@@ -66,13 +65,6 @@ def index_images(root: Path, folders: Iterable[Path], suffixes: tuple[str, ...])
     return found, again
 
 
-def keep_rows(columns: Columns, rows: Sequence[int], note: str = "") -> Columns:
-    """Return some rows of columns, which keep their lines in the source."""
-    columns.faults.lines = [columns.faults.lines[row] for row in rows]
-    values = {name: [cells[row] for row in rows] for name, cells in columns.values.items()}
-    return replace(columns, values=values, notes=(*columns.notes, note) if note else columns.notes)
-
-
 def match_images(
     columns: Columns, image: str, index: Mapping[str, str], root: Path, missing: Literal["refuse", "drop"]
 ) -> tuple[Columns, list[str]]:
@@ -103,8 +95,8 @@ def match_images(
         )  # fmt: skip
         return columns, [""] * len(names)
     if absent:
-        columns = keep_rows(
-            columns, [row for row, name in enumerate(names) if name in index],
+        columns = columns.select(
+            [row for row, name in enumerate(names) if name in index],
             f"{len(absent):,} of {len(names):,} rows left out, whose image is missing",
         )  # fmt: skip
     return columns, find_images([index[name] for name in columns.values[image]], root, columns.faults)

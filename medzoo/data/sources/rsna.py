@@ -15,7 +15,7 @@ from typing import Any
 from medzoo.data.columns import Columns
 from medzoo.data.faults import Faults, quote
 from medzoo.data.label_rules import LabelRules
-from medzoo.data.sources.image_files import folder_with, index_images, keep_rows, match_images, need_columns
+from medzoo.data.sources.image_files import folder_with, index_images, match_images, need_columns
 from medzoo.data.sources.options import SourceChoices
 from medzoo.data.sources.published import PublishedData, TableFields
 from medzoo.data.table_csv import read_csv
@@ -87,7 +87,7 @@ def _images(root: Path) -> Columns:
     given.faults.add_rows("rows with another Target than that of the same image", two, "Keep the right one.")
     given.faults.add_rows("rows without an image", ((r, "") for r in [first.get("")] if r is not None), "Name it.")
     boxes = Columns({"id": ids, "Target": targets}, given.faults, given.notes)
-    return keep_rows(boxes, list(first.values()), f"{len(ids):,} rows, one for each box, are {len(first):,} images")
+    return boxes.select(list(first.values()), f"{len(ids):,} rows, one for each box, are {len(first):,} images")
 
 
 def _classes(path: Path, ids: Sequence[str], targets: Sequence[str], faults: Faults) -> list[str]:
