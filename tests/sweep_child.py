@@ -35,7 +35,7 @@ def at_batch(number: int, signal_: int) -> Callable[..., None]:
 
 
 def run(table: Path, folder: Path, batch: int = 0) -> int:
-    """RankCounts in a child that kills itself before a batch, and return its exit status."""
+    """Sweep in a child that kills itself before a batch, and return its exit status."""
     command = [sys.executable, "-W", "ignore", __file__, str(table), str(folder), str(batch)]
     return subprocess.run(command, check=False).returncode
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from medzoo.errors import ConfigError, DataError
 from medzoo.evaluation.estimate import LEAST_PATIENTS, Estimate
 from medzoo.evaluation.intervals import interval
-from medzoo.evaluation.ranking import Ranking, RankCounts
+from medzoo.evaluation.ranking import RankCounts, Ranking
 from medzoo.evaluation.resample import Resamples
 
 __all__ = ["RATES", "Froc", "Marks", "froc_curve", "match_marks"]

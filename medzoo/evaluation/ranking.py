@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Ranking", "RankCounts"]
+__all__ = ["RankCounts", "Ranking"]
 
 Array = NDArray[np.float64]
 
