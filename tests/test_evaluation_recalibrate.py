@@ -124,8 +124,9 @@ def test_a_prevalence_alone_is_a_shift_in_closed_form(model, tmp_path):
     assert new.outputs.calibration.intercept == pytest.approx((shift,))
     assert "not a fit" in new.outputs.calibration.method
     assert new.outputs.thresholds[0] == pytest.approx(1 / (1 + np.exp(-(np.log(0.4 / 0.6) + shift))))
-    with pytest.raises(ConfigError, match="expected from_prevalence="):
-        recalibrate(new, prevalence=0.01, to=tmp_path / "next")
+    assert new.outputs.calibration.prevalence == (0.05,)
+    again = recalibrate(new, prevalence=0.01, to=tmp_path / "next").outputs.calibration
+    assert again.intercept == pytest.approx((np.log(0.01 / 0.99) - np.log(0.3 / 0.7),))
     back = recalibrate(new, prevalence=0.3, from_prevalence=0.05, to=tmp_path / "back")
     assert back.outputs.calibration.intercept == pytest.approx((0,), abs=1e-12)
     fitted = recalibrate(model, site(), to=tmp_path / "fitted")

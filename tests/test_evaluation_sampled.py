@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from evaluation_tables import binary, clustered, names
 from PIL import Image
 from scipy.special import expit, logit
+from scipy.stats import norm
 
 import medzoo
 from medzoo.cli.main import main
@@ -34,6 +35,7 @@ from medzoo.training.validation import ValidationPredictions
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*does not have many workers", "ignore:.*log_"),
+    pytest.mark.filterwarnings("ignore:.*predicts one class"),  # after so few epochs
 ]
 SHARE = 0.02  # of positives in the population of all tests here
 
@@ -86,16 +88,17 @@ def test_perfect_calls_leave_an_accuracy_that_is_not_certain():
 @pytest.mark.parametrize(("patients", "auroc"), [(60, 0.75), (150, 0.97), (400, 0.9)])
 def test_the_interval_of_the_accuracy_in_the_population_covers_it(patients, auroc):
     """Patients of 1 to 8 rows, half of the variance of the scores between patients; Monte-Carlo error 1 point."""
-    d, t, covered = 2**0.5 * torch.special.ndtri(torch.tensor(auroc, dtype=torch.float64)).item(), 0.4, []
-    cut = (logit(t) - logit(0.4)) / d + d / 2
-    normal = torch.distributions.Normal(0.0, 1.0)
-    true = SHARE * (1 - normal.cdf(torch.tensor(cut - d))) + (1 - SHARE) * normal.cdf(torch.tensor(cut))
+    d, threshold, covered = 2**0.5 * norm.ppf(auroc), 0.4, []
+    cut = (logit(threshold) - logit(0.4)) / d + d / 2
+    true = SHARE * norm.sf(cut - d) + (1 - SHARE) * norm.cdf(cut)
     rng = np.random.default_rng(patients)
     for _ in range(500):
         y, z, c = clustered(rng, patients, auroc, 0.4)
-        found = measure(binary(y, z, patients=c, threshold=t), options=Options(prevalence=(SHARE,)), resamples=2)["a"]
-        e = found["accuracy_at_prevalence"]
-        covered.append(e.low <= float(true) <= e.high)
+        scores = binary(y, z, patients=c, threshold=threshold)
+        e = measure(scores, options=Options(prevalence=(SHARE,)), resamples=2)["a"]["accuracy_at_prevalence"]
+        if e.low is not None:  # of 60 patients, there may be under 10 without a positive row
+            covered.append(e.low <= true <= e.high)
+    assert len(covered) > 400
     assert 0.92 <= np.mean(covered) <= 0.985, np.mean(covered)
 
 

@@ -153,7 +153,7 @@ def validation_report(
         decided: on its validation part.
         baseline: scores of the same training without the weights of the loss, before a calibration.
     """
-    population = Population(decided.options.sampled, record.sampling(), "run.json states")
+    population = Population(bool(record.sampling()), record.sampling(), "run.json states")
     notes = [CHOSEN_HERE, *population.notes(decided.scores, decided.moved, model)]
     if decided.fitted:
         notes.append(
