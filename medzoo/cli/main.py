@@ -17,6 +17,7 @@ import click
 import medzoo
 from medzoo.cli.bench import bench
 from medzoo.cli.evaluate import evaluate, recalibrate
+from medzoo.cli.reproduce import reproduce
 from medzoo.cli.tables import cli_message, console, info_table, models_table, prediction_table, weights_table
 from medzoo.cli.train import check, recipes, train
 from medzoo.cli.weights import cache, convert, fetch, verify
@@ -211,7 +212,7 @@ def _print_problems(results: Predictions) -> None:
         click.echo(cli_message(line), err=True)
 
 
-for command in (bench, cache, check, evaluate, recalibrate, convert, fetch, recipes, train, verify):
+for command in (bench, cache, check, evaluate, recalibrate, convert, fetch, recipes, reproduce, train, verify):
     main.add_command(command)
 
 if __name__ == "__main__":

@@ -107,6 +107,11 @@ class RunRecord:
             raise ConfigError(f"{path}: expected what medzoo wrote, got another JSON value. Start a new run.")
         return found
 
+    def caution(self) -> str:
+        """Return why figures of this run say nothing about new patients; empty for all but some of a reproduction."""
+        facts = self.facts()
+        return str(facts.get("caution") or ("its split leaks on purpose." if facts.get("leaks_on_purpose") else ""))
+
     def fingerprint(self) -> dict[str, Any]:
         """Return ``data/fingerprint.json``; a run of an older medzoo has fewer fields.
 

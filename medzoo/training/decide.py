@@ -58,9 +58,9 @@ class Decided:
         """Figures of the model as it is saved, for its card and its report."""
         return measure(self.scores)
 
-    def card_metrics(self) -> dict[str, float]:
-        """Return the figures that go into the model card, with their intervals."""
-        return card_metrics(self.metrics, SPLIT)
+    def card_metrics(self, caution: str = "") -> dict[str, float]:
+        """Return the figures that go into the model card, with their intervals; none if there is a caution."""
+        return {} if caution else card_metrics(self.metrics, SPLIT)
 
 
 def decide(
@@ -118,7 +118,8 @@ def validation_report(
         decided: on its validation part.
         baseline: scores of the same training without the weights of the loss, before a calibration.
     """
-    notes = [CHOSEN_HERE]
+    caution = record.caution()
+    notes = [*filter(None, [caution]), CHOSEN_HERE]
     if decided.honest is not None:
         notes.append(
             "Brier score, log-loss, ECE, slope, intercept, reliability and decision curve are of a calibration that "
@@ -137,6 +138,7 @@ def validation_report(
         case_sampled=bool(record.facts().get("case_sampled")), metrics=decided.metrics,
     )  # fmt: skip
     report = assemble(decided.scores, Choices(), evidence)
+    report = replace(report, title=caution or report.title)  # so that no page of such a run looks honest
     if decided.honest is not None:
         report = with_probabilities_of(report, decided.honest)
     if baseline is not None:
