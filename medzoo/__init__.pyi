@@ -38,6 +38,8 @@ from .registry import list_models as list_models
 from .registry import register as register
 from .training.datamodule import ImageDataModule as ImageDataModule
 from .training.recipe import Recipe as Recipe
+from .training.reproduce import reproduce as reproduce
+from .training.reproduction import Reproduction as Reproduction
 from .training.run import Run as Run
 from .training.run import resume as resume
 from .training.run import train as train

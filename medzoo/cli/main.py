@@ -18,6 +18,7 @@ import medzoo
 from medzoo.cli.bench import bench
 from medzoo.cli.evaluate import evaluate, recalibrate
 from medzoo.cli.froc import froc
+from medzoo.cli.reproduce import reproduce
 from medzoo.cli.sweep import sweep
 from medzoo.cli.tables import cli_message, console, info_table, models_table, prediction_table, weights_table
 from medzoo.cli.train import check, recipes, train
@@ -213,7 +214,9 @@ def _print_problems(results: Predictions) -> None:
         click.echo(cli_message(line), err=True)
 
 
-for command in (bench, cache, check, evaluate, recalibrate, convert, fetch, froc, recipes, sweep, train, verify):
+for command in (
+    bench, cache, check, evaluate, recalibrate, convert, fetch, froc, recipes, reproduce, sweep, train, verify,
+):  # fmt: skip
     main.add_command(command)
 
 if __name__ == "__main__":

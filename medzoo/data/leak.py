@@ -17,7 +17,7 @@ from medzoo.data.pixel_hashes import name_row
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError, DataError
 
-__all__ = ["NAMES", "Keys", "OnLeak", "drop_leaks", "leak_error", "shared"]
+__all__ = ["NAMES", "Keys", "OnLeak", "count_shared", "drop_leaks", "leak_error", "shared"]
 
 NAMES = ("train", "valid", "test")
 OnLeak = Literal["refuse", "drop-valid", "drop-train"]
@@ -104,6 +104,18 @@ def shared(key: NDArray[np.int64], which: NDArray[np.int64]) -> NDArray[np.int64
     pairs = np.unique(np.stack([key[used], which[used]]), axis=1)
     values, counts = np.unique(pairs[0], return_counts=True)
     return values[counts > 1]
+
+
+def count_shared(keys: Keys, which: NDArray[np.int64]) -> str:
+    """Return in words how many patients and images are in more than one part."""
+    found = []
+    for key, what, known in (
+        (keys.patients, "patients", keys.table.patients is not None), (keys.images, "images with the same pixels", True)
+    ):  # fmt: skip
+        values = shared(key, which)
+        rows = int((np.isin(key, values) & (which >= 0)).sum())
+        found.append(f"{len(values):,} {what} ({rows:,} rows)" if known else f"an unknown number of {what}")
+    return f"it leaks on purpose: in more than one part are {' and '.join(found)}"
 
 
 def drop_leaks(

@@ -1,7 +1,8 @@
 """``Split``: rows for training, validation and test, disjoint by patient and by pixels.
 
 A split is made only by :func:`choose_split`, :func:`split_from_column`, :func:`folds` or :func:`leave_out`. Each of
-them ends in the same check, also of what it drew itself, so there is no split that shares a patient or an image.
+them ends in the same check, also of what it drew itself, so there is no split that shares a patient or an image. The
+one exception is :func:`leaking_split`, by which :func:`medzoo.reproduce` shows what such a split is worth.
 """
 
 from __future__ import annotations
@@ -15,14 +16,17 @@ from numpy.typing import NDArray
 
 from medzoo.data.draws import deal
 from medzoo.data.identity import Dropped, Identities, list_rows, names_patients
-from medzoo.data.leak import NAMES, Keys, OnLeak, check_patients, drop_leaks, leak_error, shared
+from medzoo.data.leak import NAMES, Keys, OnLeak, check_patients, count_shared, drop_leaks, leak_error, shared
 from medzoo.data.pixel_hashes import pixel_hashes
 from medzoo.data.pixels import PixelStore
 from medzoo.data.split_notes import split_notes
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError, DataError, check_int, did_you_mean
 
-__all__ = ["Dropped", "OnLeak", "Part", "PartName", "Split", "choose_split", "folds", "leave_out", "split_from_column"]
+__all__ = [
+    "Dropped", "OnLeak", "Part", "PartName", "Split", "choose_split", "folds", "leaking_split", "leave_out",
+    "split_from_column",
+]  # fmt: skip
 
 PartName = Literal["train", "valid", "test"]
 
@@ -73,6 +77,8 @@ class Split:
         how: how it was made, in words.
         dropped: rows in no part, with the reason.
         notes: what the check cannot see, constant images, and deviations of label shares.
+        leaks: whether the parts were not compared, so that they may share patients and images; of
+            :func:`leaking_split` alone.
     """
 
     table: Table
@@ -82,6 +88,7 @@ class Split:
     how: str
     dropped: tuple[Dropped, ...] = ()
     notes: tuple[str, ...] = ()
+    leaks: bool = False
     made: InitVar[object] = None
 
     def __post_init__(self, made: object) -> None:
@@ -191,17 +198,8 @@ def split_from_column(
         DataError: a patient or an image in more than one part, other values, or what :func:`choose_split` raises.
     """
     _check_on_leak(on_leak)
-    given = [str(value).strip() for value in column_of(table, column)]
-    values = [value.lower() for value in given]
-    unknown = sorted({value for value in given if value.lower() not in _PART_OF})
-    if unknown:
-        raise DataError(
-            f"{table.source}: expected column {column!r} to be train, valid or test, got "
-            f"{list_rows([repr(value) for value in unknown], ', ')}. Rename them, or leave them empty to drop the rows."
-        )
+    which, dropped = _parts_of_column(table, column)
     keys = _keys(table, patient_groups, pixels)
-    which = np.array([_PART_OF[value] for value in values])
-    dropped = [Dropped(int(r), str(table.ids[r]), f"no part in column {column!r}") for r in np.flatnonzero(which == -1)]
     which, more = _resolve(keys, which, on_leak, f"column {column!r}")
     how = f"given by column {column!r}"
     if not (which == 1).any() and valid is not None:
@@ -305,6 +303,69 @@ def leave_out(
     return _make(keys, which, how, dropped)
 
 
+def leaking_split(
+    table: Table,
+    *,
+    column: str | None = None,
+    shares: Sequence[float] = (0.7, 0.15, 0.15),
+    seed: int = 0,
+    pixels: PixelStore | None = None,
+) -> Split:
+    """Return a split whose parts may share patients and images: to show what figures of such a split are worth.
+
+    Only :func:`medzoo.reproduce` uses it, which measures a model as its source did. Nothing that is measured on it
+    says anything about new patients. ``how`` and ``notes`` state how many patients and images are in several parts, and
+    a run of it states ``leaks_on_purpose`` in ``run.json``, with which :func:`medzoo.evaluate` refuses it.
+
+    Args:
+        table: the table.
+        column: one of ``table.groups`` with train, valid (or val, validation) and test, taken as it is. ``None`` draws
+            rows at random, whoever they are of.
+        shares: of train, valid and test in that draw, with a sum of 1; that of test may be 0.
+        seed: of that draw.
+        pixels: see :func:`choose_split`.
+
+    Raises:
+        ConfigError: there is no such column, no rows for train or valid, or shares that cannot be.
+        DataError: other values in the column, or images that cannot be read.
+    """
+    keys = _keys(table, table.patients is not None, pixels)
+    dropped = list(keys.identities.dropped)
+    if column is not None:
+        which, blank = _parts_of_column(table, column)
+        dropped += blank
+        how = f"taken from column {column!r} as it is"
+    else:
+        check_int("leaking_split", "seed", seed, 0)
+        wanted = _check_shares(shares)
+        which = np.zeros(len(table), np.int64)
+        usable = np.setdiff1d(np.arange(len(table)), [each.row for each in dropped])
+        ends = np.rint(np.cumsum(wanted) * len(usable)).astype(np.int64)
+        which[np.random.default_rng(seed).permutation(usable)] = np.repeat([0, 1, 2], np.diff(ends, prepend=0))
+        how = f"drawn by row, whoever it is of, as {' / '.join(f'{share:g}' for share in wanted)} with seed {seed}"
+    which[[each.row for each in dropped]] = -1
+    return _make(keys, which, how, dropped, checked=False)
+
+
+def _parts_of_column(table: Table, column: str) -> tuple[NDArray[np.int64], list[Dropped]]:
+    """Return the part of each row that a column gives, and the rows without one.
+
+    Raises:
+        ConfigError: there is no such column.
+        DataError: it has other values.
+    """
+    given = [str(value).strip() for value in column_of(table, column)]
+    unknown = sorted({value for value in given if value.lower() not in _PART_OF})
+    if unknown:
+        raise DataError(
+            f"{table.source}: expected column {column!r} to be train, valid or test, got "
+            f"{list_rows([repr(value) for value in unknown], ', ')}. Rename them, or leave them empty to drop the rows."
+        )
+    which = np.array([_PART_OF[value.lower()] for value in given], np.int64)
+    blank = np.flatnonzero(which == -1)
+    return which, [Dropped(int(row), str(table.ids[row]), f"no part in column {column!r}") for row in blank]
+
+
 def _keys(table: Table, patient_groups: bool, pixels: PixelStore | None) -> Keys:
     check_patients(table, patient_groups)  # before images are decoded
     if pixels is not None and len(pixels.table) != len(table):
@@ -363,12 +424,15 @@ def _draw(keys: Keys, which: NDArray[np.int64], wanted: Sequence[float], seed: i
 
 
 def _make(
-    keys: Keys, which: NDArray[np.int64], how: str, dropped: list[Dropped], wanted: Sequence[float] | None = None
-) -> Split:
+    keys: Keys, which: NDArray[np.int64], how: str, dropped: list[Dropped], wanted: Sequence[float] | None = None,
+    *, checked: bool = True,
+) -> Split:  # fmt: skip
     """Compare the parts, and return the split: the one place where one is made."""
     table = keys.table
+    leak = () if checked else (count_shared(keys, which),)
+    how = "; ".join([how, *leak])
     for key, what in ((keys.patients, "patients"), (keys.images, "images")):
-        if len(shared(key, which)):
+        if checked and len(shared(key, which)):
             raise DataError(
                 f"{table.source}: {what} are in more than one part of a split that was {how}. This is a fault of "
                 "medzoo; please report it."
@@ -383,8 +447,10 @@ def _make(
             )
     parts = [Part(table, np.flatnonzero(which == i), cast("PartName", name), _MADE) for i, name in enumerate(NAMES)]
     ordered = tuple(sorted(dropped, key=lambda each: each.row))
-    notes = tuple(split_notes(keys, which, ordered, wanted))
-    return Split(table, parts[0], parts[1], parts[2], how=how, dropped=ordered, notes=notes, made=_MADE)
+    notes = (*leak, *split_notes(keys, which, ordered, wanted))
+    return Split(
+        table, parts[0], parts[1], parts[2], how=how, dropped=ordered, notes=notes, leaks=not checked, made=_MADE
+    )
 
 
 def column_of(table: Table, column: str, advice: str = "") -> NDArray[np.str_]:

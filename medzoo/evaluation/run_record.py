@@ -117,6 +117,11 @@ class RunRecord:
         """
         return _sampling(self.facts())
 
+    def caution(self) -> str:
+        """Return why figures of this run say nothing about new patients; empty for all but some of a reproduction."""
+        facts = self.facts()
+        return str(facts.get("caution") or ("its split leaks on purpose." if facts.get("leaks_on_purpose") else ""))
+
     def fingerprint(self) -> dict[str, Any]:
         """Return ``data/fingerprint.json``; a run of an older medzoo has fewer fields.
 

@@ -40,6 +40,7 @@ def score_table(
     table: Table,
     *,
     pixels: PixelStore | None = None,
+    rows: NDArray[np.int64] | None = None,
     labels: Mapping[str, str] | None = None,
     batch_size: int = 16,
     device: torch.device | str | None = None,
@@ -59,6 +60,7 @@ def score_table(
         model: from :func:`medzoo.create`.
         table: its images, labels, patients and groups.
         pixels: the preprocessed images of this table for this model; ``None`` makes them.
+        rows: indices of the rows that are scored, in increasing order; ``None`` for all.
         labels: the name of the model's label by the table's, where they differ.
         batch_size: images per forward pass.
         device: where to run; ``None`` is the device of the model.
@@ -85,7 +87,8 @@ def score_table(
         _check_pixels(pixels, model, table)
     with pixels if own else nullcontext():
         gone = {dropped.row for dropped in pixels.dropped}
-        rows = np.array([row for row in range(len(table)) if row not in gone], np.int64)
+        wanted = range(len(table)) if rows is None else rows.tolist()
+        rows = np.array([row for row in wanted if row not in gone], np.int64)
         logits = _run(model, pixels, rows, batch_size, device, title or f"running {model.name}")
         notes = pixels.counts  # not the example, which has a path: notes go into a report
     _check_finite(logits, table, rows, model.name)

@@ -81,10 +81,22 @@ def pooled(given: Sequence[Any], table: Table | None, part: str | None) -> Evalu
 
 
 def record_of(name: str | os.PathLike[str]) -> RunRecord | None:
-    """Return the run that a folder is of: the run's own, or that of its model; ``None`` for any other model."""
+    """Return the run that a folder is of: the run's own, or that of its model; ``None`` for any other model.
+
+    Raises:
+        ConfigError: a run of :func:`medzoo.reproduce` that is not honest, of which no report must look so.
+    """
     kind, _, where = os.fspath(name).partition(":")
     folder = Path(where).absolute().parent if kind == "local-dir" else Path(name)
-    return RunRecord(folder) if is_run(folder) else None
+    if not is_run(folder):
+        return None
+    record = RunRecord(folder)
+    if caution := record.caution():
+        raise ConfigError(
+            f"{folder}: expected a run whose figures hold for new patients, got one of a reproduction. {caution} "
+            f"Take the honest one, {folder.parent / 'honest'}."
+        )
+    return record
 
 
 def check_name(name: str | os.PathLike[str]) -> None:

@@ -74,9 +74,9 @@ class Decided:
         """Figures of the model as it is saved, for its card and its report."""
         return measure_moved(self.scores, self.moved, options=self.options)
 
-    def card_metrics(self) -> dict[str, float]:
-        """Return the figures that go into the model card, with their intervals."""
-        return card_metrics(self.metrics, SPLIT)
+    def card_metrics(self, caution: str = "") -> dict[str, float]:
+        """Return the figures that go into the model card, with their intervals; none if there is a caution."""
+        return {} if caution else card_metrics(self.metrics, SPLIT)
 
 
 def decide(
@@ -153,8 +153,8 @@ def validation_report(
         decided: on its validation part.
         baseline: scores of the same training without the weights of the loss, before a calibration.
     """
-    population = Population(bool(record.sampling()), record.sampling(), "run.json states")
-    notes = [CHOSEN_HERE, *population.notes(decided.scores, decided.moved, model)]
+    caution, population = record.caution(), Population(bool(record.sampling()), record.sampling(), "run.json states")
+    notes = [*filter(None, [caution]), CHOSEN_HERE, *population.notes(decided.scores, decided.moved, model)]
     if decided.fitted:
         notes.append(
             "Brier score, log-loss, ECE, slope, intercept, reliability and decision curve are of a calibration that "
@@ -173,6 +173,7 @@ def validation_report(
         moved=decided.moved, metrics=decided.metrics,
     )  # fmt: skip
     report = assemble(decided.scores, Choices(options=decided.options), evidence)
+    report = replace(report, title=caution or report.title)  # so that no page of such a run looks honest
     if decided.honest is not None:
         report = with_probabilities_of(report, decided.honest)
     if baseline is not None:

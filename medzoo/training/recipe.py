@@ -333,6 +333,10 @@ class ProtocolSection(Section):
         """Yield what contradicts."""
         if (self.split == "given") != (self.column is not None):
             yield "column", f"expected a column with split: given and nowhere else, got {self.column}"
+        if self.shares is not None and abs(sum(self.shares) - 1) > 1e-6:
+            yield "shares", f"expected a sum of 1, got {round(sum(self.shares), 6)}"
+        if (self.epoch, self.measured_on) == ("best", "train"):
+            yield "epoch", "expected last with measured_on: train, as an epoch is chosen by validation, got best"
 
 
 class SourceSection(Section):

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -45,7 +45,7 @@ from medzoo.training.validation import ValidationPredictions, merge_shards
 from medzoo.training.wait import Speed
 from medzoo.version import __version__
 
-__all__ = ["Run", "resume", "train"]
+__all__ = ["Run", "resume", "train", "train_setup", "with_absolute_model"]
 
 INITIAL = "initial"
 log = logging.getLogger("medzoo")
@@ -141,6 +141,11 @@ def resume(
     """
     run = RunFolder(Path(folder))
     facts = run.facts()
+    if facts.get("caution"):
+        raise ConfigError(
+            f"{run.path}: {facts['caution']} Continue it as a part of its reproduction: medzoo.reproduce with the same "
+            "recipe, data and folder."
+        )
     if is_finished(run.path):
         return Run(create(f"local-dir:{run.model}").eval(), run.read_log(), run.path)
     recipe = Recipe.load(run.path / "recipe.yaml")
@@ -151,14 +156,56 @@ def resume(
         setup = set_up(recipe, run.read_table(), column=PART, how_split=facts.get("split"))
     else:
         setup = set_up(recipe, data)
-    now = data_fingerprint(setup)
-    if facts.get("data") != now:
+    threads = _check_same(run, setup, inexact=inexact)
+    return _train(run, setup, callbacks, logger, inexact=inexact, threads=threads)
+
+
+def train_setup(
+    run: RunFolder, setup: Setup, *, callbacks: Sequence[pl.Callback] = (), inexact: bool = False,
+    known: Collection[str] = (),
+) -> Run:  # fmt: skip
+    """Train what is set up, in a new folder; continue one that was stopped; return one that had ended as it is.
+
+    Args:
+        run: the folder.
+        setup: what is trained.
+        callbacks: of Lightning.
+        inexact: as in :func:`resume`.
+        known: notes that are not logged again.
+
+    Raises:
+        ConfigError: the folder holds something else, or a training of another recipe or of other data.
+        TrainError: as in :func:`train`.
+    """
+    threads = None
+    if not (run.path / "run.json").exists():
+        check_folder(run.path)
+        with lock_state(run.state):
+            run.discard()
+            threads = _begin(run, setup, known)
+    elif run.facts().get("recipe") != setup.recipe.digest():
+        raise ConfigError(f"{run.path}: it holds a training by another recipe. Restore that, or choose another folder.")
+    elif is_finished(run.path):
+        _check_data(run, setup)
+        return Run(create(f"local-dir:{run.model}").eval(), run.read_log(), run.path)
+    else:
+        threads = _check_same(run, setup, inexact=inexact)
+    return _train(run, setup, callbacks, False, inexact=inexact, threads=threads)
+
+
+def _check_same(run: RunFolder, setup: Setup, *, inexact: bool) -> int:
+    """Check that a run is of this data and is continued as it began; return its number of threads."""
+    _check_data(run, setup)
+    return check_environment(run.facts().get("environment") or {}, setup, run.path, inexact=inexact)
+
+
+def _check_data(run: RunFolder, setup: Setup) -> None:
+    there, now = run.facts().get("data"), data_fingerprint(setup)
+    if there != now:
         raise ConfigError(
             f"{run.path}: the rows, labels, parts or pixels are others than when the run began (digest "
-            f"{str(facts.get('data'))[:12]}, now {now[:12]}). Restore the data, or start a new run."
+            f"{str(there)[:12]}, now {now[:12]}). Restore the data, or start a new run."
         )
-    threads = check_environment(facts.get("environment") or {}, setup, run.path, inexact=inexact)
-    return _train(run, setup, callbacks, logger, inexact=inexact, threads=threads)
 
 
 def _start(
@@ -205,9 +252,9 @@ def _relocated(recipe: Recipe, run: RunFolder) -> Recipe:
     return recipe
 
 
-def _begin(run: RunFolder, setup: Setup) -> int:
+def _begin(run: RunFolder, setup: Setup, known: Collection[str] = ()) -> int:
     """Write what a resume needs, ``run.json`` last, as it makes the folder a run; return the number of threads."""
-    for note in setup.notes:
+    for note in (note for note in setup.notes if note not in known):
         log.info("note: %s", note)
     run.write("recipe.yaml", setup.recipe.to_yaml())
     digest = run.write_data(setup)
@@ -230,6 +277,8 @@ def _begin(run: RunFolder, setup: Setup) -> int:
         task=setup.table.task,
         source=setup.table.source,
         split=setup.how,
+        leaks_on_purpose=setup.split.leaks,
+        caution=setup.caution,
         notes=list(setup.notes),
         case_sampled=setup.table.prevalence is not None,
         prevalence=dict(zip(setup.table.labels, setup.table.prevalence or (), strict=False)),
@@ -269,7 +318,7 @@ def _train(
         model, setup.recipe.decide, table, _predict(setup), prevalence=setup.prevalence(),
         loss_weights=setup.task.loss.relative_weights,
     )  # fmt: skip
-    model.save_pretrained(run.model, trained_on=setup.describe_data(), metrics=decided.card_metrics())
+    model.save_pretrained(run.model, trained_on=setup.describe_data(), metrics=decided.card_metrics(setup.caution))
     predictions = decided.predictions
     run.write_predictions("valid", table, model.outputs, predictions)
     baseline = _baseline(run, setup, inexact=inexact) if setup.recipe.decide.baseline else None
@@ -303,13 +352,7 @@ def _baseline(run: RunFolder, setup: Setup, *, inexact: bool) -> Scores | None:
     if not is_finished(own.path):
         plain = setup.recipe.with_(**{"loss.balance": "none", "loss.weights": None, "decide.baseline": False})
         with_parts = replace(table, groups={**table.groups, PART: setup.split.part_of_rows()})
-        again = set_up(plain, with_parts, column=PART, how_split=setup.how)
-        if not (own.path / "run.json").exists():
-            check_folder(own.path)
-            with lock_state(own.state):
-                own.discard()
-                _begin(own, again)
-        _train(own, again, (), False, inexact=inexact)
+        train_setup(own, set_up(plain, with_parts, column=PART, how_split=setup.how), inexact=inexact)
     scores, calibration = own.predictions("valid"), own.weights().calibration
     return scores if calibration is None else undo_calibration(scores, calibration)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,10 @@ from medzoo.transforms.transform import transform
 from medzoo.visual.show_transforms import draw_batch, draw_changes
 from medzoo.warn import warn
 
-__all__ = ["Setup", "builder_options", "make_task", "preprocessing_changes", "set_up"]
+__all__ = ["LEAKS", "Setup", "builder_options", "make_task", "preprocessing_changes", "set_up"]
+
+LEAKS = "Its split leaks on purpose, for medzoo.reproduce: no figure of it says anything about new patients."
+"""The caution of a run whose split is :func:`~medzoo.data.split.leaking_split`."""
 
 _OVERRIDES = ("spacing", "intensity", "window", "fit", "patch", "orientation", "foreground")
 
@@ -53,6 +56,8 @@ class Setup:
         task: the module that Lightning trains.
         how: how the split was made, in words.
         notes: what a person should know about the data, the split, the augmentation and the weights.
+        caution: why figures of the run say nothing about new patients; empty for every run but those of
+            :func:`medzoo.reproduce` that are not honest.
     """
 
     recipe: Recipe
@@ -64,6 +69,7 @@ class Setup:
     task: ClassificationTask
     how: str
     notes: tuple[str, ...] = ()
+    caution: str = ""
 
     def prevalence(self) -> tuple[float, ...]:
         """Return the share of positives among the known targets of the training part, one for each label."""
@@ -102,10 +108,15 @@ class Setup:
         """Return the training data in a sentence, without a path."""
         counts = self.split.counts()
         patients = f" of {counts['patients'][0]:,} patients" if "patients" in counts else ""
-        return f"{counts['rows'][0]:,} images{patients}, by the recipe {self.recipe.name!r}; split {self.how}"
+        return f"{counts['rows'][0]:,} images{patients}, by the recipe {self.recipe.name!r}; split {self.how}" + (
+            f". {self.caution}" if self.caution else ""
+        )
 
 
-def set_up(recipe: Recipe, table: Table, *, column: str | None = None, how_split: str | None = None) -> Setup:
+def set_up(
+    recipe: Recipe, table: Table, *, column: str | None = None, how_split: str | None = None,
+    pixels: PixelStore | None = None, split: Callable[[PixelStore], Split] | None = None,
+) -> Setup:  # fmt: skip
     """Build the model, read the pixels, choose the split, and make loaders and task.
 
     The initial weights of the model, where they are random, follow from ``train.seed``; PyTorch's global random numbers
@@ -116,6 +127,8 @@ def set_up(recipe: Recipe, table: Table, *, column: str | None = None, how_split
         table: the table.
         column: one of ``table.groups`` with the part of each row, instead of the split of the recipe; for a resume.
         how_split: how that split was made, in words.
+        pixels: the images of these rows, preprocessed for this recipe; ``None`` reads them.
+        split: makes the split from the images, instead of the recipe.
 
     Raises:
         ConfigError: the model, the split or the augmentation cannot be.
@@ -136,7 +149,7 @@ def set_up(recipe: Recipe, table: Table, *, column: str | None = None, how_split
     notes = check_augmentation(augmentation, table.labels)
     assert model.preprocessing is not None  # noqa: S101  # create gives one
     augmenter = None if augmentation == Augmentation() else Augmenter(augmentation, model.preprocessing)
-    pixels = PixelStore(
+    pixels = pixels or PixelStore(
         table,
         transform(model),
         cache=recipe.data.cache,
@@ -144,19 +157,19 @@ def set_up(recipe: Recipe, table: Table, *, column: str | None = None, how_split
         unreadable=recipe.data.unreadable,
         allow_mismatch=recipe.data.allow_mismatch,
     )
-    split = make_split(recipe, table, pixels, column)
-    if how.batch > len(split.train):
+    parts = make_split(recipe, table, pixels, column) if split is None else split(pixels)
+    if how.batch > len(parts.train):
         raise ConfigError(
-            f"train.batch: expected at most the {len(split.train):,} rows of the train part, got {how.batch}. Set it."
+            f"train.batch: expected at most the {len(parts.train):,} rows of the train part, got {how.batch}. Set it."
         )
-    if column is None and not (recipe.split.column or recipe.split.leave_out or recipe.split.folds):
+    if column is None and split is None and not (recipe.split.column or recipe.split.leave_out or recipe.split.folds):
         _warn_of_parts(table)
-    data = ImageDataModule(split, pixels, batch_size=how.batch, augmenter=augmenter, seed=how.seed, workers=how.workers)
-    task = make_task(recipe, model, split)
+    data = ImageDataModule(parts, pixels, batch_size=how.batch, augmenter=augmenter, seed=how.seed, workers=how.workers)
+    task = make_task(recipe, model, parts)
     trained_on = model.load_report.trained_on if model.load_report is not None else ""
     seen = seen_before(trained_on, f"{table.source} {recipe.name} {recipe.source.reference}")
-    found = tuple(filter(None, (*table.notes, *pixels.notes, *split.notes, *notes, seen)))
-    return Setup(recipe, table, model, pixels, split, data, task, how_split or split.how, found)
+    found = tuple(filter(None, (*table.notes, *pixels.notes, *parts.notes, *notes, seen)))
+    return Setup(recipe, table, model, pixels, parts, data, task, how_split or parts.how, found, LEAKS * parts.leaks)
 
 
 def make_task(recipe: Recipe, model: Classifier, split: Split) -> ClassificationTask:
