@@ -6,14 +6,13 @@ What is in the files is returned, computed by these libraries and not by medzoo.
 from __future__ import annotations
 
 import csv
-import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pydicom
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813
 from make_images import slice_fields, write_dicom
 from pydicom.uid import MRImageStorage, PositronEmissionTomographyImageStorage
 
@@ -50,7 +49,9 @@ def write_rows(path: Path, header: Sequence[str], rows: Sequence[Sequence[object
     return path
 
 
-def write_luna16(folder: Path, scans: int = 6, positives: int = 2, negatives: int = 6, csvs: str = "") -> list[Candidate]:
+def write_luna16(
+    folder: Path, scans: int = 6, positives: int = 2, negatives: int = 6, csvs: str = ""
+) -> list[Candidate]:
     """Write scans in subset0, subset1…, one of them flipped and every second one compressed, and the CSV files.
 
     Each nodule has two candidates, and the last nodule of the last scan has none.
@@ -111,7 +112,9 @@ def write_series(folder: Path, volume: np.ndarray, *, uid: str, frame: str, pati
     return paths
 
 
-def write_seg(path: Path, files: Sequence[Path], masks: Sequence[np.ndarray], labels: Sequence[str], **uids: str) -> Path:
+def write_seg(
+    path: Path, files: Sequence[Path], masks: Sequence[np.ndarray], labels: Sequence[str], kind: str = "BINARY"
+) -> Path:  # fmt: skip
     """Write a SEG object of one segment per mask, each ``d h w`` in the order of the files, with highdicom."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
@@ -125,17 +128,11 @@ def write_seg(path: Path, files: Sequence[Path], masks: Sequence[np.ndarray], la
         )
         for i, label in enumerate(labels, 1)
     ]  # fmt: skip
+    pixels = np.stack(masks, axis=-1).astype(float if kind == "FRACTIONAL" else np.uint8)
     seg = hd.seg.Segmentation(
-        [pydicom.dcmread(file) for file in files], np.stack(masks, axis=-1).astype(np.uint8),
-        hd.seg.SegmentationTypeValues.BINARY, segments, hd.UID(), 1000, hd.UID(), 1, "QIICR", "slicer", "1", "1",
+        [pydicom.dcmread(file) for file in files], pixels,
+        hd.seg.SegmentationTypeValues[kind], segments, hd.UID(), 1000, hd.UID(), 1, "QIICR", "slicer", "1", "1",
     )  # fmt: skip
-    for keyword, value in uids.items():
-        if keyword == "ReferencedSeries":
-            seg.ReferencedSeriesSequence[0].SeriesInstanceUID = value
-        else:
-            setattr(seg, keyword, value)
-    seg.SeriesNumber = 1000
-    seg.ContentDate = datetime.date(1990, 9, 6)
     path.parent.mkdir(parents=True, exist_ok=True)
     seg.save_as(path)
     return path
@@ -159,8 +156,8 @@ def write_egfr_case(folder: Path, case: str, number: int, *, seg: bool = True, m
     files = write_series(study / "3.000000-THORAX 1.0-28595", volume, uid=f"{uid}.3", number=3, **common)
     write_series(study / "2.000000-ABD-12345", volume[::2], uid=f"{uid}.2", number=2, step=10.0, **common)
     write_series(
-        study / "1.000000-SCOUT-1", volume[:3], uid=f"{uid}.1", number=1, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"],
-        **common,
+        study / "1.000000-SCOUT-1", volume[:3], uid=f"{uid}.1", number=1,
+        ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"], **common,
     )  # fmt: skip
     write_series(study / "5.000000-PET-5", np.repeat(volume, 2, 0), uid=f"{uid}.5", modality="PT", step=2.5, **common)
     if seg:

