@@ -76,10 +76,6 @@ TRAIN_ADVICE = {
     "then=None": "--then none",
     "set train.then: finetune": "add --then finetune",
     "set train.freeze: encoder": "give --freeze encoder",
-    "as mapping": "as --mapping",
-    "mapping=": "--mapping ",
-    "negatives=": "--negatives ",
-    "findings=": "--findings ",
 }
 EVALUATE_ADVICE = {
     "medzoo.resume(folder, data=table), or medzoo.evaluate(folder, table, part=...)": (

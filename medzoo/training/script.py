@@ -39,7 +39,7 @@ def write_script(source: str, path: str | os.PathLike[str]) -> Path:
     to = Path(path)
     if to.suffix != ".py":
         raise ConfigError(f"{to}: expected a file name ending in .py. Write {to.with_suffix('.py')}.")
-    return write_new(to, recipe_script(Recipe.load(source), source))
+    return write_new(to, recipe_script(Recipe.load(source), Path(source).name))
 
 
 def recipe_script(recipe: Recipe, source: str) -> str:
