@@ -473,6 +473,7 @@ def test_without_both_classes_the_log_loss_decides_and_the_notes_state_it():
     ("over", "size"),
     [
         ({"lr": [1e-4, 1e-3, 1e-2]}, (728, 507)),
+        ({"lr": [0.01, 0.001]}, None),
         ({"batch": [16, 64, 256], "lr": [1e-4, 2e-4]}, (689, 552)),
         ({"model": ["xray_cnn", "densenet121_xray:xrv_all"], "seed": [0, 1]}, None),
         ({"batch": [16, 64], "lr": [1e-4], "optimizer.kind": ["adam", "sgd"]}, None),
@@ -546,6 +547,7 @@ def test_a_frozen_training_with_a_second_phase_and_images_in_memory(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*it has parts of its own")
 def test_real_images(data, tmp_path):
     table = data / "chestxray14_64px" / "labels.csv"
     how = {
