@@ -21,6 +21,7 @@ from PIL import Image
 
 import medzoo
 from medzoo.cli.main import main
+from medzoo.cli.tables import cli_message
 from medzoo.errors import ConfigError, DataError, TrainError, UnknownModelError
 from medzoo.evaluation.compare import compare
 from medzoo.evaluation.scores import Scores
@@ -90,6 +91,8 @@ def test_a_signal_stops_the_sweep_and_what_is_finished_is_kept(stopped):
     _, error, rows = stopped
     assert error.exit_code == 143
     assert re.search(r"stopped in the run batch=16,lr=0\.001: .* stopped by SIGTERM.*\. The same call", str(error))
+    assert "The same command continues the sweep." in cli_message(error, "sweep")
+    assert "medzoo train --resume" in cli_message(error, "sweep")
     assert [row["status"] for row in rows] == ["finished", "unfinished", "not begun"]
     assert [row["epochs_trained"] for row in rows[:3]] == ["2", "1", "0"]
     assert [row["chosen"] for row in rows] == ["yes", "no", "no"]
@@ -372,7 +375,9 @@ def scores_of(seed, task="binary", labels=1, n=100, noise=1.0):
     )  # fmt: skip
 
 
-figures_of = functools.cache(validated)  # scores are compared by identity
+@functools.cache  # scores are compared by identity
+def figures_of(scores):
+    return validated(scores, resamples=200)
 
 
 def chosen_of(scores, by="auroc", values=None, seed=None):
@@ -395,7 +400,7 @@ def test_figures_and_differences_are_those_of_a_comparison_and_of_scikit_learn(t
     assert rows[0].auroc.value == max(row.auroc.value for row in rows)
     assert [row.chosen for row in rows] == [True, False, False]
     for row, own in zip(rows[1:], scores[1:], strict=True):
-        want = compare(own, scores[0]).overall["macro_auroc"]
+        want = compare(own, scores[0], resamples=200).overall["macro_auroc"]
         assert row.difference == want
     known = ~np.isnan(scores[0].targets).any(1)
     y, p = scores[1].targets[known], scores[1].probabilities[known]
@@ -413,7 +418,7 @@ def test_figures_and_differences_are_those_of_a_comparison_and_of_scikit_learn(t
         row.log_loss.value == min(r.log_loss.value for r in rows) for row in rows
     ]
     if task == "binary":
-        want = compare(scores[1], scores[0])["a"]["log_loss"]
+        want = compare(scores[1], scores[0], resamples=200)["a"]["log_loss"]
         assert by_loss[1].difference.difference.value == pytest.approx(want.difference.value)
         assert by_loss[1].difference.difference.low == pytest.approx(want.difference.low)
 
@@ -468,6 +473,7 @@ def test_without_both_classes_the_log_loss_decides_and_the_notes_state_it():
     ("over", "size"),
     [
         ({"lr": [1e-4, 1e-3, 1e-2]}, (728, 507)),
+        ({"lr": [0.01, 0.001]}, None),
         ({"batch": [16, 64, 256], "lr": [1e-4, 2e-4]}, (689, 552)),
         ({"model": ["xray_cnn", "densenet121_xray:xrv_all"], "seed": [0, 1]}, None),
         ({"batch": [16, 64], "lr": [1e-4], "optimizer.kind": ["adam", "sgd"]}, None),
@@ -494,25 +500,29 @@ def test_the_figure_is_drawn_for_any_number_of_fields(over, size, tmp_path):
     assert len(lines) == 1 + len(rows) + len(made.notes)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("batches", [(3,), (9, 9), (1, 30, 2)])
-def test_a_sweep_that_is_killed_anywhere_ends_with_the_same_table_and_weights(images, tmp_path, batches):
-    def child(folder, *arguments):
-        return sweep_child.run(images, folder, *arguments)
+@pytest.fixture(scope="module")
+def whole(images, tmp_path_factory):
+    """Return the folder of a sweep that was not stopped."""
+    folder = tmp_path_factory.mktemp("whole") / "s"
+    assert sweep_child.run(images, folder) == 0
+    return folder
 
-    assert child(tmp_path / "whole") == 0
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batches", [(3,), (9, 9), (1, 20, 2)])
+def test_a_sweep_that_is_killed_anywhere_ends_with_the_same_table_and_weights(images, whole, tmp_path, batches):
     for batch in batches:
-        assert child(tmp_path / "killed", batch) == -signal.SIGKILL
-    assert child(tmp_path / "killed") == 0
+        assert sweep_child.run(images, tmp_path / "killed", batch) == -signal.SIGKILL
+    assert sweep_child.run(images, tmp_path / "killed") == 0
     tables = []
-    for name in ("whole", "killed"):
-        rows = read(tmp_path / name / "sweep.csv")
+    for folder in (whole, tmp_path / "killed"):
+        rows = read(folder / "sweep.csv")
         assert [row["status"] for row in rows] == ["finished"] * 4
         tables.append([{key: value for key, value in row.items() if key != "seconds"} for row in rows])
     assert tables[0] == tables[1]
     for row in tables[0]:
-        assert weights(tmp_path / "whole" / row["run"]) == weights(tmp_path / "killed" / row["run"])
-    assert (tmp_path / "whole" / "sweep.png").read_bytes() == (tmp_path / "killed" / "sweep.png").read_bytes()
+        assert weights(whole / row["run"]) == weights(tmp_path / "killed" / row["run"])
+    assert (whole / "sweep.png").read_bytes() == (tmp_path / "killed" / "sweep.png").read_bytes()
 
 
 @pytest.mark.slow
@@ -537,6 +547,7 @@ def test_a_frozen_training_with_a_second_phase_and_images_in_memory(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*it has parts of its own")
 def test_real_images(data, tmp_path):
     table = data / "chestxray14_64px" / "labels.csv"
     how = {

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from medzoo.errors import ConfigError, DataError
 from medzoo.evaluation.estimate import LEAST_PATIENTS, Estimate
 from medzoo.evaluation.intervals import interval
-from medzoo.evaluation.ranking import RankCounts, Ranking
+from medzoo.evaluation.ranking import Ranking, ThresholdSweep
 from medzoo.evaluation.resample import Resamples
 
 __all__ = ["RATES", "Froc", "Marks", "froc_curve", "match_marks"]
@@ -248,7 +248,7 @@ def _highest(scans: NDArray[np.int64], scores: Array, n_scans: int, most: int) -
     return scores > limit[scans]
 
 
-def _curves(sweep: RankCounts, weights: Array, nodules: NDArray[np.int64]) -> list[tuple[Array, Array]]:
+def _curves(sweep: ThresholdSweep, weights: Array, nodules: NDArray[np.int64]) -> list[tuple[Array, Array]]:
     """Return false positives per scan and sensitivity of each resample of weights ``s b``; NaN without a nodule."""
     n_scans, all_ = len(weights), nodules @ weights
     with np.errstate(invalid="ignore", divide="ignore"):

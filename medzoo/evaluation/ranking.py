@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["RankCounts", "Ranking"]
+__all__ = ["Ranking", "ThresholdSweep"]
 
 Array = NDArray[np.float64]
 
@@ -50,14 +50,14 @@ class Ranking:
             for of in (positive, ~positive)
         )
 
-    def sweep(self, weights: Array | None = None) -> RankCounts:
+    def sweep(self, weights: Array | None = None) -> ThresholdSweep:
         """Return the weighted counts from the highest score down, ``g b``; without weights each patient counts once."""
         w = np.ones((self.patients, 1)) if weights is None else weights
         w = w.astype(self._dtype, copy=False)
-        return RankCounts((self._positive @ w).astype(np.float64), (self._negative @ w).astype(np.float64))
+        return ThresholdSweep((self._positive @ w).astype(np.float64), (self._negative @ w).astype(np.float64))
 
 
-class RankCounts:
+class ThresholdSweep:
     """Weighted counts as the threshold is lowered, for each resample.
 
     Args:

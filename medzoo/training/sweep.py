@@ -86,7 +86,8 @@ def sweep(
 
     Args:
         recipe: as in :func:`medzoo.train`, but for a model, which has to be saved first.
-        data: likewise. It is read once for all runs.
+        data: likewise. The table is read once for all runs, and so are the images, unless ``data.cache`` is other than
+            ``disk``, its default.
         over: values by field, named as in ``overrides``, such as ``{"batch": [16, 64], "lr": [1e-4, 2e-4]}``. At most
             200 combinations. Not those of the split, the rows and the labels.
         to: the folder of the sweep: new, empty, or that of the same sweep.

@@ -29,7 +29,7 @@ __all__ = ["FIGURES", "By", "SweepRow", "Validated", "choose", "validated"]
 By = Literal["auroc", "log_loss", "accuracy"]
 FIGURES: Mapping[By, str] = {"auroc": "macro AUROC", "log_loss": "log-loss", "accuracy": "accuracy"}
 """What a run may be chosen by, in words. A larger one is better, but of the log-loss."""
-RESAMPLES, DIGITS = 2000, 12  # decimal digits that make a tie
+DIGITS = 12  # decimal digits that make a tie
 Array = NDArray[np.float64]
 
 
@@ -95,20 +95,21 @@ class SweepRow:
         return None if self.difference is None else self.difference.separable
 
 
-def validated(scores: Scores) -> Validated:
+def validated(scores: Scores, *, resamples: int = 2000) -> Validated:
     """Return the figures by which runs are compared.
 
     Args:
         scores: of the validation part, by the model as it is saved.
+        resamples: of the bootstrap over patients, the same in all runs.
     """
     if scores.task != "multiclass":  # as ``valid_accuracy`` of log.csv: no threshold that was chosen on these rows
         scores = replace(scores, thresholds=(0.5,) * len(scores.labels))
     clusters = scores.clusters
     counts = [count(scores.targets[:, i], clusters) for i in range(len(scores.labels))]
     eligible = [c.eligible for c in counts]
-    draws = Resamples(clusters, RESAMPLES)
+    draws = Resamples(clusters, resamples)
     found = replicate(scores, draws, eligible)
-    overall = measure(scores, resamples=RESAMPLES, replicates=found).overall
+    overall = measure(scores, resamples=resamples, replicates=found).overall
     auroc = "macro_auroc" if any(eligible) else "macro_auroc_all"
     accuracy = "accuracy" if scores.task == "multiclass" else "exact_match"
     names: dict[By, str] = {"auroc": auroc, "accuracy": accuracy, "log_loss": "log_loss"}

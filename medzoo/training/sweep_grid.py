@@ -197,7 +197,7 @@ def _name(values: Mapping[str, Any]) -> str:
     """Return the name of a combination, which is that of a folder on any system.
 
     >>> _name({"batch": 16, "lr": 1e-4}), _name({"flip": ["x", "y"], "model": "a:b"})
-    ('batch=16,lr=0.0001', 'flip=x+y,model=a-b-2a6dca')
+    ('batch=16,lr=0.0001', 'flip=x+y,model=a-b-6783a3')
     """
     name = ",".join(f"{_safe(field)}={_safe(_joined(value))}" for field, value in values.items())
     return name if len(name) <= 120 else f"{name[:110]}-{_hash(name)}"

@@ -132,6 +132,7 @@ def _line(figure: Figure, sweep: Sweep, grid: Grid, name: str) -> None:
     axes = figure.add_subplot()
     if logarithmic:
         axes.set_xscale("log")
+    axes.set_xlim(*_limits(list(place.values()), logarithmic=logarithmic))  # before the ticks, which else change it
     means = [_known([row for row in sweep.rows if row.values[name] == value], sweep) for value in values]
     if numeric:
         known = [(place[repr(v)], float(np.mean(own))) for v, own in zip(values, means, strict=True) if own]
@@ -148,7 +149,6 @@ def _line(figure: Figure, sweep: Sweep, grid: Grid, name: str) -> None:
     axes.minorticks_off()
     axes.set_xticks([place[repr(value)] for value in values], [_short(value) for value in values])
     axes.set(xlabel=name, ylabel=_label(sweep))
-    axes.set_xlim(*_limits(list(place.values()), logarithmic=logarithmic))
     axes.grid(visible=True, axis="y")
     _spines(axes)
     _title(figure, sweep, "orange: chosen", "hollow: not separable from it", seeds=_has_seeds(grid))
