@@ -170,7 +170,7 @@ def decided(y, z, *, there=(SHARE,), trained=None, weights=(), labels=("a",), ta
     )
     trained = tuple(targets.mean(0).tolist()) if trained is None else trained
     recipe = Recipe(model={"name": "xray_cnn"}, decide=how)
-    return decide(model, recipe, table, predictions, prevalence=trained, loss_weights=weights), model
+    return decide(model, recipe.decide, table, predictions, prevalence=trained, loss_weights=weights), model
 
 
 def test_a_sampled_training_saves_probabilities_for_the_population():
