@@ -28,8 +28,9 @@ from medzoo.evaluation.scores import Scores
 from medzoo.training import epoch_log
 from medzoo.training import run as training_run
 from medzoo.training.looks import Looks
-from medzoo.training.recipe import Recipe
-from medzoo.training.reproduce_figures import best_look, chance_of, common_labels, figures_of
+from medzoo.training.recipe import ProtocolSection, Recipe
+from medzoo.training.reproduce_figures import best_look, chance_of, common_labels, figure_rows, figures_of, reasons_of
+from medzoo.training.reproduce_ways import Measured
 from medzoo.training.run_folder import RunFolder
 
 pytestmark = pytest.mark.filterwarnings(
@@ -216,7 +217,8 @@ def test_what_is_written_is_the_table(found):
         assert row.sentence in page.replace("&#x27;", "'")
     picture = Image.open(io.BytesIO((found.folder / "reproduction.png").read_bytes()))
     assert picture.getpixel((2, 2))[:3] == (255, 255, 255)
-    assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 20
+    colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 24)}
+    assert {(213, 94, 0), (0, 114, 178)} <= colours, "both ways are drawn, in colours that the colour-blind tell apart"
     text = page + json.dumps(facts) + (found.folder / "reproduction.csv").read_text() + found.summary()
     for secret in ("SECRET", pseudonym("SECRET-1"), str(found.folder.parent)):
         assert secret not in text
@@ -313,8 +315,8 @@ def test_a_source_that_split_by_patient_shares_the_honest_runs(files):
     assert (published.run, published.looks, published.unit) == ("honest", 2, "patient")
     assert (honest.part, honest.looks, honest.epoch) == ("valid", None, 2)
     log = RunFolder(folder / "patient" / "honest").read_log()
-    assert value(found, "auroc", "as_published") == pytest.approx(max(row["valid_auroc"] for row in log), abs=1e-9)
-    assert value(found, "auroc", "honest") == pytest.approx(log[-1]["valid_auroc"], abs=1e-9)
+    assert value(found, "auroc", "as_published") == pytest.approx(max(row["valid_auroc"] for row in log), abs=1e-6)
+    assert value(found, "auroc", "honest") == pytest.approx(log[-1]["valid_auroc"], abs=1e-6)
     assert any("the recipe has no test part" in note for note in found.notes)
 
 
@@ -426,12 +428,12 @@ def test_there_has_to_be_another_patient():
 # Figures.
 
 
-def drawn_scores(task="multilabel", n=240, labels=3):
+def drawn_scores(task="multilabel", n=240, labels=3, signal=1.0):
     rng = np.random.default_rng(2)
     targets = (rng.random((n, labels)) < [0.5, 0.3, 0.2][:labels]).astype(np.float32)
     if task == "multiclass":
         targets = np.eye(labels, dtype=np.float32)[rng.integers(0, labels, n)]
-    logits = rng.normal(0, 1, (n, labels)) + targets - 0.8
+    logits = rng.normal(0, 1, (n, labels)) + signal * targets - 0.8
     return Scores.from_logits(
         logits, task=task, ids=np.array([f"r{i}" for i in range(n)]), targets=targets,
         labels=("a", "b", "c")[:labels], thresholds=() if task == "multiclass" else (0.5,) * labels,
@@ -478,10 +480,10 @@ def test_figures_of_classes_are_those_of_scikit_learn():
 
 
 def test_an_interval_of_rows_is_narrower_than_one_of_patients():
-    scores = drawn_scores(labels=1, task="binary")
-    at = np.repeat(np.arange(240), 4)
+    scores = drawn_scores(n=480, labels=1, task="binary")
+    at = np.repeat(np.arange(480), 4)
     fields = {name: getattr(scores, name)[at] for name in ("ranks", "logits", "probabilities", "targets", "patients")}
-    twice = Scores(**{**vars(scores), **fields, "ids": np.array([str(i) for i in range(960)])})
+    twice = Scores(**{**vars(scores), **fields, "ids": np.array([str(i) for i in range(1920)])})
     rows = Scores(**{**vars(twice), "patients": None})
     for name in ("auroc", "accuracy", "precision"):
         a, b = (figures_of(one).values[name] for one in (twice, rows))
@@ -523,3 +525,84 @@ def test_the_best_look_is_the_first_of_the_highest():
     )  # fmt: skip
     assert best_look([scores, perfect, scores, perfect], "auroc") == 2
     assert best_look([scores, scores], "accuracy") == 1
+
+
+# Sentences.
+
+
+def rows_for(published, nothing, honest, fair, figures=("exact_match",), claim=None, **as_published):
+    """Return the table of four scores."""
+    ways = {}
+    for name, scores in zip(("as_published", "permuted_as_published", "honest", "permuted_honest"),
+                            (published, nothing, honest, fair), strict=True):  # fmt: skip
+        own = as_published if "published" in name else {}
+        about = {"run": name, "split": "drawn", "part": "valid", "leaks": False, "shared": 0, "trained": 9, "epoch": 3}
+        ways[name] = Measured(name=name, scores=scores, patients=80, **{**about, **own})
+    found = figure_rows(ways, ProtocolSection(figures=figures), claim or {})
+    return {row.name: row for row in found}
+
+
+def test_a_difference_within_the_interval_is_not_called_one():
+    strong, weak, none = (drawn_scores(signal=signal) for signal in (3.0, 1.0, 0.0))
+    same = rows_for(weak, none, drawn_scores(signal=1.1), none)
+    for row in same.values():
+        assert "a difference within the interval of the honest figure" in row.sentence
+    other = rows_for(strong, none, weak, none)
+    for name, row in other.items():
+        a, h = (row.estimates[way].value for way in ("as_published", "honest"))
+        assert f"{a:.3f} as published and {h:.3f} honestly: {a - h:.3f} more." in row.sentence, name
+    assert "not higher" in rows_for(none, none, strong, none)["auroc"].sentence
+
+
+def test_what_nothing_reaches_is_beside_it():
+    strong, none = drawn_scores(signal=3.0), drawn_scores(signal=0.0)
+    row = rows_for(strong, strong, none, none, claim={"exact_match": 0.9, "auroc": "0.99 on its training rows"})
+    text = row["exact_match"].sentence
+    value, chance = (row["exact_match"].estimates["permuted_as_published"].value, row["exact_match"].chance)
+    assert f"With permuted labels the way of the source still gives {value:.3f}" in text
+    assert f"(the same answer for every row: {chance:.3f})" in text
+    assert "The honest figure is below that of the same answer for every row, which needs no image" in text
+    assert (row["exact_match"].claimed, row["auroc"].claimed) == (0.9, None)
+    assert "does not contain 0.5" not in row["auroc"].sentence
+    leak = rows_for(strong, strong, strong, strong)["auroc"].sentence
+    assert "That interval does not contain 0.5, which happens by chance in 1 of 20" in leak
+
+
+def test_the_reasons_are_those_of_the_way():
+    scores = drawn_scores()
+    rows = Scores(**{**vars(scores), "patients": None})
+    for own, text in (
+        ({"part": "train"}, "it is measured on the rows that the model was trained on"),
+        ({"shared": 7, "leaks": True}, "7 of the 80 patients of the measured rows are in the training rows too"),
+        ({"leaks": True}, "rows are divided without regard to patients, and no patient is in both parts"),
+        ({"leaks": True, "shared": None}, "and whether patients are in both parts is not known"),
+        ({"looks": 30}, "it is the best of 30 looks at the same rows"),
+        ({"run": "honest"}, "it is measured on the valid part of the honest run"),
+        ({}, "it is measured as the honest figure is, on another split by patient"),
+    ):
+        about = {"part": "valid", "run": "as_published", "leaks": False, "shared": 0, "looks": None} | own
+        way = Measured(name="as_published", scores=scores, patients=80, split="", trained=9, epoch=3, **about)
+        assert reasons_of(way).endswith(text)
+    sentence = rows_for(rows, rows, scores, scores, leaks=True)["auroc"].sentence
+    assert "As published, rows are divided without regard to patients" in sentence
+    assert "The interval of that is of rows, as patients are ignored, and too narrow." in sentence
+
+
+def test_labels_with_few_patients_are_averaged_apart():
+    """Of labels that are rare somewhere the mean is noise: the others have a row of their own, the same everywhere."""
+    scores = drawn_scores()
+    targets = scores.targets.copy()
+    targets[:, 2] = 0
+    targets[:4, 2] = 1
+    rare = Scores(**{**vars(scores), "targets": targets})
+    found = rows_for(scores, scores, rare, scores)
+    assert list(found) == ["exact_match", "auroc", "auroc_common"]
+    assert found["auroc_common"].title == "AUROC, mean of 2 of 3 labels: a, b"
+    assert found["auroc"].estimates["honest"].low is None
+    assert found["auroc_common"].estimates["honest"].low is not None
+    assert "but the honest figure has no interval" in found["auroc"].sentence or "not higher" in found["auroc"].sentence
+    targets[:, 2] = 0
+    none = rows_for(scores, scores, Scores(**{**vars(scores), "targets": targets}), scores)
+    assert none["auroc"].fewer("honest") == "mean over 2 labels, not 3"
+    assert "The two are means over different labels" in none["auroc"].sentence
+    assert list(rows_for(scores, scores, scores, scores)) == ["exact_match", "auroc"]

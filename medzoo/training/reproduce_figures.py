@@ -23,7 +23,7 @@ from medzoo.evaluation.scores import Scores
 from medzoo.training.recipe import ProtocolSection
 from medzoo.training.reproduce_ways import FigureRow, Measured
 
-__all__ = ["Figures", "best_look", "chance_of", "common_labels", "figure_rows", "figures_of"]
+__all__ = ["Figures", "best_look", "chance_of", "common_labels", "figure_rows", "figures_of", "reasons_of"]
 
 RESAMPLES = 2000
 COMMON = "auroc_common"

@@ -136,13 +136,13 @@ def draw(found: Reproduction) -> bytes:
     with matplotlib.rc_context(style_of):
         figure = Figure(figsize=(10, inches), facecolor="white")
         FigureCanvasAgg(figure)
-        axes = figure.add_axes((0.29, 0.75 / inches, 0.47, 1 - 1.5 / inches))
-        axes.set(xlim=(0, 1), ylim=(lines, 0), yticks=[], xlabel=_LEGEND)
+        axes = figure.add_axes((0.3, 0.75 / inches, 0.46, 1 - 1.5 / inches))
+        axes.set(xlim=(-0.02, 1.02), ylim=(lines, 0), yticks=[], xlabel=_LEGEND)
         axes.grid(axis="x", color=_GREY, alpha=0.2)
         axes.set_axisbelow(True)
         for side in ("left", "right", "top"):
             axes.spines[side].set_visible(False)
-        axes.text(-0.59, -1.3, _title(found), transform=axes.get_yaxis_transform(), fontsize=13, weight="bold",
+        axes.text(-0.63, -1.3, _title(found), transform=axes.get_yaxis_transform(), fontsize=13, weight="bold",
                   color=_INK, va="center")  # fmt: skip
         top = 0
         for row in found.figures:
@@ -162,7 +162,7 @@ def _draw_row(axes: Any, row: FigureRow, found: Reproduction, top: int) -> None:
     """Draw one figure, whose first line is the title."""
     left, right = axes.get_yaxis_transform(), {"color": _INK, "va": "center", "fontsize": 9}
     title = row.title.partition(":")[0]
-    axes.text(-0.59, top + 0.5, title, transform=left, va="center", weight="bold", color=_INK)
+    axes.text(-0.63, top + 0.5, title, transform=left, va="center", weight="bold", color=_INK)
     if row.chance is not None and not math.isnan(row.chance):
         ends = [top + 0.95, top + _height(row) - 1]
         axes.plot([row.chance] * 2, ends, color=_GREY, linestyle=(0, (3, 2)), linewidth=1.2, zorder=1)
