@@ -198,9 +198,9 @@ def test_the_place_of_the_file_is_checked_before_a_request(mapping, tmp_path):
     ("data", "match"),
     [
         (b"", "in JSON, got another file"), (b"{}", "got a dict"), (b"[]", "got an empty list"),
-        (b"[" * 100_000, "got another file"), (b'[{"subset_img_id": "a"}]', "record 0 has no img_id"),
-        (b'[{"subset_img_id": "a", "img_id": "b"}, 3]', "record 1 has no subset_img_id"),
-        (b'[{"subset_img_id": 7, "img_id": "b"}]', "record 0 has no subset_img_id"),
+        (b"[" * 100_000, "got another file"), (b'[{"subset_img_id": "a"}]', "record 0 has none"),
+        (b'[{"subset_img_id": "a", "img_id": "b"}, 3]', "record 0 has none"),
+        (b'[{"subset_img_id": 7, "img_id": "b"}]', "record 0 has none"),
     ],
 )  # fmt: skip
 def test_only_a_mapping_is_a_mapping(data, match):

@@ -315,7 +315,7 @@ def test_without_a_mapping_no_patient_is_known(tmp_path):
             lambda records: records[1:],
             r"1 images that are not in m.json: line 2. Whether such an image is of a patient",
         ),
-        (lambda records: {"images": records}, r"expected a list of records in JSON, found dict"),
+        (lambda records: {"images": records}, r"expected a list of records in JSON, got a dict"),
         (lambda records: [*records, {"img_id": "00000001_000.png"}], r"record 12 has none"),
         (lambda records: [*records, records[0] | {"img_id": "1.png"}], r"record 12 has none"),
         (lambda records: [*records, records[0] | {"img_id": "00000009_000.png"}], r"record 12 gives an image another"),
@@ -335,7 +335,7 @@ def test_a_mapping_that_is_no_json(tmp_path):
     root = write_rsna(tmp_path / "rsna", 4)
     for text in ('[{"subset_img_id":', "[" * 100_000, "<html>"):
         (tmp_path / "m.json").write_text(text)
-        with pytest.raises(DataError, match="expected a list of records in JSON, cannot read it"):
+        with pytest.raises(DataError, match="expected a list of records in JSON, got another file"):
             Table.from_source("rsna", root, mapping=tmp_path / "m.json")
     with pytest.raises(DataError, match="found nothing there"):
         Table.from_source("rsna", root, mapping=tmp_path / "none.json")

@@ -17,6 +17,7 @@ __all__ = ["check_folder", "evaluate", "recalibrate"]
 
 DATA = (
     "--image-col", "--label-col", "--labels", "--task", "--patient-col", "--key", "--no-patient-groups", "--uncertain",
+    "--source", "--missing", "--mapping", "--roi",
 )  # fmt: skip
 
 

@@ -105,4 +105,5 @@ ABOUT = PublishedData(
     ),
     read=read,
     options=("same_person",),
+    counts={"rows": 5_856},
 )

@@ -152,4 +152,5 @@ ABOUT = PublishedData(
     ),
     read=_read,
     options=("missing", "sequence"),
+    counts={"rows": 582, "patients": 582},
 )

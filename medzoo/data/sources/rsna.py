@@ -6,11 +6,8 @@ ChestX-ray14, several of a patient; who they are of is in the mapping that the R
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from medzoo.data.columns import Columns
 from medzoo.data.faults import Faults, quote
@@ -18,6 +15,7 @@ from medzoo.data.label_rules import LabelRules
 from medzoo.data.sources.image_files import folder_with, index_images, match_images, need_columns
 from medzoo.data.sources.options import SourceChoices
 from medzoo.data.sources.published import PublishedData, TableFields
+from medzoo.data.sources.rsna_mapping import MAPPING, read_mapping
 from medzoo.data.table_csv import read_csv
 from medzoo.data.table_rows import assemble
 from medzoo.errors import DataError
@@ -26,17 +24,13 @@ from medzoo.io.dicom.header import age_of, wrap_dicom_errors
 from medzoo.io.files import existing
 from medzoo.progress import track
 
-__all__ = ["ABOUT", "LABEL", "MAPPING", "read"]
+__all__ = ["ABOUT", "LABEL", "read"]
 
 LABEL = "Lung Opacity"
 """What Target 1 is: radiologists marked an opacity that is suspicious for pneumonia, of which no diagnosis was made."""
 
-MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
-"""The mapping as the RSNA publishes it."""
-
 _LABELS, _CLASSES = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
 _IMAGES = "stage_2_train_images"
-_NIH_NAME = re.compile(r"(\d+)_\d+(\.png)?", re.IGNORECASE)
 _LARGEST = 1 << 28  # bytes of a mapping; the published one has 30,000 records
 
 
@@ -112,38 +106,19 @@ def _classes(path: Path, ids: Sequence[str], targets: Sequence[str], faults: Fau
 
 
 def _patients(path: Path, ids: Sequence[str], faults: Faults) -> list[str]:
-    """Return the NIH patient of each image, as ChestX-ray14 has it; an image that is not in the mapping is a fault."""
-    of_image: dict[str, str] = {}
-    for i, record in enumerate(_records(path)):
-        image, nih = (record.get(key) if isinstance(record, dict) else None for key in ("subset_img_id", "img_id"))
-        named = _NIH_NAME.fullmatch(nih.strip()) if isinstance(nih, str) else None
-        if not isinstance(image, str) or named is None:
-            raise DataError(
-                f"{path}: expected a subset_img_id and an img_id as 00000001_000.png in each record, record {i} has "
-                f"none. Take the file as it is published, {MAPPING}."
-            )
-        patient = str(int(named[1]))
-        if of_image.setdefault(image.strip(), patient) != patient:
-            raise DataError(f"{path}: record {i} gives an image another patient than an earlier one. Correct the file.")
+    """Return the NIH patient of each image; an image that is not in the mapping is a fault."""
+    here = existing(path)
+    if not here.is_file() or here.stat().st_size > _LARGEST:
+        raise DataError(f"{here}: expected the mapping as a JSON file of at most {_LARGEST >> 20} MiB. Give the file.")
+    try:
+        of_image = read_mapping(here.read_bytes(), str(here))
+    except OSError as error:
+        raise DataError(f"{here}: cannot be read ({error.strerror}). Ask for read access.") from None
     faults.add_rows(
         f"images that are not in {path.name}", [(row, "") for row, one in enumerate(ids) if one not in of_image],
         "Whether such an image is of a patient in another part cannot be known: get the complete mapping.",
     )  # fmt: skip
     return [of_image.get(one, "?") for one in ids]
-
-
-def _records(path: Path) -> list[Any]:
-    """Return the records of the mapping, a list in JSON."""
-    here = existing(path)
-    if not here.is_file() or here.stat().st_size > _LARGEST:
-        raise DataError(f"{here}: expected the mapping as a JSON file of at most {_LARGEST >> 20} MiB. Give the file.")
-    try:
-        found = json.loads(here.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{here}: expected a list of records in JSON, cannot read it ({error}).") from None
-    if not isinstance(found, list):
-        raise DataError(f"{here}: expected a list of records in JSON, found {type(found).__name__}. Give {MAPPING}.")
-    return found
 
 
 def _headers(paths: Sequence[str], columns: Columns) -> dict[str, list[str]]:
@@ -191,4 +166,5 @@ ABOUT = PublishedData(
     ),
     read=read,
     options=("missing", "mapping"),
+    counts={"rows": 26_684, "patients": 11_452, LABEL: 6_012},
 )
