@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,7 @@ from medzoo.errors import ConfigError
 from medzoo.training.recipe import Recipe
 from medzoo.training.recipe_files import copy_recipe, list_recipes
 from medzoo.training.script import recipe_script, write_script
+from medzoo.training.source import load_table
 
 FLAT = {"name": "xray_cnn", "options": {"widths": [4, 4, 8, 8], "hidden": 8}}
 VOLUME = {"name": "cnn3d_small", "options": {"size": 16, "widths": [4, 8, 8], "hidden": 8}}
@@ -185,3 +187,31 @@ def test_a_script_is_written_once_and_by_its_ending(tmp_path):
         write_script("table", tmp_path / "mine.yaml")
     with pytest.raises(ConfigError, match=r"ending in \.yaml.* --as script"):
         copy_recipe("table", tmp_path / "other.py")
+
+
+def test_a_script_reads_the_table_that_the_recipe_reads(tmp_path: Path) -> None:
+    """A set that is published as a file, and a table with a region in a column."""
+    nibabel.save(nibabel.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.eye(4)), tmp_path / "scan.nii.gz")
+    for i in range(2):
+        mask = np.zeros((8, 8, 8), np.uint8)
+        mask[2 + i, 3, 4] = 1
+        nibabel.save(nibabel.Nifti1Image(mask, np.eye(4)), tmp_path / f"mask{i}.nii.gz")
+    rows = [f"scan.nii.gz,{i},p{i},mask{i}.nii.gz" for i in range(2)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,label,patient,mask", *rows]) + "\n")
+    images = np.random.default_rng(0).integers(0, 255, (8, 28, 28), np.uint8)
+    arrays = {f"{part}_{what}": a for part in ("train", "val", "test") for what, a in
+              (("images", images), ("labels", np.arange(8)[:, None] % 2))}  # fmt: skip
+    np.savez(tmp_path / "breastmnist.npz", **arrays)
+    cases = [
+        (Recipe.load("medmnist"), tmp_path / "breastmnist.npz"),
+        (Recipe.load("egfr").with_(roi="mask"), tmp_path / "t.csv"),
+    ]
+    for recipe, data in cases:
+        (tmp_path / "script.py").write_text(recipe_script(recipe, "a recipe"))
+        own = runpy.run_path(str(tmp_path / "script.py"))["read_table"](data, None)
+        table = load_table(recipe, data)
+        assert own.labels == table.labels
+        np.testing.assert_array_equal(own.targets, table.targets)
+        assert (own.points is None) == (table.points is None)
+        if table.points is not None:
+            np.testing.assert_array_equal(own.points, table.points)

@@ -48,7 +48,7 @@ def flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def data_fingerprint(setup: Setup) -> str:
-    """Return a hash of the rows, their targets, the parts, and the decoded pixels of every image in them."""
+    """Return a hash of the rows, their targets and points, the parts, and the decoded pixels of every image in them."""
     table, split, pixels = setup.table, setup.split, setup.pixels.identities.pixels
     digest = hashlib.sha256("\0".join((*table.labels, table.task)).encode())
     for part in (split.train, split.valid, split.test):
@@ -56,6 +56,8 @@ def data_fingerprint(setup: Setup) -> str:
         for row in part.rows.tolist():
             digest.update(f"\0{table.ids[row]}\0{pixels[row]}\0".encode(errors="backslashreplace"))
             digest.update(table.targets[row].astype("<f4").tobytes())
+            if table.points is not None:  # which may be of a mask that was corrected since
+                digest.update(table.points[row].astype("<f8").tobytes())
     return digest.hexdigest()
 
 

@@ -127,14 +127,16 @@ def _read_table(recipe: Recipe) -> list[str]:
         rest = {"key": how.key, "label": how.label, **patient, "choose": how.choose, "unmatched": how.unmatched}
         return [*lines, *call_lines("    return ", "medzoo.Table.from_dicom", ["root", "data"], {**rest, **more})]
     columns = _set({"image": how.image, "label": how.label, "patient": how.patient, "point": how.point})
-    columns |= {"points_frame": how.points_frame} if how.point else {}
+    columns |= _set({"roi": how.roi})
+    columns |= {"points_frame": how.points_frame} if how.point or how.roi else {}
     columns |= {} if how.duplicates == "refuse" else {"duplicates": how.duplicates}
     lines.append('    if data.suffix.lower() in (".csv", ".tsv"):')
     root = {"root": Code("root")}
     lines += call_lines("        return ", "medzoo.Table.from_csv", ["data"], {**root, **columns, **more})
-    lines.append('    if data.suffix.lower() == ".npz":')
     patient = _set({"patient": how.patient})
-    lines += call_lines("        return ", "medzoo.Table.from_npz", ["data"], {**patient, **more})
+    if how.source != "medmnist":  # which is published as a file, and read as that set
+        lines.append('    if data.suffix.lower() == ".npz":')
+        lines += call_lines("        return ", "medzoo.Table.from_npz", ["data"], {**patient, **more})
     if how.source == "table":
         return [*lines, *call_lines("    return ", "medzoo.Table.from_folder", ["data"], {**patient, **more})]
     choices = _given(source_choices(how), source_choices(type(how)()))
