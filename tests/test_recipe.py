@@ -357,3 +357,12 @@ def test_a_recipe_does_not_change():
     with pytest.raises(ValueError, match="frozen"):
         made.train.epochs = 3
     assert isinstance(made.augment.flip, tuple)
+
+
+def test_the_published_sets_are_the_same_everywhere():
+    from medzoo.cli.recipe_options import SOURCE_NAMES
+    from medzoo.data.sources.catalogue import SOURCES
+    from medzoo.training.recipe import DataSection
+
+    stated = DataSection.model_fields["source"].annotation.__args__
+    assert sorted(stated) == sorted(SOURCE_NAMES) == sorted(["table", *SOURCES])
