@@ -14,6 +14,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 from PIL import Image
+from published_2d import write_nih
 from sklearn import metrics as peer
 from sklearn.dummy import DummyClassifier
 
@@ -29,9 +30,13 @@ from medzoo.training import epoch_log
 from medzoo.training import run as training_run
 from medzoo.training.looks import Looks
 from medzoo.training.recipe import ProtocolSection, Recipe
+from medzoo.training.reproduce import SAME
+from medzoo.training.reproduce import _as_published as as_published
 from medzoo.training.reproduce_figures import best_look, chance_of, common_labels, figure_rows, figures_of, reasons_of
 from medzoo.training.reproduce_ways import Measured
 from medzoo.training.run_folder import RunFolder
+from medzoo.training.setup import LEAKS, set_up
+from medzoo.training.source import load_table
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*log_", "ignore:.*predicts one class"
@@ -367,6 +372,41 @@ def test_a_column_is_taken_as_it_is_and_its_values_are_checked():
         medzoo.split_from_column(table, "split")
     with pytest.raises(DataError, match="expected column 'other' to be train, valid or test"):
         leaking_split(table, column="other")
+
+
+def test_a_column_without_a_validation_part_gets_one_by_row():
+    patients = [f"p{i // 4}" for i in range(100)]
+    table = table_of(patients, groups={"split": ["train"] * 79 + [""] + ["test"] * 20})
+    split = leaking_split(table, column="split", shares=(0.75, 0.25, 0.0), seed=3)
+    parts = split.part_of_rows()
+    assert (len(split.train), len(split.valid), len(split.test)) == (59, 20, 20)
+    assert (parts[80:] == "test").all()
+    assert parts[79] == ""
+    assert "'split' as it is; validation drawn by row, whoever it is of, as 0.25 of its training rows" in split.how
+    shared = {p for p in set(patients) if len(set(parts[table.patients == p]) - {""}) > 1}
+    assert len(shared) > 10
+    assert f"in more than one part are {len(shared)} patients" in split.how
+    again, other = (leaking_split(table, column="split", shares=(0.75, 0.25, 0.0), seed=s) for s in (3, 4))
+    assert (again.part_of_rows() == parts).all()
+    assert not (other.part_of_rows() == parts).all()
+    with pytest.raises(ConfigError, match="has no rows for valid"):
+        leaking_split(table_of(["a", "b"], groups={"split": ["train", "test"]}), column="split")
+
+
+def test_the_official_lists_of_chestxray14_have_no_validation_part(tmp_path):
+    recipe, data = Recipe.load("chestxray14"), write_nih(tmp_path / "CXR8", 24)
+    table = load_table(recipe, data, None)
+    assert set(table.groups["split"]) == {"train", "test"}
+    own = recipe.with_(**{"model.name": "xray_cnn", "model.options": {"widths": (4, 4, 8, 8), "hidden": 8}, **SAME,
+                          "model.pretrained": False, "data.size": 32, "batch": 4, "cache": "memory",
+                          "loss.balance": "none"})  # fmt: skip
+    honest = set_up(own, table)
+    published = as_published(own, recipe.source.protocol, honest)
+    parts = published.split.part_of_rows()
+    assert (parts[table.groups["split"] == "test"] == "test").all()
+    assert len(published.split.valid) == round(own.split.shares[1] * (table.groups["split"] == "train").sum())
+    assert "validation drawn by row" in published.how
+    assert published.caution == LEAKS
 
 
 def test_the_column_of_the_real_images_leaks_30_patients(data):
