@@ -300,8 +300,11 @@ class Outputs:
 
         Raises:
             ConfigError: there is a calibration already, or none to undo; ``normalised``, whose rescaling belongs to the
-                logits as they were trained; or the calibration is of another number of outputs.
+                logits as they were trained; the calibration is of another number of outputs; or there is a ``caution``,
+                which no calibration ends.
         """
+        if calibration is not None and self.caution:
+            raise ConfigError(f"Outputs: no calibration makes them mean something. {self.caution} Take another model.")
         if calibration is not None and self.calibration is not None:
             raise ConfigError(
                 f"Outputs: the logits are calibrated already ({self.calibration.method}). Undo that first, with "

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -190,7 +191,15 @@ def test_a_run_that_is_not_honest_cannot_look_so(found, run, tmp_path):
         medzoo.recalibrate(folder, prevalence=0.1, to=tmp_path / "new")
     with pytest.raises(ConfigError, match=r"medzoo\.reproduce with the same recipe, data and folder"):
         medzoo.resume(folder)
+    for read in (medzoo.evaluate, Scores.from_csv):
+        with pytest.raises(ConfigError, match=r"valid\.csv: expected scores .* got those of a reproduction"):
+            read(folder / "predictions" / "valid.csv")
+    moved = shutil.copytree(folder / "model", tmp_path / "moved")
+    assert medzoo.create(f"local-dir:{moved}").outputs.caution == facts["caution"]
+    with pytest.raises(ConfigError, match=r"got one of a reproduction\. Its "):
+        medzoo.evaluate(f"local-dir:{moved}")
     card = (folder / "model" / "README.md").read_text()
+    assert f"# xray_cnn\n\n> **{facts['caution']}**\n" in card
     assert ("Its split leaks on purpose" in card) is leaks
     assert ("Its labels are permuted" in card) is ("permuted" in run)
     assert "| none given | |" in card
@@ -206,6 +215,8 @@ def test_the_honest_run_is_a_run_like_any_other(found):
     report = medzoo.evaluate(found.folder / "honest", resamples=100)
     assert report.metrics["grade"]["auroc"].value == pytest.approx(value(found, "auroc", "honest"), abs=1e-9)
     assert report.openings > 1
+    assert len(Scores.from_csv(found.folder / "honest" / "predictions" / "valid.csv")) > 0
+    assert medzoo.create(f"local-dir:{found.folder / 'honest' / 'model'}").outputs.caution == ""
     assert any("open the test part: the first evaluation on this data" in note for note in found.notes)
 
 
