@@ -213,6 +213,8 @@ class Classifier(CheckedModel):
     ) -> Self:
         """Set what the logits mean, after one's own training.
 
+        ``outputs.caution`` stays: it goes with the head, see :meth:`reset_classifier`.
+
         Args:
             labels: one name for each output; ``None`` keeps the present ones.
             task: ``"binary"``, ``"multilabel"`` or ``"multiclass"``; ``None`` keeps the present one.
@@ -240,6 +242,7 @@ class Classifier(CheckedModel):
         parts["normalised"] = now.normalised and tuple(thresholds) == now.thresholds
         renamed = not isinstance(trained, bool) and tuple(trained) == now.trained
         kept = renamed and (task, tuple(thresholds)) == (now.task, now.thresholds)
+        parts["caution"] = now.caution
         parts["policy"] = policy or (now.policy if kept else None)
         parts["calibration"] = calibration or (now.calibration if kept else None)
         for name, given in (("prevalence", prevalence), ("loss_weights", loss_weights)):

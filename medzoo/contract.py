@@ -142,6 +142,9 @@ class Outputs:
         loss_weights: weight of the positives in the training loss as a multiple of that of the negatives, one for each
             label, or of each class; empty if the loss was not weighted or that is not stated. Weights above 1 make
             probabilities too high, unless ``calibration`` was fitted after them.
+        caution: why the outputs say nothing about new patients, in sentences; empty for every model but those of
+            :func:`medzoo.reproduce` that are not honest. No report is made of such a model, and each prediction has it
+            as a warning.
     """
 
     labels: tuple[str, ...]
@@ -153,6 +156,7 @@ class Outputs:
     calibration: Calibration | None = None
     prevalence: tuple[float, ...] = ()
     loss_weights: tuple[float, ...] = ()
+    caution: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.labels, str):
@@ -173,6 +177,8 @@ class Outputs:
                 raise ConfigError(
                     f"Outputs: expected {name} to be a medzoo.{known.__name__} or None, got {getattr(self, name)!r}."
                 )
+        if not isinstance(self.caution, str):
+            raise ConfigError(f"Outputs: expected caution to be a text, got {self.caution!r}.")
         check_task("Outputs", self.task)
         n = len(self.labels)
         if n == 0:
@@ -294,8 +300,11 @@ class Outputs:
 
         Raises:
             ConfigError: there is a calibration already, or none to undo; ``normalised``, whose rescaling belongs to the
-                logits as they were trained; or the calibration is of another number of outputs.
+                logits as they were trained; the calibration is of another number of outputs; or there is a ``caution``,
+                which no calibration ends.
         """
+        if calibration is not None and self.caution:
+            raise ConfigError(f"Outputs: no calibration makes them mean something. {self.caution} Take another model.")
         if calibration is not None and self.calibration is not None:
             raise ConfigError(
                 f"Outputs: the logits are calibrated already ({self.calibration.method}). Undo that first, with "

@@ -15,10 +15,13 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from images import write_images
 
 import medzoo
 from medzoo.errors import ConfigError
+from medzoo.training.code_text import Code, call_lines, comment_lines, python_text
 from medzoo.training.recipe import Recipe
 from medzoo.training.recipe_files import copy_recipe, list_recipes
 from medzoo.training.script import recipe_script, write_script
@@ -215,3 +218,83 @@ def test_a_script_reads_the_table_that_the_recipe_reads(tmp_path: Path) -> None:
         assert (own.points is None) == (table.points is None)
         if table.points is not None:
             np.testing.assert_array_equal(own.points, table.points)
+
+
+# What a recipe says is a value in its script, never code.
+
+TEXTS = st.text(st.characters() | st.sampled_from("\"'\\\n\r\0{}#😀\ud83d\x85\u2028"), max_size=12)
+VALUES = st.recursive(
+    TEXTS | st.integers() | st.booleans() | st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=3) | st.tuples(inner) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(VALUES)
+def test_a_value_as_code_is_that_value(value):
+    assert ast.literal_eval(python_text(value)) == value
+    (call,) = ast.parse("\n".join(call_lines("", "medzoo.f", [value], {"x": value, Code("**more"): None}))).body
+    assert ast.literal_eval(call.value.args[0]) == value
+    assert [word.arg for word in call.value.keywords] == ["x", None]
+    assert ast.literal_eval(call.value.keywords[0].value) == value
+
+
+@settings(max_examples=100, deadline=None)
+@given(TEXTS)
+def test_a_comment_ends_where_its_line_does(text):
+    assert ast.parse("\n".join(['"""A file."""', *comment_lines(f"{text} coding: latin-1 {text}")])).body[1:] == []
+
+
+def test_what_is_no_plain_value_is_refused():
+    for value in (float("nan"), float("inf"), Path("x"), b"x", {1}):
+        with pytest.raises(ConfigError, match="expected texts and finite numbers"):
+            python_text(value)
+
+
+HOSTILE = ["size=1, width", "size=__import__('os').abort() or 1, width", "**options", "*args", "x)\nabort(", "a.b",
+           "lambda", "", "1x", "ﬁ", 'x"y', "x{y}", "😀", "x=1)\nabort("]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["cnn3d_small", "local-dir:models/mine"])
+@pytest.mark.parametrize("option", HOSTILE)
+def test_an_option_that_is_no_name_is_refused_before_anything_is_written(name, option, tmp_path):
+    recipe = Recipe(name="evil", model={"name": name, "options": {option: 1}})
+    with pytest.raises(ConfigError, match=r"expected (options of cnn3d_small|the name of an argument), got"):
+        recipe_script(recipe, "evil")
+    (tmp_path / "evil.yaml").write_text(recipe.to_yaml(), "utf-8")
+    with pytest.raises(ConfigError, match=r"expected (options of cnn3d_small|the name of an argument), got"):
+        write_script(str(tmp_path / "evil.yaml"), tmp_path / "evil.py")
+    assert [path.name for path in tmp_path.iterdir()] == ["evil.yaml"]
+    with pytest.raises(ConfigError, match="expected the name of an argument"):
+        call_lines("", "f", [], {option: 1})
+
+
+def test_an_option_that_the_model_does_not_have_has_a_near_one():
+    recipe = Recipe(name="mine", model={"name": "cnn3d_small", "options": {"droput": 0.1}})
+    with pytest.raises(ConfigError, match=r"got 'droput'\. Did you mean 'dropout'\?"):
+        recipe_script(recipe, "mine")
+
+
+EVIL = ['x"); abort(); ("', "x'); abort(); ('", "a\nabort()\n", "{abort()}", "\\", '\\"', "😀\n", '"""\nabort()\n"""']
+
+
+@pytest.mark.parametrize("text", EVIL)
+@pytest.mark.parametrize("model", ["cnn3d_small", "hf-hub:"])
+def test_texts_of_a_recipe_are_values_in_its_script(text, model):
+    """In names, columns, labels, paths and values, with the text as one value of a literal and no call of it."""
+    recipe = Recipe(
+        name="evil", description=text,
+        model={"name": model if model == "cnn3d_small" else model + text, "pretrained": text,
+               "options": {"stem" if model != "cnn3d_small" else "dropout": text}},
+        data={"image": text, "label": [text, "b"], "patient": text, "labels": [text, "b"], "positive": text,
+              "sep": text, "cache": "memory"},
+        split={"leave_out": {text: [text]}}, decide={"threshold": {"*": "youden", text: "youden"}},
+    )  # fmt: skip
+    tree = ast.parse(recipe_script(recipe, text))
+    found = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    assert found.count(text) >= 6
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    assert "abort" not in names
+    by_column = recipe.with_(**{"split.leave_out": None, "split.column": text})
+    assert text in [n.value for n in ast.walk(ast.parse(recipe_script(by_column, text))) if isinstance(n, ast.Constant)]

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 from PIL import Image
+from published_2d import write_nih
 from sklearn import metrics as peer
 from sklearn.dummy import DummyClassifier
 
@@ -29,9 +31,13 @@ from medzoo.training import epoch_log
 from medzoo.training import run as training_run
 from medzoo.training.looks import Looks
 from medzoo.training.recipe import ProtocolSection, Recipe
+from medzoo.training.reproduce import SAME
+from medzoo.training.reproduce import _as_published as as_published
 from medzoo.training.reproduce_figures import best_look, chance_of, common_labels, figure_rows, figures_of, reasons_of
 from medzoo.training.reproduce_ways import Measured
 from medzoo.training.run_folder import RunFolder
+from medzoo.training.setup import LEAKS, set_up
+from medzoo.training.source import load_table
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*log_", "ignore:.*predicts one class"
@@ -185,7 +191,15 @@ def test_a_run_that_is_not_honest_cannot_look_so(found, run, tmp_path):
         medzoo.recalibrate(folder, prevalence=0.1, to=tmp_path / "new")
     with pytest.raises(ConfigError, match=r"medzoo\.reproduce with the same recipe, data and folder"):
         medzoo.resume(folder)
+    for read in (medzoo.evaluate, Scores.from_csv):
+        with pytest.raises(ConfigError, match=r"valid\.csv: expected scores .* got those of a reproduction"):
+            read(folder / "predictions" / "valid.csv")
+    moved = shutil.copytree(folder / "model", tmp_path / "moved")
+    assert medzoo.create(f"local-dir:{moved}").outputs.caution == facts["caution"]
+    with pytest.raises(ConfigError, match=r"got one of a reproduction\. Its "):
+        medzoo.evaluate(f"local-dir:{moved}")
     card = (folder / "model" / "README.md").read_text()
+    assert f"# xray_cnn\n\n> **{facts['caution']}**\n" in card
     assert ("Its split leaks on purpose" in card) is leaks
     assert ("Its labels are permuted" in card) is ("permuted" in run)
     assert "| none given | |" in card
@@ -201,6 +215,8 @@ def test_the_honest_run_is_a_run_like_any_other(found):
     report = medzoo.evaluate(found.folder / "honest", resamples=100)
     assert report.metrics["grade"]["auroc"].value == pytest.approx(value(found, "auroc", "honest"), abs=1e-9)
     assert report.openings > 1
+    assert len(Scores.from_csv(found.folder / "honest" / "predictions" / "valid.csv")) > 0
+    assert medzoo.create(f"local-dir:{found.folder / 'honest' / 'model'}").outputs.caution == ""
     assert any("open the test part: the first evaluation on this data" in note for note in found.notes)
 
 
@@ -367,6 +383,41 @@ def test_a_column_is_taken_as_it_is_and_its_values_are_checked():
         medzoo.split_from_column(table, "split")
     with pytest.raises(DataError, match="expected column 'other' to be train, valid or test"):
         leaking_split(table, column="other")
+
+
+def test_a_column_without_a_validation_part_gets_one_by_row():
+    patients = [f"p{i // 4}" for i in range(100)]
+    table = table_of(patients, groups={"split": ["train"] * 79 + [""] + ["test"] * 20})
+    split = leaking_split(table, column="split", shares=(0.75, 0.25, 0.0), seed=3)
+    parts = split.part_of_rows()
+    assert (len(split.train), len(split.valid), len(split.test)) == (59, 20, 20)
+    assert (parts[80:] == "test").all()
+    assert parts[79] == ""
+    assert "'split' as it is; validation drawn by row, whoever it is of, as 0.25 of its training rows" in split.how
+    shared = {p for p in set(patients) if len(set(parts[table.patients == p]) - {""}) > 1}
+    assert len(shared) > 10
+    assert f"in more than one part are {len(shared)} patients" in split.how
+    again, other = (leaking_split(table, column="split", shares=(0.75, 0.25, 0.0), seed=s) for s in (3, 4))
+    assert (again.part_of_rows() == parts).all()
+    assert not (other.part_of_rows() == parts).all()
+    with pytest.raises(ConfigError, match="has no rows for valid"):
+        leaking_split(table_of(["a", "b"], groups={"split": ["train", "test"]}), column="split")
+
+
+def test_the_official_lists_of_chestxray14_have_no_validation_part(tmp_path):
+    recipe, data = Recipe.load("chestxray14"), write_nih(tmp_path / "CXR8", 24)
+    table = load_table(recipe, data, None)
+    assert set(table.groups["split"]) == {"train", "test"}
+    own = recipe.with_(**{"model.name": "xray_cnn", "model.options": {"widths": (4, 4, 8, 8), "hidden": 8}, **SAME,
+                          "model.pretrained": False, "data.size": 32, "batch": 4, "cache": "memory",
+                          "loss.balance": "none"})  # fmt: skip
+    honest = set_up(own, table)
+    published = as_published(own, recipe.source.protocol, honest)
+    parts = published.split.part_of_rows()
+    assert (parts[table.groups["split"] == "test"] == "test").all()
+    assert len(published.split.valid) == round(own.split.shares[1] * (table.groups["split"] == "train").sum())
+    assert "validation drawn by row" in published.how
+    assert published.caution == LEAKS
 
 
 def test_the_column_of_the_real_images_leaks_30_patients(data):

@@ -319,9 +319,10 @@ def leaking_split(
 
     Args:
         table: the table.
-        column: one of ``table.groups`` with train, valid (or val, validation) and test, taken as it is. ``None`` draws
-            rows at random, whoever they are of.
-        shares: of train, valid and test in that draw, with a sum of 1; that of test may be 0.
+        column: one of ``table.groups`` with train, valid (or val, validation) and test, taken as it is; if it has no
+            valid, rows of train are drawn for it, whoever they are of. ``None`` draws all rows so.
+        shares: of train, valid and test in that draw, with a sum of 1; that of test may be 0. With a column, the second
+            is the share of its rows of train.
         seed: of that draw.
         pixels: see :func:`choose_split`.
 
@@ -331,19 +332,23 @@ def leaking_split(
     """
     keys = _keys(table, table.patients is not None, pixels)
     dropped = list(keys.identities.dropped)
+    check_int("leaking_split", "seed", seed, 0)
+    wanted, rng = _check_shares(shares), np.random.default_rng(seed)
     if column is not None:
         which, blank = _parts_of_column(table, column)
         dropped += blank
         how = f"taken from column {column!r} as it is"
     else:
-        check_int("leaking_split", "seed", seed, 0)
-        wanted = _check_shares(shares)
         which = np.zeros(len(table), np.int64)
-        usable = np.setdiff1d(np.arange(len(table)), [each.row for each in dropped])
-        ends = np.rint(np.cumsum(wanted) * len(usable)).astype(np.int64)
-        which[np.random.default_rng(seed).permutation(usable)] = np.repeat([0, 1, 2], np.diff(ends, prepend=0))
         how = f"drawn by row, whoever it is of, as {' / '.join(f'{share:g}' for share in wanted)} with seed {seed}"
     which[[each.row for each in dropped]] = -1
+    usable = np.flatnonzero(which == 0)
+    if column is None:
+        ends = np.rint(np.cumsum(wanted) * len(usable)).astype(np.int64)
+        which[rng.permutation(usable)] = np.repeat([0, 1, 2], np.diff(ends, prepend=0))
+    elif not (which == 1).any():
+        which[rng.permutation(usable)[: round(wanted[1] * len(usable))]] = 1
+        how += f"; validation drawn by row, whoever it is of, as {wanted[1]:g} of its training rows with seed {seed}"
     return _make(keys, which, how, dropped, checked=False)
 
 

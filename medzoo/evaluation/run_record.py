@@ -23,6 +23,7 @@ from medzoo.data.identity import Dropped
 from medzoo.data.table import Table
 from medzoo.data.texts import StrArray, Texts
 from medzoo.errors import ConfigError, DataError
+from medzoo.evaluation.caution import stated_caution
 from medzoo.evaluation.scores import Scores
 from medzoo.weights.config import read_folder
 from medzoo.weights.record import Weights
@@ -119,8 +120,7 @@ class RunRecord:
 
     def caution(self) -> str:
         """Return why figures of this run say nothing about new patients; empty for all but some of a reproduction."""
-        facts = self.facts()
-        return str(facts.get("caution") or ("its split leaks on purpose." if facts.get("leaks_on_purpose") else ""))
+        return stated_caution(self.facts())
 
     def fingerprint(self) -> dict[str, Any]:
         """Return ``data/fingerprint.json``; a run of an older medzoo has fewer fields.

@@ -51,10 +51,10 @@ def evaluated(given: Subject, table: Table | None) -> Evaluated:
     """Return what is given: a model, scores, or the model of a run or of a name.
 
     Raises:
-        ConfigError: none of these.
+        ConfigError: none of these, or a model with a caution.
     """
     if isinstance(given, Classifier):
-        return Evaluated(given.name, given)
+        return Evaluated(given.name, _without_caution(given, given.name))
     if isinstance(given, Scores):
         return Evaluated("scores", scores=given)
     given = getattr(given, "folder", given)  # of a run
@@ -127,16 +127,25 @@ def load_model(name: str | os.PathLike[str]) -> Classifier:
     """Return the model of a run's folder, or of a name with its tag, a folder or a repository, in eval mode.
 
     Raises:
-        ConfigError: it is none of these.
+        ConfigError: it is none of these, or a model with a caution, of which no report must look honest.
     """
     check_name(name)
     text, path = os.fspath(name), Path(name)
     if is_run(path):
-        return create(f"local-dir:{path / 'model'}").eval()
+        return _without_caution(create(f"local-dir:{path / 'model'}").eval(), text)
     if text.startswith(("local-dir:", "hf-hub:")):
-        return create(text).eval()
+        return _without_caution(create(text).eval(), text)
     kind, _, tag = text.partition(":")
     return create(kind, pretrained=tag or True).eval()
+
+
+def _without_caution(model: Classifier, name: str) -> Classifier:
+    if model.outputs.caution:
+        raise ConfigError(
+            f"{name}: expected a model whose figures hold for new patients, got one of a reproduction. "
+            f"{model.outputs.caution} Take the honest one of that reproduction."
+        )
+    return model
 
 
 def distinct(subjects: list[Evaluated], rivals: list[Evaluated]) -> tuple[list[Evaluated], list[Evaluated]]:

@@ -36,8 +36,8 @@ class Prediction:
             distinguishes the image from others of its series or file.
         provenance: model, weights, digest and the version of medzoo.
         point: centre of the patch in mm, in the caller's frame, for a patch model.
-        warning: what is known against the image, such as implausible values, or what could not be checked; empty if
-            nothing is.
+        warning: what is known against the image, such as implausible values, or what could not be checked, and the
+            caution of a model whose outputs say nothing about new patients; empty if there is nothing.
         error: why there is no prediction; the mappings above are then empty.
         mismatch: why the image is of another kind than the model is for, where ``allow_mismatch=True`` let it run: its
             values mean nothing then. Part of ``warning``.

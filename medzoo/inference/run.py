@@ -96,12 +96,17 @@ def predict(
 
     Raises:
         ConfigError: the model has no outputs, or none that was trained; points for a model of complete images, or none
-            for a patch model.
+            for a patch model; or ``strict`` with a model that has a caution.
         WrongImage: a DataError; the image is of another kind than the model is for.
         DataError: a file cannot be read, or has the wrong number of dimensions for the model.
         InputError: something that is not an image, or a batch that exceeds the memory.
     """
     check_outputs(model, allow_untrained)
+    if strict and model.outputs.caution:
+        raise ConfigError(
+            f"{model.name}: expected a model without a caution, as strict treats every warning as an error. "
+            f"{model.outputs.caution} Take another model."
+        )
     check_int(model.name, "batch_size", batch_size, 1)
     check_int(model.name, "num_workers", num_workers, 0)
     work = plan(model, source, points, points_frame)
@@ -310,7 +315,7 @@ def _name_outputs(item: _Item, logits: Tensor, outputs: Outputs) -> Prediction:
         who = item.prediction.source
         error = f"{who}: the model returned NaN or infinity. Use float32, and check its weights."
         return replace(item.prediction, error=error, reason="outputs that are not finite")
-    probabilities = outputs.probabilities(logits[None])
+    probabilities, caution = outputs.probabilities(logits[None]), outputs.caution
 
     def by_label(row: Tensor) -> dict[str, Any]:
         return dict(zip(outputs.labels, row.tolist(), strict=True))
@@ -327,7 +332,7 @@ def _name_outputs(item: _Item, logits: Tensor, outputs: Outputs) -> Prediction:
         logits=by_label(logits),
         untrained=tuple(label for label, trained in zip(outputs.labels, outputs.trained, strict=True) if not trained),
         steps=item.steps,
-        warning=item.warning,
+        warning=" ".join(filter(None, [item.warning or f"{item.prediction.source}:" * bool(caution), caution])),
         mismatch=item.mismatch,
     )
 

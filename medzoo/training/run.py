@@ -318,6 +318,7 @@ def _train(
         model, setup.recipe.decide, table, _predict(setup), prevalence=setup.prevalence(),
         loss_weights=setup.task.loss.relative_weights,
     )  # fmt: skip
+    model.outputs = replace(model.outputs, caution=setup.caution)  # it stays with the model, wherever that is moved
     model.save_pretrained(run.model, trained_on=setup.describe_data(), metrics=decided.card_metrics(setup.caution))
     predictions = decided.predictions
     run.write_predictions("valid", table, model.outputs, predictions)

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from medzoo.errors import ConfigError
+from medzoo.errors import ConfigError, did_you_mean
 from medzoo.registry import describe
-from medzoo.training.code_text import Code, assign_lines, call_lines, comment_lines, value_text
+from medzoo.training.code_text import Code, assign_lines, call_lines, comment_lines, python_text
 from medzoo.training.frozen import phases
 from medzoo.training.recipe import AugmentSection, Recipe
 from medzoo.training.recipe_files import write_new
@@ -24,6 +24,7 @@ from medzoo.training.source import label_options, source_choices
 __all__ = ["recipe_script", "write_script"]
 
 LOADED = ("local-dir:", "hf-hub:")
+DATA, TABLE = Code("data"), Code("table")
 
 
 def write_script(source: str, path: str | os.PathLike[str]) -> Path:
@@ -43,12 +44,16 @@ def write_script(source: str, path: str | os.PathLike[str]) -> Path:
 
 
 def recipe_script(recipe: Recipe, source: str) -> str:
-    """Return the script, formatted.
+    """Return the script, formatted. No text of the recipe is code in it.
 
     Args:
         recipe: any recipe.
         source: how ``medzoo train`` is given the recipe: its name, or its file.
+
+    Raises:
+        ConfigError: a name in ``model.options`` that is no option of the model, or no name at all.
     """
+    _check_options(recipe)
     parts = phases(recipe)
     blocks = [
         _imports(recipe, parts),
@@ -69,6 +74,17 @@ def recipe_script(recipe: Recipe, source: str) -> str:
         ),
     ]
     return "\n\n".join("\n".join(block) for block in (head, *blocks)) + "\n"
+
+
+def _check_options(recipe: Recipe) -> None:
+    """Raise ConfigError unless the builder has the options; those of a saved model need only be names."""
+    name, known = recipe.model.name, builder_options(recipe.model.name)
+    for option in recipe.model.options:
+        if option not in known and not name.startswith(LOADED):
+            raise ConfigError(
+                f"model.options: expected options of {name}, got {option!r}.{did_you_mean(option, known)} It has "
+                f"{', '.join(known)}."
+            )
 
 
 def _imports(recipe: Recipe, parts: tuple[Recipe, ...]) -> list[str]:
@@ -101,10 +117,10 @@ def _settings(recipe: Recipe) -> list[str]:
     if how.device == "auto":
         lines.append('DEVICE = "cuda" if torch.cuda.is_available() else "cpu"')
     else:
-        lines.append(f"DEVICE = {value_text(how.device)}")
+        lines.append(f"DEVICE = {python_text(how.device)}")
     names = {"float32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
     if how.precision != "auto":
-        lines.append(f"PRECISION = {value_text(names[how.precision])}")
+        lines.append(f"PRECISION = {python_text(names[how.precision])}")
     elif how.device == "cpu":
         lines.append('PRECISION = "32-true"')
     else:
@@ -121,26 +137,26 @@ def _read_table(recipe: Recipe) -> list[str]:
     lines.append('    """Read images, labels and patients, one row per image; no image is opened yet."""')
     if labels:
         lines += assign_lines("    labels = ", "", labels)
-    more = {"**labels": None} if labels else {}
+    more: dict[str, Any] = {Code("**labels"): None} if labels else {}
     if how.key is not None:
         patient = {"patient": how.patient or "PatientID"}
         rest = {"key": how.key, "label": how.label, **patient, "choose": how.choose, "unmatched": how.unmatched}
-        return [*lines, *call_lines("    return ", "medzoo.Table.from_dicom", ["root", "data"], {**rest, **more})]
+        return [*lines, *call_lines("    return ", "medzoo.Table.from_dicom", [Code("root"), DATA], {**rest, **more})]
     columns = _set({"image": how.image, "label": how.label, "patient": how.patient, "point": how.point})
     columns |= _set({"roi": how.roi})
     columns |= {"points_frame": how.points_frame} if how.point or how.roi else {}
     columns |= {} if how.duplicates == "refuse" else {"duplicates": how.duplicates}
     lines.append('    if data.suffix.lower() in (".csv", ".tsv"):')
     root = {"root": Code("root")}
-    lines += call_lines("        return ", "medzoo.Table.from_csv", ["data"], {**root, **columns, **more})
+    lines += call_lines("        return ", "medzoo.Table.from_csv", [DATA], {**root, **columns, **more})
     patient = _set({"patient": how.patient})
     if how.source != "medmnist":  # which is published as a file, and read as that set
         lines.append('    if data.suffix.lower() == ".npz":')
-        lines += call_lines("        return ", "medzoo.Table.from_npz", ["data"], {**patient, **more})
+        lines += call_lines("        return ", "medzoo.Table.from_npz", [DATA], {**patient, **more})
     if how.source == "table":
-        return [*lines, *call_lines("    return ", "medzoo.Table.from_folder", ["data"], {**patient, **more})]
+        return [*lines, *call_lines("    return ", "medzoo.Table.from_folder", [DATA], {**patient, **more})]
     choices = _given(source_choices(how), source_choices(type(how)()))
-    return [*lines, *call_lines("    return ", "medzoo.Table.from_source", [value_text(how.source), "data"], choices)]
+    return [*lines, *call_lines("    return ", "medzoo.Table.from_source", [how.source, DATA], choices)]
 
 
 def _fit(recipe: Recipe) -> list[str]:
@@ -149,11 +165,11 @@ def _fit(recipe: Recipe) -> list[str]:
     callbacks = [f"AveragedWeights({how.ema})"] if how.ema else []
     if how.stop_after is not None:
         mode = "min" if how.monitor == "valid_loss" else "max"
-        callbacks.append(f'EarlyStopping("{how.monitor}", patience={how.stop_after}, mode="{mode}")')
+        callbacks.append(f'EarlyStopping({python_text(how.monitor)}, patience={how.stop_after}, mode="{mode}")')
     task = {
         "loss": Code("loss"),
         "optimizer": Code(f"OptimizerSection({_fields(recipe.optimizer, but=('lr', 'clip'))}, lr=lr)"),
-        "schedule": Code(_section(recipe.schedule)),
+        "schedule": _section(recipe.schedule),
         "freeze": Code("freeze"),
         "batchnorm": how.batchnorm,
     }
@@ -176,8 +192,8 @@ def _fit(recipe: Recipe) -> list[str]:
         "def fit(model, data, to: Path, *, epochs: int, lr: float, freeze: str) -> medzoo.ClassificationTask:",
         '    """Train the model in place, and return the task, which has the predictions of the validation part."""',
         "    table, part = data.split.table, data.split.train",
-        *call_lines("    loss = ", "loss_from_recipe", [_section(recipe.loss), "table.task", "part"], {}),
-        *call_lines("    task = ", "medzoo.ClassificationTask", ["model.train()"], task, long=True),
+        *call_lines("    loss = ", "loss_from_recipe", [_section(recipe.loss), Code("table.task"), Code("part")], {}),
+        *call_lines("    task = ", "medzoo.ClassificationTask", [Code("model.train()")], task, long=True),
         "    # A second run gives the same bits on a CPU; on CUDA a few operations have no such implementation.",
         '    torch.use_deterministic_algorithms(True, warn_only=DEVICE != "cpu")',
         *threads,
@@ -189,7 +205,7 @@ def _fit(recipe: Recipe) -> list[str]:
 
 
 def _main(recipe: Recipe, parts: tuple[Recipe, ...]) -> list[str]:
-    decide = f"DecideSection({_fields(recipe.decide, but=('baseline',))})"
+    decide = Code(f"DecideSection({_fields(recipe.decide, but=('baseline',))})")
     relaid = "torch.contiguous_format" if _channels_last(recipe) else None
     return [
         "def main() -> None:",
@@ -218,7 +234,7 @@ def _main(recipe: Recipe, parts: tuple[Recipe, ...]) -> list[str]:
         "    model.set_outputs(labels=table.labels, task=table.task)",
         "    prevalence = tuple(np.nanmean(table.targets[split.train.rows], axis=0, dtype=float).tolist())",
         *call_lines(
-            "    ", "decide", ["model", decide, "table", "task.predictions"],
+            "    ", "decide", [Code("model"), decide, TABLE, Code("task.predictions")],
             {"prevalence": Code("prevalence"), "loss_weights": Code("task.loss.relative_weights")},
         ),
         '    model.save_pretrained(given.to / "model")',
@@ -241,13 +257,13 @@ def _model(recipe: Recipe) -> list[str]:
     outputs = {"labels": Code("table.labels"), "task": Code("table.task")}
     if name.startswith(LOADED):
         lines = [
-            *call_lines("    model = ", "medzoo.create", [value_text(name)], given),
+            *call_lines("    model = ", "medzoo.create", [name], given),
             "    if (model.outputs.labels, model.outputs.task) != (table.labels, table.task):",
             "        model.reset_classifier(len(table.labels))",
             "        model.set_outputs(labels=table.labels, task=table.task, trained=False)",
         ]
     else:
-        lines = call_lines("    model = ", "medzoo.create", [value_text(name)], {**given, **outputs})
+        lines = call_lines("    model = ", "medzoo.create", [name], {**given, **outputs})
     changes = preprocessing_changes(recipe.data)
     size = changes.get("size")
     if isinstance(size, int):
@@ -255,7 +271,7 @@ def _model(recipe: Recipe) -> list[str]:
         sides = (size,) * describe(name).input_spec.dims if known else None
         changes["size"] = sides or Code(f"({size},) * len(model.preprocessing.size)")
     if changes:
-        lines += call_lines("    model.preprocessing = ", "replace", ["model.preprocessing"], changes)
+        lines += call_lines("    model.preprocessing = ", "replace", [Code("model.preprocessing")], changes)
     if _channels_last(recipe):
         flat = "" if not name.startswith(LOADED) else " and len(model.preprocessing.size) == 2"
         lines.append(f'    if DEVICE != "cpu" and PRECISION != "32-true"{flat}:')
@@ -268,7 +284,7 @@ def _pixels(recipe: Recipe) -> list[str]:
     options: dict[str, Any] = {"cache": how.cache}
     options |= {} if how.unreadable == "refuse" else {"unreadable": how.unreadable}
     options |= {"allow_mismatch": True} if how.allow_mismatch else {}
-    return call_lines("    pixels = ", "medzoo.PixelStore", ["table", "medzoo.transform(model)"], options)
+    return call_lines("    pixels = ", "medzoo.PixelStore", [TABLE, Code("medzoo.transform(model)")], options)
 
 
 def _split(recipe: Recipe) -> list[str]:
@@ -276,16 +292,17 @@ def _split(recipe: Recipe) -> list[str]:
     groups = {} if recipe.data.patient_groups else {"patient_groups": False}
     common: dict[str, Any] = {"seed": how.seed, "draws": how.draws, **groups, "pixels": Code("pixels")}
     given = {"on_leak": how.on_leak, "valid": how.shares[1]}
+    arguments: list[Any]
     if how.column is not None:
-        name, arguments, options = "split_from_column", [value_text(how.column)], {**given, **common}
+        name, arguments, options = "split_from_column", [how.column], {**given, **common}
     elif how.leave_out is not None:
         ((column, values),) = how.leave_out.items()
-        name, arguments, options = "leave_out", [value_text(column), value_text(list(values))], {**given, **common}
+        name, arguments, options = "leave_out", [column, list(values)], {**given, **common}
     elif how.folds is not None:
-        name, arguments, options = "folds", [str(how.folds)], {"on_leak": how.on_leak, **common}
+        name, arguments, options = "folds", [how.folds], {"on_leak": how.on_leak, **common}
     else:
         name, arguments, options = "choose_split", [], {"shares": how.shares, **common}
-    lines = call_lines("    split = ", f"medzoo.{name}", ["table", *arguments], options)
+    lines = call_lines("    split = ", f"medzoo.{name}", [TABLE, *arguments], options)
     if how.folds is not None:
         lines[-1] += f"[{how.fold}]"
     return lines
@@ -303,7 +320,7 @@ def _data(recipe: Recipe) -> list[str]:
 
 def _loaders(name: str, pixels: str, recipe: Recipe, more: Mapping[str, Any]) -> list[str]:
     options = {"batch_size": Code("BATCH"), **more, "seed": Code("SEED"), "workers": recipe.train.workers}
-    return call_lines(f"    {name} = ", "medzoo.ImageDataModule", ["split", pixels], options)
+    return call_lines(f"    {name} = ", "medzoo.ImageDataModule", [Code("split"), Code(pixels)], options)
 
 
 def _phases(parts: tuple[Recipe, ...]) -> list[str]:
@@ -322,18 +339,18 @@ def _phases(parts: tuple[Recipe, ...]) -> list[str]:
             lines += _loaders("features", "store", part, {})
             data = "features"
         options = {"epochs": how.epochs, "lr": part.optimizer.lr, "freeze": how.freeze}
-        lines += call_lines("    task = ", "fit", ["model", data, folder], options)
+        lines += call_lines("    task = ", "fit", [Code("model"), Code(data), Code(folder)], options)
     return lines
 
 
-def _section(section: Section) -> str:
-    return f"{type(section).__name__}({_fields(section)})"
+def _section(section: Section) -> Code:
+    return Code(f"{type(section).__name__}({_fields(section)})")
 
 
 def _fields(section: Section, but: Iterable[str] = ()) -> str:
     """Return the fields of a section as arguments, without those that are None."""
     values = {name: value for name, value in _set(section.model_dump()).items() if name not in but}
-    return ", ".join(f"{name}={value_text(value)}" for name, value in values.items())
+    return ", ".join(f"{name}={python_text(value)}" for name, value in values.items())
 
 
 def _set(values: Mapping[str, Any]) -> dict[str, Any]:

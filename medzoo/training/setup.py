@@ -204,6 +204,11 @@ def build_model(recipe: Recipe, table: Table) -> Classifier:
     }  # fmt: skip
     if recipe.model.name.startswith(("local-dir:", "hf-hub:")):
         model = create(recipe.model.name, **common)
+        if model.outputs.caution:
+            raise ConfigError(
+                f"{recipe.model.name}: expected a model that says something about new patients, to start from. "
+                f"{model.outputs.caution} Take the honest run of its reproduction."
+            )
         if (model.outputs.labels, model.outputs.task) != (table.labels, table.task):
             model.reset_classifier(len(table.labels))
             model.set_outputs(labels=table.labels, task=table.task, trained=False)

@@ -206,6 +206,7 @@ def _record(config: dict[str, Any], folder: Path) -> Weights:
         calibration=outputs.calibration,
         prevalence=outputs.prevalence,
         loss_weights=outputs.loss_weights,
+        caution=outputs.caution,
         intended_use=IntendedUse(**tuples(config.get("intended_use", {}))),
         num_classes=num_classes,
         dtype=config["dtype"],

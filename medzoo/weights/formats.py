@@ -89,6 +89,7 @@ FORMAT_2: dict[str, dict[str, Any]] = {
         "calibration": None,
         "prevalence": [],
         "loss_weights": [],
+        "caution": "",
     },
     "outputs.policy": {
         "rule": REQUIRED,
@@ -180,7 +181,7 @@ KINDS: dict[str, dict[str, FieldType]] = {
         **dict.fromkeys(("prevalence", "loss_weights"), NUMBERS),
         **dict.fromkeys(("policy", "calibration"), _or_null(SECTION)),
         "labels": TEXTS,
-        "task": TEXT,
+        **dict.fromkeys(("task", "caution"), TEXT),
         "trained": FLAGS,
         "normalised": FLAG,
     },

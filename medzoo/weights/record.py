@@ -117,6 +117,7 @@ class Weights:
         calibration: the calibration that is part of the weights, or ``None`` for none.
         prevalence: share of positives in the training data, one per label; empty if not stated.
         loss_weights: of positives or classes in the training loss, see :class:`medzoo.Outputs`; empty if not stated.
+        caution: why the outputs say nothing about new patients, see :class:`medzoo.Outputs`; empty for none.
         intended_use: the images and patients they were made for.
         num_classes: outputs of the model unless the user asks for another number; ``None`` for as many as the file has,
             or those of the builder.
@@ -150,6 +151,7 @@ class Weights:
     calibration: Calibration | None = None
     prevalence: tuple[float, ...] = ()
     loss_weights: tuple[float, ...] = ()
+    caution: str = ""
     intended_use: IntendedUse = UNSTATED
     num_classes: int | None = None
     dtype: str = ""
@@ -199,6 +201,7 @@ class Weights:
             self.calibration,
             self.prevalence,
             self.loss_weights,
+            self.caution,
         )
 
     @property

@@ -34,7 +34,7 @@ tags: [medical-imaging, image-classification]
 
 # {model.name}
 
-```python
+{caution}```python
 import medzoo
 
 model = {create}
@@ -194,6 +194,7 @@ def _card(model: ModelConfig, config: Mapping[str, Any], name: str) -> str:
     licence = config["license"] if config["license"] != NOT_STATED else "other"
     return CARD.format(
         config=config,
+        caution=f"> **{_plain(outputs.caution)}**\n\n" if outputs.caution else "",
         made_for=_plain(str(model.intended_use)) or NOT_STATED,
         model=model,
         front_matter_license=json.dumps(licence.lower()),

@@ -21,6 +21,7 @@ from medzoo.data.table import Table
 from medzoo.data.table_csv import read_records
 from medzoo.data.table_rows import check_patients, group_columns
 from medzoo.errors import ConfigError, DataError
+from medzoo.evaluation.caution import caution_of_file
 from medzoo.evaluation.score_files.columns import SUM_TOLERANCE, Given, read_given, read_truth
 from medzoo.evaluation.score_files.join import join_table
 from medzoo.evaluation.score_files.layout import INDEX, PATIENTS, Layout, ScoreOptions, recognise
@@ -48,11 +49,13 @@ def read_scores(
 
     Raises:
         DataError: everything that is wrong with the file, by line.
-        ConfigError: it is not clear what a column is; names the option to give.
+        ConfigError: it is not clear what a column is; names the option to give. Or the file is of a run of
+            :func:`medzoo.reproduce` that is not honest.
     """
     _check(options)
     columns, decimal_comma, notes = _read(path, options, table, delimiter)
     source = columns.faults.source
+    _check_run(Path(source))
     columns.require(
         **{n: getattr(options, n) or None for n in ("image", "patient", "groups")},
         target=_names(options.target), score=_names(options.score),
@@ -81,6 +84,16 @@ def _check(options: ScoreOptions) -> None:
         raise ConfigError("Scores: expected reader to be what the names of readers' columns begin with, got ''.")
     if options.task is not None:
         check_task("Scores", options.task)
+
+
+def _check_run(path: Path) -> None:
+    """Raise ConfigError for a file in the folder of a run whose figures say nothing about new patients."""
+    folder, caution = caution_of_file(path)
+    if caution:
+        raise ConfigError(
+            f"{path}: expected scores whose figures hold for new patients, got those of a reproduction. {caution} Take "
+            f"those of the honest run, {folder.parent / 'honest'}."
+        )
 
 
 def _names(given: str | Sequence[str] | Mapping[str, str] | None) -> str | Sequence[str] | None:
