@@ -74,7 +74,7 @@ ALLOWED = {
     },
     "inference.optimize": {"classifier", "errors", "features", "inference", "kernels", "nn"},
     "inference.fold": {"kernels", "nn"},
-    "data": {"atomic", "contract", "errors", "io", "progress", "transforms", "version", "warn", "weights.cache"},
+    "data": {"atomic", "contract", "errors", "io", "progress", "transforms", "version", "warn", "weights.cache", "weights.first_use"},
     "visual": {"contract", "data", "errors", "io", "transforms"},
     "evaluation": {
         "atomic",
