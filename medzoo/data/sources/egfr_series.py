@@ -120,7 +120,7 @@ def _read_series(files: Sequence[Path]) -> Series | None:
 
 def _reason(error: DataError, folder: Path) -> str:
     """Return what is wrong with a file of a folder, with its name alone."""
-    return str(error).partition(". ")[0].replace(f"{folder}/", "")
+    return str(error).partition(". ")[0].rstrip(".").replace(f"{folder}/", "")
 
 
 def _dicom_files(files: Sequence[Path]) -> Iterator[Path]:

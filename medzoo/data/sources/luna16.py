@@ -145,7 +145,7 @@ def _there(
 def _check_inside(
     folder: Path, places: Places, rows: NDArray[np.int64], scans: Mapping[str, _Scan], faults: Faults
 ) -> None:  # fmt: skip
-    """Add the candidates that are outside of their scan, and the scans whose header or files cannot be used."""
+    """Add the candidates that are outside of their scan, and the scans that cannot be used."""
     order = rows[np.argsort(places.series[rows], kind="stable")]
     groups = np.split(order, np.flatnonzero(np.diff(places.series[order])) + 1) if len(order) else []
     outside: list[tuple[int, str]] = []
@@ -168,11 +168,8 @@ def _check_inside(
             unusable.append((first, f"{_name(series)}: expected three independent axes, found a singular matrix"))
             continue
         except DataError as error:
-            reason = str(error).removeprefix(f"{path}: ").partition(". ")[0]
+            reason = str(error).removeprefix(f"{path}: ").partition(". ")[0].rstrip(".")
             unusable.append((first, f"{_name(series)}: {reason.replace(series, 'SERIESUID')}"))
-            continue
-        if leads_out(header.files, root):
-            links.append((first, _name(series)))
             continue
         lps = places.points[own] * [-1.0, -1.0, 1.0]
         voxels = lps @ to_voxel[:3, :3].T + to_voxel[:3, 3]
