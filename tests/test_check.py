@@ -207,6 +207,45 @@ def test_table_of_each_kind_of_source(table, tmp_path):
     assert load_table(recipe(), tmp_path / "classes").labels == ("yes",)
 
 
+def test_a_field_that_cannot_act_on_a_published_set_is_named(table):
+    nih = Recipe.load("chestxray14")
+    wrong = {"label": "grade", "task": "binary", "uncertain": "mask", "duplicates": "drop", "key": "PatientID"}
+    with pytest.raises(ConfigError) as error:
+        load_table(nih.with_(**wrong), table.parent)
+    assert str(error.value) == (
+        f"{table.parent}: data.label, data.task, data.uncertain, data.duplicates, data.key cannot act on the published "
+        "set chestxray14, which has its own labels, patients and places. Choose findings with data.findings and leave "
+        "these out, or give a .csv file of your own."
+    )
+    others = {
+        "image": "a", "labels": ["b"], "positive": "c", "sep": "|", "choose": "all", "unmatched": "drop",
+        "point": ["x", "y", "z"], "points_frame": "RAS", "patient": "d",
+    }  # fmt: skip
+    for name, value in others.items():
+        for base in (Recipe.load("mgmt"), recipe(**{"data.source": "mgmt"})):
+            with pytest.raises(
+                ConfigError, match=rf"data\.{name} cannot act on the published set mgmt.*Leave this out"
+            ):
+                load_table(base.with_(**{f"data.{name}": value}), table.parent)
+    for base in (nih, nih.with_(findings=["Mass"]), recipe(**{"data.source": "chestxray14"})):
+        with pytest.raises(DataError, match="expected Data_Entry_2017"):  # the fields are as they were
+            load_table(base, table.parent)
+
+
+def test_a_field_of_published_sets_is_noted_for_a_table(table):
+    images = table.parent / "images"
+    luna = Recipe.load("luna16").with_(point=None, **COLUMNS)
+    assert (
+        "data.negatives is for the folder of luna16 and not used for a table" in load_table(luna, table, images).notes
+    )
+    several = recipe(missing="drop", sample_seed=3, **COLUMNS)
+    assert (
+        "data.missing, data.sample_seed are for published sets and not used for a table"
+        in load_table(several, table, images).notes
+    )
+    assert "not used" not in " ".join(load_table(recipe(**COLUMNS), table, images).notes)
+
+
 @pytest.mark.parametrize(
     ("data", "root", "overrides", "message"),
     [

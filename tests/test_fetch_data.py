@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from images import write_images
-from loopback_faults import cut, gzipped, status, web_page, wrong_bytes
+from loopback import CERTIFICATE
+from loopback_faults import cut, gzipped, redirect, status, web_page, wrong_bytes
 
 from medzoo.cli import fetch_data
 from medzoo.cli.main import main
@@ -170,6 +171,25 @@ def test_no_more_than_the_limit_is_read(mapping, tmp_path, monkeypatch):
     with pytest.raises(WeightsCorrupt, match="expected at most 1,000 bytes, got more"):
         fetch("data:rsna-mapping", "--to", tmp_path / "m.json")
     assert not (tmp_path / "m.json").exists()
+    (tmp_path / "m.json").write_bytes(b" " * 1001)
+    with pytest.raises(ConfigError, match=r"m\.json: expected at most 1,000 bytes, found more"):
+        fetch("data:rsna-mapping", "--to", tmp_path / "m.json")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match="zero: expected a file, found a folder, pipe or device"):
+        fetch("data:rsna-mapping", "--to", tmp_path / "zero")
+
+
+def test_a_redirect_stays_encrypted(mapping, tmp_path, monkeypatch):
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    monkeypatch.setattr(fetch_data, "MAPPING_URL", mapping.secure(f"/first/{NAME}"))
+    mapping.fail("/first/*", redirect(mapping.url(f"/AI/2018/{NAME}")))
+    with pytest.raises(WeightsUnavailable, match="leads from https to http, where the file could be exchanged"):
+        fetch("data:rsna-mapping", "--to", tmp_path / "m.json")
+    assert not any(request.path.startswith("/AI/") for request in mapping.requests)
+    monkeypatch.setattr(fetch_data, "MAPPING_URL", mapping.secure(f"/second/{NAME}"))
+    mapping.fail("/second/*", redirect(f"/AI/2018/{NAME}"))
+    fetch("data:rsna-mapping", "--to", tmp_path / "m.json")
+    assert (tmp_path / "m.json").read_bytes() == MAPPING
 
 
 def test_offline_nothing_is_asked(mapping, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import shutil
 from collections import Counter
@@ -29,6 +30,7 @@ from medzoo import Table
 from medzoo.data.sources.catalogue import SOURCES
 from medzoo.data.sources.chestxray14 import FINDINGS
 from medzoo.data.sources.medmnist import LABELS
+from medzoo.data.sources.rsna_mapping import read_mapping
 from medzoo.data.split import choose_split, split_from_column
 from medzoo.errors import ConfigError, DataError
 from medzoo.models.findings import CHESTXRAY14
@@ -339,8 +341,39 @@ def test_a_mapping_that_is_no_json(tmp_path):
             Table.from_source("rsna", root, mapping=tmp_path / "m.json")
     with pytest.raises(DataError, match="found nothing there"):
         Table.from_source("rsna", root, mapping=tmp_path / "none.json")
-    with pytest.raises(DataError, match="expected the mapping as a JSON file"):
+    with pytest.raises(DataError, match="expected the mapping as a JSON file, found a folder"):
         Table.from_source("rsna", root, mapping=tmp_path)
+    (tmp_path / "m.json").write_text("")
+    with pytest.raises(DataError, match=r"m\.json: expected the mapping as a JSON file, found an empty file"):
+        Table.from_source("rsna", root, mapping=tmp_path / "m.json")
+    (root / MAPPING).symlink_to("/dev/zero")
+    with pytest.raises(DataError, match="expected the mapping as a JSON file, found a pipe or device"):
+        Table.from_source("rsna", root)
+    (root / MAPPING).unlink()
+    (root / MAPPING).symlink_to(tmp_path / "gone.json")
+    with pytest.raises(DataError, match="expected the mapping as a JSON file, found nothing there"):
+        Table.from_source("rsna", root)
+
+
+def test_a_mapping_with_any_number_of_digits(tmp_path):
+    digits = "9" * 5000
+    assert read_mapping(f'[{{"subset_img_id": "a", "img_id": "0{digits}_000.png"}}]'.encode(), "m") == {"a": digits}
+    assert read_mapping(b'[{"subset_img_id": "a", "img_id": "00000000_000.png"}]', "m") == {"a": "0"}
+    with pytest.raises(DataError, match="record 0 has none"):
+        read_mapping('[{"subset_img_id": "a", "img_id": "\u0663_000.png"}]'.encode(), "m")
+
+
+def test_a_mapping_other_than_the_recorded_one_is_noted(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDZOO_HOME", str(tmp_path / "home"))
+    root = write_rsna(tmp_path / "rsna", 4, mapping=True)
+    assert "is another file" not in " ".join(Table.from_source("rsna", root).notes)
+    digest = f"sha256:{hashlib.sha256((root / MAPPING).read_bytes()).hexdigest()}"
+    (tmp_path / "home" / "recorded").mkdir(parents=True)
+    (tmp_path / "home" / "recorded" / "rsna-mapping.json").write_text(json.dumps({"digest": digest}))
+    assert "is another file" not in " ".join(Table.from_source("rsna", root).notes)
+    (tmp_path / "own.json").write_text((root / MAPPING).read_text() + "\n")
+    notes = " ".join(Table.from_source("rsna", root, mapping=tmp_path / "own.json").notes)
+    assert f"own.json is another file than the one that was first fetched, {digest}" in notes
 
 
 def test_names_of_the_mapping_without_a_suffix(tmp_path):
@@ -578,3 +611,15 @@ def test_the_real_adrenal_glands(data):
     table = Table.from_source("medmnist", data / "adrenal_ct_3d")
     assert (table.labels, len(table), int(table.targets.sum())) == (("hyperplasia",), 1286, 281)
     assert Counter(table.groups["split"].tolist()) == {"train": 1188, "valid": 98}
+
+
+def test_a_patient_of_any_number_of_digits_is_compared(tmp_path):
+    root = write_nih(tmp_path / "nih")
+    (table,) = root.glob("Data_Entry*.csv")
+    first, *lines = table.read_text().splitlines()
+    cells = lines[0].split(",")
+    patient = next(csv.reader([first])).index("Patient ID")
+    cells[patient] = "9" * 5000
+    table.write_text("\n".join([first, ",".join(cells), *lines[1:]]) + "\n")
+    with pytest.raises(DataError, match="1 rows whose Patient ID is not the one with which the name.*: line 2"):
+        Table.from_source("chestxray14", root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import re
 import shutil
 import time
@@ -30,6 +31,7 @@ from published_3d import (
 
 import medzoo
 from medzoo import Table
+from medzoo.data.identity import hashed
 from medzoo.data.roi import region_of_box, region_of_mask
 from medzoo.data.sources import luna16_annotations, luna16_places
 from medzoo.errors import ConfigError, DataError
@@ -83,7 +85,9 @@ def test_luna16_has_a_row_for_each_candidate_at_its_place(luna):
     assert table.groups["subset"].tolist() == [str(int(c.series[-1])) for c in candidates]
     assert all(Path(table.image(row)).stem == c.series for row, c in enumerate(candidates))
     x, y, z = candidates[0].point
-    assert table.ids[0] == f"subset{candidates[0].series[-1]}/{candidates[0].series}.mhd @ {x!r}, {y!r}, {z!r}"
+    scan = hashlib.sha256(candidates[0].series.encode()).hexdigest()[:12]
+    assert table.ids[0] == f"scan {scan} @ {x!r}, {y!r}, {z!r}"
+    assert not any(candidate.series in name for candidate in candidates for name in table.ids)
     assert "1 of 12 annotated nodules of these scans are hit by no candidate" in table.notes
 
 
@@ -209,13 +213,44 @@ def test_luna16_the_border_of_a_scan_is_that_of_its_voxels(past, own):
 
 
 def test_luna16_a_scan_in_two_subsets_or_without_voxels(own):
-    folder, _ = own
+    folder, candidates = own
     (scan,) = folder.glob("subset0/*.mhd")
     shutil.copy(scan, folder / "subset3")
-    assert f"1 scans are there twice: subset3/{scan.name} (also subset0/{scan.name})" in fault("luna16", folder)
+    name = f"scan {hashlib.sha256(scan.stem.encode()).hexdigest()[:12]}"
+    text = fault("luna16", folder)
+    assert f"1 scans are there twice: {name} in subset0 and subset3. Remove one of each." in text
+    assert scan.stem not in text
     (folder / "subset3" / scan.name).unlink()
     scan.with_suffix(".raw").unlink()
-    assert f"{scan}: expected its voxels in {scan.stem}.raw, found no such file" in fault("luna16", folder)
+    text = fault("luna16", folder)
+    line = min(line for line, c in enumerate(candidates, 2) if c.series == scan.stem)
+    assert f"line {line} ({name}: expected its voxels in SERIESUID.raw, found no such file" in text
+    assert scan.stem not in text
+
+
+@pytest.mark.parametrize("suffix", [".mhd", ".raw"])
+def test_luna16_links_lead_nowhere_outside(suffix, own, tmp_path):
+    folder, _ = own
+    (scan,) = folder.glob("subset0/*.mhd")
+    file = scan.with_suffix(suffix)
+    file.symlink_to(shutil.move(file, tmp_path / f"outside{suffix}"))
+    text = fault("luna16", folder)
+    problem = "scans with links that lead out of the folder" if suffix == ".mhd" else "scans that cannot be used"
+    assert f"1 {problem}, each at its first candidate: line" in text
+    assert suffix == ".mhd" or "found a link that leaves it)" in text
+    assert scan.stem not in text
+
+
+def test_luna16_links_inside_of_the_folder_are_followed(own):
+    folder, candidates = own
+    (scan,) = folder.glob("subset0/*.mhd")
+    (folder / "real").mkdir()
+    for file in (scan, scan.with_suffix(".raw")):
+        target = shutil.move(file, folder / "real" / file.name)
+        if file == scan:
+            file.symlink_to(target)
+    shutil.copy(folder / "real" / scan.with_suffix(".raw").name, scan.parent)
+    assert len(Table.from_source("luna16", folder)) == len(candidates)
 
 
 def test_luna16_duplicates_are_left_out_with_a_note(own):
@@ -355,6 +390,7 @@ def test_egfr_takes_the_longest_ct_of_each_known_case(egfr):
     assert (table.labels, table.task, table.points) == (("EGFR mutant",), "binary", None)
     assert table.patients.tolist() == list(centres)
     assert table.targets[:, 0].tolist() == [1, 0, 0, 1, 0, 0]
+    assert table.ids.tolist() == [f"case {hashed(case)} CT" for case in centres]
     for row in range(len(table)):
         files = table.image(row)
         assert {file.parent.name for file in files} == {"3.000000-THORAX 1.0-28595"}
@@ -392,7 +428,9 @@ def test_egfr_a_segmentation_of_another_frame_or_series_is_not_taken(cases):
     ds = pydicom.dcmread(seg)
     ds.ReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3"
     ds.save_as(seg)  # of a series that is not there, in the same frame of reference
-    assert "R01-000" in Table.from_source("egfr", folder, roi="seg", missing="drop").patients
+    table = Table.from_source("egfr", folder, roi="seg", missing="drop")
+    assert "R01-000" in table.patients
+    assert "1 cases have a segmentation that names a series that is not there" in " ".join(table.notes)
     ds.FrameOfReferenceUID = "1.2.4"
     ds.save_as(seg)
     assert "R01-000" not in Table.from_source("egfr", folder, roi="seg", missing="drop").patients
@@ -400,6 +438,49 @@ def test_egfr_a_segmentation_of_another_frame_or_series_is_not_taken(cases):
     ds.save_as(seg)  # of the shorter CT, which is then the one to take
     table = Table.from_source("egfr", folder, roi="seg", missing="drop")
     assert table.image(0)[0].parent.name == "2.000000-ABD-12345"
+
+
+@pytest.mark.parametrize("what", ["junk", "cut", "no modality", "no series"])
+def test_egfr_a_damaged_ct_is_a_fault_and_no_other_one_is_taken(what, cases):
+    folder, images, _ = cases
+    (file,) = images.glob("R01-000/*/3.*/1-001.dcm")
+    if what in ("junk", "cut"):
+        file.write_bytes(bytes(128) + b"DICM" + b"junk" * 10 if what == "junk" else file.read_bytes()[:150])
+    else:
+        ds = pydicom.dcmread(file)
+        for keyword in ("SeriesInstanceUID",) if what == "no series" else ("Modality", "SOPClassUID"):
+            ds[keyword].value = ""
+        pydicom.dcmwrite(file, ds)
+    for options in ({}, {"roi": "seg", "missing": "drop"}):
+        text = fault("egfr", folder, **options)
+        assert "1 series that cannot be read: line 2 ('3.000000-THORAX 1.0-28595': 1-001.dcm: expected" in text
+        assert "R01-000" not in text
+        assert "09-06-1990" not in text
+
+
+def test_egfr_a_damaged_segmentation_names_no_case(cases):
+    folder, images, _ = cases
+    (file,) = images.glob("R01-000/*/1000*/1-1.dcm")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    text = fault("egfr", folder, roi="seg", missing="drop")
+    assert "1 series that cannot be read: line 2 ('1000.000000-3D Slicer segmentation result-1': 1-1.dcm: " in text
+    assert "R01-000" not in text
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_egfr_and_mgmt_links_lead_nowhere_outside(whole, cases, tmp_path):
+    folder, images, _ = cases
+    (tmp_path / "mgmt").mkdir()
+    write_mgmt(tmp_path / "mgmt")
+    (series,) = images.glob("R01-000/*/3.*")
+    (sequence,) = tmp_path.glob("mgmt/*/train/00000/FLAIR")
+    for number, (name, root, own) in enumerate((("egfr", folder, series), ("mgmt", tmp_path / "mgmt", sequence))):
+        if whole and name == "egfr":
+            continue  # links to folders are not followed there
+        for moved in [own] if whole else sorted(own.iterdir())[1:2]:
+            moved.symlink_to(shutil.move(moved, tmp_path / f"outside {number}"))
+        text = fault(name, root)
+        assert "1 cases with links that lead out of the folder: line 2. Give a folder that holds their targets" in text
 
 
 def test_egfr_cases_without_images_are_refused_or_left_out(cases):
@@ -598,7 +679,7 @@ def test_mgmt_reads_one_sequence_in_the_order_of_positions(mgmt):
     assert (table.labels, table.task) == (("MGMT methylated",), "binary")
     assert table.patients.tolist() == ["00000", "00002", "00009", "01010"]
     assert table.targets[:, 0].tolist() == [0, 1, 0, 0]
-    assert table.ids[0] == "00000/FLAIR"
+    assert table.ids.tolist() == [f"case {hashed(case)} FLAIR" for case in table.patients.tolist()]
     assert [file.name for file in table.image(0)] == [f"Image-{n}.dcm" for n in range(5, 18, 2)]
     assert "3 cases left out, as the organisers advise (00109, 00123, 00709)" in " ".join(table.notes)
     brightest = medzoo.read(table.image(0)).array[0].max((1, 2))
@@ -649,7 +730,10 @@ def test_mgmt_layouts_that_are_others(mgmt, tmp_path):
     folder, labels = mgmt
     copy = labels.parent / "train" / "train" / "00009"
     shutil.copytree(labels.parent / "train" / "00009", copy)
-    assert "expected each case once, found 1 twice" in fault("mgmt", folder)
+    text = fault("mgmt", folder)
+    where = f"case {hashed('00009')} in {labels.parent.name}/train and {labels.parent.name}/train/train"
+    assert f"expected each case once, found 1 twice: {where}. Remove one." in text
+    assert "00009" not in text
     shutil.rmtree(copy.parent)
     shutil.copytree(labels.parent / "train" / "00002", labels.parent / "train" / "00003")
     assert "1 cases without a label left out" in Table.from_source("mgmt", folder).notes

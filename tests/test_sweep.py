@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import re
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -25,11 +26,12 @@ from medzoo.cli.tables import cli_message
 from medzoo.errors import ConfigError, DataError, TrainError, UnknownModelError
 from medzoo.evaluation.compare import compare
 from medzoo.evaluation.scores import Scores
-from medzoo.training import epoch_log
+from medzoo.training import epoch_log, lock
 from medzoo.training.numerics import FiniteGuard
 from medzoo.training.recipe import Recipe
 from medzoo.training.signals import TrainInterrupted
 from medzoo.training.sweep_choice import SweepRow, choose, validated
+from medzoo.training.sweep_folder import read_failure
 from medzoo.training.sweep_grid import MOST, Grid
 from medzoo.training.sweep_plot import draw_sweep
 from medzoo.training.sweep_table import Sweep, notes_of
@@ -284,6 +286,50 @@ def test_a_folder_of_something_else_is_refused(images, tmp_path):
     (tmp_path / "b" / "sweep.json").write_text("[]")
     with pytest.raises(ConfigError, match="it is not what medzoo wrote"):
         sweep(images, tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"over": {"batch": 3}}, {"over": ["batch"]}, {"over": None}, {"base": None}, {"base": []}, {"data": None},
+        {"data": {"digest": "a", "rows": "many"}}, {"data": {"digest": None, "rows": 3}}, {"data": {"rows": 3}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_damaged_plan_is_named(change, swept, images, tmp_path):
+    plan = json.loads((swept.folder / "sweep.json").read_text())
+    path = tmp_path / "sweep.json"
+    path.write_text(json.dumps(plan | change))
+    (tmp_path / "batch=16").mkdir()
+    (tmp_path / "batch=16" / "run.json").touch()  # a run has begun
+    message = f"{path}: the sweep cannot be read (it is not what medzoo wrote). Restore the file, or choose another"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        sweep(images, tmp_path)
+
+
+@pytest.mark.parametrize("text", ['{"recipe": "a", "rea', "[]", '{"recipe": "a"}', '{"recipe": 1, "reason": "b"}', ""])
+def test_a_damaged_record_of_a_failure_is_named(text, tmp_path):
+    (tmp_path / "failed.json").write_text(text)
+    message = f"{tmp_path / 'failed.json'}: why the run failed cannot be read (it is not what medzoo wrote). Delete the"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        read_failure(tmp_path)
+    assert read_failure(tmp_path / "absent") is None
+
+
+def test_a_sweep_with_a_damaged_record_stops(swept, images, tmp_path):
+    folder = shutil.copytree(swept.folder, tmp_path / "s")
+    (failed,) = folder.glob("*/failed.json")
+    failed.write_text(failed.read_text()[:20])
+    with pytest.raises(ConfigError, match=re.escape(str(failed))):
+        sweep(images, folder)
+
+
+def test_two_sweeps_in_one_folder_at_once_are_refused(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "PATIENCE", 0.2)
+    with lock.lock_state(tmp_path / "s" / "state"):
+        with pytest.raises(TrainError, match=r"s: another process trains in this folder \(process \d+ on"):
+            sweep(images, tmp_path / "s", {"batch": [16]})
+        assert [path.name for path in (tmp_path / "s").iterdir()] == ["state"]
 
 
 @pytest.mark.parametrize(

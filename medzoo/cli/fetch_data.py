@@ -11,16 +11,13 @@ from medzoo.cli.tables import console
 from medzoo.data.sources.catalogue import SOURCES
 from medzoo.data.sources.options import SourceOptions
 from medzoo.data.sources.published import PublishedData
-from medzoo.data.sources.rsna_mapping import MAPPING_URL, check_mapping
+from medzoo.data.sources.rsna_mapping import MAPPING_NAME, MAPPING_URL, MOST_BYTES, check_mapping
 from medzoo.errors import ConfigError, did_you_mean
 from medzoo.weights.first_use import fetch_unlisted
 
 __all__ = ["PREFIX", "fetch_data"]
 
 PREFIX = "data:"
-MAPPING = "rsna-mapping"
-MOST_BYTES = 1 << 28
-"""Of the mapping, which has some 30,000 records of a few hundred bytes."""
 
 
 def fetch_data(name: str, folder: str | None, to: str | None) -> None:
@@ -36,13 +33,13 @@ def fetch_data(name: str, folder: str | None, to: str | None) -> None:
         DataError: the folder has another layout, or the mapping is another file than before.
         WeightsUnavailable: the mapping cannot be downloaded.
     """
-    if name == MAPPING:
+    if name == MAPPING_NAME:
         if folder is not None or to is None:
-            raise ConfigError(f"{PREFIX}{MAPPING}: expected the file to write. Give --to FILE.json alone.")
+            raise ConfigError(f"{PREFIX}{MAPPING_NAME}: expected the file to write. Give --to FILE.json alone.")
         _fetch_mapping(Path(to))
         return
     if name not in SOURCES:
-        known = [*SOURCES, MAPPING]
+        known = [*SOURCES, MAPPING_NAME]
         raise ConfigError(f"no data set {name!r}.{did_you_mean(name, known)} There are {', '.join(known)}.")
     if folder is not None and to is not None:
         raise ConfigError(f"{PREFIX}{name}: expected one folder, got --check and --to. Leave --to out.")
@@ -112,6 +109,6 @@ def _number(count: int | None) -> str:
 def _fetch_mapping(to: Path) -> None:
     """Download the mapping to a file, or to a folder under its own name, unless it is there."""
     path = to / MAPPING_URL.rpartition("/")[2] if to.is_dir() else to
-    records, digest = fetch_unlisted(MAPPING_URL, MAPPING, path, check_mapping, MOST_BYTES)
+    records, digest = fetch_unlisted(MAPPING_URL, MAPPING_NAME, path, check_mapping, MOST_BYTES)
     click.echo(f"{path}: {records:,} records, {digest}")
     click.echo(f"Next: medzoo train rsna --data FOLDER --mapping {path} --to RUN")

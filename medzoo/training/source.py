@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from medzoo.data.label_rules import LabelOptions
+from medzoo.data.sources.catalogue import published
 from medzoo.data.sources.options import SourceOptions
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError, did_you_mean
 from medzoo.training.recipe import DataSection, Recipe
+from medzoo.training.recipe_files import list_recipes
 
 __all__ = ["label_options", "load_table", "source_choices"]
 
 CSV = (".csv", ".tsv")
+OF_TABLES = (
+    "image", "label", "labels", "task", "positive", "sep", "no_finding", "others", "uncertain", "blank", "patient",
+    "duplicates", "key", "choose", "unmatched", "point", "points_frame",
+)  # fmt: skip
+"""Fields that cannot act on a published set, which states all this itself."""
+OF_SETS = ("missing", "findings", "mapping", "negatives", "sample_seed", "sequence", "same_person")
+"""Fields that cannot act on a table of one's own."""
 
 
 def load_table(
@@ -29,7 +40,7 @@ def load_table(
         images: whether the images of a CSV file have to be there.
 
     Raises:
-        ConfigError: no such path, or one that needs something else.
+        ConfigError: no such path, one that needs something else, or a field that cannot act on a published set.
         DataError: the table cannot be used.
     """
     path, how = Path(data), recipe.data
@@ -40,7 +51,36 @@ def load_table(
     if how.source != "table" and path.suffix.lower() not in files:
         if root is not None:
             raise ConfigError(f"{path}: root is for the images of a .csv or .tsv file. Leave it out.")
+        _check_fields(how, path)
         return Table.from_source(how.source, path, **source_choices(how))
+    table = _own_table(how, path, root, images=images)
+    return replace(table, notes=(*table.notes, *_unused(how)))
+
+
+def _check_fields(how: DataSection, path: Path) -> None:
+    """Raise ConfigError for fields that were changed and cannot act on a published set."""
+    recipes = [Recipe.load(name).data for name in list_recipes()]
+    usual = [DataSection(), *(one for one in recipes if one.source == how.source)]
+    changed = [name for name in OF_TABLES if all(getattr(how, name) != getattr(one, name) for one in usual)]
+    if changed:
+        listed = ", ".join(f"data.{name}" for name in changed)
+        findings = "findings" in published(how.source).options and {"label", "labels"} & {*changed}
+        raise ConfigError(
+            f"{path}: {listed} cannot act on the published set {how.source}, which has its own labels, patients and "
+            f"places. {'Choose findings with data.findings and leave' if findings else 'Leave'} "
+            f"{'this' if len(changed) == 1 else 'these'} out, or give a .csv file of your own."
+        )
+
+
+def _unused(how: DataSection) -> Sequence[str]:
+    """Return notes on the fields of published sets, which a table of one's own does not use."""
+    names = [f"data.{name}" for name in OF_SETS if getattr(how, name) != getattr(DataSection(), name)]
+    of = "published sets" if how.source == "table" else f"the folder of {how.source}"
+    verb = "is" if len(names) == 1 else "are"
+    return [f"{', '.join(names)} {verb} for {of} and not used for a table"] if names else []
+
+
+def _own_table(how: DataSection, path: Path, root: str | os.PathLike[str] | None, *, images: bool) -> Table:
     if root is not None and not Path(root).is_dir():
         raise ConfigError(f"root {Path(root)}: no such folder.{_near(Path(root))} Give the folder of the images.")
     if how.key is not None:

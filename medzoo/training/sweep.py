@@ -48,6 +48,7 @@ from medzoo.training.sweep_folder import (
     digest_of_rows,
     has_trained,
     plan_of,
+    read_failure,
     read_plan,
     write_file,
 )
@@ -196,8 +197,7 @@ class _Sweeping:
         """Return what is known of a combination."""
         folder = self.folder / one.name
         row = SweepRow(one.name, folder, one.values, "not begun")
-        if (folder / FAILED).is_file():
-            facts = json.loads((folder / FAILED).read_text("utf-8"))
+        if (facts := read_failure(folder)) is not None:
             self._check_recipe(one, facts)
             row = replace(row, status="failed", reason=facts["reason"])
         elif not is_run(folder):

@@ -27,6 +27,7 @@ __all__ = [
     "digest_of_rows",
     "has_trained",
     "plan_of",
+    "read_failure",
     "read_plan",
     "write_file",
 ]
@@ -50,17 +51,50 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_text("utf-8"))
         if found["format"] != 1:
             raise ConfigError(f"{path}: expected format 1, got {found['format']!r}. It may be of a later medzoo.")
-        _ = found["base"], found["over"].keys(), found["data"]["digest"], found["data"]["rows"]
+        if not _is_plan(found):
+            raise TypeError
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        reason = (error.strerror or error) if isinstance(error, OSError) else "it is not what medzoo wrote"
+    except ConfigError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(
-            f"{path}: the sweep cannot be read ({reason}). Restore the file, or choose another folder."
+            f"{path}: the sweep cannot be read ({_why(error)}). Restore the file, or choose another folder."
         ) from error
     return dict(found)
+
+
+def _is_plan(found: Mapping[str, Any]) -> bool:
+    """Whether the parts of ``sweep.json`` that are used are what :func:`plan_of` writes."""
+    base, over, data = found["base"], found["over"], found["data"]
+    return (
+        isinstance(base, dict) and isinstance(over, dict) and all(isinstance(values, list) for values in over.values())
+        and isinstance(data["digest"], str) and type(data["rows"]) is int
+    )  # fmt: skip
+
+
+def read_failure(folder: Path) -> dict[str, Any] | None:
+    """Return ``failed.json`` of a run; ``None`` if there is none.
+
+    Raises:
+        ConfigError: it cannot be read, or is not what medzoo wrote.
+    """
+    path = folder / FAILED
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        if not (isinstance(found["recipe"], str) and isinstance(found["reason"], str)):
+            raise TypeError
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ConfigError(
+            f"{path}: why the run failed cannot be read ({_why(error)}). Delete the folder {folder} to train it again."
+        ) from error
+    return dict(found)
+
+
+def _why(error: Exception) -> str:
+    return str(error.strerror or error) if isinstance(error, OSError) else "it is not what medzoo wrote"
 
 
 def has_trained(folder: Path) -> bool:

@@ -6,8 +6,9 @@ import hashlib
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
-from medzoo.errors import ConfigError, WeightsCorrupt
+from medzoo.errors import ConfigError, WeightsCorrupt, WeightsUnavailable
 from medzoo.progress import progress_bar
 from medzoo.weights.safetensors import refuse_substitutes
 
@@ -30,6 +31,12 @@ def pooch_downloader(
 
     def keep(answer: Any, *_: Any, **__: Any) -> None:
         answers.append(answer)
+        to = urljoin(answer.url, answer.headers.get("location", ""))
+        if answer.is_redirect and answer.url.startswith("https:") and not to.startswith("https:"):
+            raise WeightsUnavailable(
+                f"{who}: {answer.url} leads from https to {to.partition(':')[0]}, where the file could be exchanged on "
+                "its way. Try another network, or set MEDZOO_MIRROR to your own mirror."
+            )
 
     class Downloader(pooch.HTTPDownloader):  # type: ignore[misc]
         def __call__(self, url: str, output_file: Any, pooch: Any, check_only: bool = False) -> Any:

@@ -13,7 +13,7 @@ from medzoo.errors import ConfigError, DataError, MedzooError
 from medzoo.weights.cache import advisory_lock, digest_of, home, wrap_disk_errors
 from medzoo.weights.http import download_unlisted
 
-__all__ = ["fetch_unlisted"]
+__all__ = ["fetch_unlisted", "other_than_recorded"]
 
 LOCK_SECONDS = 10.0
 
@@ -33,7 +33,7 @@ def fetch_unlisted(url: str, name: str, to: Path, check: Callable[[bytes, str], 
         most_bytes: of the file.
 
     Raises:
-        ConfigError: ``to`` cannot be read or written.
+        ConfigError: ``to`` cannot be read or written, is no file, or is larger.
         DataError: it is another file than the first one was, or of another kind.
         WeightsUnavailable, WeightsCorrupt: as :func:`~medzoo.weights.http.download_unlisted`.
     """
@@ -41,7 +41,7 @@ def fetch_unlisted(url: str, name: str, to: Path, check: Callable[[bytes, str], 
     where = f"{name}: {to if there else url}"
     try:
         if there:
-            data = to.read_bytes()
+            data = _read(to, most_bytes)
         elif not to.parent.is_dir():
             raise ConfigError(f"{to}: expected a file in a folder that exists, {to.parent} does not. Make it.")
         else:
@@ -57,6 +57,29 @@ def fetch_unlisted(url: str, name: str, to: Path, check: Callable[[bytes, str], 
     except OSError as error:
         raise ConfigError(f"{to} cannot be used ({error.strerror or error}). Choose another file.") from error
     return found, digest
+
+
+def other_than_recorded(name: str, path: Path) -> str | None:
+    """Return the digest that was recorded when a file was first used, if that of ``path`` is another.
+
+    ``None`` where they are the same, or none was recorded.
+
+    Raises:
+        DataError: the record cannot be read.
+    """
+    known = _recorded(name, str(path))
+    return known if known is not None and digest_of(path.read_bytes()) != known else None
+
+
+def _read(path: Path, most_bytes: int) -> bytes:
+    """Return the bytes of a file, of which no more is read than is allowed."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: expected a file, found a folder, pipe or device. Choose another file.")
+    with path.open("rb") as file:
+        data = file.read(most_bytes + 1)
+    if len(data) > most_bytes:
+        raise ConfigError(f"{path}: expected at most {most_bytes:,} bytes, found more. Choose another file.")
+    return data
 
 
 def _compare(name: str, data: bytes, where: str) -> str:

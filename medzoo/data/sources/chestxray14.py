@@ -37,7 +37,7 @@ _COMPLETE = ("Data_Entry_2017_v2020.csv", "Data_Entry_2017.csv")  # the later on
 _LISTS = {"train": "train_val_list.txt", "test": "test_list.txt"}
 _SMALL = {"train": "train-small.csv", "valid": "valid-small.csv", "test": "test.csv"}
 _GROUPS = {"View Position": "view", "Patient Gender": "sex", "Patient Sex": "sex", "Follow-up #": "follow_up"}
-_NAME = re.compile(r"(\d+)_\d+\.png", re.IGNORECASE)
+_NAME = re.compile(r"([0-9]+)_[0-9]+\.png", re.IGNORECASE)
 
 
 def read(folder: Path, choices: SourceChoices) -> TableFields:
@@ -129,7 +129,7 @@ def _check_patients(images: Sequence[str], patients: Sequence[str], faults: Faul
     """Add a fault for a file whose name, which starts with the patient, is in the row of another one."""
     other = [
         (row, "") for row, (image, patient) in enumerate(zip(images, patients, strict=True))
-        if (named := _NAME.fullmatch(image)) and patient.isdecimal() and int(named[1]) != int(patient)
+        if (named := _NAME.fullmatch(image)) and patient.isdecimal() and named[1].lstrip("0") != patient.lstrip("0")
     ]  # fmt: skip
     faults.add_rows(
         "rows whose Patient ID is not the one with which the name of the image starts", other,

@@ -1,11 +1,12 @@
 """NSCLC Radiogenomics: EGFR mutation from CT of the chest, one row per case.
 
-The layout is that of TCIA, doi:10.7937/K9/TCIA.2017.7hs46erv, and of Bakr et al., doi:10.1038/sdata.2018.202. Case ids
-are never part of a message: cases are named by line.
+The layout is that of TCIA, doi:10.7937/K9/TCIA.2017.7hs46erv, and of Bakr et al., doi:10.1038/sdata.2018.202. Messages
+name cases by line and the ids of rows have a hash of the case; paths of images have the names of their folders.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -17,12 +18,13 @@ import numpy as np
 
 from medzoo.data.columns import Columns
 from medzoo.data.faults import quote
+from medzoo.data.identity import hashed
 from medzoo.data.labels import LabelRules
 from medzoo.data.roi import note_sizes
 from medzoo.data.sources.egfr_series import Choice, choose_ct, read_case
 from medzoo.data.sources.options import SourceChoices
 from medzoo.data.sources.published import PublishedData, TableFields
-from medzoo.data.sources.tree import one_file, walk_tree
+from medzoo.data.sources.tree import OUTSIDE, OUTSIDE_ADVICE, leads_out, one_file, walk_tree
 from medzoo.data.table_csv import read_csv
 from medzoo.data.table_paths import absolute
 from medzoo.data.table_rows import assemble
@@ -49,6 +51,11 @@ _ABSENT = {
     "CT series": f"{_RELOAD}, or give missing='drop' to leave these out.",
     "segmentation of a CT": "Give missing='drop' to leave them out, or roi=None and patch=None for complete scans.",
 }
+# What is wrong with a case: another CT than the right one may be taken, so that it is not left out in silence.
+_UNREADABLE = "series that cannot be read"
+_MOVED = "cases whose folder has images of another PatientID"
+_LINKED = f"cases with {OUTSIDE}"
+_WRONG = {_UNREADABLE: f"{_RELOAD}.", _MOVED: f"{_RELOAD}.", _LINKED: OUTSIDE_ADVICE}
 
 
 def _read(folder: Path, choices: SourceChoices) -> TableFields:
@@ -75,7 +82,7 @@ def _read(folder: Path, choices: SourceChoices) -> TableFields:
     columns = read_csv(path, wanted=[_CASE, _STATUS])
     columns.require(case=_CASE, label=_STATUS)
     columns = _known(columns)
-    chosen, columns = _with_images(columns, folders, choices)
+    chosen, columns = _with_images(columns, folders, choices, os.path.realpath(folder))
     return _fields(columns, chosen, choices)
 
 
@@ -105,26 +112,28 @@ def _known(columns: Columns) -> Columns:
 
 
 def _with_images(
-    columns: Columns, folders: Mapping[str, list[Path]], choices: SourceChoices
+    columns: Columns, folders: Mapping[str, list[Path]], choices: SourceChoices, root: str
 ) -> tuple[list[Choice], Columns]:  # fmt: skip
     """Return the choice for each row that has images, and these rows."""
     faults, found = columns.faults, dict[int, Choice]()
     absent: dict[str, list[tuple[int, str]]] = {what: [] for what in _ABSENT}
-    moved: list[tuple[int, str]] = []
+    wrong: dict[str, list[tuple[int, str]]] = {what: [] for what in _WRONG}
     for row, case in enumerate(track(columns.values[_CASE], "reading headers")):
         if case not in folders:
             absent["folder"].append((row, ""))
             continue
         series, unreadable = read_case(folders[case])
-        for text in unreadable:
-            faults.add_general(text)
+        wrong[_UNREADABLE] += [(row, text) for text in unreadable]
         if any(one.patient not in ("", case) for one in series):
-            moved.append((row, ""))
+            wrong[_MOVED].append((row, ""))
+            continue
+        if leads_out([file for one in series if one.modality in ("CT", "SEG") for file in one.files], root):
+            wrong[_LINKED].append((row, ""))
             continue
         try:
             chosen = choose_ct(series, with_tumour=choices.roi is not None)
         except DataError as error:
-            faults.add_general(str(error))
+            wrong[_UNREADABLE].append((row, str(error)))
             continue
         if chosen is None:
             absent["CT series"].append((row, ""))
@@ -132,7 +141,8 @@ def _with_images(
             absent["segmentation of a CT"].append((row, ""))
         else:
             found[row] = chosen
-    faults.add_rows("cases whose folder has images of another PatientID", moved, f"{_RELOAD}.")
+    for what, rows in wrong.items():
+        faults.add_rows(what, rows, _WRONG[what])
     if choices.missing == "refuse":
         for what, rows in absent.items():
             faults.add_rows(f"cases without a {what}", rows, _ABSENT[what])
@@ -151,15 +161,10 @@ def _fields(columns: Columns, chosen: list[Choice], choices: SourceChoices) -> T
         points = np.array([one.tumour.centre for one in chosen if one.tumour is not None], np.float64).reshape(-1, 3)
     notes = (*columns.notes, *_notes(chosen, choices))
     return assemble(
-        replace(columns, values=kept, notes=notes), ids=[_id(one) for one in chosen],
+        replace(columns, values=kept, notes=notes), ids=[f"case {hashed(case)} CT" for case in cases],
         paths=["\n".join(map(absolute, one.ct.files)) for one in chosen], label="label", patient="case", groups=None,
         rules=LabelRules(names=[LABEL]), points=points,
     )  # fmt: skip
-
-
-def _id(chosen: Choice) -> str:
-    """Return the folder of a series from that of its case on."""
-    return "/".join(chosen.ct.files[0].parts[-4:-1])
 
 
 def _notes(chosen: list[Choice], choices: SourceChoices) -> tuple[str, ...]:
@@ -174,6 +179,11 @@ def _notes(chosen: list[Choice], choices: SourceChoices) -> tuple[str, ...]:
         notes.append(f"{equal:,} cases have several CT series of as many slices: the first by number was taken")
     if choices.roi is None:
         return (*notes, "roi is None: a tumour is a few voxels of a complete CT at 64 × 64 × 64. See roi='seg'")
+    if by_frame := sum(one.by_frame for one in chosen):
+        notes.append(
+            f"{by_frame:,} cases have a segmentation that names a series that is not there: the longest CT of the same "
+            "frame of reference was taken"
+        )
     doubled = sum(one.segmentations > 1 for one in chosen)
     if doubled:
         notes.append(f"{doubled:,} cases have several segmentations: the one that marks the most was taken")

@@ -9,6 +9,7 @@ Axes: n rows.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,11 +23,12 @@ from medzoo.data.sources.luna16_annotations import ANNOTATIONS, find_csv, read_n
 from medzoo.data.sources.luna16_places import Places, read_places
 from medzoo.data.sources.options import SourceChoices
 from medzoo.data.sources.published import PublishedData, TableFields
-from medzoo.data.sources.tree import walk_tree
+from medzoo.data.sources.tree import OUTSIDE, OUTSIDE_ADVICE, leads_out, walk_tree
 from medzoo.data.table_paths import absolute
 from medzoo.data.texts import Texts
 from medzoo.errors import DataError
 from medzoo.io.files import wrap_read_errors
+from medzoo.io.hashing import hash_text
 from medzoo.io.metaimage_header import read_header
 from medzoo.progress import track
 
@@ -55,7 +57,7 @@ def _read(folder: Path, choices: SourceChoices) -> TableFields:
         "candidates whose class is neither 0 nor 1", ((int(row), f"{places.values[row]:g}") for row in wrong),
         "Copy the file again from its source.",
     )  # fmt: skip
-    _check_inside(places, rows, scans, faults)
+    _check_inside(folder, places, rows, scans, faults)
     rows, doubled = _without_duplicates(places, rows, faults)
     faults.check()
     if not (places.values[rows] == 1).any():
@@ -64,7 +66,7 @@ def _read(folder: Path, choices: SourceChoices) -> TableFields:
     kept, drawn = _draw(places, rows, choices)
     unhit = _missed_nodules(folder, places, rows, scans)
     notes += (*doubled, *drawn, *unhit, "a scan stands for a patient: the files name none")
-    return _fields(folder, places, kept, scans) | {
+    return _fields(places, kept, scans) | {
         "source": str(found),
         "prevalence": (population,) if drawn and len(kept) < len(rows) else None,
         "notes": notes,
@@ -97,12 +99,18 @@ def _scans(folder: Path, faults: Faults) -> dict[str, _Scan]:
                 scan = _Scan(here / name, parts[-1])
                 first = found.setdefault(name[: -len(".mhd")], scan)
                 if first is not scan:
-                    twice.append(f"{scan.path.relative_to(folder)} (also {first.path.relative_to(folder)})")
+                    both = [one.path.parent.relative_to(folder).as_posix() for one in (first, scan)]
+                    twice.append(f"{_name(scan.path.stem)} in {' and '.join(both)}")
     if twice:
         faults.add_general(f"{len(twice):,} scans are there twice: {join_some(twice, 3)}. Remove one of each.")
     if not found:
         raise DataError(f"{folder}: expected scans as subset0/SERIESUID.mhd, found none. Unpack the subsets into it.")
     return found
+
+
+def _name(series: str) -> str:
+    """Return what a scan is called in ids and messages: its seriesuid stands for a patient."""
+    return f"scan {hash_text(series)}"
 
 
 def _match(part: str) -> re.Match[str] | None:
@@ -134,24 +142,34 @@ def _there(
     return rows, (f"{what} and left out; there are scans of subset {', '.join(subsets)}",)
 
 
-def _check_inside(places: Places, rows: NDArray[np.int64], scans: Mapping[str, _Scan], faults: Faults) -> None:
-    """Add the candidates that are outside of their scan, and the scans whose header cannot be used."""
+def _check_inside(
+    folder: Path, places: Places, rows: NDArray[np.int64], scans: Mapping[str, _Scan], faults: Faults
+) -> None:  # fmt: skip
+    """Add the candidates that are outside of their scan, and the scans that cannot be used."""
     order = rows[np.argsort(places.series[rows], kind="stable")]
     groups = np.split(order, np.flatnonzero(np.diff(places.series[order])) + 1) if len(order) else []
     outside: list[tuple[int, str]] = []
+    unusable: list[tuple[int, str]] = []
+    links: list[tuple[int, str]] = []
+    root = os.path.realpath(folder)
     for own in track(groups, "reading headers"):
-        path = scans[str(places.names[places.series[own[0]]])].path
+        first, series = int(own[0]), str(places.names[places.series[own[0]]])
+        path = scans[series].path
         try:
+            if leads_out([path], root):
+                links.append((first, _name(series)))
+                continue
             with wrap_read_errors(path, "a MetaImage"):
                 header = read_header(path)
                 if len(header.size) != 3:
                     raise DataError(f"{path}: expected a volume, found {len(header.size)} axes. Copy the scan again.")
                 to_voxel = np.linalg.inv(header.affine)
         except np.linalg.LinAlgError:
-            faults.add_general(f"{path}: expected three independent axes, found a singular matrix. Copy it again.")
+            unusable.append((first, f"{_name(series)}: expected three independent axes, found a singular matrix"))
             continue
         except DataError as error:
-            faults.add_general(str(error))
+            reason = str(error).removeprefix(f"{path}: ").partition(". ")[0].rstrip(".")
+            unusable.append((first, f"{_name(series)}: {reason.replace(series, 'SERIESUID')}"))
             continue
         lps = places.points[own] * [-1.0, -1.0, 1.0]
         voxels = lps @ to_voxel[:3, :3].T + to_voxel[:3, 3]
@@ -161,6 +179,8 @@ def _check_inside(places: Places, rows: NDArray[np.int64], scans: Mapping[str, _
             (int(row), f"voxel {', '.join(f'{v:.1f}' for v in voxel)} of {size}")
             for row, voxel in zip(own[bad], voxels[bad].tolist(), strict=True)
         ]
+    faults.add_rows("scans that cannot be used, each at its first candidate", unusable, "Copy the scans again.")
+    faults.add_rows(f"scans with {OUTSIDE}, each at its first candidate", links, OUTSIDE_ADVICE)
     faults.add_rows(
         "candidates outside of their scan", outside,
         "Coordinates are LPS mm of the scan that seriesuid names: copy the file and the scans again.",
@@ -247,10 +267,10 @@ def _missed_nodules(
     return (f"{missed:,} of {known:,} annotated nodules of these scans are hit by no candidate",)
 
 
-def _fields(folder: Path, places: Places, rows: NDArray[np.int64], scans: Mapping[str, _Scan]) -> TableFields:
+def _fields(places: Places, rows: NDArray[np.int64], scans: Mapping[str, _Scan]) -> TableFields:
     names = [scans.get(name) for name in places.names.tolist()]
     files = ["" if scan is None else absolute(scan.path) for scan in names]
-    labels = ["" if scan is None else scan.path.relative_to(folder).as_posix() for scan in names]
+    labels = [_name(name) for name in places.names.tolist()]
     series = places.series[rows]
     given = places.points[rows] * [-1.0, -1.0, 1.0] + 0.0  # as the file has it; -0.0 is 0.0
     ids = [f"{labels[at]} @ {x!r}, {y!r}, {z!r}" for at, (x, y, z) in zip(series.tolist(), given.tolist(), strict=True)]

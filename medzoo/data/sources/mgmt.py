@@ -6,16 +6,18 @@ slices of a series are sorted by their position when they are read: their number
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
 
 from medzoo.data.columns import Columns
 from medzoo.data.faults import join_some
+from medzoo.data.identity import hashed
 from medzoo.data.labels import LabelRules
 from medzoo.data.sources.options import SourceChoices
 from medzoo.data.sources.published import PublishedData, TableFields
-from medzoo.data.sources.tree import one_file, walk_tree
+from medzoo.data.sources.tree import OUTSIDE, OUTSIDE_ADVICE, leads_out, one_file, walk_tree
 from medzoo.data.table_csv import read_csv
 from medzoo.data.table_paths import absolute
 from medzoo.data.table_rows import assemble
@@ -55,7 +57,7 @@ def _read(folder: Path, choices: SourceChoices) -> TableFields:
     if unlabelled := len(cases.keys() - set(columns.values[_ID]) - set(_LEFT_OUT)):
         columns = replace(columns, notes=(*columns.notes, f"{unlabelled:,} cases without a label left out"))
     columns, paths = _with_images(columns, cases, sequence, choices, folder)
-    ids = [f"{case}/{sequence}" for case in columns.values[_ID]]
+    ids = [f"case {hashed(case)} {sequence}" for case in columns.values[_ID]]
     return assemble(
         columns, ids=ids, paths=paths, label=_VALUE, patient=_ID, groups=[], rules=LabelRules(names=[LABEL])
     )
@@ -72,7 +74,8 @@ def _find(folder: Path) -> tuple[dict[str, Path], list[Path]]:
 
     for here, names in walk_tree(folder, enter):
         if _CASE.fullmatch(here.name) and cases.setdefault(here.name, here) != here:
-            twice.append(f"{here.relative_to(folder)} and {cases[here.name].relative_to(folder)}")
+            both = [path.parent.relative_to(folder).as_posix() for path in (cases[here.name], here)]
+            twice.append(f"case {hashed(here.name)} in {' and '.join(both)}")
         tables += [here / _TABLE] if _TABLE in names else []
     if twice:
         raise DataError(
@@ -107,15 +110,19 @@ def _with_images(
 ) -> tuple[Columns, list[str]]:
     """Return the rows whose images are there, and the files of each."""
     faults, found = columns.faults, dict[int, str]()
-    absent, empty = list[tuple[int, str]](), list[tuple[int, str]]()
+    absent, empty, outside = list[tuple[int, str]](), list[tuple[int, str]](), list[tuple[int, str]]()
+    root = os.path.realpath(folder)
     for row, case in enumerate(track(columns.values[_ID], "listing images")):
         files = _slices(cases[case] / sequence) if case in cases else []
         if not files:
             absent.append((row, ""))
+        elif leads_out(files, root):
+            outside.append((row, ""))
         elif any(file.stat().st_size == 0 for file in files):
             empty.append((row, ""))
         else:
             found[row] = "\n".join(map(absolute, files))
+    faults.add_rows(f"cases with {OUTSIDE}", outside, OUTSIDE_ADVICE)
     faults.add_rows("cases with empty files (0 bytes)", empty, "Unpack the archive again.")
     if choices.missing == "refuse":
         faults.add_rows(

@@ -6,6 +6,7 @@ ChestX-ray14, several of a patient; who they are of is in the mapping that the R
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,14 +16,14 @@ from medzoo.data.label_rules import LabelRules
 from medzoo.data.sources.image_files import folder_with, index_images, match_images, need_columns
 from medzoo.data.sources.options import SourceChoices
 from medzoo.data.sources.published import PublishedData, TableFields
-from medzoo.data.sources.rsna_mapping import MAPPING, read_mapping
+from medzoo.data.sources.rsna_mapping import MAPPING, MAPPING_NAME, load_mapping
 from medzoo.data.table_csv import read_csv
 from medzoo.data.table_rows import assemble
 from medzoo.errors import DataError
 from medzoo.io.dicom.elements import text
 from medzoo.io.dicom.header import age_of, wrap_dicom_errors
-from medzoo.io.files import existing
 from medzoo.progress import track
+from medzoo.weights.first_use import other_than_recorded
 
 __all__ = ["ABOUT", "LABEL", "read"]
 
@@ -31,7 +32,6 @@ LABEL = "Lung Opacity"
 
 _LABELS, _CLASSES = "stage_2_train_labels.csv", "stage_2_detailed_class_info.csv"
 _IMAGES = "stage_2_train_images"
-_LARGEST = 1 << 28  # bytes of a mapping; the published one has 30,000 records
 
 
 def read(folder: Path, choices: SourceChoices) -> TableFields:
@@ -46,11 +46,16 @@ def read(folder: Path, choices: SourceChoices) -> TableFields:
     if (root / _CLASSES).is_file():
         columns.values["class"] = _classes(root / _CLASSES, ids, columns.values["Target"], faults)
     here = root / MAPPING
-    mapping = choices.mapping if choices.mapping is not None else here if here.is_file() else None
+    mapping = choices.mapping if choices.mapping is not None else here if os.path.lexists(here) else None
     notes = [*columns.notes, f"{LABEL}: an opacity that radiologists found suspicious for pneumonia, no diagnosis"]
     if mapping is not None:
         columns.values["patient"] = _patients(Path(mapping), ids, faults)
         notes.append(f"patients by {Path(mapping).name}")
+        if (known := other_than_recorded(MAPPING_NAME, Path(mapping))) is not None:
+            notes.append(
+                f"{Path(mapping).name} is another file than the one that was first fetched, {known}: who is of which "
+                f"patient may differ; compare both with medzoo fetch data:{MAPPING_NAME}"
+            )
     else:
         notes.append(f"the patients are not known: put {MAPPING} beside the CSV files, or give it as mapping")
     columns.values[LABEL] = columns.values.pop("Target")
@@ -107,13 +112,7 @@ def _classes(path: Path, ids: Sequence[str], targets: Sequence[str], faults: Fau
 
 def _patients(path: Path, ids: Sequence[str], faults: Faults) -> list[str]:
     """Return the NIH patient of each image; an image that is not in the mapping is a fault."""
-    here = existing(path)
-    if not here.is_file() or here.stat().st_size > _LARGEST:
-        raise DataError(f"{here}: expected the mapping as a JSON file of at most {_LARGEST >> 20} MiB. Give the file.")
-    try:
-        of_image = read_mapping(here.read_bytes(), str(here))
-    except OSError as error:
-        raise DataError(f"{here}: cannot be read ({error.strerror}). Ask for read access.") from None
+    of_image = load_mapping(path)
     faults.add_rows(
         f"images that are not in {path.name}", [(row, "") for row, one in enumerate(ids) if one not in of_image],
         "Whether such an image is of a patient in another part cannot be known: get the complete mapping.",

@@ -4,16 +4,49 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 from medzoo.errors import DataError
 
-__all__ = ["MAPPING", "MAPPING_URL", "check_mapping", "read_mapping"]
+__all__ = ["MAPPING", "MAPPING_NAME", "MAPPING_URL", "MOST_BYTES", "check_mapping", "load_mapping", "read_mapping"]
 
 MAPPING = "pneumonia-challenge-dataset-mappings_2018.json"
 """Its name as it is published."""
 MAPPING_URL = f"https://s3.amazonaws.com/east1.public.rsna.org/AI/2018/{MAPPING}"
 
-_NIH_NAME = re.compile(r"(\d+)_\d+(\.png)?", re.IGNORECASE)
+MAPPING_NAME = "rsna-mapping"
+"""Its name in ``medzoo fetch data:…``, under which its digest is recorded."""
+MOST_BYTES = 1 << 28
+"""Of a mapping; the published one has some 30,000 records of a few hundred bytes."""
+
+_NIH_NAME = re.compile(r"([0-9]+)_[0-9]+(\.png)?", re.IGNORECASE)
+
+
+def load_mapping(path: Path) -> dict[str, str]:
+    """Return what :func:`read_mapping` returns of a file.
+
+    Raises:
+        DataError: no file, one that is empty, too large or cannot be read, or as :func:`read_mapping`.
+    """
+    found = ""
+    try:
+        if not path.exists():
+            found = "nothing there"
+        elif not path.is_file():
+            found = "a folder" if path.is_dir() else "a pipe or device"
+        else:
+            with path.open("rb") as file:
+                data = file.read(MOST_BYTES + 1)
+            found = "" if data else "an empty file (0 bytes)"
+            found = f"more than {MOST_BYTES >> 20} MiB" if len(data) > MOST_BYTES else found
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}). Ask for read access.") from None
+    if found:
+        raise DataError(
+            f"{path}: expected the mapping as a JSON file, found {found}. Get it with medzoo fetch data:{MAPPING_NAME} "
+            "--to FILE.json."
+        )
+    return read_mapping(data, str(path))
 
 
 def read_mapping(data: bytes, who: str) -> dict[str, str]:
@@ -43,7 +76,7 @@ def read_mapping(data: bytes, who: str) -> dict[str, str]:
                 f"{who}: expected a subset_img_id and an img_id as 00000001_000.png in each record, record {number} "
                 f"has none. Take the file as it is published, {MAPPING}."
             )
-        patient = str(int(named[1]))
+        patient = named[1].lstrip("0") or "0"
         if patients.setdefault(image.strip(), patient) != patient:
             raise DataError(
                 f"{who}: record {number} gives an image another patient than an earlier one. Correct the file."

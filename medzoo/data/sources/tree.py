@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import filecmp
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from medzoo.data.faults import join_some
 from medzoo.errors import DataError
 
-__all__ = ["one_file", "walk_tree"]
+__all__ = ["OUTSIDE", "OUTSIDE_ADVICE", "leads_out", "one_file", "walk_tree"]
+
+OUTSIDE = "links that lead out of the folder"
+OUTSIDE_ADVICE = "Give a folder that holds their targets too, or copy the files."
 
 
 def walk_tree(folder: Path, enter: Callable[[Path], bool] = lambda _: True) -> Iterator[tuple[Path, list[str]]]:
@@ -37,6 +40,13 @@ def walk_tree(folder: Path, enter: Callable[[Path], bool] = lambda _: True) -> I
             if not name.startswith(".") and name != "__MACOSX" and not (here / name).is_symlink() and enter(here / name)
         )
         yield here, sorted(name for name in names if not name.startswith("."))
+
+
+def leads_out(files: Sequence[Path], root: str) -> bool:
+    """Whether a file, or the folder it is in, is a link to somewhere outside of ``root``, which has no link itself."""
+    ends = [os.path.realpath(folder) for folder in {file.parent for file in files}]
+    ends += [os.path.realpath(file) for file in files if file.is_symlink()]
+    return not all(Path(end).is_relative_to(root) for end in ends)
 
 
 def one_file(found: Iterable[Path], what: str, folder: Path) -> Path | None:
