@@ -621,5 +621,5 @@ def test_a_patient_of_any_number_of_digits_is_compared(tmp_path):
     patient = next(csv.reader([first])).index("Patient ID")
     cells[patient] = "9" * 5000
     table.write_text("\n".join([first, ",".join(cells), *lines[1:]]) + "\n")
-    with pytest.raises(DataError, match="1 rows whose Patient ID is not the one with which the name.*: line 2"):
+    with pytest.raises(DataError, match=r"1 rows whose Patient ID is not the one with which the name.*: line 2"):
         Table.from_source("chestxray14", root)
