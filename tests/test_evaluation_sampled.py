@@ -14,6 +14,7 @@ from evaluation_tables import binary, clustered, names
 from PIL import Image
 from scipy.special import expit, logit
 from scipy.stats import norm
+from sklearn.metrics import log_loss as sklearn_log_loss
 
 import medzoo
 from medzoo.cli.main import main
@@ -21,16 +22,19 @@ from medzoo.data.table import Table
 from medzoo.errors import ConfigError
 from medzoo.evaluation.calibration import apply_calibration, undo_calibration
 from medzoo.evaluation.curves import curves
+from medzoo.evaluation.intervals import at_prevalence, call_intervals, correlation_of_rates
 from medzoo.evaluation.metrics import measure
 from medzoo.evaluation.proportions import wilson
-from medzoo.evaluation.replicates import Options
+from medzoo.evaluation.replicates import Options, replicate
 from medzoo.evaluation.report import Report
+from medzoo.evaluation.resample import Resamples
 from medzoo.evaluation.run_record import RunRecord
 from medzoo.evaluation.sampled import Population, measure_moved, move_to_rows
 from medzoo.evaluation.scores import Scores
 from medzoo.evaluation.shifts import shift_for_prevalence, weighted_shares
 from medzoo.training.decide import decide
 from medzoo.training.recipe import Recipe
+from medzoo.training.sweep_choice import validated_run
 from medzoo.training.validation import ValidationPredictions
 
 pytestmark = [
@@ -82,6 +86,47 @@ def test_perfect_calls_leave_an_accuracy_that_is_not_certain():
     accuracy = found["accuracy_at_prevalence"]
     assert (accuracy.value, accuracy.high) == (1, 1)
     assert 0.8 < accuracy.low < 0.95
+
+
+def difficult(rng, patients, spread):
+    """Return positives, calls and patients of 3 positive and 4 negative rows, as hard as the patient is.
+
+    Of 3 in 10 patients no row is positive. The share of right calls is that of a normal variable above -1, whose
+    variance is 1 and that between patients.
+    """
+    positive = np.tile(np.arange(7) < 3, (patients, 1)) & (np.arange(patients) < 0.7 * patients)[:, None]
+    right = rng.normal(size=(patients, 7)) + spread * rng.normal(size=(patients, 1)) > -1
+    return positive.ravel(), (right == positive).ravel(), np.repeat(np.arange(patients), 7)
+
+
+def test_the_correlation_of_both_rates_is_that_of_a_bootstrap():
+    positive, called, patients = difficult(np.random.default_rng(0), 100, 1.0)
+    own = correlation_of_rates(patients, positive, called)
+    scores = binary(positive, probabilities=np.where(called, 0.9, 0.1), patients=patients)
+    drawn = replicate(scores, Resamples(scores.clusters, 4000), [True]).labels
+    assert own == pytest.approx(np.corrcoef(drawn["sensitivity"][1][0], drawn["specificity"][1][0])[0, 1], abs=0.05)
+    assert own > 0.3
+    expected = at_prevalence(call_intervals(patients, positive, called), 0.3, own)["accuracy_at_prevalence"]
+    found = measure(scores, options=Options(prevalence=(0.3,)), resamples=2)["a"]["accuracy_at_prevalence"]
+    assert found == expected
+    alone = np.arange(len(positive))
+    assert correlation_of_rates(alone, positive, called) == 0
+    assert correlation_of_rates(patients, positive, positive) == 0
+
+
+@pytest.mark.parametrize(("patients", "spread", "share"), [(60, 1.0, 0.5), (150, 2.0, 0.3), (400, 1.0, 0.3)])
+def test_the_accuracy_is_covered_where_patients_have_rows_of_both_classes(patients, spread, share):
+    """1,500 tables; the Monte-Carlo error is 0.6 points. As if both rates were independent, it is not covered."""
+    rng, true = np.random.default_rng(patients), norm.cdf(1 / np.sqrt(1 + spread**2))
+    held = []
+    for _ in range(1500):
+        positive, called, clusters = difficult(rng, patients, spread)
+        rates, r = call_intervals(clusters, positive, called), correlation_of_rates(clusters, positive, called)
+        both = [at_prevalence(rates, share, each)["accuracy_at_prevalence"] for each in (r, 0.0)]
+        held.append([e.low <= true <= e.high for e in both])
+    covered, independent = np.mean(held, 0)
+    assert 0.93 <= covered <= 0.97
+    assert independent < 0.925
 
 
 @pytest.mark.slow
@@ -324,6 +369,35 @@ RECIPE = medzoo.Recipe(
 @pytest.fixture(scope="module")
 def run(home, table, tmp_path_factory):
     return medzoo.train(RECIPE, table, to=tmp_path_factory.mktemp("runs") / "sampled")
+
+
+def test_runs_of_a_sweep_are_compared_at_the_share_of_the_validation_rows(run):
+    """Log-loss and accuracy at 0.5 are of the rows, not of the population that the saved probabilities are for."""
+    scores = RunRecord(run.folder).predictions("valid")
+    y, z = scores.targets[:, 0], scores.logits[:, 0]
+    moved = z - logit(SHARE) + logit(y.mean())
+    found = validated_run(RunRecord(run.folder))
+    assert found.moved
+    assert found.fitted is (run.model.outputs.calibration.split == "validation")
+    assert found.estimates["log_loss"].value == pytest.approx(sklearn_log_loss(y, expit(moved)), rel=1e-4)
+    assert found.estimates["accuracy"].value == pytest.approx(((moved >= 0) == y).mean())
+    assert (z < 0).all(), "at 0.5 in the population nothing is positive"
+    assert 0 < (moved >= 0).mean() < 1
+
+
+def test_a_new_site_whose_table_is_a_sample_gets_probabilities_for_its_population(run, table, tmp_path):
+    with pytest.warns(UserWarning, match=r"shifted to the share of positives in the population .* states, disc 2 %"):
+        stated = medzoo.recalibrate(run.model, table, to=tmp_path / "stated").outputs
+    given = medzoo.recalibrate(run.model, table, prevalence=SHARE, to=tmp_path / "given").outputs
+    sample = medzoo.recalibrate(run.model, replace(table, prevalence=None), to=tmp_path / "sample").outputs
+    assert stated == given
+    assert stated.calibration.prevalence == (SHARE,)
+    assert sample.calibration.prevalence == ()
+    moved = stated.calibration.intercept[0] - sample.calibration.intercept[0]
+    assert moved == pytest.approx(logit(SHARE) - logit(table.targets.mean()))
+    with pytest.warns(UserWarning, match="in their population a label has only positives, or none"):
+        none = medzoo.recalibrate(run.model, replace(table, prevalence=(0.0,)), to=tmp_path / "none").outputs
+    assert none == sample
 
 
 def test_the_run_states_its_sampling(run):

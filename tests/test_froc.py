@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from published_3d import write_luna16, write_rows
+from published_3d import CANDIDATE, write_luna16, write_rows
 
 import medzoo
 from medzoo.cli.main import main
@@ -331,6 +331,28 @@ def test_other_parts_models_and_folders(run, luna, tmp_path):
     fault = CliRunner().invoke(main, ["froc", str(run.folder), "--data", str(other), "--to", str(tmp_path / "g")])
     assert fault.exit_code != 0
     assert "Traceback" not in fault.output
+
+
+def test_scans_without_a_candidate_count_or_are_said_to_be_left_out(run, luna, tmp_path):
+    """Two nodules of a scan of which the file has no candidate are missed at every rate."""
+    candidates = write_luna16(tmp_path, scans=11, negatives=4)
+    (tmp_path / "subset10").rename(tmp_path / "subset9" / "more")  # there are ten subsets
+    last = sorted(path.stem for path in tmp_path.rglob("*.mhd"))[-1]
+    rest = [(c.series, *c.point, c.positive) for c in candidates if c.series != last]
+    write_rows(tmp_path / "candidates_V2.csv", CANDIDATE, rest)
+    nodules = rows_of(tmp_path / "annotations.csv")
+    assert sum(row["seriesuid"] == last for row in nodules) == 2
+    found = medzoo.froc(run.model, tmp_path, resamples=20)
+    assert (found.curve.scans, found.curve.nodules, found.curve.candidates) == (11, len(nodules), len(rest))
+    assert found.curve.nodules - found.curve.hit == 2
+    assert any("no candidate is in 1 scans with 2 nodules" in note for note in found.notes)
+    part = medzoo.froc(run, tmp_path, resamples=20)
+    assert part.curve.scans == len(parts_of(run, "test"))
+    assert any(
+        "1 scans with 2 nodules of the folder are in no part of the run, as none of their candidates was drawn, and "
+        "are left out; 1 of these scans have no candidate at all" in note for note in part.notes
+    )  # fmt: skip
+    assert not any("no part of the run" in note for note in medzoo.froc(run, luna, resamples=20).notes)
 
 
 def test_it_prints():

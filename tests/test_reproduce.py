@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -336,6 +337,33 @@ def test_a_source_that_split_by_patient_shares_the_honest_runs(files):
     assert any("the recipe has no test part" in note for note in found.notes)
 
 
+def test_yes_no_figures_of_sampled_rows_are_at_half_in_the_sample(files):
+    """A shift of the probabilities to the population would leave no positive call at 0.5."""
+    rng, n = np.random.default_rng(0), 80
+    y = rng.permutation(np.arange(n) % 2)
+    images = rng.normal(0.5, 0.1, (n, 32, 32))
+    images[y == 1, 8:24, 8:24] += 0.3
+    drawn = Table.from_arrays(np.clip(images, 0, 1).astype(np.float32), y, patients=[f"p{i}" for i in range(n)])
+    table = replace(drawn, prevalence=(0.002,))
+    protocol = {"split": "patient", "measured_on": "valid", "figures": ("sensitivity", "specificity", "accuracy")}
+    how = Recipe.load(files[1]).with_(**{"source.protocol": protocol, "epochs": 3, "split.shares": (0.5, 0.5, 0.0)})
+    found = medzoo.reproduce(how, table, to=files[2] / "sampled")
+    model = medzoo.create(f"local-dir:{found.folder / 'honest' / 'model'}").eval()
+    assert (model.outputs.thresholds, model.outputs.calibration) == ((0.5,), None)
+    _, rows = rows_of(found, "honest", "valid")
+    with torch.inference_mode():
+        pixels = torch.tensor(table.arrays[rows], dtype=torch.float32)
+        logits = model((pixels - model.preprocessing.mean[0]) / model.preprocessing.std[0]).numpy()[:, 0]
+    truth, calls = y[rows], logits >= 0
+    assert 0 < calls.mean() < 1
+    assert value(found, "sensitivity", "honest") == pytest.approx(calls[truth == 1].mean())
+    assert value(found, "specificity", "honest") == pytest.approx(1 - calls[truth == 0].mean())
+    assert value(found, "accuracy", "honest") == pytest.approx((calls == truth).mean())
+    assert "not of the population" in found["sensitivity"].sentence
+    assert "sampled by class" not in found["auroc"].sentence
+    assert any("a probability of 0.5 is one in this sample" in note for note in found.notes)
+
+
 @pytest.mark.parametrize(
     ("protocol", "message"),
     [
@@ -457,11 +485,34 @@ def test_permuted_labels_are_of_another_patient_and_each_is_used_once(seed):
     assert (table.patients[taken] != table.patients).all()
     assert (permute_labels(table, seed=seed).targets[:, 0] == taken).all()
     assert not (permute_labels(table, seed=seed + 100).targets[:, 0] == taken).all()
-    # The rows of a patient get rows that follow each other: as few donors as can be.
+    # As few donors as can be: all but two of a patient's give all their rows to it, or it takes all from one.
+    pairs = np.stack([table.patients, table.patients[taken]], 1)
     for patient in set(table.patients):
-        donors = table.patients[taken[table.patients == patient]]
-        assert 1 + (donors[1:] != donors[:-1]).sum() == len(set(donors))
+        given = [(len(pairs[pairs[:, 1] == one]), (pairs == [patient, one]).all(1).sum())
+                 for one in set(pairs[pairs[:, 0] == patient, 1])]  # fmt: skip
+        assert sum(all_ > own for all_, own in given) <= 2
     assert table.targets[:, 0].tolist() == list(range(len(table))), "the table is not changed"
+
+
+@pytest.mark.parametrize("labels", [[0, 1], [0, 0, 1]], ids=["the second of two", "the last of three"])
+def test_a_label_that_follows_from_the_place_in_the_patient_loses_it(labels):
+    """Left and right, or before and after: permuted in the order of the file, a model of the place would be perfect."""
+    patients, each = 120, len(labels)
+    patient, truth = np.repeat(np.arange(patients), each), np.tile(labels, patients)
+    table = Table(**{**vars(table_of(np.char.add("p", patient.astype(str)))), "targets": truth[:, None]})
+    areas, kept = [], []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        shown = 1.5 * truth[:, None] * [1, 0] + rng.normal(size=(len(truth), 2))
+        permuted = permute_labels(table, seed=seed).targets[:, 0]
+        assert permuted.sum() == truth.sum()
+        train = patient < 80
+        direction = shown[train & (permuted == 1)].mean(0) - shown[train & (permuted == 0)].mean(0)
+        areas.append(peer.roc_auc_score(permuted[~train], shown[~train] @ direction))
+        kept.append(permuted[truth == 1].mean())
+    assert abs(np.mean(areas) - 0.5) < 4 * np.std(areas) / 10
+    assert np.std(areas) < 0.1, "and none is far from chance, in either direction"
+    assert np.mean(kept) == pytest.approx(np.mean(labels), abs=0.03)
 
 
 def test_labels_of_rows_are_permuted_where_patients_are_not_known():
@@ -615,8 +666,27 @@ def test_what_nothing_reaches_is_beside_it():
     assert "The honest figure is below that of the same answer for every row, which needs no image" in text
     assert (row["exact_match"].claimed, row["auroc"].claimed) == (0.9, None)
     assert "does not contain 0.5" not in row["auroc"].sentence
-    leak = rows_for(strong, strong, strong, strong)["auroc"].sentence
-    assert "That interval does not contain 0.5, which happens by chance in 1 of 20" in leak
+    far = rows_for(strong, strong, strong, strong)["auroc"].sentence
+    assert (
+        "The interval of the honest figure with permuted labels does not contain 0.5, which happens by chance in about "
+        "1 of 20 and says nothing of the data"
+    ) in far
+    assert "the data has" not in far
+
+
+def test_figures_of_sampled_rows_are_said_to_be_of_the_sample():
+    one = drawn_scores()
+    ways = rows_for(one, one, one, one)
+    assert not any("sampled by class" in row.sentence for row in ways.values())
+    about = {"split": "", "part": "valid", "leaks": False, "shared": 0, "trained": 9, "epoch": 3, "patients": 80}
+    four = {
+        name: Measured(name=name, scores=one, run=name, **about)
+        for name in ("as_published", "permuted_as_published", "honest", "permuted_honest")
+    }
+    for row in figure_rows(four, ProtocolSection(figures=("sensitivity", "accuracy")), {}, sampled=True):
+        assert ("the figure is of this sample and its calls, not of the population" in row.sentence) is (
+            row.name != "auroc"
+        )
 
 
 def test_the_reasons_are_those_of_the_way():

@@ -503,6 +503,18 @@ def test_seeds_are_repetitions_and_are_not_chosen():
     )
 
 
+def test_the_notes_state_of_which_probabilities_log_loss_and_accuracy_are():
+    rows, found = chosen_of([scores_of(0), scores_of(1)])
+    assert not any("log-loss and accuracy" in note for note in notes_of(rows, found, "auroc"))
+    one = found | {"0": replace(found["0"], fitted=True)}
+    assert any("whose calibration, in 1 of 2 runs, was fitted to the same rows" in note
+               for note in notes_of(rows, one, "auroc"))  # fmt: skip
+    both = {name: replace(each, fitted=True, moved=True) for name, each in found.items()}
+    notes = " ".join(notes_of(rows, both, "auroc"))
+    assert "whose calibration was fitted to the same rows, and are optimistic for it" in notes
+    assert "are moved to the share of positives of the validation rows" in notes
+
+
 def test_without_both_classes_the_log_loss_decides_and_the_notes_state_it():
     scores = [replace(one, targets=np.zeros_like(one.targets)) for one in map(scores_of, range(3))]
     rows, found = chosen_of(scores)

@@ -1,4 +1,4 @@
-"""``permute_labels``: the same images and labels, without a link between them.
+"""``permute_labels``: the same images and labels, dealt to each other by chance.
 
 Axes: n rows, l labels.
 """
@@ -16,16 +16,20 @@ __all__ = ["permute_labels"]
 
 
 def permute_labels(table: Table, *, seed: int = 0) -> Table:
-    """Return a table in which each image has the labels of another patient, so that it has no link to its label.
+    """Return a table in which each image has the labels of a row of another patient, drawn by chance.
 
-    The patients are put into a random order, one after another with all their rows, and the labels are shifted along
-    it by a random number of rows, at least as many as any patient has. So every row of labels is used once, and the
-    share of positives of each label stays exactly as it was. What is alike within a patient mostly stays so: a
-    patient's rows get rows that follow each other, of one other patient or of a few. Where no patients are known, each
-    row counts as one.
+    The patients are put into a random order, one after another with all their rows, which are in random order too, and
+    the labels are shifted along it by a random number of rows, at least as many as any patient has. So every row of
+    labels is used once, and the share of positives of each label stays exactly as it was. What all rows of a patient
+    share mostly stays so: they get the labels of one other patient, or of a few. The order of the rows within a patient
+    does not: where the label followed from it, as with a diseased eye always before a healthy one, each row of the
+    patient is as likely as any other to get the one label or the other. Where no patients are known, each row counts
+    as one.
 
-    A model that is trained on it can learn nothing about a patient that it has not seen. What is measured above chance
-    shows a fault in the way of measuring.
+    What a row shows says nothing of its label then, over all permutations; in a single one some link is left by chance,
+    and the fewer the patients, the larger. A model that is trained on it does not rank patients that it has not seen
+    better than chance, on average over seeds. What is far above that, in the interval of a measurement, is a fault of
+    the way of measuring.
 
     Args:
         table: the table; it is not changed.
@@ -48,9 +52,13 @@ def permute_labels(table: Table, *, seed: int = 0) -> Table:
             f"between patients, got one with {most:,} of {n:,}. Give more patients."
         )
     rank = rng.permutation(int(keys.max()) + 1)
-    order = np.argsort(rank[keys], kind="stable")
+    # Within a patient too: in the order of the file, labels would keep their place where all have as many rows.
+    order = np.lexsort([rng.permutation(n), rank[keys]])
     targets = np.empty_like(table.targets)
     targets[order] = np.roll(table.targets[order], int(rng.integers(most, n - most + 1)), axis=0)
     unit = "row" if table.patients is None else "patient"
-    note = f"labels are permuted by {unit} with seed {seed}, so that no image has a link to its label"
+    note = (
+        f"labels are permuted by {unit} with seed {seed}: which label an image has is chance, and so is what link "
+        "there is between them"
+    )
     return replace(table, targets=targets, source=f"{table.source}, with permuted labels", notes=(*table.notes, note))

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from medzoo.atomic import write_atomically
 from medzoo.data.identity import pseudonym
-from medzoo.data.sources.luna16 import LABEL
-from medzoo.data.sources.luna16_annotations import read_annotations
+from medzoo.data.sources.luna16 import LABEL, scan_names
+from medzoo.data.sources.luna16_annotations import Annotations, read_annotations
 from medzoo.data.table import Table
+from medzoo.data.texts import StrArray
 from medzoo.errors import ConfigError, DataError
 from medzoo.evaluation.assemble import CHOSEN_HERE
 from medzoo.evaluation.froc import Froc, froc_curve
@@ -95,6 +95,10 @@ def froc(
     are matched with the annotated nodules by the rules of the LUNA16 challenge, see
     :mod:`medzoo.evaluation.froc`. An evaluation of the test part is counted for these candidates on this machine.
 
+    Of a model all scans of the subsets count, those without a candidate too, whose nodules are missed. The scans of a
+    run's part are those with a row in it; a note states how many scans are in no part, as none of their candidates was
+    drawn, and how many nodules they have.
+
     Args:
         model: the folder of a finished run, or a model, which is then evaluated on all scans of the folder.
         data: the folder of LUNA16, with ``annotations.csv``, and ``annotations_excluded.csv`` where findings are to be
@@ -119,10 +123,11 @@ def froc(
         raise ConfigError("froc: expected a run or a model, which scores all candidates, got scores. Give the run.")
     annotations = read_annotations(Path(data))  # before the scans are read, which takes long
     table = Table.from_source("luna16", data, missing=missing)
-    chosen, part_name, notes = _scans(subject, table, part, missing)
     assert table.patients is not None  # noqa: S101  # a scan stands for a patient
-    names = np.unique(table.patients[chosen])
-    rows = np.flatnonzero(chosen)
+    scans = np.array(sorted(scan_names(Path(data))))
+    bare = scans[~np.isin(scans, table.patients)]
+    names, part_name, notes = _scans(subject, table.source, scans, bare, annotations, part, missing)
+    rows = np.flatnonzero(np.isin(table.patients, names))
     # Those of a scan after each other, so that it is read once.
     own = table.select(rows[np.argsort(table.patients[rows], kind="stable")])
     scores = score_table(
@@ -150,41 +155,57 @@ def froc(
 
 
 def _scans(
-    subject: Evaluated, table: Table, part: str | None, missing: str
-) -> tuple[NDArray[np.bool_], str, tuple[str, ...]]:  # fmt: skip
-    """Return the rows of the scans of the part, its name, and notes.
+    subject: Evaluated, source: str, scans: StrArray, bare: StrArray, annotations: Annotations, part: str | None,
+    missing: str,
+) -> tuple[StrArray, str, tuple[str, ...]]:  # fmt: skip
+    """Return the names of the scans of the part, in order, its name, and notes.
+
+    Args:
+        subject: the run or the model.
+        source: of the candidates.
+        scans: that are there.
+        bare: those of them without a candidate.
+        annotations: of any scans.
+        part: that was asked for.
+        missing: see :func:`froc`.
 
     Raises:
         ConfigError: no run whose part it is, or a run without it.
-        DataError: scans of it are not in the table.
+        DataError: scans of it are not there.
     """
     if subject.record is None:
         if part is not None:
             raise ConfigError(f"froc: part is of a run, and {subject.name} is a model. Leave it out.")
         unknown = "the scans that the model was trained on are not known, so that they could not be left out"
-        return np.ones(len(table), bool), "", (unknown,)
+        none = f"no candidate is in {_of_scans(bare, annotations)}: the nodules count as missed"
+        return scans, "", (unknown, *([none] if len(bare) else []))
     parts = _parts(subject.record)
     name = part or ("test" if "test" in parts.values() else "valid")
     wanted = {scan for scan, of in parts.items() if of == name}
     if not wanted:
         raise ConfigError(f"{subject.record.path}: the run has no scans in its {name} part. Give another part.")
-    of_row = np.array([pseudonym(str(scan)) for scan in (() if table.patients is None else table.patients)])
-    there = set(of_row)
-    absent, notes = len(wanted - there), [CHOSEN_HERE] if name == "valid" else []
+    own = np.array([pseudonym(scan) for scan in scans.tolist()])
+    absent, notes = len(wanted - set(own.tolist())), [CHOSEN_HERE] if name == "valid" else []
     if absent == len(wanted) or (absent and missing == "refuse"):
         raise DataError(
-            f"{table.source}: {absent:,} of the {len(wanted):,} scans of the {name} part of {subject.record.path.name} "
+            f"{source}: {absent:,} of the {len(wanted):,} scans of the {name} part of {subject.record.path.name} "
             "are not there. Give the folder that the run was trained on, or missing='drop' to leave them out."
         )
     if absent:
         notes.append(f"{absent:,} of {len(wanted):,} scans of the part are not there and left out")
-    unused = len(there - set(parts))
-    if unused:
+    unused = scans[~np.isin(own, list(parts))]
+    if len(unused):
         notes.append(
-            f"{unused:,} scans of the folder are in no part of the run, as none of their candidates was drawn, and are "
-            "left out"
+            f"{_of_scans(unused, annotations)} of the folder are in no part of the run, as none of their candidates "
+            f"was drawn, and are left out; {np.isin(unused, bare).sum():,} of these scans have no candidate at all"
         )
-    return np.isin(of_row, list(wanted)), name, tuple(notes)
+    return scans[np.isin(own, list(wanted))], name, tuple(notes)
+
+
+def _of_scans(scans: StrArray, annotations: Annotations) -> str:
+    """Return how many scans these are, and how many nodules they have."""
+    nodules = int(np.isin(annotations.series[~annotations.excluded], scans).sum())
+    return f"{len(scans):,} scans with {nodules:,} nodules"
 
 
 def _parts(record: RunRecord) -> dict[str, str]:

@@ -22,6 +22,7 @@ from medzoo.evaluation.intervals import (
     at_prevalence,
     auroc_interval,
     call_intervals,
+    correlation_of_rates,
     end_interval,
     interval,
     scaled_interval,
@@ -188,7 +189,8 @@ def _label(table: _Table, i: int, counts: Counts) -> LabelMetrics:
     else:
         values |= {name: Estimate(math.nan, why="no threshold was chosen") for name in CALLED if name in values}
     if table.options.prevalence and called_at_all:
-        limits = at_prevalence(values, table.options.prevalence[i])
+        shared = correlation_of_rates(clusters, positive, called)
+        limits = at_prevalence(values, table.options.prevalence[i], shared)
         values |= {name: e for name, e in limits.items() if e.value in (0, 1) or name == "accuracy_at_prevalence"}
     p, z = scores.probabilities[known, i], table.log_odds[known, i]
     values |= calibration_figures(positive, p, z, clusters, table.seed)

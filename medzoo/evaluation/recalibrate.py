@@ -25,6 +25,7 @@ from medzoo.evaluation.calibration import (
 )
 from medzoo.evaluation.rules import rule_from_text
 from medzoo.evaluation.run_record import HasFolder, RunRecord
+from medzoo.evaluation.sampled import percent
 from medzoo.evaluation.scores import Scores
 from medzoo.evaluation.shifts import Prevalence, shares_of, shift_for_loss_weights, shift_for_prevalence, with_shift
 from medzoo.evaluation.subjects import load_model, record_of
@@ -67,8 +68,9 @@ def recalibrate(
         rule: how thresholds are chosen; ``None`` is the rule of the present ones, or ``"youden"`` if none is known.
         split: what the data are, in words, for the model card: no path and no name of a patient.
         prevalence: share of positives that the probabilities are to be for, one for all labels or for each: where the
-            data are a sample of cases, that of the site's patients. Rules that depend on it, ``"f1"`` and ``"cost"``,
-            choose thresholds for it too.
+            data are a sample of cases, that of the site's patients. ``None`` is that which a table of rows that were
+            sampled by class states (``Table.prevalence``), with a warning, and else that of the data. Rules that depend
+            on it, ``"f1"`` and ``"cost"``, choose thresholds for it too.
         from_prevalence: without data, the share of positives that they are for now; ``None`` is that of the data of the
             present calibration, or of the training where there is none, as far as it is stated. Weights of the loss
             that the model states and no calibration undid are then undone too: with them the probabilities are for
@@ -92,6 +94,8 @@ def recalibrate(
     if data is None:
         new = _shifted(given, prevalence, from_prevalence)
     else:
+        if prevalence is None and isinstance(data, Table) and data.prevalence is not None:
+            prevalence = _stated(given.outputs, data)
         new = _fitted(given, data, rule, split, prevalence, options)
     folder = new.save_pretrained(to)
     like = next(new.parameters())
@@ -146,6 +150,28 @@ def _check(
         raise ConfigError(f"recalibrate: scores need no {', '.join(options)}. Leave it out.")
     if (Path(to) / "config.json").exists():
         raise ConfigError(f"{Path(to)}: expected a folder without a model, got one with. Give a new folder.")
+
+
+def _stated(outputs: Outputs, table: Table) -> Prevalence | None:
+    """Return the share of positives that a table states for its population, for each output; with a warning.
+
+    An output that the table has no label of is not calibrated on it: its 0.5 is not used.
+    """
+    stated = dict(zip(table.labels, table.prevalence or (), strict=True))
+    if not set(stated) <= set(outputs.labels):
+        return None  # refused where the scores are compared with the outputs
+    if not all(0 < share < 1 for share in stated.values()):
+        warn(
+            "recalibrate: the rows were sampled by class, and in their population a label has only positives, or "
+            "none, so that the probabilities are for these rows. Give prevalence=."
+        )
+        return None
+    each = ", ".join(f"{label} {percent(share)}" for label, share in stated.items())
+    warn(
+        "recalibrate: the rows were sampled by class, so that the probabilities are shifted to the share of positives "
+        f"in the population that the table states, {each}. Give prevalence= for another."
+    )
+    return tuple(stated.get(label, 0.5) for label in outputs.labels)
 
 
 def _fitted(

@@ -46,10 +46,13 @@ __all__ = ["reproduce"]
 
 log = logging.getLogger("medzoo")
 
-# What would make one way of measuring differ from another by more than its split and labels, or choose something on
-# the rows that are measured.
-SAME = {"stop_after": None, "decide.calibrate": "none", "decide.baseline": False, "decide.threshold": "fixed 0.5"}
-PERMUTED = "Its labels are permuted, for medzoo.reproduce: it has learned nothing, and its outputs mean nothing."
+# What would make one way of measuring differ from another by more than its split and labels, choose something on the
+# rows that are measured, or move what a probability of 0.5 is.
+SAME = {
+    "stop_after": None, "decide.calibrate": "none", "decide.baseline": False, "decide.threshold": "fixed 0.5",
+    "decide.prevalence": "sample",
+}  # fmt: skip
+PERMUTED = "Its labels are permuted, for medzoo.reproduce: there was nothing to learn, and its outputs mean nothing."
 RunName = Literal["honest", "as_published", "permuted_as_published", "permuted_honest"]
 
 
@@ -61,14 +64,15 @@ def reproduce(
     root: str | os.PathLike[str] | None = None,
     **overrides: Any,
 ) -> Reproduction:
-    """Measure a recipe as its source did and honestly, on the same data, and with labels that have no link to images.
+    """Measure a recipe as its source did and honestly, on the same data, and with labels that are dealt by chance.
 
     ``source.protocol`` of the recipe states how the source measured: on its training rows, on a split that shares
     patients, at the best of many epochs. The honest figure is that of the last epoch on the test part of the recipe's
     own split by patient, or on its validation part where it has no test part: with neither early stopping nor a
     calibration or threshold nothing is chosen on those rows. Yes/no figures are at a probability of 0.5, as sources
-    have them. The same is repeated with permuted labels (:func:`medzoo.data.permute.permute_labels`): what the way of
-    the source shows then, it shows of anything.
+    have them; of a table that was sampled by class that is a probability in the sample, not in the population. The
+    same is repeated with permuted labels (:func:`medzoo.data.permute.permute_labels`): what the way of the source shows
+    then, it shows of anything.
 
     Each way is a run in a folder of its own: ``honest``, ``as_published``, ``permuted_as_published`` and
     ``permuted_honest``; where the source split by patient as the recipe does, its figures are those of the honest runs.
@@ -120,7 +124,7 @@ def reproduce(
     return Reproduction(
         recipe=resolved,
         ways=tuple(found[name] for name in WAYS),
-        figures=figure_rows(found, protocol, resolved.source.claim),
+        figures=figure_rows(found, protocol, resolved.source.claim, sampled=table.prevalence is not None),
         notes=tuple(notes),
         folder=folder,
     ).write()
@@ -252,7 +256,10 @@ def _notes(table: Table, permuted: Table, part: PartName, recipe: Recipe) -> lis
     if table.patients is None:
         found.append("patients are not known: the honest split is by image, and may share patients too")
     if table.prevalence is not None:
-        found.append("the rows were sampled by class: accuracy, exact match and precision are those of this sample")
+        found.append(
+            "the rows were sampled by class, and the models are not shifted to the population: a probability of 0.5 is "
+            "one in this sample, and all figures at 0.5, as well as accuracy, exact match and precision, are of it"
+        )
     if recipe.source.protocol is not None and "precision" in recipe.source.protocol.figures and len(table.labels) > 1:
         found.append("the precision of a label that is never called positive counts as 0, as in scikit-learn")
     return found

@@ -31,6 +31,7 @@ TITLES = {
     "auroc": "AUROC", "accuracy": "Accuracy", "exact_match": "Exact match", "sensitivity": "Sensitivity",
     "specificity": "Specificity", "precision": "Precision",
 }  # fmt: skip
+OF_SAMPLE = "The rows were sampled by class: the figure is of this sample and its calls, not of the population."
 OWN_NAME = {"precision": "ppv"}  # as medzoo.evaluation calls it
 
 
@@ -136,9 +137,16 @@ def _constant_match(targets: NDArray[np.float32]) -> float:
 
 
 def figure_rows(
-    ways: Mapping[str, Measured], protocol: ProtocolSection, claim: Mapping[str, Any]
-) -> tuple[FigureRow, ...]:  # fmt: skip
-    """Return the rows of the table: the source's figures, and AUROC where it is not among them."""
+    ways: Mapping[str, Measured], protocol: ProtocolSection, claim: Mapping[str, Any], *, sampled: bool = False
+) -> tuple[FigureRow, ...]:
+    """Return the rows of the table: the source's figures, and AUROC where it is not among them.
+
+    Args:
+        ways: by name.
+        protocol: of the source.
+        claim: what the source reported, by figure.
+        sampled: whether the rows were sampled by class.
+    """
     every = [way.scores for way in ways.values()]
     common, count_all = common_labels(every), len(every[0].labels)
     found = {name: figures_of(way.scores, common, title="intervals") for name, way in ways.items()}
@@ -153,6 +161,8 @@ def figure_rows(
         number = float(claimed) if isinstance(claimed, (int, float)) and not isinstance(claimed, bool) else None
         chance, what = chance_of(name, ways["honest"].scores)
         sentence = _sentence(estimates, labels, ways, chance, what)
+        if sampled and name not in ("auroc", COMMON):
+            sentence += f" {OF_SAMPLE}"
         title = _title(name, every[0], common)
         rows.append(FigureRow(name, title, number, estimates, labels, chance, what, sentence))
     return tuple(rows)
@@ -204,8 +214,9 @@ def _sentence(
         text += f" The honest figure is below that of {chance_text}, which needs no image."
     if chance == 0.5 and fair.low is not None and fair.high is not None and not fair.low <= 0.5 <= fair.high:
         text += (
-            " That interval does not contain 0.5, which happens by chance in 1 of 20: reproduce with another "
-            "train.seed, and if it stays so, the data has a leak that the split does not see."
+            " The interval of the honest figure with permuted labels does not contain 0.5, which happens by chance in "
+            "about 1 of 20 and says nothing of the data: permuted labels leave no link that a leak between patients "
+            "could carry. Another train.seed, in another folder, permutes them again."
         )
     return text
 

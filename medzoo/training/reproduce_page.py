@@ -26,7 +26,7 @@ _STYLE = "figure.reproduction img { display: block; max-width: 100%; height: aut
 _EXPLAINED = (
     "Claimed is what the source reported on its own data, the other columns are on this data and model. As published: "
     "split and measured as the source did. Honest: split by patient, on rows that chose nothing. Labels permuted: the "
-    "same, after each patient got the labels of another, so that there is nothing to learn."
+    "same, after the labels were dealt to other patients by chance, so that there is nothing to learn."
 )
 _LEGEND = "95 % intervals; those of rows ignore patients and are too narrow. Hollow: labels permuted"
 # Okabe and Ito's vermilion and blue, which the colour-blind tell apart; a permuted way is an open marker.

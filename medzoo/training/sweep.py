@@ -39,7 +39,7 @@ from medzoo.training.recipe import Recipe
 from medzoo.training.run import resume, train
 from medzoo.training.signals import TrainInterrupted
 from medzoo.training.source import load_table
-from medzoo.training.sweep_choice import By, SweepRow, Validated, choose, validated
+from medzoo.training.sweep_choice import By, SweepRow, Validated, choose, validated_run
 from medzoo.training.sweep_folder import (
     FAILED,
     PLAN,
@@ -212,7 +212,7 @@ class _Sweeping:
         if not is_finished(folder):
             return replace(row, status="unfinished")
         self._check_parts(one, record)
-        found = self.found[one.name] = validated(record.predictions("valid"))
+        found = self.found[one.name] = validated_run(record)
         return replace(
             row, status="finished", auroc=found.estimates["auroc"], log_loss=found.estimates["log_loss"],
             accuracy=found.estimates["accuracy"],

@@ -22,9 +22,11 @@ from medzoo.evaluation.intervals import scaled_interval
 from medzoo.evaluation.metrics import measure
 from medzoo.evaluation.replicates import Replicates, replicate
 from medzoo.evaluation.resample import Resamples
+from medzoo.evaluation.run_record import RunRecord
+from medzoo.evaluation.sampled import move_to_rows
 from medzoo.evaluation.scores import Scores
 
-__all__ = ["FIGURES", "By", "SweepRow", "Validated", "choose", "validated"]
+__all__ = ["FIGURES", "By", "SweepRow", "Validated", "choose", "validated", "validated_run"]
 
 By = Literal["auroc", "log_loss", "accuracy"]
 FIGURES: Mapping[By, str] = {"auroc": "macro AUROC", "log_loss": "log-loss", "accuracy": "accuracy"}
@@ -44,6 +46,8 @@ class Validated:
         why: why there is no interval of a difference, by figure; empty if there is one.
         rows: of the validation part.
         patients: likewise; ``None`` if they are not known.
+        fitted: whether the calibration of the probabilities was fitted to these rows.
+        moved: whether probabilities for the population of sampled rows were moved to the share of these rows.
     """
 
     estimates: Mapping[By, Estimate]
@@ -52,6 +56,8 @@ class Validated:
     why: Mapping[By, str]
     rows: int
     patients: int | None
+    fitted: bool = False
+    moved: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,11 +71,12 @@ class SweepRow:
         status: ``"finished"``, ``"failed"``, ``"unfinished"`` or ``"not begun"``.
         epochs: that were trained.
         seconds: of these epochs, validation included.
-        log_loss: of the saved model on the validation part, mean over the labels; ``None`` unless finished.
+        log_loss: of the saved model on the validation part, mean over the labels, of sampled rows at their own share of
+            positives; ``None`` unless finished.
         auroc: macro AUROC, over the labels with 10 positive and 10 negative patients, or over all with both classes if
             none has so many.
         accuracy: share of the rows whose known labels are all right, at a probability of 0.5 or by the most probable
-            class.
+            class, of the same probabilities.
         chosen: whether it is the run that was chosen.
         difference: of its figure and that of the chosen run, this - chosen, paired over patients; ``None`` for the
             chosen one, and unless finished. With several seeds, of the means over them.
@@ -95,6 +102,20 @@ class SweepRow:
         return None if self.difference is None else self.difference.separable
 
 
+def validated_run(record: RunRecord) -> Validated:
+    """Return the figures of a finished run; see :func:`validated`.
+
+    Probabilities that were shifted to the population of rows that were sampled by class are moved back to the share of
+    positives of the validation rows: of others neither the log-loss nor the accuracy at 0.5 is that of these rows.
+    """
+    scores, calibration = record.predictions("valid"), record.weights().calibration
+    if calibration is None:
+        return validated(scores)
+    moved = move_to_rows(scores, calibration.prevalence)
+    # A fit states its rows; what is in closed form has none.
+    return replace(validated(moved or scores), fitted=bool(calibration.split), moved=moved is not None)
+
+
 def validated(scores: Scores, *, resamples: int = 2000) -> Validated:
     """Return the figures by which runs are compared.
 
@@ -102,7 +123,7 @@ def validated(scores: Scores, *, resamples: int = 2000) -> Validated:
         scores: of the validation part, by the model as it is saved.
         resamples: of the bootstrap over patients, the same in all runs.
     """
-    if scores.task != "multiclass":  # as ``valid_accuracy`` of log.csv: no threshold that was chosen on these rows
+    if scores.task != "multiclass":  # not the thresholds, which were chosen on these rows
         scores = replace(scores, thresholds=(0.5,) * len(scores.labels))
     clusters = scores.clusters
     counts = [count(scores.targets[:, i], clusters) for i in range(len(scores.labels))]

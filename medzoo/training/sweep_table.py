@@ -134,6 +134,7 @@ def notes_of(
     notes = [_how_chosen(chosen, rows, own, by, seed)]
     if math.isnan(own.estimates[by].value):
         notes.append(f"no run has a {FIGURES[by]} on these rows: the tie was decided by the log-loss")
+    notes += _of_probabilities(list(found.values()))
     differences = [row.difference for row in rows if row.difference is not None]
     known = [one.separable for one in differences if one.separable is not None]
     if known:
@@ -148,6 +149,23 @@ def notes_of(
     if failed:
         notes.append(f"{failed} of {len(rows)} combinations failed; to train one again, delete its folder")
     return tuple(notes)
+
+
+def _of_probabilities(found: Sequence[Validated]) -> list[str]:
+    """Return of which probabilities log-loss and accuracy are."""
+    notes = []
+    if fitted := sum(one.fitted for one in found):
+        whose = "" if fitted == len(found) else f", in {fitted} of {len(found)} runs,"
+        notes.append(
+            f"log-loss and accuracy are of probabilities whose calibration{whose} was fitted to the same rows, and "
+            "are optimistic for it"
+        )
+    if any(one.moved for one in found):
+        notes.append(
+            "the rows were sampled by class: for log-loss and accuracy the probabilities, which are saved for the "
+            "population, are moved to the share of positives of the validation rows"
+        )
+    return notes
 
 
 def _how_chosen(chosen: SweepRow, rows: Sequence[SweepRow], own: Validated, by: By, seed: str | None) -> str:

@@ -32,7 +32,7 @@ from medzoo.io.hashing import hash_text
 from medzoo.io.metaimage_header import read_header
 from medzoo.progress import track
 
-__all__ = ["ABOUT", "LABEL"]
+__all__ = ["ABOUT", "LABEL", "scan_names"]
 
 LABEL = "nodule"
 _CANDIDATES = "candidates_V2.csv"
@@ -86,6 +86,18 @@ def _candidates(folder: Path) -> Path:
         f"{folder}: expected {_CANDIDATES} in it or in a folder below, found none. Give the folder that holds the "
         "subsets and the CSV files."
     )
+
+
+def scan_names(folder: Path) -> frozenset[str]:
+    """Return the seriesuid of every scan that is there, with candidates or without.
+
+    Raises:
+        DataError: there is none, or one is there twice.
+    """
+    faults = Faults(str(folder))
+    found = _scans(folder, faults)
+    faults.check()
+    return frozenset(found)
 
 
 def _scans(folder: Path, faults: Faults) -> dict[str, _Scan]:
