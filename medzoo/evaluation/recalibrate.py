@@ -28,7 +28,7 @@ from medzoo.evaluation.run_record import HasFolder, RunRecord
 from medzoo.evaluation.sampled import percent
 from medzoo.evaluation.scores import Scores
 from medzoo.evaluation.shifts import Prevalence, shares_of, shift_for_loss_weights, shift_for_prevalence, with_shift
-from medzoo.evaluation.subjects import load_model, record_of
+from medzoo.evaluation.subjects import load_model, record_of, without_caution
 from medzoo.evaluation.thresholds import OPTIMISTIC, choose_thresholds
 from medzoo.evaluation.unseen import Seen, find_seen, seen_notes
 from medzoo.factory import create
@@ -133,6 +133,7 @@ def _check(
     """Raise ConfigError for arguments that do not go together, before anything is computed."""
     if not isinstance(model, Classifier):
         raise ConfigError(f"recalibrate: expected a model from medzoo.create, got {type(model).__name__}.")
+    without_caution(model, model.name)
     if model.outputs.normalised:
         raise ConfigError(
             f"{model.name}: probabilities that are normalised by operating points are not calibrated: they are no "

@@ -26,6 +26,7 @@ __all__ = [
     "load_model",
     "pooled",
     "record_of",
+    "without_caution",
 ]
 
 Subject = Classifier | Scores | HasFolder | str | os.PathLike[str]
@@ -54,7 +55,7 @@ def evaluated(given: Subject, table: Table | None) -> Evaluated:
         ConfigError: none of these, or a model with a caution.
     """
     if isinstance(given, Classifier):
-        return Evaluated(given.name, _without_caution(given, given.name))
+        return Evaluated(given.name, without_caution(given, given.name))
     if isinstance(given, Scores):
         return Evaluated("scores", scores=given)
     given = getattr(given, "folder", given)  # of a run
@@ -132,14 +133,15 @@ def load_model(name: str | os.PathLike[str]) -> Classifier:
     check_name(name)
     text, path = os.fspath(name), Path(name)
     if is_run(path):
-        return _without_caution(create(f"local-dir:{path / 'model'}").eval(), text)
+        return without_caution(create(f"local-dir:{path / 'model'}").eval(), text)
     if text.startswith(("local-dir:", "hf-hub:")):
-        return _without_caution(create(text).eval(), text)
+        return without_caution(create(text).eval(), text)
     kind, _, tag = text.partition(":")
     return create(kind, pretrained=tag or True).eval()
 
 
-def _without_caution(model: Classifier, name: str) -> Classifier:
+def without_caution(model: Classifier, name: str) -> Classifier:
+    """Return the model; ConfigError for one of a run whose figures say nothing about new patients."""
     if model.outputs.caution:
         raise ConfigError(
             f"{name}: expected a model whose figures hold for new patients, got one of a reproduction. "
