@@ -282,7 +282,7 @@ def test_a_stopped_reproduction_continues_to_the_same_figures(found, files, monk
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lr": 0.02}, "it holds a training by another recipe"),
+        ({"lr": 0.02}, r"another reproduction than this one: optimizer\.lr is 0\.02, was 0\.003\. Give what"),
         ({"source.protocol": {"split": "given", "column": "half"}}, "the rows, labels, parts or pixels"),
     ],
 )
