@@ -232,6 +232,29 @@ def test_a_field_that_cannot_act_on_a_published_set_is_named(table):
             load_table(base, table.parent)
 
 
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("chestxray14", "Data_Entry_2017_v2020.csv"),
+        ("chestxray14", "train-small.csv"),
+        ("rsna", "stage_2_train_labels.csv"),
+        ("mgmt", "train_labels.csv"),
+        ("luna16", "candidates_V2.csv"),
+        ("egfr", "NSCLCR01Radiogenomic_DATA_LABELS_2018-05-22_1500-shifted.csv"),
+    ],
+)
+def test_a_file_of_a_published_set_is_given_by_its_folder(source, name, tmp_path):
+    path = tmp_path / name
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ConfigError) as error:
+        load_table(Recipe.load(source), path)
+    text = f"{path}: this is a file of the published set {source}: give the folder it is in, {tmp_path}."
+    assert text in str(error.value)
+    other = path.rename(tmp_path / "mine.csv")
+    with pytest.raises(DataError, match="expected the column"):
+        load_table(Recipe.load(source), other)
+
+
 def test_a_field_of_published_sets_is_noted_for_a_table(table):
     images = table.parent / "images"
     luna = Recipe.load("luna16").with_(point=None, **COLUMNS)

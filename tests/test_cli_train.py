@@ -17,6 +17,7 @@ from images import write_images
 import medzoo.training.run
 from medzoo.cli.main import main
 from medzoo.cli.recipe_options import HEADINGS, OPTIONS
+from medzoo.cli.tables import cli_message
 from medzoo.errors import ConfigError
 from medzoo.extra import PACKAGES, require_train_extra
 from medzoo.training.recipe import Recipe
@@ -121,6 +122,30 @@ def test_options_of_published_sets_and_of_freezing(called):
     assert called.train[0].augment == Recipe.load("table").augment
     recipe = Recipe.load("table").with_(freeze="encoder", then="finetune")
     assert recipe.with_(freeze="none", then=None).train == Recipe.load("table").train
+
+
+def test_words_of_python_are_those_of_the_command_line(called, tmp_path):
+    for python, typed in (
+        ("or roi=None and patch=None for complete scans", "or --set data.roi=null --set data.patch=null for complete"),
+        ("Give missing='drop' to", "Give --missing drop to"),
+        ("Give train.batch=33 or less.", "Give --batch 33 or less."),
+    ):
+        assert typed in cli_message(python, "train")
+    with pytest.raises(ConfigError) as caught:
+        medzoo.Table.from_source("chestxray14", tmp_path, mapping="m.json")
+    assert cli_message(caught.value, "train") == (
+        "the published set chestxray14 does not take --mapping. It takes --missing, --findings. Leave it out."
+    )
+    with pytest.raises(ConfigError) as caught:
+        medzoo.Table.from_source("medmnist", tmp_path, sequence="T1w")
+    assert cli_message(caught.value, "check") == (
+        "the published set medmnist does not take --set data.sequence=…. It takes no options. Leave it out."
+    )
+    with pytest.raises(ConfigError) as caught:
+        medzoo.Table.from_source("egfr", tmp_path, roi="box")
+    assert "expected --roi seg, or --set data.roi=null --set data.patch=null, got" in cli_message(caught.value, "train")
+    refused = run("train", "egfr", "--data", "d", "--to", "r", "--roi", "none")
+    assert (refused.exit_code, "--set data.roi=null --set data.patch=null" in refused.output) == (2, True)
 
 
 def test_what_a_frozen_recipe_refuses_states_what_to_type():

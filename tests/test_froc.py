@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ import medzoo
 from medzoo.cli.main import main
 from medzoo.errors import ConfigError, DataError
 from medzoo.evaluation.froc import RATES, Froc, froc_curve, match_marks
+from medzoo.evaluation.froc_run import FrocReport
 from medzoo.evaluation.resample import Resamples
+from medzoo.evaluation.run_record import POINT
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:.*does not have many workers", "ignore:.*log_"),
@@ -333,6 +336,37 @@ def test_other_parts_models_and_folders(run, luna, tmp_path):
     assert "Traceback" not in fault.output
 
 
+def test_what_is_no_run_of_candidates_is_refused_before_a_scan_is_read(run, luna, tmp_path):
+    model = medzoo.create("cnn3d_small", labels=["mass"], **medzoo.describe("cnn3d_small").tiny)
+    with pytest.raises(ConfigError, match=r"expected a model of candidates with the output 'nodule'.*has mass"):
+        medzoo.froc(model, luna)
+    whole = tmp_path / "whole"
+    shutil.copytree(run.folder, whole)
+    path = whole / "data" / "table.csv"
+    rows = [{name: cell for name, cell in row.items() if name != POINT} for row in rows_of(path)]
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), quoting=csv.QUOTE_ALL, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(ConfigError, match="expected a run of candidates at points in scans"):
+        medzoo.froc(whole, luna)
+    with pytest.raises(ConfigError, match=r"annotations\.csv: expected the folder of LUNA16, got a file"):
+        medzoo.froc(run, luna / "annotations.csv")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    arguments = ["froc", str(run.folder), "--data", str(luna), "--to", str(tmp_path / "mine")]
+    refused = CliRunner().invoke(main, arguments)
+    assert (refused.exit_code, "holds something else" in refused.output) == (2, True)
+    assert [file.name for file in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_note_does_not_change_the_name_of_a_file():
+    notes = ("annotations_excluded.csv is not there", "the scans")
+    report = FrocReport("m", froc_curve(**drawn(2), resamples=20), "", notes)
+    assert "Note: annotations_excluded.csv is" in report.summary()
+    assert "Note: The scans." in report.summary()
+
+
 def test_scans_without_a_candidate_count_or_are_said_to_be_left_out(run, luna, tmp_path):
     """Two nodules of a scan of which the file has no candidate are missed at every rate."""
     candidates = write_luna16(tmp_path, scans=11, negatives=4)
@@ -345,12 +379,12 @@ def test_scans_without_a_candidate_count_or_are_said_to_be_left_out(run, luna, t
     found = medzoo.froc(run.model, tmp_path, resamples=20)
     assert (found.curve.scans, found.curve.nodules, found.curve.candidates) == (11, len(nodules), len(rest))
     assert found.curve.nodules - found.curve.hit == 2
-    assert any("no candidate is in 1 scans with 2 nodules" in note for note in found.notes)
+    assert any("no candidate is in 1 scan with 2 nodules" in note for note in found.notes)
     part = medzoo.froc(run, tmp_path, resamples=20)
     assert part.curve.scans == len(parts_of(run, "test"))
     assert any(
-        "1 scans with 2 nodules of the folder are in no part of the run, as none of their candidates was drawn, and "
-        "are left out; 1 of these scans have no candidate at all" in note for note in part.notes
+        "left out, as none of their candidates was drawn, so that they are in no part of the run: 1 scan with 2 "
+        "nodules of the folder; without any candidate: 1" in note for note in part.notes
     )  # fmt: skip
     assert not any("no part of the run" in note for note in medzoo.froc(run, luna, resamples=20).notes)
 

@@ -220,6 +220,19 @@ def test_a_script_reads_the_table_that_the_recipe_reads(tmp_path: Path) -> None:
             np.testing.assert_array_equal(own.points, table.points)
 
 
+def test_a_script_has_the_choices_that_data_may_need():
+    for name, wanted in (("egfr", ["missing"]), ("rsna", ["missing", "mapping"]), ("kermany", [])):
+        tree = ast.parse(text := recipe_script(Recipe.load(name), name))
+        (call,) = (node for node in ast.walk(tree) if isinstance(node, ast.Call)
+                   and isinstance(node.func, ast.Attribute) and node.func.attr == "from_source")  # fmt: skip
+        given = {one.arg: one.value.value for one in call.keywords if isinstance(one.value, ast.Constant)}
+        assert {key: value for key, value in given.items() if key in ("missing", "mapping")} == {
+            key: {"missing": "refuse", "mapping": None}[key] for key in wanted
+        }
+        assert ('# missing="drop" leaves out' in text) == ("missing" in wanted)
+    assert recipe_script(Recipe.load("egfr").with_(missing="drop"), "egfr").count('missing="drop"') == 2
+
+
 # What a recipe says is a value in its script, never code.
 
 TEXTS = st.text(st.characters() | st.sampled_from("\"'\\\n\r\0{}#😀\ud83d\x85\u2028"), max_size=12)

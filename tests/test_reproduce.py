@@ -35,7 +35,8 @@ from medzoo.training.recipe import ProtocolSection, Recipe
 from medzoo.training.reproduce import SAME
 from medzoo.training.reproduce import _as_published as as_published
 from medzoo.training.reproduce_figures import best_look, chance_of, common_labels, figure_rows, figures_of, reasons_of
-from medzoo.training.reproduce_ways import Measured
+from medzoo.training.reproduce_ways import WAYS, Measured
+from medzoo.training.reproduction import Reproduction
 from medzoo.training.run_folder import RunFolder
 from medzoo.training.setup import LEAKS, set_up
 from medzoo.training.source import load_table
@@ -281,7 +282,7 @@ def test_a_stopped_reproduction_continues_to_the_same_figures(found, files, monk
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lr": 0.02}, "it holds a training by another recipe"),
+        ({"lr": 0.02}, r"another reproduction than this one: optimizer\.lr is 0\.02, was 0\.003\. Give what"),
         ({"source.protocol": {"split": "given", "column": "half"}}, "the rows, labels, parts or pixels"),
     ],
 )
@@ -660,10 +661,16 @@ def test_what_nothing_reaches_is_beside_it():
     strong, none = drawn_scores(signal=3.0), drawn_scores(signal=0.0)
     row = rows_for(strong, strong, none, none, claim={"exact_match": 0.9, "auroc": "0.99 on its training rows"})
     text = row["exact_match"].sentence
-    value, chance = (row["exact_match"].estimates["permuted_as_published"].value, row["exact_match"].chance)
+    value = row["exact_match"].estimates["permuted_as_published"].value
+    chance = row["exact_match"].same_chance  # all four have the same targets
+    assert chance is not None
     assert f"With permuted labels the way of the source still gives {value:.3f}" in text
     assert f"(the same answer for every row: {chance:.3f})" in text
-    assert "The honest figure is below that of the same answer for every row, which needs no image" in text
+    below = (
+        f"The honest figure is below that of the same answer for every row in its rows, {chance:.3f}, which needs no"
+    )
+    assert below in text
+    assert "The figure as published is below" not in text
     assert (row["exact_match"].claimed, row["auroc"].claimed) == (0.9, None)
     assert "does not contain 0.5" not in row["auroc"].sentence
     far = rows_for(strong, strong, strong, strong)["auroc"].sentence
@@ -672,6 +679,37 @@ def test_what_nothing_reaches_is_beside_it():
         "1 of 20 and says nothing of the data"
     ) in far
     assert "the data has" not in far
+
+
+def test_each_way_has_the_baseline_of_its_own_rows(tmp_path):
+    """Where labels are rarer in the rows of a way, the same answer for every row is right more often there."""
+    even = drawn_scores(signal=0.0)
+    rare = Scores(**{**vars(even), "targets": even.targets * (np.arange(len(even)) % 4 == 0)[:, None]})
+    rows = rows_for(rare, rare, even, even, figures=("exact_match", "accuracy", "precision", "sensitivity"))
+    combined = {name: ["".join(map(str, row)) for row in s.targets.astype(int)] for name, s in
+                (("as_published", rare), ("honest", even))}  # fmt: skip
+    match = {name: max(map(texts.count, texts)) / len(texts) for name, texts in combined.items()}
+    row = rows["exact_match"]
+    assert match["as_published"] > match["honest"] + 0.2
+    for name, want in match.items():
+        assert row.baseline(name) == row.baseline(f"permuted_{name}") == pytest.approx(want)
+    pair = f"{match['as_published']:.3f} and {match['honest']:.3f}"
+    assert f"(the same answer for every row in those rows: {pair})" in row.sentence
+    assert f"figure as published is below that of the same answer for every row in its rows, {pair[:5]}" in row.sentence
+    assert (row.same_chance, rows["auroc"].same_chance, rows["sensitivity"].same_chance) == (None, 0.5, None)
+    assert rows["accuracy"].chance["as_published"] != rows["accuracy"].chance["honest"]
+    assert json.loads(json.dumps(row.to_dict()["chance"])) == pytest.approx(dict(row.chance))
+    about = {"split": "", "part": "valid", "leaks": False, "shared": 0, "trained": 9, "epoch": 3, "patients": 80}
+    ways = tuple(Measured(name=name, scores=even, run=name, **about) for name in WAYS)
+    recipe = Recipe.from_values(RECIPE)
+    Reproduction(recipe=recipe, ways=ways, figures=tuple(rows.values()), notes=(), folder=tmp_path).write()
+    written = list(csv.DictReader(io.StringIO((tmp_path / "reproduction.csv").read_text())))
+    cells = {name: float(written[0][f"{name}_chance"]) for name in match}
+    assert cells == pytest.approx(match)
+    assert {line["as_published_chance"] for line in written if line["figure"] == "sensitivity"} == {""}
+    page = (tmp_path / "reproduction.html").read_text()
+    assert "in brackets: the same answer for every row" in page
+    assert page.count(f"({match['honest']:.3f})") >= 2
 
 
 def test_figures_of_sampled_rows_are_said_to_be_of_the_sample():

@@ -27,6 +27,7 @@ from published_2d import (
 
 import medzoo
 from medzoo import Table
+from medzoo.cli.tables import cli_message
 from medzoo.data.sources.catalogue import SOURCES
 from medzoo.data.sources.chestxray14 import FINDINGS
 from medzoo.data.sources.medmnist import LABELS
@@ -303,10 +304,14 @@ def test_the_patient_is_that_of_the_mapping(rsna, tmp_path):
 def test_without_a_mapping_no_patient_is_known(tmp_path):
     table = Table.from_source("rsna", write_rsna(tmp_path, 12, classes=False))
     assert table.patients is None
-    assert f"the patients are not known: put {MAPPING} beside the CSV files, or give it as mapping" in table.notes
+    how = "get who the images are of with medzoo fetch data:rsna-mapping --to FILE and give mapping=FILE"
+    assert f"the patients are not known: {how}" in table.notes
     assert "class" not in table.groups
-    with pytest.raises(DataError, match="the patients are not known"):
+    with pytest.raises(DataError, match="the patients are not known") as caught:
         choose_split(table)
+    assert f"G{how[1:]}, or state that there are none: patient_groups=False." in str(caught.value)
+    typed = cli_message(caught.value, "train")
+    assert "and give --mapping FILE, or state that there are none: --no-patient-groups." in typed
     assert len(choose_split(table, patient_groups=False, draws=200).train) > 0
 
 

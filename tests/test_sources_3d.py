@@ -678,6 +678,7 @@ def test_mgmt_reads_one_sequence_in_the_order_of_positions(mgmt):
     table = Table.from_source("mgmt", folder)
     assert (table.labels, table.task) == (("MGMT methylated",), "binary")
     assert table.patients.tolist() == ["00000", "00002", "00009", "01010"]
+    assert "every row has another patient" not in " ".join(table.notes), "the set has one case for each patient"
     assert table.targets[:, 0].tolist() == [0, 1, 0, 0]
     assert table.ids.tolist() == [f"case {hashed(case)} FLAIR" for case in table.patients.tolist()]
     assert [file.name for file in table.image(0)] == [f"Image-{n}.dcm" for n in range(5, 18, 2)]
@@ -724,6 +725,15 @@ def test_mgmt_ids_are_text_of_five_digits(mgmt):
     assert (
         "1 rows whose BraTS21ID is not five digits: line 4. Copy the file again from its source. A spreadsheet" in text
     )
+
+
+def test_mgmt_folders_that_lost_zeros_are_said_to_have(mgmt):
+    folder, labels = mgmt
+    for case in ("00009", "00000"):
+        (labels.parent / "train" / case).rename(labels.parent / "train" / str(int(case)))
+    text = fault("mgmt", folder, missing="drop")
+    assert "named by ids of five digits, such as train/00000/FLAIR, found 2 with fewer digits" in text
+    assert "put the zeros back, as 00012 for 12" in text
 
 
 def test_mgmt_layouts_that_are_others(mgmt, tmp_path):

@@ -404,7 +404,9 @@ def test_what_a_table_shows_comes_before_its_images_are_read(images, tmp_path, m
 
 
 def test_fault_112_a_batch_that_is_larger_than_the_data(images, tmp_path):
-    with pytest.raises(ConfigError, match=r"train\.batch: expected at most the \d+ rows of the train part, got 1000"):
+    with pytest.raises(
+        ConfigError, match=r"train\.batch: expected at most the \d+ rows of the train part, got 1000\. Give"
+    ):
         train(images, tmp_path / "a", batch=1000)
 
 

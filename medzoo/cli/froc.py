@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from medzoo.cli.recipe_options import messages
+from medzoo.errors import ConfigError
 from medzoo.extra import require_train_extra
 
 __all__ = ["froc"]
@@ -38,7 +40,16 @@ def froc(model: str, data: str, to: str, **options: Any) -> None:
         from medzoo.evaluation.subjects import check_name
 
         check_name(model)
+        _check_own(Path(to))
         check_folder(to)
         found = run(model, data, **options)
         click.echo(found.summary())
         click.echo(f"{found.save(to)}: froc.png, and the figures in froc.json and froc.csv.")
+
+
+def _check_own(folder: Path) -> None:
+    """Raise ConfigError for a folder with other things than the figures of an earlier call."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "froc.json").exists():
+        raise ConfigError(
+            f"--to {folder}: it holds something else. Choose a new or an empty folder, such as {folder / 'froc'}."
+        )

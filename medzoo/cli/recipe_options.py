@@ -61,7 +61,14 @@ OPTIONS: tuple[tuple[tuple[str, ...], str, dict[str, Any]], ...] = (
     (("--findings",), "data.findings", {"metavar": "A,B,…", "help": "Findings that become labels; all by default."}),
     (("--mapping",), "data.mapping", {"metavar": "FILE", "help": "File by which images are of patients, for rsna."}),
     (("--negatives",), "data.negatives", {"type": float, "help": "Negatives that are drawn for each positive."}),
-    (("--roi",), "data.roi", {"metavar": "WHERE", "help": "Where the region that matters is taken from, for egfr."}),
+    (
+        ("--roi",),
+        "data.roi",
+        {
+            "metavar": "WHERE",
+            "help": "seg for the segmentations of egfr, or the column of a table with a mask file or a box.",
+        },
+    ),
     (("--split-col",), "split.column", {"metavar": "COLUMN", "help": "Column of train, valid and test."}),
     (("--folds",), "split.folds", {"type": click.IntRange(2), "help": "Number of folds."}),
     (("--fold",), "split.fold", {"type": click.IntRange(0), "help": "The fold to validate on."}),
@@ -208,6 +215,8 @@ def _value(field: str, given: Any) -> Any:
         return given[0] if len(given) == 1 else list(given)
     if field == "augment" or (field, given) == ("train.then", "none"):
         return None
+    if field == "data.roi" and given.lower() in ("none", "null"):
+        raise ConfigError("--roi: give complete scans as --set data.roi=null --set data.patch=null.")
     if field in ("data.labels", "data.findings"):
         return [name.strip() for name in given.split(",")]
     if field == "data.size":

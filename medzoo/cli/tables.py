@@ -71,6 +71,10 @@ TRAIN_ADVICE = {
     "root=": "--root",
     "key=": "--key",
     "train.workers=": "--workers ",
+    "train.batch=": "--batch ",
+    "give mapping=": "give --mapping ",
+    "roi=None and patch=None": "--set data.roi=null --set data.patch=null",
+    "expected roi 'seg' or None": "expected --roi seg, or --set data.roi=null --set data.patch=null",
     "data.cache=": "--cache ",
     "augment=None": "--no-augment",
     "then=None": "--then none",
@@ -106,6 +110,8 @@ FIELD = re.compile(
     r"\b(unreadable|duplicates|unmatched|others|blank|choose|positive|sep|sequence|same_person)='([^']+)'"
 )
 COLUMN = re.compile(r"\((label|patient|image)=\)")
+NOT_TAKEN = re.compile(r"from_source\('(\w+)'\): it does not take (\w+)\. It takes ([\w, ]+)\.")
+OPTION_OF_SETS = ("missing", "findings", "mapping", "negatives", "roi")
 RESUME = re.compile(r"medzoo\.resume\(([^)]+)\)")
 _OWN_ADVICE = {
     "show": SHOW_ADVICE, "check": TRAIN_ADVICE, "train": TRAIN_ADVICE, "evaluate": EVALUATE_ADVICE,
@@ -131,12 +137,20 @@ def cli_message(error: object, command: str | None = None) -> str:
     if command in _OWN_ADVICE.keys() - {"show"}:
         text = RESUME.sub(lambda found: f"medzoo train --resume {found[1].strip(chr(39))}", text)
         text = OPTION.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2]}", text)
+        text = NOT_TAKEN.sub(_not_taken, text)
         text = COLUMN.sub(r"(--\1-col)", text)
         text = FIELD.sub(r'--set "data.\1=\2"', text)
     own = _OWN_ADVICE.get(command or "", {})
     for python, cli in (*own.items(), *ADVICE.items()):
         text = text.replace(python, cli)
     return text
+
+
+def _not_taken(found: re.Match[str]) -> str:
+    """Return that a published set does not take an option, by the names of the command line."""
+    names = [found[2], *([] if found[3] == "no options" else found[3].split(", "))]
+    first, *rest = (f"--{name}" if name in OPTION_OF_SETS else f"--set data.{name}=…" for name in names)
+    return f"the published set {found[1]} does not take {first}. It takes {', '.join(rest) or 'no options'}."
 
 
 def models_table(names: list[str]) -> Table:

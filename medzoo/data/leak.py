@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from medzoo.data.identity import Dropped, Identities, hashed, list_rows
 from medzoo.data.pixel_hashes import name_row
 from medzoo.data.table import Table
+from medzoo.data.table_rows import PATIENTS_UNKNOWN
 from medzoo.errors import ConfigError, DataError
 
 __all__ = ["NAMES", "Keys", "OnLeak", "count_shared", "drop_leaks", "leak_error", "shared"]
@@ -80,9 +81,11 @@ def check_patients(table: Table, patient_groups: bool) -> None:
     """Raise unless the patients are known, or it was stated that they are not."""
     if table.patients is None:
         if patient_groups:
+            own = [note.removeprefix(PATIENTS_UNKNOWN) for note in table.notes if note.startswith(PATIENTS_UNKNOWN)]
+            how = f"{own[0][:1].upper()}{own[0][1:]}" if own else "Give the table its patients"
             raise DataError(
                 f"{table.source}: the patients are not known, so images of one person could be in train and in test. "
-                "Give the table its patients, or state that there are none: patient_groups=False."
+                f"{how}, or state that there are none: patient_groups=False."
             )
         return
     if not patient_groups:

@@ -18,9 +18,12 @@ from medzoo.data.labels import LabelRules, Labels, read_labels
 from medzoo.data.texts import Texts
 from medzoo.errors import ConfigError, DataError
 
-__all__ = ["Duplicates", "assemble", "assemble_arrays", "check_patients", "group_columns"]
+__all__ = ["PATIENTS_UNKNOWN", "Duplicates", "assemble", "assemble_arrays", "check_patients", "group_columns"]
 
 Duplicates = Literal["refuse", "drop"]
+
+PATIENTS_UNKNOWN = "the patients are not known: "
+"""How the note of a table begins that says how its patients can be had."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LONGEST = 256  # characters of a group's value; a report in a column would take as much memory in every row
@@ -38,6 +41,7 @@ def assemble(
     duplicates: Duplicates = "refuse",
     rules: LabelRules,
     points: NDArray[np.float64] | None = None,
+    published: bool = False,
 ) -> dict[str, Any]:
     """Return the fields of a table, or raise one error with everything that is wrong.
 
@@ -52,6 +56,7 @@ def assemble(
         duplicates: whether a row whose image and labels an earlier one has is a fault or is left out.
         rules: what labels mean.
         points: the centre of each row in mm, RAS; rows with the same image and other centres are no duplicates.
+        published: whether the rows are of a published set, in which it is known who they are of.
 
     Raises:
         DataError: anything that is wrong, by row.
@@ -77,7 +82,7 @@ def assemble(
     if len(columns) < 2:
         raise DataError(f"{faults.source}: expected 2 rows or more, found {len(columns)}. Add the others.")
     left_out = len(columns) - len(keep)
-    notes = (*columns.notes, *labels.notes, *_patient_notes(patients), *group_notes)
+    notes = (*columns.notes, *labels.notes, *(() if published else _patient_notes(patients)), *group_notes)
     notes += (f"{left_out:,} duplicate row{'s' * (left_out > 1)} left out",) if left_out else ()
     return {
         "ids": np.array(ids, np.str_)[keep],

@@ -26,6 +26,7 @@ from medzoo.evaluation.assemble import CHOSEN_HERE
 from medzoo.evaluation.froc import Froc, froc_curve
 from medzoo.evaluation.openings import Opened, fingerprint_of, record_opening
 from medzoo.evaluation.page.svg import own_style
+from medzoo.evaluation.page.wording import some
 from medzoo.evaluation.run_record import PART, RunRecord
 from medzoo.evaluation.score_table import score_table
 from medzoo.evaluation.subjects import Evaluated, Subject, evaluated
@@ -60,7 +61,7 @@ class FrocReport:
         """Return a few lines for a terminal."""
         of = f"the {self.part} part of the run" if self.part else "all scans of the folder"
         opened = (str(self.opened),) if self.opened is not None else ()
-        notes = (f"  Note: {note[:1].upper()}{note[1:]}." for note in (*self.notes, *opened))
+        notes = (f"  Note: {_capital(note)}." for note in (*self.notes, *opened))
         return "\n".join([f"{self.title}, {of}: {self.curve}", *notes])
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,6 +122,12 @@ def froc(
     subject = evaluated(model, None)
     if subject.model is None:
         raise ConfigError("froc: expected a run or a model, which scores all candidates, got scores. Give the run.")
+    _check_subject(subject)
+    if Path(data).is_file():
+        raise ConfigError(
+            f"{Path(data)}: expected the folder of LUNA16, got a file. Give the folder with annotations.csv and the "
+            "subsets."
+        )
     annotations = read_annotations(Path(data))  # before the scans are read, which takes long
     table = Table.from_source("luna16", data, missing=missing)
     assert table.patients is not None  # noqa: S101  # a scan stands for a patient
@@ -132,10 +139,9 @@ def froc(
     own = table.select(rows[np.argsort(table.patients[rows], kind="stable")])
     scores = score_table(
         subject.model, own, batch_size=batch_size, device=device, allow_mismatch=allow_mismatch, cache="off",
-        title=f"candidates of {len(names):,} scans",
+        title=f"candidates of {some(len(names), 'scan')}",
     )  # fmt: skip
-    if LABEL not in scores.labels or own.patients is None or own.points is None:
-        raise ConfigError(f"froc: {subject.name} has no output {LABEL!r}. It has {', '.join(scores.labels)}.")
+    assert own.patients is not None and own.points is not None  # noqa: S101, PT018  # as those of any LUNA16
     here = np.isin(annotations.series, names)
     curve = froc_curve(
         np.searchsorted(names, own.patients), scores.logits[:, scores.labels.index(LABEL)], own.points,
@@ -152,6 +158,26 @@ def froc(
         digest = subject.name if report is None or not report.digest else report.digest
         opened = record_opening(fingerprint_of(replace(scores, dropped=())), digest, part_name or "froc")
     return FrocReport(subject.name, curve, part_name, notes, opened)
+
+
+def _check_subject(subject: Evaluated) -> None:
+    """Raise ConfigError for a model that scores no nodules, or a run whose rows are no points in scans."""
+    labels = subject.model.outputs.labels if subject.model is not None else ()
+    if LABEL not in labels:
+        raise ConfigError(
+            f"froc: expected a model of candidates with the output {LABEL!r}, as of the recipe luna16; {subject.name} "
+            f"has {', '.join(labels)}. Give a run of luna16."
+        )
+    if subject.record is not None and subject.record.read_rows().points is None:
+        raise ConfigError(
+            f"{subject.record.path}: expected a run of candidates at points in scans, as of the recipe luna16, got one "
+            "of complete images. Give a run of luna16."
+        )
+
+
+def _capital(note: str) -> str:
+    """Return a note that begins with a capital, unless it begins with the name of a file."""
+    return note if "." in note.partition(" ")[0] else f"{note[:1].upper()}{note[1:]}"
 
 
 def _scans(
@@ -188,7 +214,7 @@ def _scans(
     absent, notes = len(wanted - set(own.tolist())), [CHOSEN_HERE] if name == "valid" else []
     if absent == len(wanted) or (absent and missing == "refuse"):
         raise DataError(
-            f"{source}: {absent:,} of the {len(wanted):,} scans of the {name} part of {subject.record.path.name} "
+            f"{source}: {absent:,} of the {some(len(wanted), 'scan')} of the {name} part of {subject.record.path.name} "
             "are not there. Give the folder that the run was trained on, or missing='drop' to leave them out."
         )
     if absent:
@@ -196,8 +222,8 @@ def _scans(
     unused = scans[~np.isin(own, list(parts))]
     if len(unused):
         notes.append(
-            f"{_of_scans(unused, annotations)} of the folder are in no part of the run, as none of their candidates "
-            f"was drawn, and are left out; {np.isin(unused, bare).sum():,} of these scans have no candidate at all"
+            "left out, as none of their candidates was drawn, so that they are in no part of the run: "
+            f"{_of_scans(unused, annotations)} of the folder; without any candidate: {np.isin(unused, bare).sum():,}"
         )
     return scans[np.isin(own, list(wanted))], name, tuple(notes)
 
@@ -205,7 +231,7 @@ def _scans(
 def _of_scans(scans: StrArray, annotations: Annotations) -> str:
     """Return how many scans these are, and how many nodules they have."""
     nodules = int(np.isin(annotations.series[~annotations.excluded], scans).sum())
-    return f"{len(scans):,} scans with {nodules:,} nodules"
+    return f"{some(len(scans), 'scan')} with {some(nodules, 'nodule')}"
 
 
 def _parts(record: RunRecord) -> dict[str, str]:

@@ -31,6 +31,7 @@ from medzoo.evaluation.score_table import score_table
 from medzoo.evaluation.scores import Scores
 from medzoo.factory import create
 from medzoo.training.environment import resolve_environment
+from medzoo.training.facts import differences, flat
 from medzoo.training.folder import is_finished
 from medzoo.training.looks import Looks, read_looks
 from medzoo.training.recipe import ProtocolSection, Recipe
@@ -93,6 +94,7 @@ def reproduce(
     """
     resolved, protocol = _comparable(recipe, overrides)
     folder = _checked(Path(to))
+    _check_same(folder, resolved)
     table = data if isinstance(data, Table) else load_table(resolved, data, root)
     honest = set_up(resolved, table)
     published = honest if _splits_alike(resolved, protocol) else _as_published(resolved, protocol, honest)
@@ -151,6 +153,20 @@ def _checked(folder: Path) -> Path:
     if folder.exists():
         raise ConfigError(f"reproduce: expected a new or an empty folder, got the file {folder}.")
     return folder
+
+
+def _check_same(folder: Path, recipe: Recipe) -> None:
+    """Raise ConfigError where a reproduction by another recipe was begun in the folder, before anything is read."""
+    begun = RunFolder(folder / "honest")
+    if not (begun.path / "run.json").exists() or begun.facts().get("recipe") == recipe.digest():
+        return
+    found: list[str] = []
+    if (written := begun.path / "recipe.yaml").is_file():
+        found = differences(flat(Recipe.load(written).effective()), flat(recipe.effective()))
+    raise ConfigError(
+        f"reproduce: {folder} holds another reproduction than this one: {'; '.join(found) or 'its recipe is another'}. "
+        "Give what was given before, or choose another folder."
+    )
 
 
 def _splits_alike(recipe: Recipe, protocol: ProtocolSection) -> bool:

@@ -27,6 +27,7 @@ __all__ = ["Figures", "best_look", "chance_of", "common_labels", "figure_rows", 
 
 RESAMPLES = 2000
 COMMON = "auroc_common"
+CHANCE = "chance"
 TITLES = {
     "auroc": "AUROC", "accuracy": "Accuracy", "exact_match": "Exact match", "sensitivity": "Sensitivity",
     "specificity": "Specificity", "precision": "Precision",
@@ -110,7 +111,7 @@ def common_labels(every: Sequence[Scores]) -> tuple[str, ...]:
 def chance_of(figure: str, scores: Scores) -> tuple[float | None, str]:
     """Return what a figure of these rows is without looking at an image, and what that is in words."""
     if figure in ("auroc", COMMON):
-        return 0.5, "chance"
+        return 0.5, CHANCE
     targets = scores.targets
     with np.errstate(invalid="ignore"):
         known = (~np.isnan(targets)).any(0)
@@ -159,7 +160,9 @@ def figure_rows(
         labels = {way: figures.labels[name] for way, figures in found.items() if name in figures.labels}
         claimed = claim.get(name)
         number = float(claimed) if isinstance(claimed, (int, float)) and not isinstance(claimed, bool) else None
-        chance, what = chance_of(name, ways["honest"].scores)
+        # Of the rows and labels of each way: where a leak or permuted labels change these, they change the baseline.
+        chances = {way: chance_of(name, measured.scores) for way, measured in ways.items()}
+        chance, what = {way: one for way, (one, _) in chances.items()}, next((w for _, w in chances.values() if w), "")
         sentence = _sentence(estimates, labels, ways, chance, what)
         if sampled and name not in ("auroc", COMMON):
             sentence += f" {OF_SAMPLE}"
@@ -183,8 +186,8 @@ def _title(name: str, scores: Scores, common: Sequence[str]) -> str:
 
 
 def _sentence(
-    estimates: Mapping[str, Estimate], labels: Mapping[str, int], ways: Mapping[str, Measured], chance: float | None,
-    chance_text: str,
+    estimates: Mapping[str, Estimate], labels: Mapping[str, int], ways: Mapping[str, Measured],
+    chance: Mapping[str, float | None], chance_text: str,
 ) -> str:  # fmt: skip
     """Return what the difference between the columns is made of, and what is left of it without a link to labels."""
     published, honest = estimates["as_published"], estimates["honest"]
@@ -209,10 +212,18 @@ def _sentence(
     if not math.isnan(nothing.value) and not math.isnan(fair.value):
         text += f" With permuted labels the way of the source still gives {nothing.value:.3f}, "
         text += f"the honest one {fair.value:.3f}"
-        text += "." if chance is None or math.isnan(chance) else f" ({chance_text}: {chance:.3f})."
-    if chance_text and chance != 0.5 and honest.value < (chance or 0):
-        text += f" The honest figure is below that of {chance_text}, which needs no image."
-    if chance == 0.5 and fair.low is not None and fair.high is not None and not fair.low <= 0.5 <= fair.high:
+        known = [chance[name] for name in ("permuted_as_published", "permuted_honest")]
+        own = [f"{one:.3f}" for one in known if one is not None and not math.isnan(one)]
+        of = "" if len(set(own)) < 2 else " in those rows"
+        text += f" ({chance_text}{of}: {' and '.join(dict.fromkeys(own))})." if len(own) == len(known) else "."
+    if chance_text != CHANCE:
+        for name, whose in (("as_published", "figure as published"), ("honest", "honest figure")):
+            baseline = chance[name]
+            if baseline is not None and estimates[name].value < baseline:
+                text += (
+                    f" The {whose} is below that of {chance_text} in its rows, {baseline:.3f}, which needs no image."
+                )
+    if chance_text == CHANCE and fair.low is not None and fair.high is not None and not fair.low <= 0.5 <= fair.high:
         text += (
             " The interval of the honest figure with permuted labels does not contain 0.5, which happens by chance in "
             "about 1 of 20 and says nothing of the data: permuted labels leave no link that a leak between patients "

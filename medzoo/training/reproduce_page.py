@@ -112,12 +112,18 @@ def _head(found: Reproduction, name: str) -> Markup:
 
 
 def _row(row: FigureRow, notes: Footnotes) -> Markup:
-    chance = row.chance is not None and not math.isnan(row.chance)
-    below = tag("small", f"{row.chance_of}: {number(row.chance or 0)}", class_="small") if chance else None
+    same, below = row.same_chance, None
+    if same is not None:
+        below = tag("small", f"{row.chance_of}: {number(same)}", class_="small")
+    elif row.chance_of:
+        below = tag("small", f"in brackets: {row.chance_of}", class_="small")
     cells = [tag("th", row.title, tag("br") if below else None, below, scope="row")]
     cells.append(tag("td", "–" if row.claimed is None else f"{row.claimed:g}", class_="n"))
     for name in WAYS:
-        cell = estimate_cell(row.estimates[name], notes)
+        cell, baseline = estimate_cell(row.estimates[name], notes), row.baseline(name)
+        if same is None and baseline is not None:
+            own = tag("small", f"({number(baseline)})", class_="small")
+            cell = Markup(f"{cell.removesuffix('</td>')}{tag('br')}{own}</td>")
         if fewer := row.fewer(name):
             cell = Markup(cell.removesuffix("</td>") + notes.mark(fewer) + "</td>")
         cells.append(cell)
@@ -163,13 +169,16 @@ def _draw_row(axes: Any, row: FigureRow, found: Reproduction, top: int) -> None:
     left, right = axes.get_yaxis_transform(), {"color": _INK, "va": "center", "fontsize": 9}
     title = row.title.partition(":")[0]
     axes.text(-0.63, top + 0.5, title, transform=left, va="center", weight="bold", color=_INK)
-    if row.chance is not None and not math.isnan(row.chance):
-        ends = [top + 0.95, top + _height(row) - 1]
-        axes.plot([row.chance] * 2, ends, color=_GREY, linestyle=(0, (3, 2)), linewidth=1.2, zorder=1)
-        align = "right" if row.chance > 0.75 else "left" if row.chance < 0.25 else "center"
-        text = f"{row.chance_of}: {row.chance:.3f}"
+    same, known = row.same_chance, [one for name in WAYS if (one := row.baseline(name)) is not None]
+    dashes = {"color": _GREY, "linestyle": (0, (3, 2)), "linewidth": 1.2, "zorder": 1}
+    if known:
+        at = known[0] if same is None else same
+        align = "right" if at > 0.75 else "left" if at < 0.25 else "center"
+        text = f"dashed: {row.chance_of}, each of its rows" if same is None else f"{row.chance_of}: {same:.3f}"
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-        axes.text(row.chance, top + 0.5, text, ha=align, va="center", color=_GREY, fontsize=8, bbox=box)
+        axes.text(at, top + 0.5, text, ha=align, va="center", color=_GREY, fontsize=8, bbox=box)
+    if same is not None:
+        axes.plot([same] * 2, [top + 0.95, top + _height(row) - 1], **dashes)
     y = top + 1.5
     if row.claimed is not None:
         axes.plot([row.claimed], [y], marker="D", markersize=6, color=_INK)
@@ -177,7 +186,9 @@ def _draw_row(axes: Any, row: FigureRow, found: Reproduction, top: int) -> None:
         axes.text(1.04, y, f"{row.claimed:g}", transform=left, **right)
         y += 1
     for way in found.ways:
-        estimate, colour = row.estimates[way.name], _COLOURS[way.name]
+        estimate, colour, baseline = row.estimates[way.name], _COLOURS[way.name], row.baseline(way.name)
+        if same is None and baseline is not None:
+            axes.plot([baseline] * 2, [y - 0.45, y + 0.45], **dashes)
         hollow = way.name.startswith("permuted")
         axes.text(-0.02, y, WAYS[way.name], transform=left, ha="right", va="center", color=_INK)
         if not math.isnan(estimate.value):

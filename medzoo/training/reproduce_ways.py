@@ -83,7 +83,8 @@ class FigureRow:
         claimed: what the source reported; ``None`` if it did not.
         estimates: by way.
         labels: how many labels each is the mean of, by way; empty for figures that are not a mean.
-        chance: what is reached without looking at an image; ``None`` where that can be any number.
+        chance: what is reached on the rows and labels of each way without looking at an image, by way; ``None`` where
+            that can be any number.
         chance_of: what that is, in words.
         sentence: what the difference between the columns is made of.
     """
@@ -93,7 +94,7 @@ class FigureRow:
     claimed: float | None
     estimates: Mapping[str, Estimate]
     labels: Mapping[str, int]
-    chance: float | None
+    chance: Mapping[str, float | None]
     chance_of: str
     sentence: str
 
@@ -102,8 +103,19 @@ class FigureRow:
         own, most = self.labels.get(way), max(self.labels.values(), default=0)
         return "" if own in (None, most) else f"mean over {own} labels, not {most}"
 
+    def baseline(self, way: str) -> float | None:
+        """Return what is reached on the rows of a way without looking at an image; ``None`` where it is not known."""
+        found = self.chance.get(way)
+        return None if found is None or math.isnan(found) else found
+
+    @property
+    def same_chance(self) -> float | None:
+        """The baseline of every way where it is one number, as the 0.5 of AUROC is; else ``None``."""
+        found = {self.baseline(name) for name in WAYS}
+        return found.pop() if len(found) == 1 else None
+
     def to_dict(self) -> dict[str, Any]:
         """Return what JSON can hold."""
         estimates = {name: estimate.to_dict() for name, estimate in self.estimates.items()}
-        chance = None if self.chance is None or math.isnan(self.chance) else self.chance
+        chance = {name: self.baseline(name) for name in self.estimates}
         return {**vars(self), "estimates": estimates, "labels": dict(self.labels), "chance": chance}

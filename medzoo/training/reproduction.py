@@ -109,10 +109,14 @@ class Reproduction:
         """Return the table with a column for each figure and each end of its interval."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        columns = [f"{name}{end}" for name in WAYS for end in ("", "_low", "_high")]
-        writer.writerow(["figure", "title", "claimed", *columns, "chance", "sentence"])
+        columns = [f"{name}{end}" for name in WAYS for end in ("", "_low", "_high", "_chance")]
+        writer.writerow(["figure", "title", "claimed", *columns, "sentence"])
         for row in self.figures:
-            cells = [getattr(row.estimates[name], end) for name in WAYS for end in ("value", "low", "high")]
-            numbers = ["" if v is None or math.isnan(v) else repr(float(v)) for v in (row.claimed, *cells, row.chance)]
+            cells = [
+                cell
+                for name, one in ((name, row.estimates[name]) for name in WAYS)
+                for cell in (one.value, one.low, one.high, row.baseline(name))
+            ]
+            numbers = ["" if v is None or math.isnan(v) else repr(float(v)) for v in (row.claimed, *cells)]
             writer.writerow([row.name, row.title, *numbers, row.sentence])
         return text.getvalue()

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from medzoo.data.sources.catalogue import published
 from medzoo.errors import ConfigError, did_you_mean
 from medzoo.registry import describe
 from medzoo.training.code_text import Code, assign_lines, call_lines, comment_lines, python_text
@@ -24,6 +25,11 @@ from medzoo.training.source import label_options, source_choices
 __all__ = ["recipe_script", "write_script"]
 
 LOADED = ("local-dir:", "hf-hub:")
+# Choices of a published set that are written out where they have their defaults: much data needs another.
+CHOICES = {
+    "missing": 'missing="drop" leaves out rows whose image is not there, as of a part of the set.',
+    "mapping": 'mapping="FILE" is the file by which images are of patients; None takes the one in the folder.',
+}
 DATA, TABLE = Code("data"), Code("table")
 
 
@@ -155,7 +161,10 @@ def _read_table(recipe: Recipe) -> list[str]:
         lines += call_lines("        return ", "medzoo.Table.from_npz", [DATA], {**patient, **more})
     if how.source == "table":
         return [*lines, *call_lines("    return ", "medzoo.Table.from_folder", [DATA], {**patient, **more})]
-    choices = _given(source_choices(how), source_choices(type(how)()))
+    options, every = published(how.source).options, source_choices(how)
+    asked = {name: value for name, value in every.items() if name in CHOICES and name in options}
+    choices = asked | _given(every, source_choices(type(how)()))
+    lines += [f"    # {CHOICES[name]}" for name in asked]
     return [*lines, *call_lines("    return ", "medzoo.Table.from_source", [how.source, DATA], choices)]
 
 

@@ -160,7 +160,8 @@ def set_up(
     parts = make_split(recipe, table, pixels, column) if split is None else split(pixels)
     if how.batch > len(parts.train):
         raise ConfigError(
-            f"train.batch: expected at most the {len(parts.train):,} rows of the train part, got {how.batch}. Set it."
+            f"train.batch: expected at most the {len(parts.train):,} rows of the train part, got {how.batch}. Give "
+            f"train.batch={len(parts.train)} or less."
         )
     if column is None and split is None and not (recipe.split.column or recipe.split.leave_out or recipe.split.folds):
         _warn_of_parts(table)

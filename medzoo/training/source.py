@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from medzoo.data.label_rules import LabelOptions
@@ -53,6 +54,8 @@ def load_table(
             raise ConfigError(f"{path}: root is for the images of a .csv or .tsv file. Leave it out.")
         _check_fields(how, path)
         return Table.from_source(how.source, path, **source_choices(how))
+    if path.is_file() and how.source != "table":
+        _check_not_published(how.source, path)
     table = _own_table(how, path, root, images=images)
     return replace(table, notes=(*table.notes, *_unused(how)))
 
@@ -69,6 +72,15 @@ def _check_fields(how: DataSection, path: Path) -> None:
             f"{path}: {listed} cannot act on the published set {how.source}, which has its own labels, patients and "
             f"places. {'Choose findings with data.findings and leave' if findings else 'Leave'} "
             f"{'this' if len(changed) == 1 else 'these'} out, or give a .csv file of your own."
+        )
+
+
+def _check_not_published(source: str, path: Path) -> None:
+    """Raise ConfigError for a CSV file of the published set, which is read with its folder."""
+    if any(fnmatchcase(path.name, pattern) for pattern in published(source).tables):
+        raise ConfigError(
+            f"{path}: this is a file of the published set {source}: give the folder it is in, {path.parent}. A table "
+            "of your own needs another name."
         )
 
 

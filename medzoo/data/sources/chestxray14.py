@@ -100,7 +100,8 @@ def _assembled(columns: Columns, paths: Sequence[str], chosen: tuple[str, ...]) 
     """Return the fields of a table of columns that are named as in it."""
     return assemble(
         columns, ids=columns.values["image"], paths=paths, label=list(chosen), patient="patient",
-        groups=[name for name in columns.values if name not in {"image", "patient", *chosen}], rules=LabelRules(),
+        groups=[name for name in columns.values if name not in {"image", "patient", *chosen}],
+        published=True, rules=LabelRules(),
     )  # fmt: skip
 
 
@@ -232,7 +233,8 @@ ABOUT = PublishedData(
     title="ChestX-ray14: 112,120 frontal chest X-rays of 30,805 patients with 14 findings mined from reports",
     get=(
         "Download the images and the files beside them from https://nihcc.app.box.com/v/ChestXray-NIHCC, or from "
-        "Kaggle's nih-chest-xrays/data, and unpack the images. Some folders of images are enough, with missing='drop'."
+        "Kaggle's nih-chest-xrays/data, and unpack the images. Some folders of images are enough, "
+        "with --missing drop, in Python missing='drop'."
     ),
     licence="no restrictions on use; link to the NIH Clinical Center and cite the paper",
     citation="Wang et al., ChestX-ray8, CVPR 2017, doi:10.1109/CVPR.2017.369",
@@ -243,6 +245,7 @@ ABOUT = PublishedData(
         "or train-small.csv, valid-small.csv and test.csv, with images-small/*.png",
     ),
     read=read,
+    tables=("Data_Entry_2017*.csv", _SMALL["train"], _SMALL["valid"]),
     options=("missing", "findings"),
     counts={  # of Data_Entry_2017_v2020.csv
         "rows": 112_120,

@@ -163,7 +163,7 @@ def _fields(columns: Columns, chosen: list[Choice], choices: SourceChoices) -> T
     return assemble(
         replace(columns, values=kept, notes=notes), ids=[f"case {hashed(case)} CT" for case in cases],
         paths=["\n".join(map(absolute, one.ct.files)) for one in chosen], label="label", patient="case", groups=None,
-        rules=LabelRules(names=[LABEL]), points=points,
+        published=True, rules=LabelRules(names=[LABEL]), points=points,
     )  # fmt: skip
 
 
@@ -202,5 +202,6 @@ ABOUT = PublishedData(
         "manifest-…/NSCLC Radiogenomics/R01-001/STUDY/SERIES/1-001.dcm: CT, PET and SEG",
     ),
     read=_read,
+    tables=(_TABLE,),
     options=("missing", "roi"),
 )

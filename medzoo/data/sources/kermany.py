@@ -67,7 +67,7 @@ def read(folder: Path, choices: SourceChoices) -> TableFields:
     values |= {"patient": list(patients), "subtype": list(subtypes)}
     return assemble(
         replace(columns, notes=tuple(notes)), ids=values["path"], paths=paths, label="pneumonia", patient="patient",
-        groups=[name for name in ("split", "subtype") if name in values], rules=LabelRules(),
+        groups=[name for name in ("split", "subtype") if name in values], published=True, rules=LabelRules(),
     )  # fmt: skip
 
 

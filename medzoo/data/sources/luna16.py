@@ -304,7 +304,7 @@ ABOUT = PublishedData(
     title="LUNA16: candidates for lung nodules in 888 CT scans of LIDC-IDRI",
     get="Download the ten subsets and the CSV files from https://zenodo.org/records/3723295 and "
     "https://zenodo.org/records/4121926, and unpack the subsets into one folder. They take 120 GB. Some of the subsets "
-    "are enough with missing='drop'.",
+    "are enough with --missing drop, in Python missing='drop'.",
     licence="CC BY 4.0; LIDC-IDRI CC BY 3.0",
     citation="Setio et al., Validation, comparison, and combination of algorithms for automatic detection of pulmonary "
     "nodules in computed tomography images: The LUNA16 challenge, Medical Image Analysis 42 (2017) 1-13, "
@@ -316,6 +316,7 @@ ABOUT = PublishedData(
         "annotations_excluded.csv: findings that are no nodules of the challenge; optional",
     ),
     read=_read,
+    tables=(_CANDIDATES, _OLD, "annotations.csv", "annotations_excluded.csv"),
     options=("missing", "negatives", "sample_seed"),
     counts={"rows": 754_975, "patients": 888},
 )

@@ -32,6 +32,7 @@ _TABLE, _ID, _VALUE = "train_labels.csv", "BraTS21ID", "MGMT_value"
 _LEFT_OUT = ("00109", "00123", "00709")
 _GET = "Unpack the archive of the competition into it; see medzoo fetch data:mgmt."
 _CASE = re.compile(r"\d{5}")
+_SHORT = re.compile(r"\d{1,4}")
 _NUMBER = re.compile(r"\d+")
 
 
@@ -59,8 +60,9 @@ def _read(folder: Path, choices: SourceChoices) -> TableFields:
     columns, paths = _with_images(columns, cases, sequence, choices, folder)
     ids = [f"case {hashed(case)} {sequence}" for case in columns.values[_ID]]
     return assemble(
-        columns, ids=ids, paths=paths, label=_VALUE, patient=_ID, groups=[], rules=LabelRules(names=[LABEL])
-    )
+        columns, ids=ids, paths=paths, label=_VALUE, patient=_ID, groups=[], published=True,
+        rules=LabelRules(names=[LABEL]),
+    )  # fmt: skip
 
 
 def _find(folder: Path) -> tuple[dict[str, Path], list[Path]]:
@@ -68,6 +70,7 @@ def _find(folder: Path) -> tuple[dict[str, Path], list[Path]]:
     cases: dict[str, Path] = {}
     tables: list[Path] = []
     twice: list[str] = []
+    short: set[Path] = set()
 
     def enter(below: Path) -> bool:
         return below.name != "test" and not _CASE.fullmatch(below.parent.name)
@@ -76,7 +79,15 @@ def _find(folder: Path) -> tuple[dict[str, Path], list[Path]]:
         if _CASE.fullmatch(here.name) and cases.setdefault(here.name, here) != here:
             both = [path.parent.relative_to(folder).as_posix() for path in (cases[here.name], here)]
             twice.append(f"case {hashed(here.name)} in {' and '.join(both)}")
+        if here.name in SEQUENCES and _SHORT.fullmatch(here.parent.name):
+            short.add(here.parent)
         tables += [here / _TABLE] if _TABLE in names else []
+    if short:
+        raise DataError(
+            f"{folder}: expected folders of cases named by ids of five digits, such as train/00000/FLAIR, found "
+            f"{len(short):,} with fewer digits, which have lost zeros in front. Unpack the archive again, or put the "
+            "zeros back, as 00012 for 12."
+        )
     if twice:
         raise DataError(
             f"{folder}: expected each case once, found {len(twice):,} twice: {join_some(twice, 3)}. Remove one."
@@ -158,6 +169,7 @@ ABOUT = PublishedData(
         "train_labels.csv: BraTS21ID, MGMT_value; 00109, 00123 and 00709 are left out",
     ),
     read=_read,
+    tables=(_TABLE,),
     options=("missing", "sequence"),
     counts={"rows": 582, "patients": 582},
 )

@@ -27,6 +27,7 @@ class PublishedData:
         layout: the files and folders that are expected, one line each.
         read: from the folder and the choices to the fields of a table; raises DataError with everything that is wrong.
         options: which of :class:`~medzoo.data.sources.options.SourceOptions` it takes.
+        tables: patterns of the names of its CSV files, which are no tables of images of their own.
         counts: published figures of the complete set: ``rows``, ``patients``, and the positives of a label by its name.
     """
 
@@ -37,4 +38,5 @@ class PublishedData:
     layout: tuple[str, ...]
     read: Callable[[Path, SourceChoices], TableFields]
     options: tuple[str, ...] = ()
+    tables: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)

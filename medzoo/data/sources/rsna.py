@@ -18,7 +18,7 @@ from medzoo.data.sources.options import SourceChoices
 from medzoo.data.sources.published import PublishedData, TableFields
 from medzoo.data.sources.rsna_mapping import MAPPING, MAPPING_NAME, load_mapping
 from medzoo.data.table_csv import read_csv
-from medzoo.data.table_rows import assemble
+from medzoo.data.table_rows import PATIENTS_UNKNOWN, assemble
 from medzoo.errors import DataError
 from medzoo.io.dicom.elements import text
 from medzoo.io.dicom.header import age_of, wrap_dicom_errors
@@ -57,7 +57,10 @@ def read(folder: Path, choices: SourceChoices) -> TableFields:
                 f"patient may differ; compare both with medzoo fetch data:{MAPPING_NAME}"
             )
     else:
-        notes.append(f"the patients are not known: put {MAPPING} beside the CSV files, or give it as mapping")
+        notes.append(
+            f"{PATIENTS_UNKNOWN}get who the images are of with medzoo fetch data:{MAPPING_NAME} --to FILE and give "
+            "mapping=FILE"
+        )
     columns.values[LABEL] = columns.values.pop("Target")
     columns.values["image"] = [f"{one}.dcm" for one in ids]
     index, _ = index_images(root, [root / _IMAGES] if (root / _IMAGES).is_dir() else [], (".dcm",))
@@ -69,7 +72,7 @@ def read(folder: Path, choices: SourceChoices) -> TableFields:
         columns, ids=columns.values["image"], paths=paths, label=LABEL,
         patient="patient" if mapping is not None else None,
         groups=[name for name in ("class", "view", "sex", "age") if name in columns.values],
-        rules=LabelRules(task="binary"),
+        published=True, rules=LabelRules(task="binary"),
     )  # fmt: skip
 
 
@@ -149,8 +152,8 @@ ABOUT = PublishedData(
     get=(
         "Download it from https://www.kaggle.com/c/rsna-pneumonia-detection-challenge, where an account has to accept "
         "the rules, and unpack it. Who the images are of is in "
-        f"https://s3.amazonaws.com/east1.public.rsna.org/AI/2018/{MAPPING}: put it beside the CSV files, or give it as "
-        "mapping. Without it, several images of a patient are in several parts."
+        f"https://s3.amazonaws.com/east1.public.rsna.org/AI/2018/{MAPPING}: put it beside the CSV files, or give "
+        "--mapping FILE, in Python mapping=FILE. Without it, several images of a patient are in several parts."
     ),
     licence="the rules of the competition; the images are those of the NIH Clinical Center",
     citation=(
@@ -164,6 +167,7 @@ ABOUT = PublishedData(
         f"{MAPPING}: optional",
     ),
     read=read,
+    tables=(_LABELS, _CLASSES),
     options=("missing", "mapping"),
     counts={"rows": 26_684, "patients": 11_452, LABEL: 6_012},
 )
