@@ -12,6 +12,8 @@ from published_2d import write_medmnist
 import medzoo
 from medzoo.cli.main import main
 from medzoo.cli.tables import next_steps
+from medzoo.errors import DataError
+from medzoo.inference.plan import read_points
 
 
 def run(*arguments, code=0):
@@ -77,8 +79,8 @@ def test_the_file_of_points_is_described(run_folder, tmp_path):
     shown = " ".join(run("predict", "--help").split())
     assert all(text in shown for text in ("coordX", "coordY", "coordZ", "seriesuid", "LPS as DICOM", "RAS as NIfTI"))
     absent = tmp_path / "points.csv"
-    with pytest.raises(medzoo.DataError) as found:
-        medzoo.inference.plan.read_points(absent)
+    with pytest.raises(DataError) as found:
+        read_points(absent)
     assert str(found.value) == (
         f"{absent}: expected a CSV file of points, but it cannot be read (No such file or directory). Give one with "
         "the columns coordX, coordY, coordZ in mm, and seriesuid for several scans."
