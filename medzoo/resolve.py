@@ -11,7 +11,7 @@ from typing import Any
 from medzoo.contract import Preprocessing, Task, check_task
 from medzoo.errors import ConfigError, UnknownModelError, did_you_mean
 from medzoo.registry import ModelSpec, describe
-from medzoo.weights.config import read_folder, tuples
+from medzoo.weights.config import CONFIG_FILE, read_folder, tuples
 from medzoo.weights.hub import read_repo
 from medzoo.weights.record import Weights
 from medzoo.weights.safetensors import FOREIGN_SUFFIXES
@@ -63,16 +63,45 @@ def resolve(model: str, pretrained: Pretrained, options: Mapping[str, Any], **as
     """
     scheme, colon, place = model.partition(":") if isinstance(model, str) else ("", "", "")
     if not colon or scheme not in ("hf-hub", "local-dir"):
-        spec = describe(model)
+        spec = _described(model)
         return request(spec, _weights_of(spec, pretrained), options, **asked)
     if pretrained is not False:
         raise ConfigError(f"{model}: a folder always loads its own weights. Leave pretrained out.")
+    if scheme == "local-dir":
+        _check_no_run(Path(place))
     saved = read_repo(place) if scheme == "hf-hub" else read_folder(place)
     try:
         spec = describe(saved.model)
     except UnknownModelError as error:
         raise UnknownModelError(f"{model}: {error}") from error
     return request(spec, saved.weights, options, **asked)
+
+
+def _described(model: str) -> ModelSpec:
+    """Return a registered model.
+
+    Raises:
+        UnknownModelError: there is none of that name.
+        ConfigError: it is the path of a run, or of the folder of a model.
+    """
+    try:
+        return describe(model)
+    except UnknownModelError:
+        folder = Path(model)
+        _check_no_run(folder)
+        if (folder / CONFIG_FILE).is_file():
+            raise ConfigError(
+                f"{folder}: expected a model, got the path of its folder. Give it as local-dir:{folder}."
+            ) from None
+        raise
+
+
+def _check_no_run(folder: Path) -> None:
+    """Raise ConfigError for the folder of a run, whose model is in a folder of it."""
+    if (folder / "run.json").is_file() and not (folder / CONFIG_FILE).is_file():
+        raise ConfigError(
+            f"{folder}: expected a model, got the folder of a run. Its model is local-dir:{folder / 'model'}."
+        )
 
 
 def _weights_of(spec: ModelSpec, pretrained: Pretrained) -> Weights | None:

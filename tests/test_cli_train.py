@@ -38,11 +38,11 @@ def called(monkeypatch):
 
     def train(recipe, data, **options):
         calls.train = recipe, data, options
-        return SimpleNamespace(folder=Path(options["to"]))
+        return SimpleNamespace(folder=Path(options["to"]), model=SimpleNamespace(preprocessing=None))
 
     def resume(folder, **options):
         calls.resume = folder, options
-        return SimpleNamespace(folder=Path(folder))
+        return SimpleNamespace(folder=Path(folder), model=SimpleNamespace(preprocessing=None))
 
     monkeypatch.setattr(medzoo.training.run, "train", train)
     monkeypatch.setattr(medzoo.training.run, "resume", resume)
@@ -247,7 +247,7 @@ def test_warnings_and_log_are_plain_lines(called, monkeypatch):
             warnings.warn("for developers", FutureWarning, stacklevel=1)
         logging.getLogger("medzoo").info("epoch 1/2 · loss 0.5")
         logging.getLogger("medzoo").warning("of the log")
-        return SimpleNamespace(folder=Path(options["to"]))
+        return SimpleNamespace(folder=Path(options["to"]), model=SimpleNamespace(preprocessing=None))
 
     monkeypatch.setattr(medzoo.training.run, "train", train)
     level = logging.getLogger("medzoo").level

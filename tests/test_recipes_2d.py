@@ -37,8 +37,7 @@ def all_steps(recipe, folder, to, image=None, *, by=None, options=TINY):
     checked = run("check", recipe, "--data", folder, *options)
     run("train", recipe, "--data", folder, "--to", to, *options)
     assert (to / "report.html").is_file()
-    data = () if image else ("--data", folder, "--part", "test")  # a run does not keep images in memory
-    evaluated = run("evaluate", to, *data, "--resamples", 100, *(("--by", by) if by else ()))
+    evaluated = run("evaluate", to, "--resamples", 100, *(("--by", by) if by else ()))
     if image:
         found = json.loads(run("predict", f"local-dir:{to / 'model'}", image, "--output", "json"))
         (predicted,) = found["predictions"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def recalibrate(model: str, data: str | None, root: str | None, to: str, **optio
             raise ConfigError(f"--{flag} is for --data. Give the data, or leave it out.")
         new = run(model, table, to=to, prevalence=options["prevalence"], **own)
         click.echo(_describe(new.outputs))
-    click.echo(f"{to}: the model is there. Next: medzoo evaluate local-dir:{to} --data TABLE")
+    click.echo(f"{to}: the model is there. Next: medzoo evaluate {shlex.quote(f'local-dir:{to}')} --data TABLE")
 
 
 def _evaluate(models: tuple[str, ...], data: str | None, root: str | None, to: str | None, **options: Any) -> None:

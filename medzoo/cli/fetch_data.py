@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -21,11 +22,11 @@ PREFIX = "data:"
 
 
 def fetch_data(name: str, folder: str | None, to: str | None) -> None:
-    """Describe a data set, and check a folder of it; or download the mapping of RSNA, the one file that is fetched.
+    """Describe a data set, and check what there is of it; or download the mapping of RSNA, all that is fetched.
 
     Args:
         name: after ``data:``.
-        folder: of the set, to check; ``None`` for none.
+        folder: of the set, or the file that it is, to check; ``None`` for none.
         to: the file to write the mapping to; for another set the same as ``folder``.
 
     Raises:
@@ -46,7 +47,8 @@ def fetch_data(name: str, folder: str | None, to: str | None) -> None:
     about, here = SOURCES[name], folder if folder is not None else to
     _describe(name, about)
     if here is None:
-        click.echo(f"medzoo downloads no images. Check what you have: medzoo fetch {PREFIX}{name} --check FOLDER")
+        where = f"FILE{about.suffix}" if about.suffix else "FOLDER"
+        click.echo(f"medzoo downloads no images. Check what you have: medzoo fetch {PREFIX}{name} --check {where}")
     else:
         _check(name, about, Path(here))
 
@@ -67,11 +69,13 @@ def _describe(name: str, about: PublishedData) -> None:
 
 
 def _check(name: str, about: PublishedData, folder: Path) -> None:
-    """Read a folder as a training does, and print its counts beside those that are published."""
+    """Read a folder or file as a training does, and print its counts beside those that are published."""
     import medzoo
 
-    if not folder.is_dir():
-        raise ConfigError(f"{folder}: expected the folder of {name}, found none. Get it as described, or correct it.")
+    if not (folder.is_dir() or (about.suffix and folder.is_file())):
+        raise ConfigError(
+            f"{folder}: expected the {about.place} of {name}, found none. Get it as described, or correct it."
+        )
     options: SourceOptions = {"missing": "drop"} if "missing" in about.options else {}
     table = medzoo.Table.from_source(name, folder, **options)
     counts: dict[str, int | None] = {"rows": len(table)}
@@ -111,4 +115,4 @@ def _fetch_mapping(to: Path) -> None:
     path = to / MAPPING_URL.rpartition("/")[2] if to.is_dir() else to
     records, digest = fetch_unlisted(MAPPING_URL, MAPPING_NAME, path, check_mapping, MOST_BYTES)
     click.echo(f"{path}: {records:,} records, {digest}")
-    click.echo(f"Next: medzoo train rsna --data FOLDER --mapping {path} --to RUN")
+    click.echo(f"Next: medzoo train rsna --data FOLDER --mapping {shlex.quote(str(path))} --to RUN")

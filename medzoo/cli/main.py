@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -112,8 +113,18 @@ def info(name: str) -> None:
 @main.command()
 @click.argument("model")
 @click.argument("paths", nargs=-1, required=True, type=click.Path())
-@click.option("--points", type=click.Path(), help="CSV file of patch centres in mm, for a patch model.")
-@click.option("--points-frame", type=click.Choice(["LPS", "RAS"]), default="LPS", help="Coordinate frame of points.")
+@click.option(
+    "--points",
+    type=click.Path(),
+    help="For a patch model: CSV file with a row for each patch and its centre in mm in the columns coordX, coordY and "
+    "coordZ; for several scans also seriesuid, the UID of the DICOM series or the name of the file without its suffix.",
+)
+@click.option(
+    "--points-frame",
+    type=click.Choice(["LPS", "RAS"]),
+    default="LPS",
+    help="Axes of the points: LPS as DICOM and LUNA16 have them (x to the left, y to the back), RAS as NIfTI has them.",
+)
 @click.option("--output", type=click.Choice(["table", "json", "csv"]), default="table", help="Format of the results.")
 @click.option("--batch-size", type=click.IntRange(1), default=1, help="Images per forward pass.")
 @click.option("--workers", "num_workers", type=click.IntRange(0), default=0, help="Processes that read images.")
@@ -132,6 +143,11 @@ def predict(model: str, paths: tuple[str, ...], output: str, **options: Any) -> 
 
     # "local-dir:" and "hf-hub:" are part of the name; any other colon precedes a tag.
     name, tag = (model, "") if model.startswith(("hf-hub:", "local-dir:")) else model.partition(":")[::2]
+    if all(Path(path).suffix.lower() == ".npz" for path in paths):
+        raise DataError(
+            f"{paths[0]}: expected image files, got an .npz file, which is a table of images with labels. Evaluate it: "
+            f"medzoo evaluate {shlex.quote(model)} --data {shlex.quote(paths[0])}"
+        )
     built = medzoo.create(name, pretrained=tag or False)
     # Warnings are printed below, one line each.
     with warnings.catch_warnings(action="ignore", category=UserWarning), progress_bar(MofNCompleteColumn()) as bar:

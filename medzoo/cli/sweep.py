@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from medzoo.cli.recipe_options import RecipeCommand, chosen_fields, messages, needed, recipe_options
-from medzoo.cli.tables import console
+from medzoo.cli.tables import console, next_steps
 from medzoo.errors import ConfigError
 from medzoo.extra import require_train_extra
 
@@ -45,15 +45,16 @@ def sweep(
     if to is None:
         raise ConfigError("expected the folder of the sweep. Give --to FOLDER, such as --to runs/s.")
     with messages("sweep"):
+        from medzoo.evaluation.run_record import RunRecord
         from medzoo.training.sweep import sweep as run
 
         found = run(recipe, needed(data), over=over, to=to, root=root, by=by, **chosen_fields(options))
     console().print(sweep_table(found))
     for note in found.notes:
         click.echo(note)
-    folder = found.chosen.folder
     click.echo(f"{found.folder}: the runs are in {found.table.name}, and drawn in {found.figure.name}.")
-    click.echo(f"Next: medzoo evaluate {folder}, or medzoo predict local-dir:{folder / 'model'} IMAGE")
+    chosen = RunRecord(found.chosen.folder)
+    click.echo(next_steps(chosen.path, chosen.weights().preprocessing))
 
 
 def parse_grid(texts: tuple[str, ...]) -> dict[str, list[Any]]:

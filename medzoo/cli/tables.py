@@ -6,7 +6,9 @@ rich is imported inside the functions, so that ``medzoo --help`` is quick.
 from __future__ import annotations
 
 import re
+import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import medzoo
@@ -15,7 +17,12 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["cli_message", "console", "info_table", "megabytes", "models_table", "prediction_table", "weights_table"]
+    from medzoo.contract import Preprocessing
+
+__all__ = [
+    "cli_message", "console", "info_table", "megabytes", "models_table", "next_steps", "prediction_table",
+    "weights_table",
+]  # fmt: skip
 
 # Advice in the errors of the Python API, and its equivalent on the command line.
 ADVICE = {
@@ -62,6 +69,11 @@ SHOW_ADVICE = {
 }
 
 TRAIN_ADVICE = {
+    "If it is elsewhere now: Give the images again: medzoo.resume(folder, data=table), "
+    "medzoo.evaluate(folder, table, part=...).": "If it is elsewhere now, start a new run.",
+    "Give the images again: medzoo.resume(folder, data=table), medzoo.evaluate(folder, table, part=...).": (
+        "Such a run is continued in Python, where it was started."
+    ),
     "patient_groups=False": "--no-patient-groups",
     "Give the table its patients": "Give --patient-col",
     "let choose_split divide the patients": "leave --split-col out, so that patients are drawn",
@@ -82,7 +94,7 @@ TRAIN_ADVICE = {
     "set train.freeze: encoder": "give --freeze encoder",
 }
 EVALUATE_ADVICE = {
-    "medzoo.resume(folder, data=table), or medzoo.evaluate(folder, table, part=...)": (
+    "medzoo.resume(folder, data=table), medzoo.evaluate(folder, table, part=...)": (
         "medzoo evaluate RUN --data FILE --part test"
     ),
     '--set "data.unreadable=drop"': "--unreadable drop",
@@ -112,7 +124,7 @@ FIELD = re.compile(
 COLUMN = re.compile(r"\((label|patient|image)=\)")
 NOT_TAKEN = re.compile(r"from_source\('(\w+)'\): it does not take (\w+)\. It takes ([\w, ]+)\.")
 OPTION_OF_SETS = ("missing", "findings", "mapping", "negatives", "roi")
-RESUME = re.compile(r"medzoo\.resume\(([^)]+)\)")
+RESUME = re.compile(r"medzoo\.resume\((?!folder, data=)([^)]+)\)")
 _OWN_ADVICE = {
     "show": SHOW_ADVICE, "check": TRAIN_ADVICE, "train": TRAIN_ADVICE, "evaluate": EVALUATE_ADVICE,
     "recalibrate": EVALUATE_ADVICE, "froc": {"missing='drop'": "--missing drop", "Leave it out.": "Leave --part out."},
@@ -151,6 +163,17 @@ def _not_taken(found: re.Match[str]) -> str:
     names = [found[2], *([] if found[3] == "no options" else found[3].split(", "))]
     first, *rest = (f"--{name}" if name in OPTION_OF_SETS else f"--set data.{name}=…" for name in names)
     return f"the published set {found[1]} does not take {first}. It takes {', '.join(rest) or 'no options'}."
+
+
+def next_steps(run: Path, preprocessing: Preprocessing | None) -> str:
+    """Return what to do with a finished run, as it can be pasted.
+
+    >>> next_steps(Path("my runs/a"), None)
+    "Next: medzoo evaluate 'my runs/a', or medzoo predict 'local-dir:my runs/a/model' IMAGE"
+    """
+    of_patches = preprocessing is not None and preprocessing.patch is not None
+    what, model = "SCAN --points points.csv" if of_patches else "IMAGE", shlex.quote(f"local-dir:{run / 'model'}")
+    return f"Next: medzoo evaluate {shlex.quote(str(run))}, or medzoo predict {model} {what}"
 
 
 def models_table(names: list[str]) -> Table:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import click
 
 from medzoo.cli.recipe_options import RecipeCommand, messages, needed, recipe_options, resolve
-from medzoo.cli.tables import console
+from medzoo.cli.tables import console, next_steps
 from medzoo.errors import ConfigError
 from medzoo.extra import require_train_extra
 
@@ -145,4 +145,4 @@ def train(
 
 def _print_run(run: Any) -> None:
     click.echo(f"{run.folder}: the model is in {run.folder / 'model'}, its report in {run.folder / 'report.html'}.")
-    click.echo(f"Next: medzoo evaluate {run.folder}, or medzoo predict local-dir:{run.folder / 'model'} IMAGE")
+    click.echo(next_steps(run.folder, run.model.preprocessing))

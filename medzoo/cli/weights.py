@@ -27,7 +27,7 @@ __all__ = ["cache", "convert", "fetch", "verify"]
     "--to", type=click.Path(), help="Also copy them to this folder, for another machine with MEDZOO_HOME=FOLDER."
 )
 @click.option(
-    "--check", "folder", type=click.Path(), help="Folder of data:NAME, to be compared with what is published."
+    "--check", "folder", type=click.Path(), help="Folder or file of data:NAME, to be compared with what is published."
 )
 def fetch(names: tuple[str, ...], everything: bool, to: str | None, folder: str | None) -> None:
     """Download weights, verify their digests and convert them; or describe a published data set.

@@ -56,6 +56,7 @@ class Table:
             complete images. Several rows may then have the same image.
         prevalence: share of positives of each label in the population that the rows were sampled from by class;
             ``None`` for rows that were not.
+        archive: absolute path of the NPZ file that ``arrays`` are of, from which a run reads them again; else ``None``.
         lines: where each row is in the source, for messages: the line of a CSV file, else the index from 0.
         source: what the table was made from, for messages.
         notes: choices that were made, and what was left out.
@@ -71,6 +72,7 @@ class Table:
     groups: Mapping[str, StrArray] = field(default_factory=dict)
     points: NDArray[np.float64] | None = None
     prevalence: tuple[float, ...] | None = None
+    archive: str | None = None
     lines: NDArray[np.int64] | None = None
     source: str = "the table"
     notes: tuple[str, ...] = ()
@@ -200,7 +202,7 @@ class Table:
         fields = assemble_arrays(
             found.images, found.labels, found.ids, patients, columns, str(path), LabelRules.of(options)
         )
-        table = cls(**fields)
+        table = cls(**fields, archive=os.path.abspath(path))  # noqa: PTH100  # as paths: links are not resolved
         unknown = "the file has no patients: whether images of one are in several parts cannot be known"
         return replace(table, notes=(*table.notes, unknown)) if patients is None else table
 

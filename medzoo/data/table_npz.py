@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from medzoo.data.table_folder import PARTS
 from medzoo.errors import DataError, did_you_mean
 from medzoo.io.files import existing, wrap_read_errors
 
-__all__ = ["Arrays", "check_images", "read_npz"]
+__all__ = ["Arrays", "check_images", "read_images", "read_npz"]
 
 _MOST_CHANNELS = 16
 
@@ -65,6 +66,25 @@ def read_npz(path: str | os.PathLike[str]) -> Arrays:
     if "" not in counts:
         others["split"] = np.repeat(np.array(list(counts), np.str_), list(counts.values()))
     return Arrays(images, labels, ids, others)
+
+
+def read_images(path: str | os.PathLike[str], ids: Sequence[str] | NDArray[np.str_]) -> NDArray[Any]:
+    """Return the images of some rows of an NPZ file, ``n c *s``, by the ids that :func:`read_npz` gave them.
+
+    Raises:
+        DataError: as :func:`read_npz`, or rows that the file does not have.
+    """
+    found, wanted = read_npz(path), [str(one) for one in ids]
+    if wanted == found.ids:
+        return found.images  # not copied: they may take most of the memory
+    place = {one: row for row, one in enumerate(found.ids)}
+    absent = [one for one in wanted if one not in place]
+    if absent:
+        raise DataError(
+            f"{path}: expected the {len(wanted):,} images that it had before, found {len(found.ids):,}, and "
+            f"{len(absent):,} are absent: {join_some(absent)}. Restore the file."
+        )
+    return found.images[[place[one] for one in wanted]]
 
 
 def _parts(path: Path, names: list[str]) -> dict[str, str]:

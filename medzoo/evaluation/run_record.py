@@ -13,6 +13,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from medzoo.data.identity import Dropped
 from medzoo.data.table import Table
+from medzoo.data.table_npz import read_images
 from medzoo.data.texts import StrArray, Texts
 from medzoo.errors import ConfigError, DataError
 from medzoo.evaluation.caution import stated_caution
@@ -51,6 +53,8 @@ PIXELS = f"{OWN_PREFIX}pixels"
 """The column that holds the hash of the decoded pixels of each row; empty for a constant image, or one not read."""
 POINT = f"{OWN_PREFIX}point"
 """The column that holds x, y and z of each row in mm, RAS; only of a table of points."""
+GIVE_AGAIN = "Give the images again: medzoo.resume(folder, data=table), medzoo.evaluate(folder, table, part=...)."
+"""What helps where the images of a run cannot be read from the table that it keeps."""
 LINE, ID, PATIENT, PATHS, TARGET = (
     f"{OWN_PREFIX}line", f"{OWN_PREFIX}id", f"{OWN_PREFIX}patient", f"{OWN_PREFIX}paths", f"{OWN_PREFIX}target:",
 )  # fmt: skip
@@ -179,20 +183,28 @@ class RunRecord:
     def read_table(self) -> Table:
         """Return the table of the run, with hashed patients and the parts as the group :data:`PART`.
 
+        The images of an NPZ file are read again. Whether they have changed is seen by who compares their pixels.
+
         Raises:
             ConfigError: the table was of images in memory.
-            DataError: the file cannot be read.
+            DataError: the table, or the NPZ file, cannot be read.
         """
         table = self.read_rows()
-        if table.paths is None:
+        if table.paths is not None:
+            return table
+        if table.archive is None:
             raise ConfigError(
-                f"{self.path}: the run was started with images in memory, which it does not keep. Give them again: "
-                "medzoo.resume(folder, data=table)."
+                f"{self.path}: the run was started with images in memory, which it does not keep. {GIVE_AGAIN}"
             )
-        return table
+        if not Path(table.archive).is_file():
+            raise DataError(
+                f"{table.archive}: expected the NPZ file that {self.path} was started with, found nothing there. Put "
+                f"it back. If it is elsewhere now: {GIVE_AGAIN}"
+            )
+        return replace(table, arrays=read_images(table.archive, table.ids))
 
     def read_rows(self) -> Table:
-        """Return the same as :meth:`read_table`, also for images in memory: then without images.
+        """Return the same as :meth:`read_table`, without images where they were in memory or of an NPZ file.
 
         Raises:
             DataError: the file cannot be read.
@@ -217,6 +229,7 @@ class RunRecord:
                 groups={n: np.array([row[n] for row in rows]) for n in names if n not in own},
                 points=np.array([row[POINT].split() for row in rows], np.float64) if POINT in names else None,
                 prevalence=tuple(sampling[label] for label in labels) if sampling else None,
+                archive=str(facts["archive"]) if facts.get("archive") else None,
                 lines=np.array([int(row[LINE]) for row in rows]),
                 source=str(facts.get("source", path)),
             )

@@ -132,8 +132,11 @@ def read_points(points: Points) -> dict[str, list[Point]]:
         reader = csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines())
         rows = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = str(error) if isinstance(error, csv.Error) else type(error).__name__
-        raise DataError(f"{path}: expected a CSV file of points, but it cannot be read ({reason}).") from error
+        reason = (error.strerror or error) if isinstance(error, OSError) else error
+        raise DataError(
+            f"{path}: expected a CSV file of points, but it cannot be read ({reason}). Give one with the columns "
+            f"{', '.join(COLUMNS)} in mm, and seriesuid for several scans."
+        ) from error
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise DataError(

@@ -128,7 +128,7 @@ def resume(
 
     Args:
         folder: of the run.
-        data: the table again, for a run of images in memory; the folder keeps those of files.
+        data: the table again, for a run of images in memory; those of files are read again from where they are.
         callbacks: as in :func:`train`.
         logger: likewise.
         inexact: continue even if the precision, the threads or the device are others than before, so that the result
@@ -276,6 +276,7 @@ def _begin(run: RunFolder, setup: Setup, known: Collection[str] = ()) -> int:
         recipe=setup.recipe.digest(),
         task=setup.table.task,
         source=setup.table.source,
+        archive=setup.table.archive,
         split=setup.how,
         leaks_on_purpose=setup.split.leaks,
         caution=setup.caution,

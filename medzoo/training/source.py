@@ -110,7 +110,10 @@ def _own_table(how: DataSection, path: Path, root: str | os.PathLike[str] | None
     if path.suffix.lower() == ".npz" and path.is_file():
         return Table.from_npz(path, patient=how.patient, **label_options(how))
     if path.is_dir():
-        tables = sorted(file for file in path.iterdir() if file.suffix.lower() in CSV)
+        entries = sorted(path.iterdir())
+        # Beside folders, which may be classes, an NPZ file is not what the labels are in.
+        suffixes = CSV if any(entry.is_dir() for entry in entries) else (*CSV, ".npz")
+        tables = [file for file in entries if file.suffix.lower() in suffixes]
         if tables:
             raise ConfigError(
                 f"{path}: expected a folder for each class, got one with a table, {tables[0].name}. "

@@ -43,5 +43,7 @@ def read_source(name: str, folder: Path, options: SourceOptions) -> TableFields:
     about = published(name)
     choices = SourceChoices.of(f"from_source({name!r})", options, about.options)
     if not folder.exists():
-        raise DataError(f"{folder}: expected the folder of {name}, found nothing there. See medzoo fetch data:{name}.")
+        raise DataError(
+            f"{folder}: expected the {about.place} of {name}, found nothing there. See medzoo fetch data:{name}."
+        )
     return about.read(folder, choices)

@@ -93,7 +93,7 @@ def read(folder: Path, choices: SourceChoices) -> TableFields:  # noqa: ARG001  
         rules = LabelRules(names=names, task="binary" if len(names) == 2 else "multiclass")
     fields = assemble_arrays(found.images, labels, found.ids, None, found.columns, str(path), rules)
     notes.append("the file has no patients: whether images of one are in several parts cannot be known")
-    return {**fields, "notes": (*fields["notes"], *notes)}
+    return {**fields, "notes": (*fields["notes"], *notes), "archive": str(path.absolute())}
 
 
 ABOUT = PublishedData(
@@ -108,4 +108,5 @@ ABOUT = PublishedData(
         "FLAG.npz or FLAG_SIZE.npz with train_images, train_labels, val_images, val_labels, test_images, test_labels",
     ),
     read=read,
+    suffix=".npz",
 )

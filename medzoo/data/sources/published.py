@@ -28,6 +28,7 @@ class PublishedData:
         read: from the folder and the choices to the fields of a table; raises DataError with everything that is wrong.
         options: which of :class:`~medzoo.data.sources.options.SourceOptions` it takes.
         tables: patterns of the names of its CSV files, which are no tables of images of their own.
+        suffix: of the file that the set is published as; empty for a folder.
         counts: published figures of the complete set: ``rows``, ``patients``, and the positives of a label by its name.
     """
 
@@ -39,4 +40,10 @@ class PublishedData:
     read: Callable[[Path, SourceChoices], TableFields]
     options: tuple[str, ...] = ()
     tables: tuple[str, ...] = ()
+    suffix: str = ""
     counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def place(self) -> str:
+        """What a path of it leads to, in messages: its file or its folder."""
+        return f"{self.suffix} file" if self.suffix else "folder"
