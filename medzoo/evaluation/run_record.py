@@ -54,6 +54,10 @@ PIXELS = f"{OWN_PREFIX}pixels"
 POINT = f"{OWN_PREFIX}point"
 """The column that holds x, y and z of each row in mm, RAS; only of a table of points."""
 GIVE_AGAIN = "Give the images again: medzoo.resume(folder, data=table), medzoo.evaluate(folder, table, part=...)."
+ELSEWHERE = (
+    "If it is elsewhere now: Give the images again: medzoo.resume(folder, data=table), "
+    "medzoo.evaluate(folder, table, part=...)."
+)
 """What helps where the images of a run cannot be read from the table that it keeps."""
 LINE, ID, PATIENT, PATHS, TARGET = (
     f"{OWN_PREFIX}line", f"{OWN_PREFIX}id", f"{OWN_PREFIX}patient", f"{OWN_PREFIX}paths", f"{OWN_PREFIX}target:",
@@ -199,7 +203,7 @@ class RunRecord:
         if not Path(table.archive).is_file():
             raise DataError(
                 f"{table.archive}: expected the NPZ file that {self.path} was started with, found nothing there. Put "
-                f"it back. If it is elsewhere now: {GIVE_AGAIN}"
+                "it back. " + ELSEWHERE
             )
         return replace(table, arrays=read_images(table.archive, table.ids))
 
