@@ -15,7 +15,7 @@ WORDS = r"""
 PATTERN = re.compile(rf"(?<![\w-])({WORDS})(?![\w-])", re.IGNORECASE | re.VERBOSE)
 FILES = [
     path
-    for folder, pattern in (("medzoo", "**/*.py"), ("tests", "*.py"), ("benchmarks", "**/*.py"), ("docs", "*.md"))
+    for folder, pattern in (("medzoo", "**/*.py"), ("tests", "*.py"), ("benchmarks", "**/*.py"), ("docs", "**/*.md"))
     for path in sorted((ROOT / folder).glob(pattern))
     if path.name != "test_words.py"
 ] + [ROOT / name for name in ("README.md", "CONTRIBUTING.md")]
