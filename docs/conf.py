@@ -70,8 +70,22 @@ def write_config_fields(app):
     (Path(app.srcdir) / "_generated" / "config.md").write_text("\n".join(rows) + "\n", encoding="utf-8")
 
 
+def write_changes(app):
+    """Write what each recipe changes in its source."""
+    from medzoo.training.recipe import Recipe
+    from medzoo.training.recipe_files import list_recipes
+
+    folder = Path(app.srcdir) / "_generated"
+    folder.mkdir(exist_ok=True)
+    for name in list_recipes():
+        source = Recipe.load(name).source
+        lines = [f"Source: {source.reference}.", "", *(f"- {change}" for change in source.changes)]
+        (folder / f"changes_{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def setup(app):
     """Connect to Sphinx."""
     app.connect("builder-inited", write_models)
     app.connect("builder-inited", write_weights)
+    app.connect("builder-inited", write_changes)
     app.connect("builder-inited", write_config_fields)
