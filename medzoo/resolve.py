@@ -87,6 +87,8 @@ def _described(model: str) -> ModelSpec:
     try:
         return describe(model)
     except UnknownModelError:
+        if not isinstance(model, (str, os.PathLike)):
+            raise
         folder = Path(model)
         _check_no_run(folder)
         if (folder / CONFIG_FILE).is_file():

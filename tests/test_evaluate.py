@@ -281,6 +281,7 @@ def test_options_that_do_not_go_together(run, data, tmp_path):
         assert message in result.output
 
 
+@pytest.mark.slow
 def test_a_weighted_loss_is_compared_with_an_unweighted_one(data, tmp_path):
     recipe = RECIPE.with_(**{"loss.balance": "class", "decide.baseline": True, "decide.calibrate": "none"})
     run = medzoo.train(recipe, data, to=tmp_path / "weighted")

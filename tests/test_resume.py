@@ -134,6 +134,7 @@ def test_the_average_of_a_frozen_weight_is_the_weight(tmp_path):
         assert torch.equal(value, before[name]), name
 
 
+@pytest.mark.slow
 def test_one_killed_process(tmp_path):
     with TrainingServer() as children:
         assert children.train(tmp_path / "a", TWO, kill=("batch", 5)).wait() == -9

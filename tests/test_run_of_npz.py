@@ -87,6 +87,7 @@ def test_the_table_of_a_run_has_the_images(trained):
     assert json.loads((folder / "run.json").read_text())["archive"] == str(path)
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues_to_the_same_weights(trained, tmp_path):
     folder, path = trained
     with pytest.raises(Stop):

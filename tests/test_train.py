@@ -360,6 +360,7 @@ def test_the_random_numbers_of_the_caller_are_kept(images, tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.slow
 def test_fault_98_a_signal_at_the_end_of_a_phase_stops_the_run(images, tmp_path):
     class Terminate(pl.Callback):
         def on_train_end(self, *_: object) -> None:
