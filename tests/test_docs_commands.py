@@ -32,7 +32,7 @@ COMMANDS = [(page.name, command) for page in PAGES for command in commands_of(pa
 @pytest.mark.parametrize(("page", "command"), COMMANDS, ids=[f"{page}: {command[:60]}" for page, command in COMMANDS])
 def test_a_command_of_a_page_can_be_given(page: str, command: str) -> None:
     words = shlex.split(command)
-    context = click.Context(main)
+    context = click.Context(main, **main.context_settings)  # click keeps the help option of the first context
     name, found, rest = main.resolve_command(context, words)
     while isinstance(found, click.Group) and rest:
         inner = found.make_context(name, [], parent=context, resilient_parsing=True)
