@@ -147,6 +147,7 @@ def test_quickstart_runs_every_model(tmp_path):
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"chest_xray.dcm", "chest_ct.nii.gz", "chest_ct_dicom"}
 
 
+@pytest.mark.slow
 def test_quickstart_with_a_file_runs_the_models_that_fit_it(tmp_path):
     result = run("quickstart", write_ct(tmp_path))
     assert result.exit_code == 0, result.output

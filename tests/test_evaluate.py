@@ -293,6 +293,7 @@ def test_a_weighted_loss_is_compared_with_an_unweighted_one(data, tmp_path):
     assert json.loads(parts[0])["digest"] == json.loads(parts[1])["digest"], "the same rows in the same parts"
 
 
+@pytest.mark.slow
 def test_folds_are_pooled(tmp_path):
     data = write_discs(tmp_path / "data", 60, seed=6)
     recipe = RECIPE.with_(**{"split.folds": 2})

@@ -228,7 +228,8 @@ def test_a_model_is_trained_as_a_copy(images, tmp_path):
     assert weights(medzoo.resume(tmp_path / "a")) == weights(whole)
 
 
-@pytest.mark.parametrize("freeze", [pytest.param("encoder", marks=pytest.mark.slow), "features"])
+@pytest.mark.slow
+@pytest.mark.parametrize("freeze", ["encoder", "features"])
 def test_a_frozen_training_that_continues_with_all_weights(images, tmp_path, freeze):
     how = {"freeze": freeze, "then": "finetune", "checkpoint_steps": 1}
     whole = train(images, tmp_path / "whole", **how)

@@ -104,9 +104,8 @@ def test_fault_98_where_no_checkpoint_can_be_written_it_stops_after_a_while(tmp_
     assert train(tmp_path, sections=ACCUMULATE) == whole(accumulate=True)
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGINT, 130)]
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.slow
 def test_fault_98_99_a_second_signal_exits_at_once(children, tmp_path, number, code):
     assert children.train(tmp_path / "run", TWO, kill=("batch", 5, number, 2)).wait() == code
     assert steps(tmp_path / "run") == [3]
