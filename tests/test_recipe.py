@@ -366,3 +366,4 @@ def test_the_published_sets_are_the_same_everywhere():
 
     stated = DataSection.model_fields["source"].annotation.__args__
     assert sorted(stated) == sorted(SOURCE_NAMES) == sorted(["table", *SOURCES])
+    assert {name: Recipe.load(name).data.source for name in SOURCES} == {name: name for name in SOURCES}

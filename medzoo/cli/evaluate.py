@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -154,12 +153,11 @@ def check_folder(to: str) -> None:
     Raises:
         ConfigError: it cannot.
     """
+    from medzoo.training.folder import open_folder
+
     folder = Path(to)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{os.getpid()}.probe"
-        probe.touch()
-        probe.unlink()
+        open_folder(folder)
     except OSError as error:
         raise ConfigError(f"--to {folder}: cannot be written ({error.strerror}). Choose another folder.") from error
 

@@ -8,12 +8,26 @@ from pathlib import Path
 from medzoo.atomic import write_atomically
 from medzoo.errors import ConfigError
 
-__all__ = ["check_folder", "is_finished", "mark_finished"]
+__all__ = ["check_folder", "is_finished", "mark_finished", "open_folder"]
 
 FINISHED = "FINISHED"
 RUN = "run.json"
 # What a training writes before run.json makes its folder a run.
 BEGUN = {"recipe.yaml", "data", "figures", "initial", "state"}
+
+
+def open_folder(folder: Path) -> set[str]:
+    """Make a folder if it is absent, write to it once, and return the names of what it holds.
+
+    Raises:
+        OSError: it is a file, or cannot be listed or written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    held = {path.name for path in folder.iterdir()}
+    probe = folder / f".{os.getpid()}.probe"
+    probe.touch()
+    probe.unlink()
+    return held
 
 
 def check_folder(folder: Path) -> None:
@@ -25,11 +39,7 @@ def check_folder(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"train: expected a new or an empty folder, got the file {folder}.")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = {path.name for path in folder.iterdir()}
-        probe = folder / f".{os.getpid()}.probe"
-        probe.touch()
-        probe.unlink()
+        held = open_folder(folder)
     except OSError as error:
         raise ConfigError(f"train: cannot write to {folder}: {error.strerror}. Choose another folder.") from error
     if is_finished(folder):

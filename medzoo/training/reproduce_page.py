@@ -8,8 +8,8 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from medzoo.evaluation.estimate import Estimate
+from medzoo.evaluation.page.document import document
 from medzoo.evaluation.page.markup import Footnotes, Markup, estimate_cell, number, sentence, table, tag
-from medzoo.evaluation.page.style import style
 from medzoo.training.reproduce_ways import WAYS, FigureRow
 from medzoo.version import __version__
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["draw", "page", "rich_table"]
 
-# The browser itself refuses whatever is not in the file.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
 _STYLE = "figure.reproduction img { display: block; max-width: 100%; height: auto; background: #fff }"
 _EXPLAINED = (
     "Claimed is what the source reported on its own data, the other columns are on this data and model. As published: "
@@ -67,15 +65,6 @@ def _title(found: Reproduction) -> str:
 def page(found: Reproduction, picture: bytes) -> bytes:
     """Return the page: the table, the sentences, the picture, and how each way was measured, in one file."""
     notes, first = Footnotes(), found.figures[0]
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", _title(found)),
-        Markup(f"<style>{style()}{_STYLE}</style>"),
-    )
     source = Markup("data:image/png;base64," + base64.b64encode(picture).decode())
     alt = " ".join(f"{row.title}: {row.sentence}" for row in found.figures)
     shown = table(
@@ -101,8 +90,7 @@ def page(found: Reproduction, picture: bytes) -> bytes:
         f"For research use. Made with medzoo {__version__}. The same figures are in the CSV and JSON files beside this."
     )
     footer = tag("footer", tag("p", f"Source: {sentence(reference)}") if reference else None, tag("p", made))
-    text = f"<!DOCTYPE html>\n{tag('html', head, tag('body', header, tag('main', *body), footer), lang='en')}\n"
-    return text.encode()
+    return document(_title(found), header, body, footer, more_style=_STYLE).encode()
 
 
 def _head(found: Reproduction, name: str) -> Markup:

@@ -14,7 +14,6 @@ from medzoo.data.sources.options import SourceOptions
 from medzoo.data.table import Table
 from medzoo.errors import ConfigError, did_you_mean
 from medzoo.training.recipe import DataSection, Recipe
-from medzoo.training.recipe_files import list_recipes
 
 __all__ = ["label_options", "load_table", "source_choices"]
 
@@ -62,8 +61,7 @@ def load_table(
 
 def _check_fields(how: DataSection, path: Path) -> None:
     """Raise ConfigError for fields that were changed and cannot act on a published set."""
-    recipes = [Recipe.load(name).data for name in list_recipes()]
-    usual = [DataSection(), *(one for one in recipes if one.source == how.source)]
+    usual = [DataSection(), Recipe.load(how.source).data]  # the recipe of a set has its name
     changed = [name for name in OF_TABLES if all(getattr(how, name) != getattr(one, name) for one in usual)]
     if changed:
         listed = ", ".join(f"data.{name}" for name in changed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from medzoo.data.table import Table
 from medzoo.errors import ConfigError, TrainError
 from medzoo.evaluation.run_record import is_run
 from medzoo.training.facts import differences
+from medzoo.training.folder import open_folder
 from medzoo.training.recipe import Recipe
 from medzoo.training.sweep_grid import Grid, shared_fields, value_text
 from medzoo.version import __version__
@@ -160,11 +160,7 @@ def check_sweep_folder(folder: Path) -> None:
         ConfigError: it is a file, holds something else, or cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = {path.name for path in folder.iterdir()}
-        probe = folder / f".{os.getpid()}.probe"
-        probe.touch()
-        probe.unlink()
+        held = open_folder(folder)
     except OSError as error:
         raise ConfigError(f"sweep: cannot write to {folder}: {error.strerror}. Choose another folder.") from error
     if PLAN in held or (held <= {"state"} and not any((folder / "state").glob("*.ckpt"))):

@@ -1,13 +1,13 @@
-"""The page of a report: one file of HTML without a script and without anything from elsewhere."""
+"""The page of a report."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from medzoo.evaluation.estimate import Estimate
+from medzoo.evaluation.page.document import document
 from medzoo.evaluation.page.markup import Markup, number, sentence, tag
 from medzoo.evaluation.page.sections import SECTIONS
-from medzoo.evaluation.page.style import style
 from medzoo.evaluation.page.verdicts import accuracies
 from medzoo.evaluation.page.wording import estimate_of, headline, summary, warnings_of
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["page"]
 
-# The browser itself refuses whatever is not in the file.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none'"
 _SHORT = ("data", "limits", "made", "seeds", "learning", "thresholds", "readers", "comparison", "drift")
 
 
@@ -25,15 +23,6 @@ def page(report: Report) -> str:
     """Return the page of a report whose texts are shareable already."""
     shown = [(anchor, title, body) for anchor, title, build in SECTIONS if (body := build(report)) is not None]
     contents = tag("ol", *(tag("li", tag("a", title, href=f"#{anchor}")) for anchor, title, _ in shown))
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", name="color-scheme", content="light dark"),
-        tag("title", report.title),
-        Markup(f"<style>{style()}</style>"),
-    )
     header = tag(
         "header",
         tag("h1", report.title), tag("p", summary(report), class_="lead"), _main(report), _warnings(report),
@@ -48,7 +37,7 @@ def page(report: Report) -> str:
     footer = tag(
         "footer", tag("p", f"For research use. Made with {made}. The same figures are in the JSON file beside this.")
     )
-    return f"<!DOCTYPE html>\n{tag('html', head, tag('body', header, tag('main', *sections), footer), lang='en')}\n"
+    return document(report.title, header, sections, footer)
 
 
 def _main(report: Report) -> Markup:
