@@ -66,8 +66,8 @@ class CachePlan:
 
 
 @dataclass(eq=False)
-class _Last:
-    """The image that was read last, of which the next row may be about another point."""
+class _OpenImage:
+    """A decoded image, which is checked and identified once for all rows that are about points in it."""
 
     name: str | int
     image: Image
@@ -124,7 +124,7 @@ class PixelStore:
         self.table, self.transform, self.cache = table, transform, cache
         self.unreadable, self.allow_mismatch = unreadable, allow_mismatch
         self._values: MemoryRows | PixelFile | None = None
-        self._last: _Last | None = None
+        self._last: _OpenImage | None = None
         self._check_points()
         self._report = self._make(int(quota_gb * GB))
         self._refuse(self._report)  # of a file that was made with another choice
@@ -157,7 +157,7 @@ class PixelStore:
         if row in self._skipped:
             raise DataError(f"{name_row(self.table, row)}: this image was dropped, as it cannot be read.")
         if self._values is None:
-            return self._prepare(row, self._decode(row)).tensor
+            return self._prepare(row, self._open(row)).tensor
         x = decode(self._values.read(row))
         return torch.from_numpy(x if len(x) == self.transform.channels else x.repeat(self.transform.channels, axis=0))
 
@@ -208,33 +208,27 @@ class PixelStore:
         shape = (len(table), channels, *transform.preprocessing.size)
         return CachePlan(int(np.prod(shape)) * np.dtype(kind).itemsize + 4 * len(table), kind, shape)
 
-    def _decode(self, row: int) -> Image:
-        """Return the image of a row; one that several rows in turn have is read once."""
+    def _open(self, row: int) -> _OpenImage:
+        """Return the image of a row; one that rows after each other are about is read once."""
         if self.table.points is None:
-            return decode_row(self.table, row, self.transform.channels)
-        name = str(self.table.paths[row]) if self.table.paths is not None else row
+            return _OpenImage(row, decode_row(self.table, row, self.transform.channels))
+        name = row if self.table.paths is None else str(self.table.paths[row])
         last = self._last
         if last is None or last.name != name:
-            last = self._last = _Last(name, decode_row(self.table, row, self.transform.channels))
-        return last.image
+            last = self._last = _OpenImage(name, decode_row(self.table, row, self.transform.channels))
+        return last
 
-    def _prepare(self, row: int, image: Image) -> Prepared:
-        point, last = self.table.point(row), self._last
-        if point is None or last is None or last.image is not image:
-            return self.transform.pixels(image, point, allow_mismatch=self.allow_mismatch)
-        if last.checked is None:
-            last.checked = self.transform.check(image, self.allow_mismatch)
-        return self.transform.pixels_of(last.checked, point)
+    def _prepare(self, row: int, opened: _OpenImage) -> Prepared:
+        if opened.checked is None:
+            opened.checked = self.transform.check(opened.image, self.allow_mismatch)
+        return self.transform.pixels_of(opened.checked, self.table.point(row))
 
     def _identify(
-        self, row: int, image: Image, contents: list[str] | None, index: PixelIndex | None
+        self, row: int, opened: _OpenImage, contents: list[str] | None, index: PixelIndex | None
     ) -> PixelIdentity:  # fmt: skip
-        last = self._last
-        if last is None or last.image is not image:
-            return identify_row(self.table, row, image, contents, index)
-        if last.identity is None:
-            last.identity = identify_row(self.table, row, image, contents, index)
-        return last.identity
+        if opened.identity is None:
+            opened.identity = identify_row(self.table, row, opened.image, contents, index)
+        return opened.identity
 
     def _order(self) -> NDArray[np.int64]:
         """Return the rows in the order in which they are read: those of one image after each other."""
@@ -332,12 +326,12 @@ class PixelStore:
         for row in track(self._order().tolist(), "reading images"):
             identity = PixelIdentity("", False)
             try:
-                image = self._decode(row)
-                identity = self._identify(row, image, contents, index)
-                found = self._prepare(row, image)
+                opened = self._open(row)
+                identity = self._identify(row, opened, contents, index)
+                found = self._prepare(row, opened)
                 x = found.tensor.numpy()
                 if writer is not None:
-                    writer.put(row, x, storage_type(x, image, self.transform.preprocessing))
+                    writer.put(row, x, storage_type(x, opened.image, self.transform.preprocessing))
                 for text, rows in ((found.warning, report.warnings), (found.mismatch, report.mismatches)):
                     if text:
                         rows[row] = text
