@@ -132,7 +132,7 @@ def test_a_scan_with_many_points_is_read_once(patch_model, scan, monkeypatch):
     path, point = scan
     reads = []
     real = medzoo.read
-    monkeypatch.setattr("medzoo.inference.run.read_image", lambda image, options: reads.append(image) or real(image))
+    monkeypatch.setattr("medzoo.inference.reading.read_image", lambda image, _: reads.append(image) or real(image))
     medzoo.predict(patch_model, path, points=[point] * 5, allow_untrained=True)
     assert len(reads) == 1
 

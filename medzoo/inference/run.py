@@ -6,26 +6,24 @@ Axes: b batch, c channels, s spatial axes, n classes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from medzoo.classifier import Classifier
 from medzoo.contract import Outputs
 from medzoo.errors import ConfigError, DataError, InputError, check_int
+from medzoo.inference.naming import name_outputs, provenance, settle
 from medzoo.inference.optimize import optimized_view
-from medzoo.inference.plan import Plan, PlannedImage, Points, plan
+from medzoo.inference.plan import Plan, Points, plan
+from medzoo.inference.reading import ImageReader, PreparedItem, check_workers
 from medzoo.inference.result import Prediction, Predictions
-from medzoo.io.image import Image
-from medzoo.io.options import ReadOptions
-from medzoo.io.read import read_image
 from medzoo.transforms.suitability import ExcludedView
-from medzoo.transforms.transform import ImageSource, ImplausibleValues, Transform, transform
-from medzoo.version import __version__
+from medzoo.transforms.transform import ImageSource, transform
 from medzoo.warn import warn
 
 __all__ = ["check_outputs", "predict", "ready_copy"]
@@ -114,17 +112,11 @@ def predict(
     results: list[Prediction] = []
     reported: list[str] = []
     categories: dict[str, str] = {}
-    reader = _Reader(transform(model), work.images, _provenance(model), allow_mismatch)
+    reader = ImageReader(transform(model), work.images, provenance(model), allow_mismatch)
     for done, (result, kind) in enumerate(_run(model, reader, work, batch_size, device, num_workers), start=1):
         if progress is not None:
             progress(done, len(work.images))
-        if result.warning and strict:
-            kind = ImplausibleValues
-            result = replace(result, probabilities={}, positive={}, logits={}, untrained=(), error=result.warning)
-            result = replace(result, reason=kind.reason)
-        elif result.mismatch:
-            rest = result.warning.removeprefix(f"{result.source}: ")
-            result = replace(result, warning=f"{result.mismatch} {rest}".strip())
+        result, kind = settle(result, kind, strict)
         if result.warning and not result.error:
             reported.append(result.warning)
         if work.single and result.error:
@@ -156,77 +148,9 @@ def check_outputs(model: Classifier, allow_untrained: bool, who: str = "predict"
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _Item:
-    """An image after preprocessing, sent back by the workers.
-
-    Attributes:
-        prediction: the prediction without outputs, or with the error.
-        tensor: the input of the model; ``None`` if there is an error.
-        steps: for the prediction, if the model runs.
-        warning: likewise.
-        mismatch: likewise.
-        kind: the type of the error, if there is one.
-    """
-
-    prediction: Prediction
-    tensor: Tensor | None = None
-    steps: tuple[str, ...] = ()
-    warning: str = ""
-    mismatch: str = ""
-    kind: type[DataError] = DataError
-
-
-class _Reader(Dataset[_Item]):
-    """Reads and preprocesses the n-th planned image; pickled to the workers."""
-
-    def __init__(
-        self,
-        transform: Transform,
-        images: tuple[PlannedImage, ...],
-        provenance: Mapping[str, str],
-        allow_mismatch: bool = False,
-    ) -> None:
-        self.transform, self.images, self.provenance = transform, images, provenance
-        self.allow_mismatch = allow_mismatch
-        self.last: tuple[object, Image] | None = None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> _Item:
-        planned = self.images[index]
-        identity = {"stack": planned.stack_name} if planned.stack_name else {}
-        base = Prediction(planned.label, identity=identity, provenance=self.provenance, point=planned.given_point)
-        try:
-            prepared = self.transform.examine(self._read(planned), planned.point, self.allow_mismatch)
-        except DataError as error:
-            return _Item(replace(base, error=str(error), reason=error.reason), kind=type(error))
-        except (MemoryError, RuntimeError, ValueError) as error:
-            # An unexpected error of a library in one image must not stop the others.
-            reason = str(error).split("\n")[0][:200]
-            message = f"{planned.label}: preprocessing failed ({reason}). Check the image with medzoo.show(path)."
-            return _Item(replace(base, error=message, reason="preprocessing failed"))
-        found = replace(base, identity=dict(prepared.image.identity))
-        return _Item(found, prepared.tensor, prepared.steps, prepared.warning, prepared.mismatch)
-
-    def _read(self, planned: PlannedImage) -> Image:
-        """Read the image, or return the last one again: a scan may have many points."""
-        if isinstance(planned.image, Image):
-            return planned.image
-        if self.last is None or self.last[0] != (planned.image, planned.stack):
-            self.last = None  # two scans at once may exceed the memory
-            options = ReadOptions(channels=self.transform.channels, stack=planned.stack)
-            image = planned.annotate(read_image(planned.image, options))
-            if planned.point is None:
-                return image
-            self.last = ((planned.image, planned.stack), image)
-        return self.last[1]
-
-
 def _run(
     model: Classifier,
-    reader: _Reader,
+    reader: ImageReader,
     work: Plan,
     batch_size: int,
     device: torch.device | str | None,
@@ -234,11 +158,11 @@ def _run(
 ) -> Iterator[tuple[Prediction, type[DataError]]]:
     """Yield each prediction in order, and the type of its error if it has one."""
     # The loader yields single images, so that a slow or broken one delays no batch; workers read ahead.
-    loader: Iterable[_Item] = DataLoader(reader, batch_size=None, num_workers=num_workers)
+    loader: Iterable[PreparedItem] = DataLoader(reader, batch_size=None, num_workers=num_workers)
     ready, target = ready_copy(model, device)
     runner = optimized_view(ready, len(work.images))
-    batch: list[_Item] = []
-    for planned, item in zip(work.images, _check_workers(loader), strict=True):
+    batch: list[PreparedItem] = []
+    for planned, item in zip(work.images, check_workers(loader), strict=True):
         if planned.in_memory and item.prediction.error and item.kind is not ExcludedView:
             raise item.kind(item.prediction.error)
         batch.append(item)
@@ -248,21 +172,8 @@ def _run(
     yield from _run_batch(runner, batch, target, model.outputs)
 
 
-def _check_workers(loader: Iterable[_Item]) -> Iterator[_Item]:
-    """Yield the items, and raise DataError if a worker was killed."""
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise DataError(
-            "a worker process that reads images was killed, probably because memory or shared memory ran out. Use "
-            "fewer workers (num_workers=0)."
-        ) from error
-
-
 def _run_batch(
-    model: Classifier, batch: list[_Item], device: torch.device, outputs: Outputs
+    model: Classifier, batch: list[PreparedItem], device: torch.device, outputs: Outputs
 ) -> Iterator[tuple[Prediction, type[DataError]]]:
     """Run the tensors of a batch in one forward pass, and yield all results in order."""
     tensors = [item.tensor for item in batch if item.tensor is not None]
@@ -282,7 +193,7 @@ def _run_batch(
             message = f"{item.prediction.source}: {failure}"
             yield replace(item.prediction, error=message, reason="out of memory"), DataError
         else:
-            yield _name_outputs(item, next(rows), outputs), DataError
+            yield name_outputs(item, next(rows), outputs), DataError
 
 
 def ready_copy(model: Classifier, device: torch.device | str | None) -> tuple[Classifier, torch.device]:
@@ -307,48 +218,3 @@ def _check_device(device: torch.device | str, who: str) -> torch.device:
     if found.type == "meta":
         raise ConfigError(f"{who}: expected a device of this machine, got {str(device)!r}. Use device='cpu'.")
     return found
-
-
-def _name_outputs(item: _Item, logits: Tensor, outputs: Outputs) -> Prediction:
-    """Return the prediction. Logits that are not finite are an error, because NaN would read as negative."""
-    if not bool(torch.isfinite(logits).all()):
-        who = item.prediction.source
-        error = f"{who}: the model returned NaN or infinity. Use float32, and check its weights."
-        return replace(item.prediction, error=error, reason="outputs that are not finite")
-    probabilities, caution = outputs.probabilities(logits[None]), outputs.caution
-
-    def by_label(row: Tensor) -> dict[str, Any]:
-        return dict(zip(outputs.labels, row.tolist(), strict=True))
-
-    return replace(
-        item.prediction,
-        probabilities=by_label(probabilities[0]),
-        positive={
-            label: called if decided else None
-            for (label, called), decided in zip(
-                by_label(outputs.positive(probabilities)[0]).items(), outputs.decided, strict=True
-            )
-        },
-        logits=by_label(logits),
-        untrained=tuple(label for label, trained in zip(outputs.labels, outputs.trained, strict=True) if not trained),
-        steps=item.steps,
-        warning=" ".join(filter(None, [item.warning or f"{item.prediction.source}:" * bool(caution), caution])),
-        mismatch=item.mismatch,
-    )
-
-
-def _provenance(model: Classifier) -> dict[str, str]:
-    """Return the model, its weights and how many tensors did not come from them, their digest, and the version.
-
-    Where tensors were changed after loading, no file has the digest of the weights that ran, and ``digest`` is
-    ``"none"``: a reader who compares it would take the model for the one that was loaded. ``weights`` has it.
-    """
-    weights = digest = "none"
-    if (report := model.load_report) is not None:
-        new = len(report.new)
-        weights, digest = report.source + (f", but for {new} new tensors of the head" if new else ""), report.digest
-        if report.changed:
-            how = ", ".join(dict.fromkeys(report.changed.values()))
-            weights += f" ({digest}), but for {len(report.changed)} tensors changed after loading: {how}"
-            digest = "none"
-    return {"model": model.name, "weights": weights, "digest": digest, "medzoo": __version__}

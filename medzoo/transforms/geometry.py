@@ -57,11 +57,12 @@ class Geometry:
     size: tuple[int, ...]
     to_source: NDArray[np.float64]
 
-    def invert(self, values: Tensor | NDArray[Any]) -> Tensor:
+    def invert(self, values: Tensor | NDArray[Any], frame: NDArray[np.float64] | None = None) -> Tensor:
         """Resample a map onto the original grid, ``c *s -> c *source_size``.
 
         Args:
             values: a map over the preprocessed tensor, such as an activation map; it may be coarser than the tensor.
+            frame: 4 x 4, from an index of the map to an index of the tensor; ``None`` where their borders coincide.
 
         Returns:
             The map in the axis order of the original array, linearly interpolated; 0 outside the tensor's field of
@@ -76,7 +77,7 @@ class Geometry:
                 f"invert: expected a map c *s of {1 + len(self.size)} axes, got {tuple(given.shape)}. "
                 "Add a channel axis with x[None], or take one of the batch."
             )
-        affine = self.to_source @ resize_affine(self.size, tuple(given.shape[1:]))
+        affine = self.to_source @ (resize_affine(self.size, tuple(given.shape[1:])) if frame is None else frame)
         # Up to its outermost voxels a map has the value of its border; outside the field of view it is 0.
         return resample_to_grid(given, affine, np.eye(4), self.source_size, "border") * self.covered()
 

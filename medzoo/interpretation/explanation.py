@@ -1,0 +1,93 @@
+"""What :func:`medzoo.explain` returns: which region of an image drove an output, on the image as it was read.
+
+Axes: s spatial axes of the image, s' cells of the map.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from medzoo.errors import ConfigError, did_you_mean
+from medzoo.inference.result import Prediction
+from medzoo.io.image import Image
+from medzoo.transforms.geometry import Geometry
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as Picture
+
+__all__ = ["Explanation"]
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Where in an image an output was influenced: a map of influence, not a localisation.
+
+    Attributes:
+        prediction: what :func:`medzoo.predict` returns for the image.
+        image: as :func:`medzoo.read` returns it.
+        cells: for each target, the map as it was computed, float32 ``*s'``. Grad-CAM is never negative and has no unit.
+            Occlusion is by how much the logit falls where a region is hidden; negative where it rises.
+        geometry: where the input of the model lies in the image.
+        frame: 4 x 4, from an index of a map in ``cells`` to an index of the input of the model.
+        method: ``"gradcam"``, ``"gradcam++"`` or ``"occlusion"``.
+        layer: the module whose activations were weighted; empty for occlusion.
+        warning: why a map says little: too coarse, or zero everywhere; empty if nothing is known against it.
+    """
+
+    prediction: Prediction
+    image: Image
+    cells: Mapping[str, NDArray[np.float32]]
+    geometry: Geometry
+    frame: NDArray[np.float64]
+    method: str
+    layer: str = ""
+    warning: str = ""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The outputs that are explained."""
+        return tuple(self.cells)
+
+    def __getitem__(self, target: str) -> Explanation:
+        """Return the explanation of one target alone."""
+        if target not in self.cells:
+            raise ConfigError(
+                f"explanation of {self.prediction.source}: expected one of {', '.join(self.targets)}, got {target!r}."
+                f"{did_you_mean(target, self.targets)}"
+            )
+        return replace(self, cells={target: self.cells[target]})
+
+    @cached_property
+    def map(self) -> NDArray[np.float32]:
+        """The map of the only target, on the spatial axes of ``medzoo.read(source).array``; 0 where nothing was seen.
+
+        Raises:
+            ConfigError: there are several targets.
+        """
+        if len(self.cells) != 1:
+            raise ConfigError(
+                f"explanation of {self.prediction.source}: expected one target, got {', '.join(self.targets)}. Choose "
+                f"one: explanation[{self.targets[0]!r}].map"
+            )
+        (cells,) = self.cells.values()
+        return np.asarray(self.geometry.invert(cells[None], self.frame)[0].numpy())
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write a picture (``.png``), a NIfTI volume with the affine of the image (``.nii.gz``) or an array (``.npy``).
+
+        Raises:
+            ConfigError: another suffix, several targets for a volume, an image without a position, or no permission.
+        """
+        raise NotImplementedError
+
+    def draw(self) -> Picture:
+        """Draw the image beside the map over it, with the target, its probability and the scale."""
+        raise NotImplementedError

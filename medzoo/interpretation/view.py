@@ -1,0 +1,56 @@
+"""A second model around the tensors of a model, to hook and differentiate without changing the first.
+
+Axes: none.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import nn
+
+from medzoo.classifier import Classifier
+from medzoo.errors import ConfigError
+
+__all__ = ["float32_view"]
+
+
+def float32_view(model: Classifier, device: torch.device) -> Classifier:
+    """Return a plain classifier in eval mode, whose modules are copies and whose tensors are those of ``model``.
+
+    Tensors of another dtype than float32 or on another device are copied. No parameter requires a gradient, so that a
+    backward pass reaches only what is marked, and accumulates nothing in the model.
+
+    Raises:
+        ConfigError: the model cannot be copied.
+    """
+    # Tensors made in inference mode cannot be differentiated through.
+    with torch.inference_mode(False):
+        memo: dict[int, Any] = {}
+        for module in model.modules():
+            for name, value in (*module._parameters.items(), *module._buffers.items()):
+                if value is not None and id(value) not in memo:
+                    plain = value.detach().clone() if value.is_inference() else value.detach()
+                    plain = plain.to(device, torch.float32 if plain.is_floating_point() else None)
+                    is_parameter = name in module._parameters
+                    memo[id(value)] = nn.Parameter(plain, requires_grad=False) if is_parameter else plain
+            # A hook is the user's, and often a method: copying it would copy the object it is bound to.
+            memo |= {id(hook): hook for hook in _hooks(module)}
+        try:
+            view = copy.deepcopy(model, memo)
+        except RuntimeError as error:
+            reason = str(error).partition(".")[0]
+            raise ConfigError(
+                f"{model.name}: expected a model that can be copied, got one that cannot ({reason}). Remove what was "
+                "put on it, such as torch.nn.utils.weight_norm, before."
+            ) from error
+    view.__class__ = Classifier  # an optimized model refuses to be differentiated
+    for module in view.modules():
+        module.training = False
+    return view
+
+
+def _hooks(module: nn.Module) -> list[Any]:
+    return [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
