@@ -1,9 +1,9 @@
 """Colours of a map over a grey image: even to the eye, distinct for colour-blind readers, and ordered in grey print.
 
 The tables are lines in the OKLab space (Ottosson 2020, https://bottosson.github.io/posts/oklab), along which equal
-steps look equally large. Lightness rises from the first colour to the last, so that the order survives where hues do not: in
-grey print, and for readers who see two of three primaries. The two sides of a signed map differ in blue against yellow,
-which the common forms of colour blindness keep apart.
+steps look equally large. Lightness rises from the first colour to the last, so that the order survives where hues do
+not: in grey print, and for readers who see two of three primaries. The two sides of a signed map differ in blue against
+yellow, which the common forms of colour blindness keep apart.
 
 Axes: k colours, h w height width.
 """
