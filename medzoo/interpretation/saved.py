@@ -52,7 +52,8 @@ def save_explanation(explanation: Explanation, path: str | os.PathLike[str]) -> 
 
 
 def _picture_writer(explanation: Explanation, kind: str) -> Callable[[BinaryIO], None]:
-    picture, options = explanation.draw(), {"quality": 92, "subsampling": 0} if kind == "jpeg" else {}
+    picture = explanation.draw()
+    options = {"quality": 92, "subsampling": 0} if kind == "jpeg" else {"compress_level": 4}
     return lambda stream: picture.save(stream, kind, dpi=_DPI, **options)
 
 
