@@ -24,6 +24,8 @@ from .inference.result import Prediction as Prediction
 from .inference.result import Predictions as Predictions
 from .inference.run import predict as predict
 from .input_spec import InputSpec as InputSpec
+from .interpretation.map_check import MapCheck as MapCheck
+from .interpretation.randomise import check_explanation as check_explanation
 from .io.image import Image as Image
 from .io.read import read as read
 from .kernels.dispatch import set_fast_paths as set_fast_paths
