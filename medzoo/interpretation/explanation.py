@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 from medzoo.errors import ConfigError, did_you_mean
 from medzoo.inference.result import Prediction
+from medzoo.interpretation.picture import draw_explanation
+from medzoo.interpretation.saved import save_explanation
 from medzoo.io.image import Image
 from medzoo.transforms.geometry import Geometry
 
@@ -86,8 +88,8 @@ class Explanation:
         Raises:
             ConfigError: another suffix, several targets for a volume, an image without a position, or no permission.
         """
-        raise NotImplementedError
+        return save_explanation(self, path)
 
     def draw(self) -> Picture:
         """Draw the image beside the map over it, with the target, its probability and the scale."""
-        raise NotImplementedError
+        return draw_explanation(self)
