@@ -24,6 +24,9 @@ from .inference.result import Prediction as Prediction
 from .inference.result import Predictions as Predictions
 from .inference.run import predict as predict
 from .input_spec import InputSpec as InputSpec
+from .interpretation.explain import explain as explain
+from .interpretation.explanation import Explanation as Explanation
+from .interpretation.explanation import Explanations as Explanations
 from .interpretation.map_check import MapCheck as MapCheck
 from .interpretation.randomise import check_explanation as check_explanation
 from .io.image import Image as Image

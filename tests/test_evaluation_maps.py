@@ -1,10 +1,11 @@
-"""The maps over the examples of a report: of the right output, of the pixels the network saw, and said what they are."""
+"""The maps over the examples of a report: of the right output and pixels, and the page says what they are."""
 
 from __future__ import annotations
 
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,6 +57,7 @@ def of_kind(name, options, shape, n=24, labels=("b", "a"), task="multilabel"):
         images[(i, *at)] = 255
     targets = rng.integers(0, 2, (n, len(labels)))
     targets[:2] = [[0] * len(labels), [1] * len(labels)]
+    images = images if len(shape) == 2 else images[:, None]
     return model, Table.from_arrays(images, targets, names=list(labels), task=task)
 
 
@@ -216,7 +218,7 @@ def test_without_maps_a_report_is_as_it_was(flat, tmp_path):
     for example in report.examples:
         assert example.image.has_map is None
         assert np.asarray(Image.open(io.BytesIO(example.image.png))).tobytes() in expected
-    with pytest.raises(ConfigError, match="maps are drawn over the images. Give images=True too, or leave maps out"):
+    with pytest.raises(ConfigError, match=r"maps are drawn over the images. Give images=True too, or leave maps out"):
         medzoo.evaluate(model, table, maps=True, **options)
 
 
@@ -259,11 +261,12 @@ def test_a_model_without_maps_still_has_its_report(flat):
     assert found.png.startswith(b"\x89PNG")
 
 
-def test_a_coarse_map_is_said_to_be_so(tmp_path):
-    model, table = of_kind("cnn3d_small", VOLUME, (16, 16, 16), labels=("a",), task="binary")
-    spec = medzoo.describe("cnn3d_small")
+def test_the_page_of_volumes(volume, tmp_path):
+    model, table = volume
     report = medzoo.evaluate(model, table, images=True, examples=2, resamples=100, cache="memory")
     text, _ = page_of(report, tmp_path)
+    assert "5 × 5 × 5 cells" in text
     assert "Of a volume, the planes through the maximum are shown." in text
-    assert ("cannot point within the image" in text) == report.maps.coarse
-    assert report.maps.layer != spec.cam_layer or report.maps.coarse
+    assert "cannot point within the image" not in text
+    coarse = replace(report, maps=replace(report.maps, size=(1, 1, 1), coarse=True))
+    assert "With so few cells along an axis a map cannot point within the image." in page_of(coarse, tmp_path)[0]

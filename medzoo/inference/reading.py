@@ -16,7 +16,7 @@ from medzoo.io.options import ReadOptions
 from medzoo.io.read import read_image
 from medzoo.transforms.transform import Prepared, Transform
 
-__all__ = ["ImageReader", "PreparedItem", "check_workers"]
+__all__ = ["ImageReader", "PreparedItem", "check_workers", "read_planned"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,12 +91,18 @@ class ImageReader(Dataset[PreparedItem]):
             return planned.image
         if self.last is None or self.last[0] != (planned.image, planned.stack):
             self.last = None  # two scans at once may exceed the memory
-            options = ReadOptions(channels=self.transform.channels, stack=planned.stack)
-            image = planned.annotate(read_image(planned.image, options))
+            image = read_planned(planned, self.transform.channels)
             if planned.point is None:
                 return image
             self.last = ((planned.image, planned.stack), image)
         return self.last[1]
+
+
+def read_planned(planned: PlannedImage, channels: int) -> Image:
+    """Read a planned image for a model of so many channels, or return the one in memory."""
+    if isinstance(planned.image, Image):
+        return planned.image
+    return planned.annotate(read_image(planned.image, ReadOptions(channels=channels, stack=planned.stack)))
 
 
 def check_workers(loader: Iterable[PreparedItem]) -> Iterator[PreparedItem]:

@@ -26,7 +26,7 @@ from medzoo.transforms.suitability import ExcludedView
 from medzoo.transforms.transform import ImageSource, transform
 from medzoo.warn import warn
 
-__all__ = ["check_outputs", "predict", "ready_copy"]
+__all__ = ["check_caution", "check_device", "check_outputs", "predict", "ready_copy"]
 
 
 class PredictOptions(TypedDict, total=False):
@@ -100,11 +100,7 @@ def predict(
         InputError: something that is not an image, or a batch that exceeds the memory.
     """
     check_outputs(model, allow_untrained)
-    if strict and model.outputs.caution:
-        raise ConfigError(
-            f"{model.name}: expected a model without a caution, as strict treats every warning as an error. "
-            f"{model.outputs.caution} Take another model."
-        )
+    check_caution(model, strict)
     check_int(model.name, "batch_size", batch_size, 1)
     check_int(model.name, "num_workers", num_workers, 0)
     work = plan(model, source, points, points_frame)
@@ -145,6 +141,15 @@ def check_outputs(model: Classifier, allow_untrained: bool, who: str = "predict"
         raise ConfigError(
             f"{model.name}: no output was trained, so its probabilities mean nothing. Load weights (pretrained=...), "
             "call model.set_outputs(labels=...) after training or loading a bare file, or pass allow_untrained=True."
+        )
+
+
+def check_caution(model: Classifier, strict: bool) -> None:
+    """Raise ConfigError for a model with a caution, which is a warning of each image, if warnings are errors."""
+    if strict and model.outputs.caution:
+        raise ConfigError(
+            f"{model.name}: expected a model without a caution, as strict treats every warning as an error. "
+            f"{model.outputs.caution} Take another model."
         )
 
 
@@ -202,13 +207,13 @@ def ready_copy(model: Classifier, device: torch.device | str | None) -> tuple[Cl
     A model in training mode or on another device is copied: another thread may be using it.
     """
     here = next(model.parameters()).device
-    target = _check_device(device, model.name) if device is not None else here
+    target = check_device(device, model.name) if device is not None else here
     if target == here and not any(module.training for module in model.modules()):
         return model, target
     return copy.deepcopy(model).eval().to(target), target
 
 
-def _check_device(device: torch.device | str, who: str) -> torch.device:
+def check_device(device: torch.device | str, who: str) -> torch.device:
     """Return the device, or raise ConfigError if this machine does not have it."""
     try:
         found = torch.device(device)

@@ -5,8 +5,9 @@ Axes: b batch, s spatial axes, n classes, t targets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,10 @@ from torch import Tensor
 from medzoo import registry
 from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError, UnknownModelError, did_you_mean
-from medzoo.interpretation.layer_maps import map_sizes
+from medzoo.interpretation.layer_maps import layer_shapes
+from medzoo.interpretation.view import float32_view
+from medzoo.nn.patch_merging import PatchMerging
+from medzoo.nn.swin_block import SwinBlock
 
 __all__ = ["CELLS", "ChosenLayer", "choose_layer", "choose_targets"]
 
@@ -52,33 +56,63 @@ def choose_layer(view: Classifier, x: Tensor, layer: str | None = None) -> Chose
         layer: the dotted name of another module.
 
     Raises:
-        ConfigError: there is no such module, or it returns no map.
+        ConfigError: there is no such module, or it does not return one map in a forward pass.
     """
     stages = [f"encoder.{info['module']}" for info in reversed(view.feature_info)]
+    modules = dict(view.named_modules())
     if layer is None:
         try:
             first = [registry.describe(view.name).cam_layer]
         except UnknownModelError:  # a classifier that was not made by medzoo.create
             first = []
-        names = list(dict.fromkeys([*first, *stages]))
-    else:
-        modules = dict(view.named_modules())
-        if layer not in modules or not layer:
-            raise ConfigError(
-                f"{view.name}: expected the dotted name of a module, got layer={layer!r}."
-                f"{did_you_mean(str(layer), modules)} The stages are {', '.join(stages)}."
-            )
+        # A part that was replaced may have other names.
+        names = [name for name in dict.fromkeys([*first, *stages]) if name in modules]
+    elif isinstance(layer, str) and layer and layer in modules:
         names = [layer]
-    shapes = map_sizes(view, names, x[:1])
-    dims = view.input_spec.dims
-    maps = [ChosenLayer(name, shapes[name][2:]) for name in names if len(shapes.get(name, ())) == 2 + dims]
-    if not maps:
-        got = shapes.get(names[0], "none")
+    else:
         raise ConfigError(
-            f"{view.name}: expected a layer that returns a map {view.input_spec.axes!r} once in a forward pass, got "
-            f"{names[0]} with {got}. The stages are {', '.join(stages)}."
+            f"{view.name}: expected the dotted name of a module, got layer={layer!r}."
+            f"{did_you_mean(str(layer), modules)} The stages are {', '.join(reversed(stages))}."
+        )
+    runs = _run_for_shapes(view, names, x[:1])
+    faults = {name: _map_fault(view, name, shapes, x) for name, shapes in runs.items()}
+    maps = [ChosenLayer(name, shapes[0][2:]) for name, shapes in runs.items() if not faults[name]]
+    if not maps:
+        got = ", ".join(f"{name}, which {fault}" for name, fault in faults.items()) or "none of its stages"
+        raise ConfigError(
+            f"{view.name}: expected a layer that returns one map {view.input_spec.axes!r} in a forward pass, got "
+            f"{got}. The stages are {', '.join(reversed(stages))}."
         )
     return next((found for found in maps if not found.is_coarse), max(maps, key=lambda found: min(found.size)))
+
+
+def _run_for_shapes(view: Classifier, names: Sequence[str], x: Tensor) -> dict[str, list[tuple[int, ...]]]:
+    """Return what :func:`layer_shapes` does, where possible without computing a value."""
+    shapes_only = float32_view(view, torch.device("meta"))
+    for module in shapes_only.modules():  # hooks of the user see real passes alone
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    try:
+        return layer_shapes(shapes_only, names, torch.empty_like(x, device="meta"))
+    except Exception:  # a model that reads values, or has kernels of its own, runs as it is
+        return layer_shapes(view, names, x)
+
+
+def _map_fault(view: Classifier, name: str, shapes: Sequence[tuple[int, ...]], x: Tensor) -> str:
+    """Return why what a layer returned is not a map of the input, channels first; empty if it is."""
+    if len(shapes) != 1:
+        return f"ran {len(shapes)} times"
+    (shape,) = shapes
+    if not shape:
+        return "returned no tensor"
+    if len(shape) != x.ndim or len(x[:1]) != shape[0]:
+        return f"returned {shape}"
+    path = name.split(".")
+    parents = [view.get_submodule(".".join(path[:end])) for end in range(1, len(path) + 1)]
+    inside = any(isinstance(part, (SwinBlock, PatchMerging)) for part in parents)
+    if inside or any(cells > side for cells, side in zip(shape[2:], x.shape[2:], strict=True)):
+        return f"returned {shape}, with the channels last"
+    return ""
 
 
 def choose_targets(
@@ -86,27 +120,29 @@ def choose_targets(
 ) -> Callable[[Tensor], Tensor]:
     """Return what chooses the outputs to explain, from logits ``b n`` to indices ``b t``.
 
-    Without a target it is the trained output with the highest probability of each image.
+    Without a target it is, for each image, the trained output with the highest probability, or of all if none was
+    trained.
 
     Raises:
         ConfigError: the model has no such output, or it was not trained.
     """
     outputs = model.outputs
     if target is None:
-        usable = torch.tensor([trained or allow_untrained for trained in outputs.trained])
+        usable = torch.tensor(outputs.trained if any(outputs.trained) else [True], device="cpu")
 
         def likeliest(logits: Tensor) -> Tensor:
             probabilities = outputs.probabilities(logits.float().cpu())
             return probabilities.masked_fill(~usable, -1.0).argmax(1, keepdim=True).to(logits.device)
 
         return likeliest
-    names = [target] if isinstance(target, str) else list(target)
+    names: list[Any] = list(target) if isinstance(target, Iterable) and not isinstance(target, str) else [target]
     unknown = [name for name in names if name not in outputs.labels]
     if unknown or not names:
         raise ConfigError(
-            f"{model.name}: expected a target among its outputs, got {unknown[0] if unknown else names!r}."
+            f"{model.name}: expected the target among its outputs, got {(unknown or [target])[0]!r}."
             f"{did_you_mean(str(unknown[0]), outputs.labels) if unknown else ''} They are {', '.join(outputs.labels)}."
         )
+    names = list(dict.fromkeys(names))
     indices = [outputs.labels.index(name) for name in names]
     untrained = [name for name, i in zip(names, indices, strict=True) if not outputs.trained[i]]
     if untrained and not allow_untrained:

@@ -6,17 +6,16 @@ Axes: s spatial axes of the image, s' cells of the map.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from medzoo.errors import ConfigError, did_you_mean
-from medzoo.inference.result import Prediction
+from medzoo.errors import ConfigError, DataError, did_you_mean
+from medzoo.inference.result import Prediction, Predictions
 from medzoo.interpretation.picture import draw_explanation
 from medzoo.interpretation.saved import save_explanation
 from medzoo.io.image import Image
@@ -25,7 +24,7 @@ from medzoo.transforms.geometry import Geometry
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-__all__ = ["Explanation"]
+__all__ = ["Explanation", "Explanations"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +33,7 @@ class Explanation:
 
     Attributes:
         prediction: what :func:`medzoo.predict` returns for the image.
-        image: as :func:`medzoo.read` returns it.
+        original: the image as it was read, or a function that reads it again; see :attr:`image`.
         cells: for each target, the map as it was computed, float32 ``*s'``. Grad-CAM is never negative and has no unit.
             Occlusion is by how much the logit falls where a region is hidden; negative where it rises.
         geometry: where the input of the model lies in the image.
@@ -45,13 +44,30 @@ class Explanation:
     """
 
     prediction: Prediction
-    image: Image
+    original: Image | Callable[[], Image]
     cells: Mapping[str, NDArray[np.float32]]
     geometry: Geometry
     frame: NDArray[np.float64]
     method: str
     layer: str = ""
     warning: str = ""
+
+    @property
+    def image(self) -> Image:
+        """The image as :func:`medzoo.read` returns it; of several explanations, each access reads it from its file.
+
+        Raises:
+            DataError: the file cannot be read, or has another image than the one that was explained.
+        """
+        if isinstance(self.original, Image):
+            return self.original
+        image = self.original()
+        if image.identity != self.prediction.identity or image.array.shape[1:] != self.geometry.source_size:
+            raise DataError(
+                f"{self.prediction.name}: expected the image that was explained, got another one: the file was changed "
+                "since. Explain it again."
+            )
+        return image
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -67,9 +83,11 @@ class Explanation:
             )
         return replace(self, cells={target: self.cells[target]})
 
-    @cached_property
+    @property
     def map(self) -> NDArray[np.float32]:
         """The map of the only target, on the spatial axes of ``medzoo.read(source).array``; 0 where nothing was seen.
+
+        Each access computes a new array, of the size of the image: keep it where you use it twice.
 
         Raises:
             ConfigError: there are several targets.
@@ -93,3 +111,25 @@ class Explanation:
     def draw(self) -> Picture:
         """Draw the image beside the map over it, with the target, its probability and the scale."""
         return draw_explanation(self)
+
+
+class Explanations(list[Explanation]):
+    """Explanations in the order of their sources. They hold small maps, and read the images of files again when asked.
+
+    Attributes:
+        predictions: of all images, those that failed included, as :func:`medzoo.predict` returns them.
+    """
+
+    def __init__(self, explanations: Sequence[Explanation], predictions: Predictions) -> None:
+        super().__init__(explanations)
+        self.predictions = predictions
+
+    @property
+    def failed(self) -> list[Prediction]:
+        """The predictions of images that have an error, and no explanation."""
+        return self.predictions.failed
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Path to the reason why it was skipped, as :attr:`medzoo.Predictions.skipped`."""
+        return self.predictions.skipped

@@ -9,15 +9,16 @@ Axes: b batch, c channels, s spatial axes of the input, s' those of the layer's 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from medzoo.classifier import Classifier
+from medzoo.errors import ConfigError
 
-__all__ = ["LAYER_METHODS", "LayerMethod", "layer_maps", "map_sizes"]
+__all__ = ["LAYER_METHODS", "LayerMethod", "layer_maps", "layer_shapes"]
 
 LayerMethod = Literal["gradcam", "gradcam++"]
 LAYER_METHODS: tuple[LayerMethod, ...] = ("gradcam", "gradcam++")
@@ -28,51 +29,54 @@ def layer_maps(
 ) -> tuple[Tensor, Tensor]:
     """Return logits ``b n``, and for each target the map of a layer, ``b t *s'``, which is never negative.
 
-    The map is linear in the activations of the layer, in no unit: its scale means nothing across images and models.
-    Rows of a batch do not influence each other.
+    The map has no unit: its scale means nothing across images and models. Rows of a batch do not influence each other.
 
     Args:
         view: from :func:`medzoo.interpretation.view.float32_view`; it is hooked for the time of the call.
-        layer: the dotted name of a module that returns a map ``b c *s'``.
+        layer: the dotted name of a module that returns a map ``b c *s'`` once in a forward pass.
         x: ``b c *s``.
         choose: from logits ``b n`` to the indices of the targets, ``b t``.
         method: ``"gradcam"`` or ``"gradcam++"``.
+
+    Raises:
+        ConfigError: the logits do not depend on the layer.
     """
     from monai.visualize.class_activation_maps import GradCAM, GradCAMpp
 
     kept: list[Tensor] = []
 
     def keep(_: nn.Module, __: Any, out: Tensor) -> Tensor:
-        # The graph begins here. What follows gets a copy, as it may overwrite its input: DenseNet's ReLU does.
-        kept.append(out.detach().requires_grad_())
+        # The graph begins here. What comes before and after may overwrite its tensors, as DenseNet's ReLU does: both
+        # have their own.
+        kept.append(out.detach().clone().requires_grad_())
         return kept[-1].clone()
 
     handle = view.get_submodule(layer).register_forward_hook(keep)
     try:
         with torch.inference_mode(False), torch.enable_grad():
             logits = view(x)
+            if not logits.requires_grad:
+                raise ConfigError(
+                    f"{view.name}: expected a layer that the logits depend on, got {layer}. Choose one between the "
+                    "image and the head."
+                )
             targets = choose(logits.detach())
-            recorded = _recorded(logits, kept[-1])
             kind = {"gradcam": GradCAM, "gradcam++": GradCAMpp}[method]
-            cam = kind(nn_module=recorded, target_layers=layer)
+            cam = kind(nn_module=_recorded(logits, kept[-1]), target_layers=layer)
             maps = [cam.compute_map(x, class_idx=column) for column in targets.T]
     finally:
         handle.remove()
     return logits.detach(), torch.cat(maps, 1).detach()
 
 
-def map_sizes(view: Classifier, layers: list[str], x: Tensor) -> dict[str, tuple[int, ...]]:
-    """Return the shape of what each of some modules returns for ``x``; one that returns no tensor is left out."""
-    found: dict[str, tuple[int, ...]] = {}
+def layer_shapes(view: Classifier, layers: Iterable[str], x: Tensor) -> dict[str, list[tuple[int, ...]]]:
+    """Return the shapes of what some modules return for ``x``, one each time it runs; ``()`` where it is no tensor."""
+    found: dict[str, list[tuple[int, ...]]] = {name: [] for name in layers}
 
     def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_: nn.Module, __: Any, out: Any) -> None:
-            if isinstance(out, Tensor):
-                found[name] = tuple(out.shape)
+        return lambda _, __, out: found[name].append(tuple(out.shape) if isinstance(out, Tensor) else ())
 
-        return hook
-
-    handles = [view.get_submodule(name).register_forward_hook(note(name)) for name in layers]
+    handles = [view.get_submodule(name).register_forward_hook(note(name)) for name in found]
     try:
         with torch.no_grad():
             view(x)
@@ -96,6 +100,12 @@ def _recorded(logits: Tensor, activations: Tensor) -> Any:
         def __call__(self, x: Any, class_idx: Any = None, retain_graph: bool = False, **_: Any) -> Any:  # noqa: ARG002
             chosen = logits.gather(1, class_idx[:, None]).sum()
             (gradient,) = torch.autograd.grad(chosen, activations, retain_graph=True)
-            return logits, (activations.detach().contiguous(),), (gradient.contiguous(),)
+            # Grad-CAM++ adds 1e-7 to squares of the gradient. After an average over many cells these are far smaller,
+            # and what was added would decide the map. Both methods give the same map for activations times s and
+            # gradients over s; a power of 2 brings the largest gradient to 1 without rounding.
+            exponent = torch.frexp(gradient.flatten(1).abs().amax(1)).exponent
+            s = torch.ldexp(torch.ones_like(exponent, dtype=gradient.dtype), exponent)
+            s = s.view(-1, *[1] * (gradient.ndim - 1))
+            return logits, ((activations.detach() * s).contiguous(),), ((gradient / s).contiguous(),)
 
     return Recorded()

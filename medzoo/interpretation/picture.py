@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medzoo.inference.result import Prediction
 from medzoo.io.files import join_sizes
@@ -39,7 +40,7 @@ def draw_explanation(explanation: Explanation) -> Picture:
         else:
             heading.append(Line(_place(explanation, values, signed), "note"))
         overlays.append(Overlay(values, heading, _scale(explanation.method), signed))
-    return draw_overlays(explanation.image, overlays, seen, _caption(explanation))
+    return draw_overlays(explanation.image, overlays, seen, _warnings(explanation), _caption(explanation))
 
 
 def _describe_output(found: Prediction, target: str) -> str:
@@ -59,11 +60,12 @@ def _scale(method: str) -> str:
     return f"{_METHODS.get(method, method)}, no unit: comparable within this map alone"
 
 
-def _place(explanation: Explanation, values: np.ndarray, signed: bool) -> str:
+def _place(explanation: Explanation, values: NDArray[np.float32], signed: bool) -> str:
     """Return where the maximum is: the index on the axes of the array, and for a volume the position in mm."""
     at = peak(values, signed)
     image = explanation.image
-    where = f"maximum at index ({', '.join(map(str, at))}) of {join_sizes(values.shape)}"
+    name = "maximum" if values.max() > 0 else "minimum"
+    where = f"{name} at index ({', '.join(map(str, at))}) of {join_sizes(values.shape)}"
     if image.affine is None or image.dims != 3:
         return where
     x, y, z = (image.affine @ [*at, 1.0])[:3]
@@ -71,7 +73,7 @@ def _place(explanation: Explanation, values: np.ndarray, signed: bool) -> str:
 
 
 def _caption(explanation: Explanation) -> list[Line]:
-    """Return the lines at the end: what the map is, its method, the file and the weights, and the warnings."""
+    """Return the lines at the end: what the map is, its method, the file and the weights."""
     found, image = explanation.prediction, explanation.image
     cells = join_sizes(next(iter(explanation.cells.values())).shape)
     method = _METHODS.get(explanation.method, explanation.method)
@@ -80,7 +82,16 @@ def _caption(explanation: Explanation) -> list[Line]:
     stack = f" ({image.identity['stack']})" if "stack" in image.identity else ""
     point = f" at ({', '.join(f'{v:.1f}' for v in found.point)}) mm" if found.point else ""
     weights = f"{found.provenance['model']}, weights {found.provenance['weights']}" if found.provenance else ""
-    lines = [Line(text, "warning") for text in (found.warning, explanation.warning) if text]
-    lines.append(Line(_NOT_A_LOCALISATION))
-    lines.append(Line(f"{method}{layer}, {cells} cells · {file}{stack}{point}" + f" · {weights}" * bool(weights), "note"))
+    facts = [f"{method}{layer}, {cells} cells", f"{file}{stack}{point}", weights]
+    return [Line(_NOT_A_LOCALISATION), Line(" · ".join(filter(None, facts)), "note")]
+
+
+def _warnings(explanation: Explanation) -> list[Line]:
+    """Return what is known against the image, the prediction and the map; a picture has no room for whole paths."""
+    found = explanation.prediction
+    lines = []
+    for text in filter(None, (found.warning, explanation.warning)):
+        for path in (explanation.image.identity.get("file", found.source), found.source):
+            text = text.replace(path, Path(path).name)
+        lines.append(Line(text, "warning"))
     return lines

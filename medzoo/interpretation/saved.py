@@ -37,10 +37,7 @@ def save_explanation(explanation: Explanation, path: str | os.PathLike[str]) -> 
             f"for an array, got {file.name!r}. Rename it."
         )
     if suffix in _PICTURES:
-        picture, options = explanation.draw(), {"quality": 92, "subsampling": 0} if suffix != ".png" else {}
-
-        def write(stream: BinaryIO) -> None:
-            picture.save(stream, _PICTURES[suffix], dpi=_DPI, **options)
+        write = _picture_writer(explanation, _PICTURES[suffix])
     else:
         _check_one_target(explanation, file, suffix)
         write = _array_writer(explanation) if suffix == ".npy" else _volume_writer(explanation, file, suffix)
@@ -52,6 +49,11 @@ def save_explanation(explanation: Explanation, path: str | os.PathLike[str]) -> 
             "may write to."
         ) from error
     return file
+
+
+def _picture_writer(explanation: Explanation, kind: str) -> Callable[[BinaryIO], None]:
+    picture, options = explanation.draw(), {"quality": 92, "subsampling": 0} if kind == "jpeg" else {}
+    return lambda stream: picture.save(stream, kind, dpi=_DPI, **options)
 
 
 def _check_one_target(explanation: Explanation, file: Path, suffix: str) -> None:

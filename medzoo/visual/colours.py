@@ -1,11 +1,11 @@
 """Colours of a map over a grey image: even to the eye, distinct for colour-blind readers, and ordered in grey print.
 
-The tables are lines in the OKLab space (Ottosson 2020, https://bottosson.github.io/posts/oklab), along which equal steps
-look equally large. Lightness rises from the first colour to the last, so that the order survives where hues do not: in
-grey print, and for readers who see two of three primaries. The two sides of a signed map differ in blue against yellow,
-which the common forms of colour blindness keep apart.
+The tables are lines in the OKLab space (Ottosson 2020, https://bottosson.github.io/posts/oklab), along which equal
+steps look equally large. Lightness rises from the first colour to the last, so that the order survives where hues do
+not: in grey print, and for readers who see two of three primaries. The two sides of a signed map differ in blue against
+yellow, which the common forms of colour blindness keep apart.
 
-Axes: k colours.
+Axes: k colours, h w height width.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FALLING", "RISING", "colour_table", "oklab_to_srgb"]
+__all__ = ["FALLING", "RISING", "blend", "colour_table", "oklab_to_srgb"]
 
 # First and last lightness, chroma and hue in degrees.
 Line = tuple[tuple[float, float, float], tuple[float, float, float]]
 RISING: Line = ((0.42, 0.135, 300.0), (0.92, 0.135, 461.0))  # violet, red, orange, yellow
 FALLING: Line = ((0.50, 0.110, 262.0), (0.90, 0.090, 205.0))  # blue to cyan, for values below 0
 _ROWS = 256
+_OPAQUE = 0.62  # at the maximum: the anatomy is seen there too
+_LOWEST, _FULL = 0.08, 0.60  # shares of the maximum between which a map becomes visible
 
 
 def oklab_to_srgb(lab: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -43,7 +45,7 @@ def oklab_to_srgb(lab: NDArray[np.float64]) -> NDArray[np.float64]:
 @cache
 def colour_table(line: Line) -> NDArray[np.float64]:
     """Return 256 colours in equal steps along a line, sRGB in [0, 1], ``256 3``."""
-    fine = np.linspace(*np.array(line), 4096)
+    fine = np.linspace(line[0], line[1], 4096)
     hue = np.deg2rad(fine[:, 2])
     lab = np.stack([fine[:, 0], fine[:, 1] * np.cos(hue), fine[:, 1] * np.sin(hue)], 1)
     length = np.concatenate([[0.0], np.linalg.norm(np.diff(lab, axis=0), axis=1).cumsum()])
@@ -51,3 +53,14 @@ def colour_table(line: Line) -> NDArray[np.float64]:
     table = oklab_to_srgb(np.stack([np.interp(even, length, column) for column in lab.T], 1))
     table.setflags(write=False)
     return table
+
+
+def blend(grey: NDArray[np.uint8], level: NDArray[np.float32], opaque: float = _OPAQUE) -> NDArray[np.uint8]:
+    """Return a picture with a map over it, ``h w 3``; its values ``h w`` are in [-1, 1], shares of its maximum."""
+    size = np.abs(level)
+    share = np.clip((size - _LOWEST) / (_FULL - _LOWEST), 0, 1)
+    opacity = (opaque * share * share * (3 - 2 * share))[..., None]
+    row = np.clip(size * 255, 0, 255).round().astype(np.intp)
+    colour = np.where(level[..., None] >= 0, colour_table(RISING)[row], colour_table(FALLING)[row]) * 255
+    mixed: NDArray[np.float64] = (1 - opacity) * grey + opacity * colour
+    return mixed.round().astype(np.uint8)

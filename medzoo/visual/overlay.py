@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from medzoo.io.image import Image
-from medzoo.visual.colours import FALLING, RISING, colour_table
-from medzoo.visual.panel_text import FRAME, MARGIN, WIDTH, Line, font, legend_strip, stack_strips, text_strip
+from medzoo.visual.colours import blend
+from medzoo.visual.panel_text import FRAME, MARGIN, WIDTH, Line, Sign, font, legend_strip, stack_strips, text_strip
 from medzoo.visual.show import (
     INK,
     PAPER,
@@ -35,11 +35,9 @@ from medzoo.visual.show import (
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-__all__ = ["Overlay", "blend", "draw_overlays", "peak"]
+__all__ = ["Overlay", "draw_overlays", "peak"]
 
 _TALLEST = 1000  # pixels of a panel
-_OPAQUE = 0.62  # at the maximum
-_LOWEST, _FULL = 0.08, 0.60  # shares of the maximum between which a map becomes visible
 _HALF = 0.5  # of the maximum: where the line is
 _SMALL = 0.5  # of the image: where less was seen, it is drawn larger
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
@@ -63,7 +61,11 @@ class Overlay:
 
 
 def draw_overlays(
-    image: Image, overlays: Sequence[Overlay], seen: NDArray[np.bool_] | None, caption: Sequence[Line]
+    image: Image,
+    overlays: Sequence[Overlay],
+    seen: NDArray[np.bool_] | None,
+    warnings: Sequence[Line],
+    caption: Sequence[Line],
 ) -> Picture:
     """Draw each map over an image: one row in 2D, the three planes through its maximum of a volume.
 
@@ -71,19 +73,20 @@ def draw_overlays(
         image: as it was read.
         overlays: one or more.
         seen: ``*s``, what the model saw; the rest is dimmed and hatched. ``None`` if it saw all.
+        warnings: lines at the beginning.
         caption: lines at the end.
     """
     window = grey_window(image)
     hatched = seen is not None and not bool(seen.all())
-    strips = []
+    strips = [text_strip(warnings)] if warnings else []
     for overlay in overlays:
         highest = float(np.abs(overlay.values).max())
         strips.append(text_strip(overlay.heading))
         draw = _volume_rows if image.dims == 3 else _flat_row
         rows = draw(image, overlay, seen if hatched else None, window, highest)
         if highest > 0:
-            framed = len(rows) == 3
-            rows.append(legend_strip(overlay.scale, highest, signed=overlay.signed, hatched=hatched, framed=framed))
+            signs = _signs(overlay, highest, hatched=hatched, framed=len(rows) == 3)
+            rows.append(legend_strip(overlay.scale, highest, overlay.signed, signs))
         strips += rows
     return stack_strips([*strips, text_strip(caption)])
 
@@ -94,15 +97,12 @@ def peak(values: NDArray[np.float32], signed: bool = False) -> tuple[int, ...]:
     return tuple(int(i) for i in np.unravel_index(best, values.shape))
 
 
-def blend(grey: NDArray[np.uint8], level: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Return a picture ``h w 3`` with a map over it, whose values ``h w`` are in [-1, 1], shares of its maximum."""
-    size = np.abs(level)
-    share = np.clip((size - _LOWEST) / (_FULL - _LOWEST), 0, 1)
-    opacity = (_OPAQUE * share * share * (3 - 2 * share))[..., None]
-    row = np.clip(size * 255, 0, 255).round().astype(np.intp)
-    colour = np.where(level[..., None] >= 0, colour_table(RISING)[row], colour_table(FALLING)[row]) * 255
-    mixed = (1 - opacity) * grey + opacity * colour
-    return mixed.round().astype(np.uint8)
+def _signs(overlay: Overlay, highest: float, *, hatched: bool, framed: bool) -> list[Sign]:
+    """Return what the signs that are drawn mean."""
+    signs = [Sign("cross", "maximum" if overlay.values.max() > 0 else "minimum")]
+    signs += [Sign("line", f"at {_HALF * highest:.2g}, half of it")] if not overlay.signed else []
+    signs += [Sign("line", f"at {_HALF * highest:.2g}"), Sign("dashes", f"at {-_HALF * highest:.2g}")] * overlay.signed
+    return signs + [Sign("hatch", "not seen by the model")] * hatched + [Sign("frame", "seen")] * framed
 
 
 def _flat_row(
@@ -112,6 +112,8 @@ def _flat_row(
     plain = flat_panel(image, to_grey(channels_last(image), window))
     at = peak(overlay.values, overlay.signed)
     scale = _scale([plain, plain])
+    if not highest:
+        return [_row([(plain, plain.scaled(scale))])]
     covered = _covered(plain, overlay.values, seen, at, highest, scale)
     return [_row([(plain, plain.scaled(scale)), (plain, covered)])]
 
@@ -186,12 +188,9 @@ def _covered(
     from PIL import Image as Pillow
 
     size = panel.size(scale)
-    grey = np.asarray(panel.scaled(scale))
-    if not highest:
-        return Pillow.fromarray(grey)
     level = np.ascontiguousarray(values / np.float32(highest), dtype=np.float32)
     level = np.asarray(Pillow.fromarray(level).resize(size, Pillow.Resampling.BILINEAR))
-    pixels = blend(grey, level)
+    pixels = blend(np.asarray(panel.scaled(scale)), level)
     down, across = np.ogrid[: size[1], : size[0]]
     if seen is not None:
         inside = np.asarray(Pillow.fromarray(seen).resize(size, Pillow.Resampling.NEAREST))

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from medzoo.visual.colours import FALLING, RISING, colour_table
+from medzoo.visual.colours import blend
 from medzoo.visual.show import INK, PAPER, plain_text
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-__all__ = ["FRAME", "MARGIN", "WIDTH", "Line", "font", "legend_strip", "stack_strips", "text_strip"]
+__all__ = ["FRAME", "MARGIN", "WIDTH", "Line", "Sign", "font", "legend_strip", "stack_strips", "text_strip"]
 
 WIDTH = 1600  # pixels: 254 in an inch over 16 cm, a page's width
 MARGIN = 44
 _SIZES = {"title": 44, "text": 28, "note": 25, "warning": 28}
 _AMBER, _DARK, _PALE = (255, 186, 73), (66, 40, 0), (165, 165, 165)
 _COLOURS = {"title": (255, 255, 255), "text": INK, "note": _PALE, "warning": _AMBER}
-_BAR = 480
+_BAR, _GROUND = 480, 60  # width; the grey below the colours of the scale
 FRAME = (120, 200, 255)  # around what the model saw
 
 
@@ -36,6 +36,19 @@ class Line:
 
     text: str
     kind: Literal["title", "text", "note", "warning"] = "text"
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A sign of the legend.
+
+    Attributes:
+        kind: how it is drawn.
+        meaning: of it.
+    """
+
+    kind: Literal["cross", "line", "dashes", "hatch", "frame"]
+    meaning: str
 
 
 def font(size: int) -> Any:
@@ -82,17 +95,14 @@ def _wrap(text: str, with_font: Any) -> list[str]:
     return lines
 
 
-def legend_strip(
-    meaning: str, highest: float, *, signed: bool = False, hatched: bool = False, framed: bool = False
-) -> Picture:
-    """Draw the colours of a map with their numbers, and its signs.
+def legend_strip(meaning: str, highest: float, signed: bool, signs: Sequence[Sign]) -> Picture:
+    """Draw the colours of a map with their numbers, and what its signs mean.
 
     Args:
         meaning: of the numbers.
         highest: the largest absolute value, the end of the scale.
         signed: whether the scale goes from ``-highest``.
-        hatched: whether a part of the image is hatched.
-        framed: whether what the model saw has a frame.
+        signs: that are drawn.
     """
     from PIL import Image as Pillow
     from PIL import ImageDraw
@@ -100,20 +110,19 @@ def legend_strip(
     small = font(_SIZES["note"])
     strip = Pillow.new("RGB", (WIDTH, 112), PAPER)
     pen = ImageDraw.Draw(strip)
-    level = np.linspace(-1 if signed else 0, 1, _BAR)
-    row = np.abs(level * 255).round().astype(np.intp)
-    bar = np.where(level[:, None] >= 0, colour_table(RISING)[row], colour_table(FALLING)[row]) * 255
-    strip.paste(Pillow.fromarray(np.repeat(bar.round().astype(np.uint8)[None], 26, 0)), (MARGIN, 14))
+    level = np.linspace(-1 if signed else 0, 1, _BAR, dtype=np.float32)
+    bar = blend(np.full((26, _BAR, 3), _GROUND, np.uint8), np.repeat(level[None], 26, 0), 1.0)
+    strip.paste(Pillow.fromarray(bar), (MARGIN, 14))
     for share in (-1, -0.5, 0, 0.5, 1) if signed else (0, 0.5, 1):
         x = MARGIN + round((share + signed) / (1 + signed) * (_BAR - 1))
         pen.line((x, 40, x, 48), fill=INK, width=2)
         pen.text((x, 52), f"{share * highest:.2g}", fill=INK, font=small, anchor=_anchor(share, signed))
     pen.text((MARGIN, 96), plain_text(meaning), fill=_PALE, font=small, anchor="lm")
     x = MARGIN + _BAR + 60
-    for sign, text in _signs(signed, hatched, framed):
-        _draw_sign(pen, sign, x, 27)
-        pen.text((x + 42, 27), text, fill=INK, font=small, anchor="lm")
-        x += 42 + int(small.getlength(text)) + 48
+    for sign in signs:
+        _draw_sign(pen, sign.kind, x, 27)
+        pen.text((x + 42, 27), plain_text(sign.meaning), fill=INK, font=small, anchor="lm")
+        x += 42 + int(small.getlength(sign.meaning)) + 44
     return strip
 
 
@@ -121,28 +130,21 @@ def _anchor(share: float, signed: bool) -> str:
     return "rt" if share == 1 else "lt" if share == (-1 if signed else 0) else "mt"
 
 
-def _signs(signed: bool, hatched: bool, framed: bool) -> list[tuple[str, str]]:
-    """Return the signs of a map and what they mean."""
-    lines = [("line", "half of the highest"), ("dashes", "half of the lowest")] if signed else [("line", "half of it")]
-    hatch, frame = [("hatch", "not seen by the model")] * hatched, [("frame", "seen")] * framed
-    return [("cross", "maximum"), *lines, *hatch, *frame]
-
-
-def _draw_sign(pen: Any, sign: str, x: int, y: int) -> None:
+def _draw_sign(pen: Any, kind: str, x: int, y: int) -> None:
     """Draw a sign in the middle of a line of text, 32 pixels wide."""
-    if sign == "cross":
+    if kind == "cross":
         for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
             pen.line((x + 16 + 4 * dx, y + 4 * dy, x + 16 + 14 * dx, y + 14 * dy), fill=INK, width=3)
-    elif sign == "frame":
+    elif kind == "frame":
         pen.rectangle((x + 4, y - 12, x + 28, y + 12), outline=FRAME, width=3)
-    elif sign == "hatch":
+    elif kind == "hatch":
         for offset in range(0, 48, 8):
             low, high = max(0, offset - 24), min(24, offset)
             pen.line((x + low, y - 12 + offset - low, x + high, y - 12 + offset - high), fill=INK, width=2)
     else:
-        step = 32 if sign == "line" else 11
+        step = 32 if kind == "line" else 11
         for start in range(0, 32, step):
-            pen.line((x + start, y, x + min(start + step - 4 * (sign == "dashes"), 32), y), fill=INK, width=3)
+            pen.line((x + start, y, x + min(start + step - 4 * (kind == "dashes"), 32), y), fill=INK, width=3)
 
 
 def stack_strips(strips: Sequence[Picture]) -> Picture:

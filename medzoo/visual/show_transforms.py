@@ -27,7 +27,8 @@ from medzoo.io.image import Image
 from medzoo.transforms.augment import Augmentation, Augmenter
 from medzoo.transforms.resample import resample_volume
 from medzoo.transforms.transform import ImageSource, Prepared, Transform, transform
-from medzoo.visual.overlay import blend, peak
+from medzoo.visual.colours import blend
+from medzoo.visual.overlay import peak
 from medzoo.visual.show import (
     PAPER,
     Panel,
@@ -195,7 +196,7 @@ def draw_input(x: Tensor, how: Transform, heat: Tensor | None = None) -> Picture
 
 
 def _grid(rows: Sequence[Sequence[Panel]], side: int, gap: int = 6) -> Picture:
-    """Put rows of panels of equal sizes below each other, the longest side of one ``side`` pixels long, without text."""
+    """Put rows of panels below each other without text; the longest side of one has ``side`` pixels."""
     from PIL import Image as Pillow
 
     scale = side / max(max(panel.mm) for panel in rows[0])
