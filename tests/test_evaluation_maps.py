@@ -57,6 +57,12 @@ def of_kind(name, options, shape, n=24, labels=("b", "a"), task="multilabel"):
         images[(i, *at)] = 255
     targets = rng.integers(0, 2, (n, len(labels)))
     targets[:2] = [[0] * len(labels), [1] * len(labels)]
+    with torch.no_grad():  # each output is of channels of its own, so that maps differ and few are zero everywhere
+        model.head.fc.weight.zero_()
+        model.head.classifier.weight.zero_()
+        for output, columns in enumerate(model.head.fc.weight.tensor_split(len(labels), 1)):
+            columns[output] = 0.1
+            model.head.classifier.weight[output, output] = 1
     images = images if len(shape) == 2 else images[:, None]
     return model, Table.from_arrays(images, targets, names=list(labels), task=task)
 
@@ -126,11 +132,12 @@ def test_a_map_takes_one_forward_pass_and_changes_nothing(kind, request):
     scores, rows = score_table(model, table, pixels=pixels), []
     hook = model.register_forward_hook(lambda _, __, out: rows.append(len(out)))  # a view calls the hooks of the model
     pictures = ExamplePictures(model, pixels, match_outputs(model, table))
-    assert rows == [1]
+    assert sum(rows) <= 1, "the layer is chosen by shapes"
     found = list(pictures.draw(scores, [(row, "a") for row in range(10)]))
     hook.remove()
     assert len(found) == 10
-    assert rows == [1, 4, 4, 2]
+    assert rows[-3:] == [4, 4, 2]
+    assert sum(rows) <= 11
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(m._forward_hooks for m in model.modules())
     assert all(p.grad is None and p.requires_grad for p in model.parameters())

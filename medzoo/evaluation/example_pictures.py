@@ -54,7 +54,7 @@ class ExampleMaps:
 class ExamplePictures:
     """Draws rows of a table as a model saw them, with the map of an output over them.
 
-    A map takes a forward pass of the image, and one more pass of one image chooses the layer.
+    A map takes a forward pass of the image, and at most one more pass chooses the layer.
 
     Args:
         model: that is evaluated; it is not changed.

@@ -10,7 +10,6 @@ Axes: b images, c channels, s spatial axes, s' cells of the map, k stages, r ran
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -22,15 +21,17 @@ from torch import Tensor, nn
 
 from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError, check_int
+from medzoo.inference.engine import EngineModel
 from medzoo.inference.naming import provenance
 from medzoo.inference.plan import Points, plan
 from medzoo.inference.reading import ImageReader
-from medzoo.inference.run import check_outputs
+from medzoo.inference.run import check_device, check_outputs
 from medzoo.interpretation.choose import choose_layer, choose_targets
 from medzoo.interpretation.layer_maps import LAYER_METHODS, LayerMethod, layer_maps
 from medzoo.interpretation.map_check import MapCheck, MapSimilarity, Rows, similarity
 from medzoo.interpretation.view import float32_view
 from medzoo.transforms.transform import ImageSource, transform
+from medzoo.warn import warn
 
 __all__ = ["MapsOf", "Stage", "check_explanation", "compare_with_random", "randomise", "weight_stages"]
 
@@ -63,6 +64,7 @@ def check_explanation(
     seeds: int | Sequence[int] = 8,
     alone: bool = False,
     batch_size: int = 4,
+    device: torch.device | str | None = None,
     points: Points | None = None,
     points_frame: Literal["LPS", "RAS"] = "LPS",
     allow_untrained: bool = False,
@@ -91,6 +93,7 @@ def check_explanation(
             as Grad-CAM shows only what speaks for an output.
         alone: also randomise each stage alone, the others as trained, which takes twice the time.
         batch_size: images per forward pass.
+        device: where to run; ``None`` is the device of the model.
         points: for a patch model, see :func:`medzoo.predict`.
         points_frame: of the points.
         allow_untrained: check the map of an output that was not trained.
@@ -105,6 +108,11 @@ def check_explanation(
         ConfigError: an unknown method, layer or target; fewer than 4 seeds; maps that are the same everywhere.
         DataError: an image that cannot be used.
     """
+    if isinstance(model, EngineModel):
+        raise ConfigError(
+            f"{model.name}: expected a model of PyTorch, whose weights can be replaced, got {type(model).__name__}. "
+            "Use the model it was exported from."
+        )
     check_outputs(model, allow_untrained, "check_explanation")
     if method not in LAYER_METHODS:
         raise ConfigError(
@@ -115,15 +123,16 @@ def check_explanation(
     check_int(model.name, "batch_size", batch_size, 1)
     chosen_seeds = _seeds(seeds)
     choose = choose_targets(model, target, allow_untrained)
-    x = _read(model, source, points, points_frame, allow_mismatch)
-    view = float32_view(model, next(model.parameters()).device)
+    where = next(model.parameters()).device if device is None else check_device(device, model.name)
+    x = _read(model, source, points, points_frame, allow_mismatch).to(where)
+    view = float32_view(model, where)
     chosen = choose_layer(view, x, layer)
 
     def maps_of(of: Classifier, images: Tensor, targets: Tensor) -> Tensor:
         return layer_maps(of, chosen.name, images, lambda _: targets[:, None], method)[1][:, 0]
 
     with torch.no_grad():
-        logits = torch.cat([view(part) for part in x.split(batch_size)])
+        logits = torch.cat([view(part) for part in torch.split(x, batch_size)])
     targets = choose(logits)[:, 0]
     found = compare_with_random(view, x, targets, maps_of, chosen_seeds, alone, batch_size, progress)
     return MapCheck(
@@ -164,7 +173,7 @@ def compare_with_random(
     """
 
     def all_maps(of: Classifier) -> NDArray[np.float32]:
-        parts = zip(x.split(batch_size), targets.split(batch_size), strict=True)
+        parts = zip(torch.split(x, batch_size), torch.split(targets, batch_size), strict=True)
         return np.concatenate([maps_of(of, *part).float().cpu().numpy() for part in parts])
 
     stages, own = weight_stages(view, x), all_maps(view)
@@ -175,8 +184,10 @@ def compare_with_random(
         )
     plans = [[stages[: k + 1] for k in range(len(stages))], [[stage] for stage in stages[1:]] if alone else []]
     total = len(seeds) * sum(map(len, plans))
+    model = float32_view(view, x.device)
     with torch.inference_mode(False):
-        model = copy.deepcopy(view)  # unlike the view, with tensors of its own
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.detach().clone()  # the view's are those of the user's model
     trained = {name: value.clone() for name, value in view.state_dict().items()}
     found: dict[str, list[Rows]] = {}
     ends, done = [], 0
@@ -272,7 +283,7 @@ def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
 def _read(
     model: Classifier, source: Any, points: Points | None, frame: Literal["LPS", "RAS"], allow_mismatch: bool
 ) -> Tensor:
-    """Return the inputs ``b c *s`` on the device of the model.
+    """Return the inputs ``b c *s``, and warn of what is known against the images.
 
     Raises:
         DataError: an image cannot be used, or there is none.
@@ -285,4 +296,7 @@ def _read(
             raise item.kind(item.prediction.error)
     if not items:
         raise ConfigError(f"{model.name}: expected an image or more, got none. Give files, folders or arrays.")
-    return torch.stack([item.tensor for item in items if item.tensor is not None]).to(next(model.parameters()).device)
+    reported = [item.warning for item in items if item.warning]
+    if reported:
+        warn(reported[0] + (f" (and {len(reported) - 1} more)" if len(reported) > 1 else ""))
+    return torch.stack([item.tensor for item in items if item.tensor is not None])

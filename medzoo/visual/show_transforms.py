@@ -183,7 +183,7 @@ def draw_input(x: Tensor, how: Transform, heat: Tensor | None = None) -> Picture
     levels, side = _levels(x[None], how.preprocessing), _BATCH_SIDE[x.ndim - 1]
     if heat is None or not heat.any():
         return _tile(x, how.preprocessing, levels, "", side, letters=False, histogram=False)
-    grey, values = _grey(x, levels), heat.numpy() / float(heat.max())
+    grey, values = _grey(x, levels), (heat.float() / heat.max()).numpy()
     image = Image(grey, _affine(x, how.preprocessing))
     pixels = np.moveaxis(grey, 0, -1) if len(grey) == 3 else np.repeat(grey[0][..., None], 3, -1)
     if image.dims == 2:
