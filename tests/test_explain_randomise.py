@@ -137,7 +137,7 @@ def test_nothing_of_the_caller_is_touched(trained, images, found):
     grads = [p.requires_grad for p in trained.parameters()]
     done = []
     again = check_explanation(
-        trained, images, layer="encoder.stages.2.relu", batch_size=3, progress=lambda *at: done.append(at)
+        trained, images[:3], layer="encoder.stages.2.relu", seeds=4, batch_size=2, progress=lambda *at: done.append(at)
     )
     assert trained.training
     trained.eval()
@@ -147,9 +147,10 @@ def test_nothing_of_the_caller_is_touched(trained, images, found):
     assert not any(m._forward_hooks for m in trained.modules())
     assert torch.equal(states[0], torch.get_rng_state())
     assert (states[1] == np.random.get_state()[1]).all()
-    assert done == [(i, 40) for i in range(1, 41)]
+    assert done == [(i, 20) for i in range(1, 21)]
     for a, b in zip(again.cascade, found.cascade, strict=True):
-        np.testing.assert_allclose(a.rank, b.rank, atol=0.02)  # batches differ by rounding, and so may ties
+        # The same seeds give the same random models; batches differ by rounding, and so may ties.
+        np.testing.assert_allclose(a.rank, b.rank[:3, :4], atol=0.02)
 
 
 def test_each_stage_alone(trained, images):
