@@ -128,7 +128,7 @@ def test_the_json_has_the_figures_and_says_its_format(report, saved):
     assert found["log"][1]["valid_loss"] is None
     assert "image" not in found["examples"][0]
     assert "scores" not in found
-    assert PNG.hex() not in json.dumps(found)
+    assert PNG.png.hex() not in json.dumps(found)
     assert found == json.loads(json.dumps(report.to_dict(), allow_nan=False))
 
 
