@@ -87,4 +87,5 @@ def write_pt2(program: ExportedProgram, path: Path, metadata: Mapping[str, str],
 
 def load_pt2(path: Path) -> ExportedProgram:
     """Load a ``.pt2`` file that was just written."""
-    return torch.export.load(path)
+    with _one_at_a_time:
+        return torch.export.load(path)

@@ -81,9 +81,10 @@ def export(
         ExportError: the model cannot be exported, the engine cannot run it, or the outputs differ. Nothing is kept.
         WeightsUnavailable: the folder cannot be written.
 
-    >>> import medzoo
+    >>> import medzoo, tempfile
     >>> model = medzoo.create("xray_cnn", size=32, hidden=8)
-    >>> report = medzoo.export(model, getfixture("tmp_path") / "model.pt2")
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = medzoo.export(model, f"{folder}/model.pt2")
     >>> report.input_shape, report.output, len(report.untrained)
     (('batch', 3, 32, 32), 'logits', 14)
     """
