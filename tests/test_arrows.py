@@ -111,6 +111,7 @@ ALLOWED = {
         "contract",
         "errors",
         "extra",
+        "features",
         "inference",
         "input_spec",
         "io.hashing",

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import medzoo
+from medzoo.inference.view import float32_view
 from medzoo.interpretation.cell_frame import cell_frame
 from medzoo.interpretation.choose import choose_layer
 from medzoo.interpretation.layer_maps import map_sizes
-from medzoo.interpretation.view import float32_view
 from medzoo.transforms.geometry import resize_affine
 
 

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 import medzoo
 from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError
+from medzoo.inference.view import float32_view
 from medzoo.interpretation.choose import choose_layer
 from medzoo.interpretation.layer_maps import layer_maps
-from medzoo.interpretation.view import float32_view
 from medzoo.nn.head import Head
 
 MODELS = medzoo.list_models()

@@ -19,6 +19,7 @@ import medzoo
 from medzoo.cli.bench import bench
 from medzoo.cli.evaluate import evaluate, recalibrate
 from medzoo.cli.explain import explain, predict_and_explain
+from medzoo.cli.export import export
 from medzoo.cli.froc import froc
 from medzoo.cli.map_files import SavedMaps, add_maps_to_csv, add_maps_to_json, with_map_warnings
 from medzoo.cli.problems import print_problems
@@ -221,7 +222,8 @@ def _print_prediction(result: Prediction, maps: SavedMaps | None) -> None:
 
 
 for command in (
-    bench, cache, check, evaluate, explain, recalibrate, convert, fetch, froc, recipes, reproduce, sweep, train, verify,
+    bench, cache, check, evaluate, explain, recalibrate, convert, export, fetch, froc, recipes, reproduce, sweep, train,
+    verify,
 ):  # fmt: skip
     main.add_command(command)
 

@@ -25,12 +25,12 @@ from medzoo.inference.plan import PlannedImage, Points, plan
 from medzoo.inference.reading import ImageReader, PreparedItem, read_planned
 from medzoo.inference.result import Prediction
 from medzoo.inference.run import check_caution, check_device, check_outputs
+from medzoo.inference.view import float32_view
 from medzoo.interpretation.cell_frame import cell_frame
 from medzoo.interpretation.choose import ChosenLayer, choose_layer, choose_targets
 from medzoo.interpretation.explanation import Explanation
 from medzoo.interpretation.layer_maps import LAYER_METHODS, LayerMethod, layer_maps
 from medzoo.interpretation.occlusion import box_frame, check_box, occlusion_maps, positions
-from medzoo.interpretation.view import float32_view
 from medzoo.transforms.suitability import ExcludedView
 from medzoo.transforms.transform import ImageSource, Prepared, transform
 
