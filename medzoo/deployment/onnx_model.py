@@ -216,7 +216,13 @@ def _start(engine: Any, data: bytes, path: Path, threads: int) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.add_session_config_entry("session.load_model_format", "ONNX")  # not its own format, by the first bytes
     try:
-        return engine.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return engine.InferenceSession(
+            data,
+            options,
+            providers=["CPUExecutionProvider"],
+            enable_fallback=0,  # which prints, and tries the same again
+            read_config_from_model=0,  # options in the file, which an environment variable would turn on
+        )
     except Exception as error:
         if "is not a registered function/op" in str(error):
             raise UnsafeWeights(
