@@ -178,7 +178,7 @@ class _Stated(NamedTuple):
         if CONFIG not in metadata or PROVENANCE not in metadata:
             raise ConfigError(
                 f"{path}: expected an ONNX file with the metadata of medzoo.export, got one without {CONFIG} or "
-                f"{PROVENANCE}: its preprocessing and outputs are not known. Export the model with "
+                f"{PROVENANCE}: its preprocessing and outputs are not known. Export a model of medzoo.create with "
                 "medzoo.export(model, 'model.onnx'), or run the file by onnxruntime itself."
             )
         again = "Export the model again"
@@ -214,6 +214,7 @@ def _start(engine: Any, data: bytes, path: Path, threads: int) -> Any:
     options = engine.SessionOptions()
     options.log_severity_level = 4  # fatal alone: every error is raised, and the others would be printed
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # or its threads spin on after each call
     options.add_session_config_entry("session.load_model_format", "ONNX")  # not its own format, by the first bytes
     try:
         return engine.InferenceSession(
