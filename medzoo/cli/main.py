@@ -18,6 +18,7 @@ import click
 import medzoo
 from medzoo.cli.bench import bench
 from medzoo.cli.evaluate import evaluate, recalibrate
+from medzoo.cli.export import export
 from medzoo.cli.froc import froc
 from medzoo.cli.reproduce import reproduce
 from medzoo.cli.sweep import sweep
@@ -244,7 +245,7 @@ def _print_problems(results: Predictions) -> None:
 
 
 for command in (
-    bench, cache, check, evaluate, recalibrate, convert, fetch, froc, recipes, reproduce, sweep, train, verify,
+    bench, cache, check, evaluate, recalibrate, convert, export, fetch, froc, recipes, reproduce, sweep, train, verify,
 ):  # fmt: skip
     main.add_command(command)
 

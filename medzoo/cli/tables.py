@@ -126,9 +126,18 @@ COLUMN = re.compile(r"\((label|patient|image)=\)")
 NOT_TAKEN = re.compile(r"from_source\('(\w+)'\): it does not take (\w+)\. It takes ([\w, ]+)\.")
 OPTION_OF_SETS = ("missing", "findings", "mapping", "negatives", "roi")
 RESUME = re.compile(r"medzoo\.resume\((?!folder, data=)([^)]+)\)")
+EXPORT_ADVICE = {
+    "overwrite=True": "--overwrite",
+    "larger tolerance=": "larger --tolerance",
+    "Another opset= may help": "Another --opset may help",
+    "Use opset=": "Use --opset ",
+    "another with size=": "another with --size",
+    "create it with num_classes=0": "create it in Python with num_classes=0",
+}
 _OWN_ADVICE = {
     "show": SHOW_ADVICE, "check": TRAIN_ADVICE, "train": TRAIN_ADVICE, "evaluate": EVALUATE_ADVICE,
-    "recalibrate": EVALUATE_ADVICE, "froc": {"missing='drop'": "--missing drop", "Leave it out.": "Leave --part out."},
+    "recalibrate": EVALUATE_ADVICE, "export": EXPORT_ADVICE,
+    "froc": {"missing='drop'": "--missing drop", "Leave it out.": "Leave --part out."},
     "sweep": {"The same call continues": "The same command continues", **TRAIN_ADVICE},
 }  # fmt: skip
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from medzoo.contract import Outputs, Preprocessing
+from medzoo.deployment.onnx_export import INPUT
 from medzoo.deployment.onnx_file import read_onnx
 from medzoo.errors import ConfigError, InputError, ShapeError, UnsafeWeights, WeightsCorrupt, check_int
 from medzoo.inference.engine import EngineModel
@@ -27,7 +28,7 @@ from medzoo.weights.safetensors import parse_json
 __all__ = ["OnnxModel", "open_onnx"]
 
 CONFIG, PROVENANCE = "medzoo.config", "medzoo.provenance"
-INPUT, OUTPUT = "image", "logits"
+OUTPUT = "logits"
 FACTS = ("model", "weights", "digest", "medzoo")  # of the provenance
 # A parameter of such a model, for the check of an input.
 LIKE = torch.empty(0)

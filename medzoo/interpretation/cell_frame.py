@@ -21,7 +21,7 @@ def cell_frame(view: Classifier, layer: str, x: Tensor, size: Sequence[int]) -> 
     """Return the 4 x 4 matrix from an index of the layer's map ``*s'`` to an index of the input ``*s``.
 
     Args:
-        view: from :func:`medzoo.interpretation.view.float32_view`.
+        view: from :func:`medzoo.inference.view.float32_view`.
         layer: dotted name of the module.
         x: an input ``b c *s``, one row of it.
         size: of the map.

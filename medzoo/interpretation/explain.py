@@ -15,11 +15,11 @@ from medzoo.inference.naming import name_outputs, provenance
 from medzoo.inference.plan import Points, plan
 from medzoo.inference.reading import ImageReader
 from medzoo.inference.run import check_outputs
+from medzoo.inference.view import float32_view
 from medzoo.interpretation.cell_frame import cell_frame
 from medzoo.interpretation.choose import choose_layer, choose_targets
 from medzoo.interpretation.explanation import Explanation
 from medzoo.interpretation.layer_maps import layer_maps
-from medzoo.interpretation.view import float32_view
 from medzoo.transforms.transform import ImageSource, transform
 
 __all__ = ["Method", "explain"]

@@ -13,6 +13,7 @@ from torch import nn
 
 from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError
+from medzoo.inference.optimize import OptimizedClassifier
 
 __all__ = ["float32_view"]
 
@@ -21,7 +22,8 @@ def float32_view(model: Classifier, device: torch.device) -> Classifier:
     """Return a plain classifier in eval mode, whose modules are copies and whose tensors are those of ``model``.
 
     Tensors of another dtype than float32 or on another device are copied. No parameter requires a gradient, so that a
-    backward pass reaches only what is marked, and accumulates nothing in the model.
+    backward pass reaches only what is marked, and accumulates nothing in the model. Forward hooks run in the view too,
+    as they may change a result; backward hooks do not, as they are for training.
 
     Raises:
         ConfigError: the model cannot be copied.
@@ -46,11 +48,15 @@ def float32_view(model: Classifier, device: torch.device) -> Classifier:
                 f"{model.name}: expected a model that can be copied, got one that cannot ({reason}). Remove what was "
                 "put on it, such as torch.nn.utils.weight_norm, before."
             ) from error
-    view.__class__ = Classifier  # an optimized model refuses to be differentiated
+    if isinstance(view, OptimizedClassifier):  # it refuses to be differentiated
+        view.__class__ = Classifier  # type: ignore[assignment]
     for module in view.modules():
         module.training = False
+        module._backward_hooks.clear()
+        module._backward_pre_hooks.clear()
     return view
 
 
 def _hooks(module: nn.Module) -> list[Any]:
-    return [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    forward = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+    return [*forward, *module._backward_hooks.values(), *module._backward_pre_hooks.values()]
