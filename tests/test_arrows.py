@@ -150,6 +150,7 @@ ALLOWED = {
         "evaluation",
         "extra",
         "factory",
+        "inference.engine",
         "io.hashing",
         "kernels.dispatch",
         "nn",

@@ -18,7 +18,7 @@ from torch import Tensor
 from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError, DataError, InputError, check_int, did_you_mean
 from medzoo.features import annotate_oom
-from medzoo.inference.engine import EngineModel
+from medzoo.inference.engine import EngineModel, refuse_engine
 from medzoo.inference.naming import name_outputs, provenance, settle
 from medzoo.inference.optimize import optimized_view
 from medzoo.inference.plan import PlannedImage, Points, plan
@@ -227,10 +227,7 @@ def _check(
 ) -> None:
     """Raise ConfigError for a model that cannot be explained, and for options that do not go together."""
     if isinstance(model, EngineModel):
-        raise ConfigError(
-            f"{model.name}: expected a model of PyTorch, which has layers and gradients, got {type(model).__name__}. "
-            "Use the model it was exported from."
-        )
+        raise refuse_engine(model, "explain")
     check_outputs(model, allow_untrained, "explain")
     check_caution(model, strict)
     if method not in METHODS:

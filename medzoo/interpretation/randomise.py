@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError, check_int
-from medzoo.inference.engine import EngineModel
+from medzoo.inference.engine import EngineModel, refuse_engine
 from medzoo.inference.naming import provenance
 from medzoo.inference.plan import Points, plan
 from medzoo.inference.reading import ImageReader
@@ -109,10 +109,7 @@ def check_explanation(
         DataError: an image that cannot be used.
     """
     if isinstance(model, EngineModel):
-        raise ConfigError(
-            f"{model.name}: expected a model of PyTorch, whose weights can be replaced, got {type(model).__name__}. "
-            "Use the model it was exported from."
-        )
+        raise refuse_engine(model, "check_explanation")
     check_outputs(model, allow_untrained, "check_explanation")
     if method not in LAYER_METHODS:
         raise ConfigError(
