@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import textwrap
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +19,25 @@ from numpy.typing import NDArray
 
 from medzoo.errors import ConfigError, DataError
 from medzoo.io.files import join_sizes
-from medzoo.io.image import Image, to_closest_ras, voxel_sizes
+from medzoo.io.image import Image, voxel_sizes
 from medzoo.io.read import read
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-__all__ = ["Panel", "compose", "contact_sheet", "draw", "flat_panel", "middle_planes", "paste", "save_picture", "show"]
+__all__ = [
+    "INK", "PAPER", "Panel", "as_displayed", "channels_last", "compose", "contact_sheet", "draw", "flat_panel",
+    "grey_window", "middle_planes", "paste", "plain_text", "planes", "save_picture", "show", "to_grey", "write_around",
+]  # fmt: skip
 
 _SIDE = 360  # pixels along the longer side of a panel
 _MARGIN = 26  # pixels, for the letters
 _LINE = 19
 _CT_WINDOW = (-1000.0, 400.0)  # HU: shows lung, soft tissue and contrast-filled vessels
 _OPPOSITE = {"R": "L", "L": "R", "A": "P", "P": "A", "S": "I", "I": "S"}
-_INK, _LETTERS, _PAPER = (222, 222, 222), (255, 214, 102), (0, 0, 0)
+INK, PAPER = (222, 222, 222), (0, 0, 0)
+_LETTERS = (255, 214, 102)
+_PLAIN = {"×": "x", "–": "-", "—": "-", "−": "-", "≥": ">=", "≤": "<=", "→": "->", "ß": "ss"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,17 +45,28 @@ class Panel:
     """One plane of an image, ready to draw.
 
     Attributes:
-        pixels: ``h w`` or ``h w 3``, 8-bit.
+        pixels: ``h w`` or ``h w 3``; 8-bit where it is drawn as it is.
         mm: height and width in mm, or in pixels where the spacing is not known.
         edges: letters at the left, top, right and bottom, such as ``"RALP"``; empty where the file gives no
             orientation.
         title: the name of the plane.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[Any]
     mm: tuple[float, float]
     edges: str
     title: str
+
+    def scaled(self, scale: float) -> Picture:
+        """Return the pixels, of which each mm has ``scale``."""
+        from PIL import Image as Pillow
+
+        pixels = Pillow.fromarray(np.ascontiguousarray(self.pixels)).convert("RGB")
+        return pixels.resize(self.size(scale), Pillow.Resampling.BILINEAR)
+
+    def size(self, scale: float) -> tuple[int, int]:
+        """Return the width and height in pixels, of which each mm has ``scale``."""
+        return max(1, round(self.mm[1] * scale)), max(1, round(self.mm[0] * scale))
 
 
 def show(
@@ -115,7 +132,7 @@ def paste(tiles: Sequence[Picture], width: int) -> Picture:
         places.append((left, top))
         left += tile.width
         bottom = max(bottom, top + tile.height)
-    sheet = Pillow.new("RGB", (width, bottom), _PAPER)
+    sheet = Pillow.new("RGB", (width, bottom), PAPER)
     for tile, place in zip(tiles, places, strict=True):
         sheet.paste(tile, place)
     return sheet
@@ -149,35 +166,67 @@ def flat_panel(image: Image, pixels: NDArray[np.uint8]) -> Panel:
 
 def middle_planes(image: Image, pixels: NDArray[np.uint8]) -> list[Panel]:
     """Return the three middle planes of a volume; without an orientation, along the axes as stored."""
-    if image.affine is None:
-        volume, spacing, edges = pixels, image.spacing or (1.0, 1.0, 1.0), ["", "", ""]
-        middle = [n // 2 for n in volume.shape[:3]]
-        titles = [f"{name} axis at {n}" for name, n in zip(("first", "second", "third"), middle, strict=True)]
-    else:
-        volume, affine = to_closest_ras(pixels, image.affine, [])
-        # z y x, which run backwards in the picture, so that its left and top edges are right, front and head.
-        volume, spacing = np.swapaxes(volume[::-1, ::-1, ::-1], 0, 2), voxel_sizes(affine)[::-1]
-        middle = [n - 1 - n // 2 for n in volume.shape[:3]]
-        edges, titles = ["RALP", "RSLI", "ASPI"], ["axial", "coronal", "sagittal"]
+    volume, spacing = as_displayed(image, pixels)
+    turned = image.affine is not None  # the axes run backwards: the middle is that of the volume as it was
+    middle = [n - 1 - n // 2 if turned else n // 2 for n in volume.shape[:3]]
+    return planes(volume, spacing, middle, oriented=turned)
+
+
+def planes(volume: NDArray[Any], spacing: Sequence[float], at: Sequence[int], *, oriented: bool) -> list[Panel]:
+    """Return the three planes through a voxel of a volume, which is on the axes of :func:`as_displayed`."""
+    edges, titles = ["RALP", "RSLI", "ASPI"], ["axial", "coronal", "sagittal"]
+    if not oriented:
+        edges = ["", "", ""]
+        titles = [f"{name} axis at {n}" for name, n in zip(("first", "second", "third"), at, strict=True)]
     mm = np.multiply(volume.shape[:3], spacing)
-    planes = volume[middle[0]], volume[:, middle[1]], volume[:, :, middle[2]]
+    cuts = volume[at[0]], volume[:, at[1]], volume[:, :, at[2]]
     sizes = (mm[1], mm[2]), (mm[0], mm[2]), (mm[0], mm[1])
-    return [Panel(*panel) for panel in zip(planes, sizes, edges, titles, strict=True)]
+    return [Panel(*panel) for panel in zip(cuts, sizes, edges, titles, strict=True)]
+
+
+def as_displayed(image: Image, values: NDArray[Any]) -> tuple[NDArray[Any], tuple[float, ...]]:
+    """Return values ``*s`` or ``*s 3`` of a volume on the axes they are drawn along, and the spacing of these in mm.
+
+    The axes are z y x, which run backwards, so that the left and top edges of a plane are right, front and head; as
+    stored where the image has no affine. The values are a view.
+    """
+    if image.affine is None:
+        return values, image.spacing or (1.0, 1.0, 1.0)
+    from nibabel.orientations import apply_orientation, io_orientation
+
+    change = io_orientation(image.affine)
+    volume = np.swapaxes(apply_orientation(values, change)[::-1, ::-1, ::-1], 0, 2)
+    sizes = voxel_sizes(image.affine)
+    return volume, tuple(sizes[i] for i in np.argsort(change[:, 0])[::-1])
 
 
 def _grey_levels(image: Image) -> tuple[NDArray[np.uint8], str]:
     """Return the pixels in 8 bits, ``*s`` or ``*s 3``, and a text of the values drawn as black and white."""
-    values = image.array.astype(np.float32)
+    low, high = grey_window(image)
+    pixels = to_grey(channels_last(image), (low, high))
+    return pixels, f"drawn from {low:g} (black) to {high:g} (white)"
+
+
+def grey_window(image: Image) -> tuple[float, float]:
+    """Return the values that are drawn as black and white."""
     if image.unit == "HU":
-        low, high = _CT_WINDOW
-    elif image.value_range is not None:
-        low, high = image.value_range
-    else:
-        low, high = (float(v) for v in np.percentile(values[..., ::2], (0.5, 99.5)))
-    shown = np.clip((values - low) / ((high - low) or 1.0), 0, 1) * 255
-    pixels = shown.round().astype(np.uint8)
-    colour = pixels.shape[0] == 3
-    return (np.moveaxis(pixels, 0, -1) if colour else pixels[0]), f"drawn from {low:g} (black) to {high:g} (white)"
+        return _CT_WINDOW
+    if image.value_range is not None:
+        return image.value_range
+    low, high = np.percentile(image.array.astype(np.float32)[..., ::2], (0.5, 99.5))
+    return float(low), float(high)
+
+
+def to_grey(values: NDArray[Any], window: tuple[float, float]) -> NDArray[np.uint8]:
+    """Return values in 8 bits."""
+    low, high = window
+    shown = np.clip((values.astype(np.float32) - low) / ((high - low) or 1.0), 0, 1) * 255
+    return shown.round().astype(np.uint8)
+
+
+def channels_last(image: Image) -> NDArray[Any]:
+    """Return the values of an image as they are drawn: ``*s 3`` for colour, else the first channel ``*s``."""
+    return np.moveaxis(image.array, 0, -1) if image.array.shape[0] == 3 else image.array[0]
 
 
 def _edges(columns: NDArray[np.float64], rows: NDArray[np.float64]) -> str:
@@ -210,29 +259,40 @@ def compose(panels: Sequence[Panel], caption: Sequence[str], side: int = _SIDE) 
     from PIL import ImageDraw, ImageFont
 
     font = ImageFont.load_default(14)
-    caption = [line.replace("×", "x") for line in caption]  # the font has no multiplication sign
+    caption = [plain_text(line) for line in caption]
     scale = side / max((max(panel.mm) for panel in panels), default=1.0)
-    drawn = []
-    for panel in panels:
-        size = (max(1, round(panel.mm[1] * scale)), max(1, round(panel.mm[0] * scale)))
-        pixels = Pillow.fromarray(np.ascontiguousarray(panel.pixels)).convert("RGB")
-        drawn.append(pixels.resize(size, Pillow.Resampling.BILINEAR))
+    drawn = [panel.scaled(scale) for panel in panels]
     text_width = max((int(font.getlength(line)) for line in caption), default=0)
     width = max(sum(p.width + 2 * _MARGIN for p in drawn), text_width + 2 * _MARGIN)
     top = _LINE + _MARGIN if any(panel.title for panel in panels) else _MARGIN
     height = top + max((p.height for p in drawn), default=0) + _MARGIN
-    picture = Pillow.new("RGB", (width, height + _LINE * len(caption) + 10), _PAPER)
+    picture = Pillow.new("RGB", (width, height + _LINE * len(caption) + 10), PAPER)
     pen = ImageDraw.Draw(picture)
-    left, gap = _MARGIN, _MARGIN // 2
+    left = _MARGIN
     for panel, pixels in zip(panels, drawn, strict=True):
         picture.paste(pixels, (left, top))
-        middle, centre = left + pixels.width // 2, top + pixels.height // 2
-        right, bottom = left + pixels.width, top + pixels.height
-        places = (left - gap, centre), (middle, top - gap), (right + gap, centre), (middle, bottom + gap)
-        for letter, place in zip(panel.edges, places, strict=False):  # no letters without an orientation
-            pen.text(place, letter, fill=_LETTERS, font=font, anchor="mm")
-        pen.text((middle, _LINE // 2 + 2), panel.title, fill=_INK, font=font, anchor="mm")
+        write_around(pen, panel, (left, top, left + pixels.width, top + pixels.height), font, _MARGIN // 2)
+        pen.text((left + pixels.width // 2, _LINE // 2 + 2), panel.title, fill=INK, font=font, anchor="mm")
         left += pixels.width + 2 * _MARGIN
     for i, line in enumerate(caption):
-        pen.text((_MARGIN, height + _LINE * i), line, fill=_INK, font=font)
+        pen.text((_MARGIN, height + _LINE * i), line, fill=INK, font=font)
     return picture
+
+
+def write_around(pen: Any, panel: Panel, box: tuple[int, int, int, int], font: Any, gap: int) -> None:
+    """Write the letters of the sides around a panel that is drawn in a box (left, top, right, bottom)."""
+    left, top, right, bottom = box
+    middle, centre = (left + right) // 2, (top + bottom) // 2
+    places = (left - gap, centre), (middle, top - gap), (right + gap, centre), (middle, bottom + gap)
+    for letter, place in zip(panel.edges, places, strict=False):  # no letters without an orientation
+        pen.text(place, letter, fill=_LETTERS, font=font, anchor="mm")
+
+
+def plain_text(text: str) -> str:
+    """Return a text in the characters that the font of the pictures has.
+
+    >>> plain_text("10 × 12 – Größe")
+    '10 x 12 - Grosse'
+    """
+    text = "".join(_PLAIN.get(c, c) for c in text)
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
