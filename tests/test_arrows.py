@@ -147,6 +147,7 @@ ALLOWED = {
         "evaluation",
         "extra",
         "factory",
+        "inference.engine",
         "io.hashing",
         "kernels.dispatch",
         "nn",
