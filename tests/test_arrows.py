@@ -109,6 +109,7 @@ ALLOWED = {
         "contract",
         "errors",
         "extra",
+        "features",
         "inference",
         "input_spec",
         "io.hashing",

@@ -284,7 +284,11 @@ def created(how):
         model.eval().requires_grad_(False)
     if how == "optimized":
         model = medzoo.optimize(model)
-    contexts = {"autocast": torch.autocast("cpu", torch.bfloat16), "no gradients": torch.no_grad()}
+    contexts = {
+        "autocast": torch.autocast("cpu", torch.bfloat16),
+        "no gradients": torch.no_grad(),
+        "another device": torch.device("meta"),
+    }
     return model, contexts.get(how, torch.enable_grad())
 
 
@@ -292,7 +296,10 @@ def created(how):
     "how",
     [
         *("in training", "optimized", "inference mode"),
-        *(pytest.param(how, marks=pytest.mark.slow) for how in ("frozen", "no gradients", "autocast")),
+        *(
+            pytest.param(how, marks=pytest.mark.slow)
+            for how in ("frozen", "no gradients", "autocast", "another device")
+        ),
     ],
 )
 def test_a_model_in_any_state_is_exported_and_unchanged(how, tmp_path, capfd):
@@ -464,6 +471,7 @@ def test_the_compared_inputs_are_like_preprocessed_images():
             r"expected a file name that ends in \.onnx or \.pt2, got 'model\.onx'\. Did you mean '\.onnx'\?",
         ),
         ("model.onnx", {"opset": 17}, r"export: expected opset to be an int >= 18, got 17\."),
+        ("model.onnx", {"opset": 40}, r"export: expected opset from 18 to 23, got 40\. 20 is the default\."),
         ("model.pt2", {"opset": 20}, r"export: expected no opset for a \.pt2 file, got 20\. Leave it out\."),
         ("model.pt2", {"tolerance": 0}, r"export: expected tolerance to be a number above 0, got 0\."),
         ("model.pt2", {"size": 40}, r"export: xray_cnn takes 'b 3 h w' with h, w = 32, 32, got size \(40, 40\)\."),
@@ -478,8 +486,16 @@ def test_arguments_that_cannot_be(file, options, message, tmp_path):
 
 def test_what_is_not_a_classifier_is_refused(tmp_path):
     maps = tiny("cnn3d_small", features_only=True)
-    with pytest.raises(ConfigError, match=r"expected a Classifier .*, got FeatureExtractor\. For the features"):
+    with pytest.raises(ConfigError, match=r"expected a Classifier .*, got FeatureExtractor\. For features"):
         medzoo.export(maps, tmp_path / "model.pt2")
+    with pytest.raises(
+        ConfigError, match=r"expected a Classifier .*, got str\. Use the model as medzoo\.create returns it"
+    ):
+        medzoo.export("xray_cnn", tmp_path / "model.pt2")
+    with pytest.raises(
+        ConfigError, match=r"expected weights that are plain tensors, got encoder\.stages\.0\.conv\.weight"
+    ):
+        medzoo.export(tiny().to("meta"), tmp_path / "model.pt2")
     model = tiny()
     model.encoder.register_forward_hook(print)
     with pytest.raises(ConfigError, match=r"expected a model without forward hooks, .* got some on encoder\. Remove"):
@@ -603,10 +619,11 @@ def test_threads_export_in_turn_while_others_predict(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("opset", [18, 19, 21])
-def test_another_opset(opset, tmp_path):
+@pytest.mark.parametrize("opset", [18, 19, 21, 23])
+def test_another_opset(opset, tmp_path, capfd):
     model = tiny("cnn3d_small")
     report = medzoo.export(model, tmp_path / "model.onnx", opset=opset)
+    assert capfd.readouterr() == ("", ""), "the exporter converts without a message"
     assert report.opset == onnx.load(report.file).opset_import[0].version == opset
     assert_same_outputs(report.file, model, batch(model, (16, 16, 16)))
 

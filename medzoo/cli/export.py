@@ -16,7 +16,7 @@ __all__ = ["export"]
 @click.argument("model")
 @click.argument("file", type=click.Path())
 @click.option("--size", metavar="N[,N,N]", help="Size of the input; by default that of the preprocessing.")
-@click.option("--opset", type=int, help="Version of the ONNX operator set, 18 or later; by default 20.")
+@click.option("--opset", type=int, help="Version of the ONNX operator set, 18 to 23; by default 20.")
 @click.option("--tolerance", type=float, default=1e-4, help="Largest difference to PyTorch that is accepted.")
 @click.option("--overwrite", is_flag=True, help="Replace an export that is there.")
 def export(model: str, file: str, size: str | None, **options: Any) -> None:

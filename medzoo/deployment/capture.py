@@ -32,8 +32,9 @@ _one_at_a_time = threading.Lock()
 
 @contextmanager
 def plain_inference() -> Iterator[None]:
-    """Run the plain layers, without gradients, whatever the caller has switched on in this thread."""
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False), set_fast_paths(False):
+    """Run the plain layers on the CPU, without gradients, whatever the caller has switched on in this thread."""
+    plain = torch.autocast("cpu", enabled=False)
+    with torch.inference_mode(False), torch.no_grad(), plain, torch.device("cpu"), set_fast_paths(False):
         yield
 
 
@@ -87,5 +88,5 @@ def write_pt2(program: ExportedProgram, path: Path, metadata: Mapping[str, str],
 
 def load_pt2(path: Path) -> ExportedProgram:
     """Load a ``.pt2`` file that was just written."""
-    with _one_at_a_time:
+    with _one_at_a_time, torch.device("cpu"):
         return torch.export.load(path)

@@ -22,12 +22,13 @@ from torch import Tensor
 from medzoo.classifier import Classifier
 from medzoo.deployment.capture import capture, count_nodes, load_pt2, plain_inference, write_pt2
 from medzoo.deployment.export_report import ExportReport
-from medzoo.deployment.golden import BATCHES, Comparison, compare, golden_inputs, reference
+from medzoo.deployment.golden import BATCHES, OutputDifference, compare, golden_inputs, reference
 from medzoo.deployment.onnx_export import INPUT, check_opset, check_size, onnx_runner, onnx_versions, write_onnx
 from medzoo.deployment.statement import Statement, state
 from medzoo.deployment.target import ExportTarget
 from medzoo.errors import ConfigError, check_ints
 from medzoo.extra import require_export_extra
+from medzoo.features import FeatureExtractor
 from medzoo.inference.view import float32_view
 from medzoo.progress import progress_bar
 from medzoo.version import __version__
@@ -70,7 +71,7 @@ def export(
         model: from :func:`medzoo.create`, in any mode. Its forward hooks must be removed before.
         file: the file to write, ``.onnx`` or ``.pt2``; its folder is made if there is none.
         size: spatial size of the input, one int for all axes or one per axis; ``None`` is that of the preprocessing.
-        opset: version of the ONNX operator set, at least 18; ``None`` for 20, which onnxruntime 1.20 and later run.
+        opset: version of the ONNX operator set, 18 to 23; ``None`` for 20, which onnxruntime 1.20 and later run.
         tolerance: the largest difference of an output that is accepted, as a multiple of the largest output of the same
             image where that is above 1.
         overwrite: replace an export that is there.
@@ -111,10 +112,15 @@ def export(
 def _check_model(model: Any) -> None:
     """Raise ConfigError unless it is a classifier that can be copied as it is."""
     if not isinstance(model, Classifier):
-        raise ConfigError(
-            f"export: expected a Classifier from medzoo.create, got {type(model).__name__}. For the features of an "
-            "encoder, create it with num_classes=0."
-        )
+        maps = isinstance(model, FeatureExtractor)
+        advice = "For features, create it with num_classes=0." if maps else "Use the model as medzoo.create returns it."
+        raise ConfigError(f"export: expected a Classifier from medzoo.create, got {type(model).__name__}. {advice}")
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor) or value.is_meta or value.is_quantized:
+            raise ConfigError(
+                f"{model.name}: expected weights that are plain tensors, got {name}, which is quantized or on the meta "
+                "device. Export the model before it is quantized, or load its weights."
+            )
     hooked = [name for name, module in model.named_modules() if module._forward_hooks or module._forward_pre_hooks]
     if hooked:
         raise ConfigError(
@@ -197,7 +203,7 @@ class _Job:
         target: ExportTarget,
         data: bytes,
         nodes: Counter[str],
-        differences: Mapping[int, Comparison],
+        differences: Mapping[int, OutputDifference],
         expected: Mapping[int, Tensor],
     ) -> ExportReport:
         view, statement, outputs = self.view, self.statement, self.view.outputs

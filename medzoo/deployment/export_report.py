@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from medzoo.deployment.golden import Comparison
+from medzoo.deployment.golden import OutputDifference
 
 __all__ = ["ExportReport", "Format"]
 
@@ -65,7 +65,7 @@ class ExportReport:
     made_with: Mapping[str, str]
     nodes: Mapping[str, int]
     tolerance: float
-    differences: Mapping[int, Comparison]
+    differences: Mapping[int, OutputDifference]
     spread: float
     date: str
     notes: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from medzoo.contract import Preprocessing
 from medzoo.errors import ExportError
 
-__all__ = ["BATCHES", "Comparison", "compare", "golden_inputs", "reference"]
+__all__ = ["BATCHES", "OutputDifference", "compare", "golden_inputs", "reference"]
 
 BATCHES = (1, 2, 5)
 # Cells along each axis of the coarse structure of an image, and its share of the values.
@@ -23,7 +24,7 @@ CELLS, COARSE = 4, 0.8
 
 
 @dataclass(frozen=True)
-class Comparison:
+class OutputDifference:
     """How far the outputs of an exported model are from those in PyTorch, at one batch size.
 
     Attributes:
@@ -42,19 +43,21 @@ def golden_inputs(channels: int, size: tuple[int, ...], how: Preprocessing | Non
     Two are coarse structure with fine noise, as an image is; then come the lowest and the highest value everywhere, and
     normally distributed noise.
     """
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator("cpu").manual_seed(seed)
     shape = (2, channels, *size)
-    coarse = torch.rand((2, channels, *[CELLS] * len(size)), generator=random)
+    # Whatever the caller's defaults are.
+    plain: Any = {"generator": random, "device": "cpu", "dtype": torch.float32}
+    coarse = torch.rand((2, channels, *[CELLS] * len(size)), **plain)
     coarse = F.interpolate(coarse, size, mode="bilinear" if len(size) == 2 else "trilinear")
-    images = COARSE * coarse + (1 - COARSE) * torch.rand(shape, generator=random)
-    noise = torch.randn((1, *shape[1:]), generator=random)
+    images = COARSE * coarse + (1 - COARSE) * torch.rand(shape, **plain)
+    noise = torch.randn((1, *shape[1:]), **plain)
     if how is None:
         return _with_extremes(images, noise)
     if how.intensity in ("zscore", "zscore_nonzero"):
         body = images > (images.mean() if how.intensity == "zscore_nonzero" else -1)
         values = images[body]
         images = torch.where(body, (images - values.mean()) / values.std(), 0.0)
-    mean, std = (torch.tensor(values).reshape(-1, *[1] * len(size)) for values in (how.mean, how.std))
+    mean, std = (images.new_tensor(values).reshape(-1, *[1] * len(size)) for values in (how.mean, how.std))
     return _with_extremes((images - mean) / std, noise)
 
 
@@ -80,20 +83,20 @@ def reference(model: Callable[[Tensor], Tensor], inputs: Tensor, who: str) -> di
 
 def compare(
     run: Callable[[Tensor], Tensor], inputs: Tensor, expected: Mapping[int, Tensor], tolerance: float, what: str
-) -> dict[int, Comparison]:
+) -> dict[int, OutputDifference]:
     """Return how far outputs are from the expected ones, for each batch size.
 
     Args:
         run: the exported model.
         inputs: of :func:`golden_inputs`.
         expected: of :func:`reference`.
-        tolerance: the largest difference allowed, see :attr:`Comparison.relative`.
+        tolerance: the largest difference allowed, see :attr:`OutputDifference.relative`.
         what: names the exported model in messages.
 
     Raises:
         ExportError: the outputs have another shape, are not finite, or differ by more.
     """
-    found: dict[int, Comparison] = {}
+    found: dict[int, OutputDifference] = {}
     for batch, outputs in expected.items():
         got = run(inputs[:batch])
         if got.shape != outputs.shape:
@@ -103,7 +106,7 @@ def compare(
             )
         apart = (got.double() - outputs.double()).abs()
         largest = outputs.double().abs().amax(1, keepdim=True).clamp(min=1.0)
-        found[batch] = Comparison(apart.max().item(), (apart / largest).max().item())
+        found[batch] = OutputDifference(apart.max().item(), (apart / largest).max().item())
     if not all(one.relative <= tolerance for one in found.values()):  # NaN is not
         figures = ", ".join(f"{one.relative:.2g} at batch {batch}" for batch, one in found.items())
         raise ExportError(

@@ -25,15 +25,21 @@ __all__ = ["INPUT", "MAX_BYTES", "OPSET", "check_opset", "check_size", "onnx_run
 INPUT = "image"
 # The first with Gelu as one operator, and the default of PyTorch's exporter; onnxruntime 1.20 runs up to 21.
 OPSET = 20
-# The operators that PyTorch's exporter writes. Below, it would convert, and keep 18 where it cannot.
-LOWEST_OPSET = 18
+# The exporter's own operators are of 18, and it converts upwards. Beyond these it logs a failure, and keeps 18.
+OPSETS = range(18, 24)
 # Protobuf, which an ONNX file is, has no longer messages; 16 MiB are for the graph.
 MAX_BYTES = 2**31 - 2**24
 
 
 def check_opset(who: str, opset: int | None) -> int:
     """Return the operator set to write."""
-    return OPSET if opset is None else check_int(who, "opset", opset, LOWEST_OPSET)
+    if opset is None:
+        return OPSET
+    if check_int(who, "opset", opset, OPSETS[0]) not in OPSETS:
+        raise ConfigError(
+            f"{who}: expected opset from {OPSETS[0]} to {OPSETS[-1]}, got {opset}. {OPSET} is the default."
+        )
+    return int(opset)
 
 
 def check_size(who: str, size: int) -> None:
