@@ -103,7 +103,7 @@ def compare(of_model, of_file):
     a, b = of_model.to_dict(), of_file.to_dict()
     for name in ("probabilities", "logits"):
         assert list(b[name]) == list(a[name])
-        assert list(b.pop(name).values()) == pytest.approx(list(a.pop(name).values()), abs=2e-6)
+        assert list(b.pop(name).values()) == pytest.approx(list(a.pop(name).values()), rel=1e-5, abs=2e-6)
     assert b["provenance"].pop("engine") == f"onnxruntime {onnxruntime.__version__}"
     assert b == a
 
@@ -297,28 +297,29 @@ def test_the_cpu_may_be_named(sources, files):
 
 
 OUT_OF_MEMORY = """
-import resource, sys, medzoo, numpy
-model = medzoo.open_onnx(sys.argv[1], threads=1)
-images = list(numpy.random.default_rng(0).random((4000, 3, 32, 32), dtype=numpy.float32))
-medzoo.predict(model, images[:1])
+import resource, sys, medzoo, torch
+from medzoo.errors import InputError
+file, x = medzoo.open_onnx(sys.argv[1], threads=1), torch.rand(8000, 3, 32, 32)
+before = file(x[:1])
 now = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (now + 110_000_000,) * 2)
-found = medzoo.predict(model, images, batch_size=4000)
-print(len(found.failed), found[0].reason, found[0].error)
-print(len(medzoo.predict(model, images[:2], batch_size=2).failed))
+resource.setrlimit(resource.RLIMIT_AS, (now + 50_000_000,) * 2)
+try:
+    file(x)  # its first map alone has 131 MB
+except InputError as error:
+    print(error)
+print(torch.equal(file(x[:1]), before))
 """
 
 
 @pytest.mark.slow
-def test_a_batch_that_exceeds_the_memory_costs_that_batch(files):
-    done = subprocess.run(
-        [sys.executable, "-c", OUT_OF_MEMORY, str(files[2][1])], capture_output=True, text=True, check=True
-    )
-    first, second = done.stdout.splitlines()
-    assert first.startswith(
-        "4000 out of memory array 0: xray_cnn: (4000, 3, 32, 32) needs more memory than this machin"
-    )
-    assert second == "0"
+def test_a_batch_that_exceeds_the_memory_leaves_the_model_usable(files):
+    command = [sys.executable, "-c", OUT_OF_MEMORY, str(files[2][1])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == [
+        "xray_cnn: (8000, 3, 32, 32) needs more memory than this machine has. Use a smaller batch. The model is still "
+        "usable.",
+        "True",
+    ], done.stderr
     assert done.stderr == ""
 
 
