@@ -95,6 +95,11 @@ def _described(model: str) -> ModelSpec:
             raise ConfigError(
                 f"{folder}: expected a model, got an ONNX file, which onnxruntime runs. Open it with medzoo.open_onnx."
             ) from None
+        if folder.suffix.lower() == ".pt2":
+            raise ConfigError(
+                f"{folder}: expected a model, got a file of torch.export, which torch.export.load runs, without reading "
+                "images. Give the model it was exported from, or export it as ONNX."
+            ) from None
         if (folder / CONFIG_FILE).is_file():
             raise ConfigError(
                 f"{folder}: expected a model, got the path of its folder. Give it as local-dir:{folder}."

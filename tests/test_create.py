@@ -241,3 +241,8 @@ def test_a_dropped_head_remembers_its_task(start, count, task):
     model = medzoo.create("cnn3d_small", num_classes=start, **TINY)
     model.reset_classifier(count)
     assert model.outputs.task == task
+
+
+def test_a_file_of_torch_export_is_no_model():
+    with pytest.raises(medzoo.errors.ConfigError, match=r"got a file of torch\.export, which torch\.export\.load runs"):
+        medzoo.create("runs/model.pt2")

@@ -113,7 +113,7 @@ def legend_strip(meaning: str, highest: float, signed: bool, signs: Sequence[Sig
     level = np.linspace(-1 if signed else 0, 1, _BAR, dtype=np.float32)
     bar = blend(np.full((26, _BAR, 3), _GROUND, np.uint8), np.repeat(level[None], 26, 0), 1.0)
     strip.paste(Pillow.fromarray(bar), (MARGIN, 14))
-    for share in (-1, -0.5, 0, 0.5, 1) if signed else (0, 0.5, 1):
+    for share in (-1, 0, 1) if signed else (0, 0.5, 1):  # as many numbers as fit side by side
         x = MARGIN + round((share + signed) / (1 + signed) * (_BAR - 1))
         pen.line((x, 40, x, 48), fill=INK, width=2)
         pen.text((x, 52), f"{share * highest:.2g}", fill=INK, font=small, anchor=_anchor(share, signed))
