@@ -15,6 +15,7 @@ import inspect
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 import medzoo
 from benchmarks.cases import CHANNELS_LAST, COMPILED, CREATED, EAGER, GRAPHLESS, MONAI, ONNXRUNTIME, TIMM, Case
 from medzoo.classifier import Classifier
+from medzoo.deployment.onnx_export import onnx_runner
 from medzoo.input_spec import InputSpec
 from medzoo.kernels.box_attention import attend, fill_biases
 from medzoo.kernels.cpu.slabs import SLAB, slabs
@@ -160,43 +162,27 @@ def timm_model(model: Any) -> nn.Module:
     return cast(nn.Module, peer)
 
 
-class OnnxSession(nn.Module):
-    """The model as created, exported and run by onnxruntime with PyTorch's number of threads, ``b c *s -> b n``."""
+class Exported(nn.Module):
+    """The file of :func:`medzoo.export`, run by onnxruntime with PyTorch's number of threads, ``b c *s -> b n``.
+
+    It is timed as :func:`medzoo.open_onnx` gives it, with its check of the input. An encoder, which that does not open,
+    runs in the same session without the check.
+    """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        try:
-            import onnx  # noqa: F401
-            import onnxruntime
-            import onnxscript  # noqa: F401
-        except ImportError as error:
-            raise Absent(f"onnx, onnxscript or onnxruntime is not installed ({error})") from error
         like = next(model.parameters())
         if like.device.type != "cpu" or like.dtype != torch.float32:
             raise Absent(f"it is compared in float32 on a CPU, not in {like.dtype} on {like.device.type}")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = torch.get_num_threads()
-        # Its threads would spin on while the next model is timed.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        x = torch.zeros(2, model.input_spec.channels, *model.preprocessing.size)
-        with tempfile.TemporaryDirectory() as folder, torch.no_grad(), medzoo.set_fast_paths(False):
-            path = f"{folder}/model.onnx"
-            torch.onnx.export(
-                copy.deepcopy(model).eval(),
-                (x,),
-                path,
-                dynamo=True,
-                external_data=False,
-                dynamic_shapes=({0: "batch"},),
-                input_names=["image"],
-                verbose=False,
-            )
-            self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            output, threads = medzoo.export(model, path).output, torch.get_num_threads()
+            opened = output == "logits"
+            self.run = medzoo.open_onnx(path, threads=threads) if opened else onnx_runner(path, output, model.name)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the exported graph."""
-        return torch.from_numpy(self.session.run(None, {"image": x.numpy()})[0])
+        """Run the file."""
+        return self.run(x)
 
 
 def compiled(model: nn.Module) -> nn.Module:
@@ -226,7 +212,7 @@ PEERS: dict[str, Callable[[nn.Module], nn.Module]] = {
     CHANNELS_LAST: ChannelsLast,
     TIMM: timm_model,
     COMPILED: compiled,
-    ONNXRUNTIME: OnnxSession,
+    ONNXRUNTIME: Exported,
     GRAPHLESS: lambda model: cast(nn.Module, medzoo.optimize(cast(Any, model))),
 }
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from medzoo.errors import ConfigError, did_you_mean
+from medzoo.errors import ConfigError, check_texts, did_you_mean
 from medzoo.provenance import Calibration, ThresholdPolicy
 
 __all__ = ["Outputs", "Preprocessing", "Task", "check_task"]
@@ -179,6 +179,7 @@ class Outputs:
                 )
         if not isinstance(self.caution, str):
             raise ConfigError(f"Outputs: expected caution to be a text, got {self.caution!r}.")
+        check_texts("Outputs", "labels and caution", (self.labels, self.caution))
         check_task("Outputs", self.task)
         n = len(self.labels)
         if n == 0:

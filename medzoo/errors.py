@@ -7,7 +7,8 @@ everything: attributes would not survive a data-loader worker. ``exit_code`` is 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
 
@@ -29,8 +30,13 @@ __all__ = [
     "check_int",
     "check_ints",
     "check_rate",
+    "check_texts",
     "did_you_mean",
 ]
+
+# What a terminal obeys instead of showing it: control characters, but not tab and line feed, and the characters that
+# reorder the text around them. And halves of a surrogate pair, which cannot be printed.
+CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class MedzooError(Exception):
@@ -162,3 +168,20 @@ def check_rate(who: str, name: str, value: Any) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0.0 <= value < 1.0:
         raise ConfigError(f"{who}: expected {name} to be in [0, 1), got {value!r}.")
     return float(value)
+
+
+def check_texts(who: str, name: str, stated: Any) -> None:
+    """Raise a ConfigError if a text in a value, such as in lists and sets of fields, has control characters.
+
+    >>> check_texts("Outputs", "labels", ["Schädel", "Thorax"])
+    """
+    pending = [(name, stated)]
+    while pending:
+        name, value = pending.pop()
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                pending += [(f"{name}.{key}", inner), (f"the names in {name}", key)]
+        elif isinstance(value, (list, tuple)):
+            pending += [(name, inner) for inner in value]
+        elif isinstance(value, str) and (found := CONTROL.search(value)):
+            raise ConfigError(f"{who}: expected {name[:80]} without control characters, got {found[0]!a}. Remove it.")

@@ -9,6 +9,7 @@ import dataclasses
 import json
 import re
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from safetensors.torch import save_file
 
 import medzoo
 from medzoo.contract import Outputs, Preprocessing
-from medzoo.errors import ConfigError, MedzooError
+from medzoo.errors import CONTROL, ConfigError, MedzooError
 from medzoo.input_spec import InputSpec
 from medzoo.provenance import Calibration, IntendedUse, ThresholdPolicy
 from medzoo.weights.cache import digest_of
@@ -292,6 +293,57 @@ def test_a_config_longer_than_any_of_medzoos_is_refused(tmp_path):
     folder = place(GOLDEN / f"format{FORMAT}" / "cnn3d_small", tmp_path / "m", license="x" * 2**20)
     with pytest.raises(ConfigError, match="expected at most 1,048,576 bytes"):
         medzoo.create(f"local-dir:{folder}")
+
+
+def set_text(config, where, text):
+    """Put a text into a field, or into the name of one."""
+    *sections, name = where.split(".")
+    for section in sections:
+        config = config[section]
+    if name == "*":
+        config[text] = 1
+    else:
+        config[name] = [text] if isinstance(config.get(name), list) else text
+
+
+PLACES = ("medzoo", "license", "trained_on", "outputs.labels", "outputs.caution", "outputs.policy.rule", "metrics.*",
+          "options.*", "*", "options.pool", "channels", "intended_use.population", "weights.file")  # fmt: skip
+
+
+@pytest.mark.parametrize("where", PLACES)
+def test_control_characters_are_refused_by_the_name_of_the_field(where, tmp_path):
+    folder = place(GOLDEN / f"format{FORMAT}" / "cnn3d_small", tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    config["options"]["pool"] = "avg"
+    set_text(config, where, "a\x1b]0;b\x07")
+    (folder / "config.json").write_text(json.dumps(config))
+    name = f"config.{where}" if not where.endswith("*") else f"the names in {f'config.{where}'[:-2]}"
+    expected = f"{folder / 'config.json'}: expected {name} without control characters, got '\\x1b'. Remove it."
+    with pytest.raises(ConfigError) as caught:
+        medzoo.create(f"local-dir:{folder}")
+    assert str(caught.value) == expected
+
+
+def test_control_characters_are_those_of_unicode():
+    """All but tab and line feed, what reorders the text around it, and halves of a pair."""
+    reorder = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    every = [chr(i) for i in range(0x110000)]
+    expected = {c for c in every if unicodedata.category(c) in ("Cc", "Cs") or unicodedata.bidirectional(c) in reorder}
+    assert {c for c in every if CONTROL.match(c)} == expected - {"\t", "\n"}
+
+
+def test_texts_are_saved_and_read_again_or_refused_before(tmp_path):
+    model = medzoo.create(f"local-dir:{GOLDEN / f'format{FORMAT}' / 'cnn3d_small'}")
+    label, text = "Lungenödem – “ä/1” \u200fשלום", "two\nlines, and a\ttab"
+    model.set_outputs(labels=[label], trained=True)
+    model.save_pretrained(tmp_path / "m", trained_on=text, license=text)
+    again = medzoo.create(f"local-dir:{tmp_path / 'm'}")
+    assert (again.outputs.labels, again.load_report.trained_on, again.load_report.license) == ((label,), text, text)
+    with pytest.raises(ConfigError, match=r"^Outputs: expected labels and caution without control .*, got '\\x07'"):
+        model.set_outputs(labels=["a\x07"])
+    with pytest.raises(ConfigError, match=r"^cnn3d_small: expected config\.trained_on without control .*, got '\\r'"):
+        model.save_pretrained(tmp_path / "new", trained_on="a\rb")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("number", FORMATS)

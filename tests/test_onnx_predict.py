@@ -9,6 +9,7 @@ import pickle
 import re
 import subprocess
 import sys
+import tracemalloc
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -255,6 +256,22 @@ def test_a_pickle_opens_the_same_file_again(files, tmp_path):
         copy.deepcopy(file)
 
 
+def test_the_bytes_of_the_file_are_not_kept(tmp_path):
+    model = eager(2)
+    path = write_onnx(model, tmp_path / "m.onnx", padding="x" * 2_000_000)
+    medzoo.open_onnx(path)  # what is imported and kept once
+    tracemalloc.start()
+    try:
+        file = medzoo.open_onnx(path, threads=1)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 500_000 < 2_000_000 < peak
+    x = torch.rand(1, 3, 32, 32)
+    for one in (file, pickle.loads(pickle.dumps(file))):
+        torch.testing.assert_close(one(x), model(x).detach(), rtol=0, atol=2e-6)
+
+
 def test_repr_and_facts(files):
     file = medzoo.open_onnx(files[3][1], threads=1)
     assert re.fullmatch(
@@ -373,6 +390,11 @@ def test_a_file_that_is_not_there_or_no_file(tmp_path):
         (Path("a\0b.onnx"), "cannot be read"),
     ):
         with pytest.raises(WeightsUnavailable, match=message):
+            medzoo.open_onnx(path)
+    for path in (None, 5, b"m.onnx"):
+        with pytest.raises(
+            ConfigError, match=r"^open_onnx: expected the path of an \.onnx file, got (NoneType|int|bytes)"
+        ):
             medzoo.open_onnx(path)
 
 
@@ -528,6 +550,20 @@ def test_the_bytes_are_read_as_protobuf_reads_them(files, tmp_path):
         read_onnx(path)
 
 
+def test_a_file_of_many_tiny_parts_is_refused_soon(files, tmp_path, monkeypatch):
+    """Each takes a microsecond or two, and 2 GiB have a billion; those of nested messages count too."""
+    data, path = files[3][1].read_bytes(), tmp_path / "m.onnx"
+    monkeypatch.setattr(onnx_file, "MAX_FIELDS", 20_000)
+    for part in (b"\x28\x01", b"\x3a\x00", b"\x3a\x02\x28\x01"):  # an int, an empty graph, an int in a graph
+        path.write_bytes(data + part * 9_000)
+        assert read_onnx(path)[0]
+        path.write_bytes(data + part * 20_000)
+        with pytest.raises(
+            WeightsCorrupt, match=r"m\.onnx: .*more than 20,000 fields, of which a model has some thous"
+        ):
+            read_onnx(path)
+
+
 def test_operators_of_a_library_are_refused(files, tmp_path):
     proto = onnx.load(files[3][1])
     proto.graph.node[0].domain, proto.graph.node[0].op_type = "evil", "Run"
@@ -580,6 +616,23 @@ def test_a_config_is_read_by_the_reader_of_saved_folders(change, message, tmp_pa
     path = write_onnx(eager(2), tmp_path / "m.onnx", **stated)
     with pytest.raises(ConfigError, match=message):
         medzoo.open_onnx(path)
+
+
+@pytest.mark.parametrize("text", ["\x1b[2J\x1b]0;pwn\x07", "\u202egnp", "a\rb", "\x9b2J"])
+def test_texts_that_rule_a_terminal_are_refused(text, tmp_path):
+    for key, change in (
+        ("medzoo.config", {"outputs": {"labels": [text], "task": "binary"}}),
+        ("medzoo.config", {"format": 99, "medzoo": text}),
+        ("medzoo.provenance", {"weights": text}),
+    ):
+        stated = metadata_of(eager(2))
+        stated[key] |= change
+        path = write_onnx(eager(2), tmp_path / "m.onnx", **stated)
+        for command in (("info", path), ("predict", path, path)):
+            found = run(*command)
+            assert found.exit_code == 2
+            assert not any(letter in found.output for letter in text if not letter.isprintable())
+            assert key in found.output
 
 
 @pytest.mark.parametrize("text", ["", "no JSON", "[]", "{}", '{"a": 1, "a": 2}', "[" * 50_000, '"' + "x" * 2**20 + '"'])

@@ -21,6 +21,7 @@ from benchmarks.environment import available_memory
 from benchmarks.targets import TARGETS, target_rows
 from benchmarks.tests.conftest import CASE, CPU, OTHER, raising
 from benchmarks.work import estimate_memory
+from medzoo.deployment.onnx_model import OnnxModel
 
 pytestmark = pytest.mark.usefixtures("no_ceilings")
 
@@ -210,25 +211,22 @@ EXPORTED = Case("xray_cnn", (32, 32), peers=(EAGER, ONNXRUNTIME), tiny=True)
 
 def test_onnxruntime_is_a_peer_with_as_many_threads_as_torch_and_no_peak(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    session = build.build_case(EXPORTED, CPU).modules[ONNXRUNTIME].session
-    assert session.get_session_options().intra_op_num_threads == 3
+    exported = build.build_case(EXPORTED, CPU).modules[ONNXRUNTIME]
+    assert isinstance(exported.run, OnnxModel), "what a user runs"
+    assert exported.run.threads == 3
     monkeypatch.undo()
-    monkeypatch.setattr(peers, "PEERS", peers.PEERS | {ONNXRUNTIME: lambda model: Exported(session)})
+    monkeypatch.setattr(peers, "PEERS", peers.PEERS | {ONNXRUNTIME: lambda model: exported})  # the weights are the same
     (row,) = suite.run_suite([EXPORTED], CPU, "quick")["rows"]
     assert row["peers"][ONNXRUNTIME]["difference"] < 1e-6
     assert row["peers"][ONNXRUNTIME]["peak"] is None, "it keeps the memory of its first call"
     assert row["peers"][EAGER]["peak"] is not None
 
 
-class Exported(nn.Module):
-    """Runs a session that was made before; the models of a case have the same weights each time."""
-
-    def __init__(self, session):
-        super().__init__()
-        self.session = session
-
-    def forward(self, x):
-        return torch.from_numpy(self.session.run(None, {"image": x.numpy()})[0])
+def test_an_encoder_which_open_onnx_refuses_is_a_peer_too():
+    model = medzoo.create("xray_cnn", **medzoo.describe("xray_cnn").tiny | {"num_classes": 0}).eval()
+    x = torch.randn(2, model.input_spec.channels, *model.preprocessing.size)
+    with torch.inference_mode():
+        torch.testing.assert_close(peers.PEERS[ONNXRUNTIME](model)(x), model(x), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("module", ["onnx", "onnxscript", "onnxruntime"])
@@ -236,7 +234,7 @@ def test_a_row_is_measured_without_onnxruntime_where_that_is_absent(module, monk
     monkeypatch.setitem(sys.modules, module, None)
     (row,) = suite.run_suite([EXPORTED], CPU, "quick")["rows"]
     assert list(row["peers"]) == [EAGER]
-    assert row["absent"][ONNXRUNTIME].startswith("onnx, onnxscript or onnxruntime is not installed (import of")
+    assert f"an export to ONNX needs packages that are not installed ({module})" in row["absent"][ONNXRUNTIME]
 
 
 def test_onnxruntime_is_absent_from_other_precisions():

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from medzoo.deployment.capture import exporting
+from medzoo.deployment.onnx_session import start_session
 from medzoo.errors import ConfigError, ExportError, check_int
 
 if TYPE_CHECKING:
@@ -131,11 +132,8 @@ def onnx_runner(path: Path, output: str, who: str) -> Callable[[Tensor], Tensor]
             "No file was kept. Another opset= may help."
         )
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails is raised; the rest would be printed
-    options.intra_op_num_threads = torch.get_num_threads()
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = start_session(path, torch.get_num_threads())
     except Exception as error:  # onnxruntime's have no base of their own
         raise failed(error) from error
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from medzoo.contract import Outputs, Preprocessing
 from medzoo.deployment.onnx_export import INPUT
 from medzoo.deployment.onnx_file import read_onnx
-from medzoo.errors import ConfigError, InputError, ShapeError, UnsafeWeights, WeightsCorrupt, check_int
+from medzoo.deployment.onnx_session import start_session
+from medzoo.errors import ConfigError, InputError, ShapeError, UnsafeWeights, WeightsCorrupt, check_int, check_texts
 from medzoo.inference.engine import EngineModel
 from medzoo.input_spec import InputSpec
 from medzoo.version import __version__
@@ -52,9 +53,11 @@ def open_onnx(path: str | os.PathLike[str], *, threads: int | None = None) -> On
         WeightsUnavailable: no such file, or it cannot be read.
         WeightsCorrupt: not a complete ONNX file, or other bytes than were exported.
         UnsafeWeights: it names another file, or an operator that onnxruntime does not have.
-        ConfigError: onnxruntime is not installed, the file was not written by :func:`medzoo.export`, or its input and
-            outputs are not what it states.
+        ConfigError: not a path, onnxruntime is not installed, the file was not written by :func:`medzoo.export`, or its
+            input and outputs are not what it states.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ConfigError(f"open_onnx: expected the path of an .onnx file, got {type(path).__name__}. Give its path.")
     return OnnxModel(Path(path), torch.get_num_threads() if threads is None else threads)
 
 
@@ -80,20 +83,20 @@ class OnnxModel(EngineModel):
 
     def __init__(self, path: Path, threads: int, expected: str | None = None) -> None:
         self.path, self.threads = path.absolute(), check_int("open_onnx", "threads", threads, 1)
-        engine = _import_engine()
+        version = _engine_version()
         data, self.digest = read_onnx(path)
         if expected not in (None, self.digest):
             raise WeightsCorrupt(
                 f"{path}: expected the file that was opened before, {expected}, got {self.digest}. Open it again."
             )
-        self._session = _start(engine, data, path, self.threads)
+        self._session = _start(data, path, self.threads, version)
         stated = _Stated.of(self._session, path)
         _check_arrays(self._session, stated, path)
         self.name, self.outputs, self.preprocessing = stated.model, stated.outputs, stated.preprocessing
         self.input_spec = replace(stated.input_spec, size=self.preprocessing.size, exact=True)
         self.intended_use = stated.weights.intended_use
         self.license, self.trained_on = stated.weights.license, stated.weights.trained_on
-        self.engine = f"onnxruntime {engine.__version__}"
+        self.engine = f"onnxruntime {version}"
         self.provenance = {**stated.provenance, "medzoo": __version__, "engine": self.engine}
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -189,6 +192,7 @@ class _Stated(NamedTuple):
             raise ConfigError(f"{path}: expected a model with outputs to name, got an encoder. Export one with a head.")
         try:
             facts = parse_json(metadata[PROVENANCE].encode())
+            check_texts(PROVENANCE, "it", facts)
         except (ValueError, RecursionError):
             facts = None
         known = isinstance(facts, dict) and facts.keys() == set(FACTS) and all(type(v) is str for v in facts.values())
@@ -199,32 +203,21 @@ class _Stated(NamedTuple):
         return cls(model, weights, outputs, spec, how, facts)
 
 
-def _import_engine() -> Any:
-    """Return the module onnxruntime."""
+def _engine_version() -> str:
+    """Return the version of onnxruntime, which must be installed."""
     try:
         import onnxruntime
     except ImportError as error:
         raise ConfigError(
             f"open_onnx: expected onnxruntime, which cannot be imported ({error}). Run: pip install 'medzoo[export]'"
         ) from error
-    return onnxruntime
+    return str(onnxruntime.__version__)
 
 
-def _start(engine: Any, data: bytes, path: Path, threads: int) -> Any:
-    """Return a session of onnxruntime on the CPU that logs nothing."""
-    options = engine.SessionOptions()
-    options.log_severity_level = 4  # fatal alone: every error is raised, and the others would be printed
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # or its threads spin on after each call
-    options.add_session_config_entry("session.load_model_format", "ONNX")  # not its own format, by the first bytes
+def _start(data: bytes, path: Path, threads: int, version: str) -> Any:
+    """Return a session with a foreign file."""
     try:
-        return engine.InferenceSession(
-            data,
-            options,
-            providers=["CPUExecutionProvider"],
-            enable_fallback=0,  # which prints, and tries the same again
-            read_config_from_model=0,  # options in the file, which an environment variable would turn on
-        )
+        return start_session(data, threads)
     except Exception as error:
         if "is not a registered function/op" in str(error):
             raise UnsafeWeights(
@@ -232,7 +225,7 @@ def _start(engine: Any, data: bytes, path: Path, threads: int) -> Any:
                 f"({_reason(error)}), and none is loaded. Export the model again with medzoo.export."
             ) from error
         raise ConfigError(
-            f"{path}: onnxruntime {engine.__version__} cannot load the file ({_reason(error)}). Export the model again "
+            f"{path}: onnxruntime {version} cannot load the file ({_reason(error)}). Export the model again "
             "for this version, or upgrade onnxruntime."
         ) from error
 

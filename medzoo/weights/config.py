@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from medzoo.contract import Outputs, Preprocessing
-from medzoo.errors import ConfigError, MedzooError, WeightsUnavailable
+from medzoo.errors import ConfigError, MedzooError, WeightsUnavailable, check_texts
 from medzoo.input_spec import InputSpec
 from medzoo.provenance import UNSTATED, Calibration, IntendedUse, ThresholdPolicy
 from medzoo.version import __version__
@@ -65,8 +65,11 @@ class ModelConfig:
             digest: of the weight file.
             size: bytes of the weight file.
             metrics: figures to publish with the weights.
+
+        Raises:
+            ConfigError: a text has control characters, which the reader refuses.
         """
-        return {
+        config = {
             "format": FORMAT,
             "medzoo": __version__,
             "torch": str(torch.__version__),
@@ -83,6 +86,8 @@ class ModelConfig:
             "metrics": dict(metrics),
             "intended_use": asdict(self.intended_use),
         }
+        check_texts(self.name, "config", config)
+        return config
 
 
 class SavedModel(NamedTuple):
@@ -128,6 +133,7 @@ def parse_config(data: bytes, path: str, folder: Path, again: str = "Save the mo
         config = parse_json(data)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: expected JSON, got other text ({error}). {again}.") from error
+    check_texts(path, "config", config)  # before a message has a text of it
     if not isinstance(config, dict) or "format" not in config:
         raise ConfigError(f"{path}: expected a config that medzoo wrote, got another. Only its own can be loaded.")
     found, writer = config["format"], str(config.get("medzoo", NOT_STATED))
