@@ -246,7 +246,7 @@ class MapCheck:
         for other in filter(None, (self.untrained, self.images)):
             table.add_row(*other.cells(interval=False))
         out = io.StringIO()
-        Console(file=out, width=110, color_system=None).print(table)
+        Console(file=out, width=120, color_system=None).print(table)
         vanished = float(np.isnan(self.cascade[-1].rank).mean())
         note = f"{vanished:.0%} of the maps with all weights random were the same everywhere, and are left out."
         lines = [self.summary(), *[note] * (vanished > 0), *[f"Warning: {self.warning}."] * bool(self.warning)]
