@@ -128,6 +128,8 @@ def test_the_frames_of_the_models_are_those_found_by_hand(name: str) -> None:
 class Net(nn.Module):
     """A function with convolutions of equal weights, so that a cell averages what it sees."""
 
+    feature_info: Any = ()
+
     def __init__(self, run: Any, *convolutions: nn.Module) -> None:
         super().__init__()
         self.run, self.convolutions, self.last = run, nn.ModuleList(convolutions), nn.Identity()
@@ -178,6 +180,8 @@ ALIKE = {
     "group norm": Net(lambda x, c: F.group_norm(c(x), 2), conv(5, stride=2)),
     "squeezed": Net(squeezed, conv(5, stride=2), conv(1)),
     "in place": Net(lambda x, c: c(x).add_(1).mul_(2).clamp_(0).contiguous(), conv(5, stride=2)),
+    "hardswish": Net(lambda x, c: F.hardswish(F.hardswish(c(x)), inplace=True), conv(5, stride=2)),
+    "PReLU": Net(lambda x, c, act: act(c(x)), conv(5, stride=2), nn.PReLU(2)),
     "sliced": Net(lambda x, c: c(x)[:, 1:].double(), conv(5, stride=2)),
 }
 
@@ -217,3 +221,34 @@ def test_what_is_not_followed_has_the_borders_of_the_input(kind: str) -> None:
     x = torch.rand(1, 2, 32, 32)
     shape = net(x).shape[2:]
     np.testing.assert_array_equal(cell_frame(net, "last", x, shape), resize_affine((32, 32), shape))
+
+
+class Patches(nn.Module):
+    """A ConvNeXt, which is not followed: its norms turn the axes. With kernels of 1 its cells see patches alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = timm.models.convnext.ConvNeXt(1, 2, depths=(1,) * 4, dims=(4,) * 4, kernel_sizes=1).eval()
+
+    @property
+    def feature_info(self) -> Any:
+        return self.encoder.feature_info
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.encoder.forward_features(x)  # type: ignore[no-any-return]
+
+
+def test_patches_that_leave_a_rest_begin_at_the_border() -> None:
+    view: Any = Patches()
+    x = torch.rand(1, 1, 223, 223)
+    frame = cell_frame(view, "encoder.stages.3", x, (6, 6))
+    np.testing.assert_array_equal(frame[:2], [[32, 0, 0, 15.5], [0, 32, 0, 15.5]])
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(view(x)[..., 5, 2].square().sum(), x)
+    seen = gradient[0, 0].nonzero()
+    middle = (seen.amin(0) + seen.amax(0)).numpy() / 2
+    np.testing.assert_array_equal(middle, place(frame, (5, 2)))
+    # Another layer, and another number of cells than patches that fit, have the borders of the input.
+    for layer, cells in (("encoder.stages.2.blocks", 6), ("encoder.stages.3", 7)):
+        found = cell_frame(view, layer, x.detach(), (cells, cells))
+        np.testing.assert_array_equal(found, resize_affine((223, 223), (cells, cells)))

@@ -28,6 +28,7 @@ from medzoo.transforms.geometry import Geometry
 from medzoo.visual.show_transforms import draw_input
 
 TINY = {"size": 32, "widths": (4, 4, 8, 8), "hidden": 8}
+CONTEXTS = {"inference mode": torch.inference_mode, "autocast": lambda: torch.autocast("cpu", torch.bfloat16)}
 VOLUME = {"size": 16, "widths": (4, 8, 8), "hidden": 8}
 
 
@@ -108,6 +109,17 @@ def test_a_map_is_of_the_output_of_its_example(kind, request):
         assert example.image.has_map == bool(cells.any())
         assert expected.shape == png(example.image).shape
         assert np.abs(expected - png(example.image)).max() <= 2
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_contexts_of_the_caller_have_no_effect(flat, context):
+    expected = [png(example.image) for example in drawn(*flat)[0]]
+    pixels = PixelStore(flat[1], medzoo.transform(flat[0]), cache="memory")
+    scores = score_table(*flat, pixels=pixels)
+    with CONTEXTS[context]():
+        pictures = ExamplePictures(flat[0], pixels, match_outputs(*flat))
+        found = choose_examples(scores, Same(), 2, draw=pictures.draw)
+    assert all(np.array_equal(png(a.image), b) for a, b in zip(found, expected, strict=True))
 
 
 def test_the_map_of_another_output_is_another_picture(flat):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -18,6 +21,7 @@ from medzoo.interpretation.randomise import check_explanation, compare_with_rand
 
 SIZES = {"densenet121_xray": (64, 64), "resnet18_multilabel": (64, 64), "swin_encoder_mlp": (32,) * 3}
 CPU = torch.device("cpu")
+CONTEXTS = {"inference mode": torch.inference_mode, "autocast": lambda: torch.autocast("cpu", torch.bfloat16)}
 
 
 def draw(n, seed):
@@ -81,7 +85,8 @@ def test_the_map_of_a_trained_model_follows_its_weights(found):
     text = str(found)
     assert "head to encoder.stages.0" in text
     assert "two random models" in text
-    assert "two images, trained" in text
+    assert "two images, this model" in text
+    assert "for these images alone" not in text
     assert not text.count("Warning")
 
 
@@ -101,7 +106,7 @@ def test_a_map_that_ignores_the_weights_is_found(trained, images, share):
         view, compare_with_random(view, x, torch.zeros(8, dtype=torch.long), edges, range(4), batch_size=8)
     )
     assert found.verdict == "does not follow"
-    assert "It would look much the same from an untrained model." in found.summary()
+    assert "It would look much the same from a model with random weights." in found.summary()
     if not share:
         assert found.cascade[-1].mean == pytest.approx(1)
         assert found.untrained.mean == pytest.approx(1)
@@ -128,6 +133,44 @@ def test_the_verdict_is_of_the_interval(mean, verdict, text):
     alone = MapSimilarity("head to a", rows[:1], rows[:1], rows[:1])
     few = MapCheck("m", "gradcam", "a", (4, 4), ("x",), tuple(range(6)), (alone,), (), alone, None)
     assert ("for these images alone" in few.summary()) == (not np.isnan(mean))
+    assert "for these images alone" in str(few).replace(few.summary(), "")
+
+
+@pytest.mark.parametrize("side", [4, 3])
+def test_signs_that_cancel_do_not_hide_a_map_of_the_image(side):
+    """What is brighter than the median, or what is darker: the weights give the sign alone."""
+    image = np.random.default_rng(0).normal(size=(4, side, side)).astype(np.float32)
+    image -= np.median(image, (1, 2), keepdims=True)
+    brighter, darker = image.clip(0), (-image).clip(0)
+    last = MapSimilarity.of("head to a", [similarity(brighter, maps) for maps in (brighter, darker) * 16])
+    untrained = MapSimilarity.of("two random models", [similarity(brighter, darker)])
+    found = MapCheck("m", "mine", "a", (side, side), ("x",) * 4, tuple(range(32)), (last,), (), untrained, None)
+    assert last.interval[1] < 0.5 < last.unsigned.interval[0], "the mean alone would say that it follows"
+    assert last.unsigned.mean == pytest.approx(np.abs(last.rank).mean())
+    # By chance, 3 x 3 cells may be alike.
+    assert found.verdict == ("does not follow" if side == 4 else "undecided")
+    between = f"between two random models {np.abs(untrained.rank).mean():.2f})"
+    assert re.search(rf"but {last.unsigned.mean:.2f} without its sign \(.*; {re.escape(between)}", found.summary())
+    assert ("maps of few cells are alike by chance" in found.summary()) == (side == 3)
+
+
+def test_much_the_same_map_for_every_image_is_said(found):
+    assert "much the same for every image" not in found.summary()
+    rows = np.full((28, 1), 0.8)
+    alike = replace(found, images=MapSimilarity("two images", rows, rows, rows))
+    assert alike.verdict == "follows"
+    assert "It is much the same for every image: 0.80 between two." in alike.summary()
+    assert "trained" not in str(alike), "the target may be one that was not"
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_contexts_of_the_caller(trained, images, context):
+    options = {"layer": "encoder.stages.2.relu", "seeds": 4}
+    expected = check_explanation(trained, images[:2], **options)
+    with CONTEXTS[context]():
+        found = check_explanation(trained, images[:2], **options)
+    for a, b in zip(found.cascade, expected.cascade, strict=True):
+        np.testing.assert_array_equal(a.rank, b.rank)
 
 
 def test_nothing_of_the_caller_is_touched(trained, images, found):

@@ -186,3 +186,11 @@ def test_136_overlapping_predictions_of_a_model_in_training_mode():
     assert found == wanted * 8
     assert model.training
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_the_random_numbers_of_the_caller_stay_as_they_were(drawn, num_workers):
+    model = small("xray_cnn")
+    before = torch.get_rng_state()
+    medzoo.predict(model, drawn[2], allow_untrained=True, num_workers=num_workers)
+    assert torch.equal(torch.get_rng_state(), before)

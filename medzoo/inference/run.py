@@ -173,7 +173,9 @@ def _run(
 ) -> Iterator[tuple[Prediction, type[DataError]]]:
     """Yield each prediction in order, and the type of its error if it has one."""
     # The loader yields single images, so that a slow or broken one delays no batch; workers read ahead.
-    loader: Iterable[PreparedItem] = DataLoader(reader, batch_size=None, num_workers=num_workers)
+    # It draws a seed for them, from a generator of its own: the random numbers of the process stay as they were.
+    own = torch.Generator(torch.get_default_device())
+    loader: Iterable[PreparedItem] = DataLoader(reader, batch_size=None, num_workers=num_workers, generator=own)
     runner, like = ready_runner(model, device, len(work.images))
     batch: list[PreparedItem] = []
     for planned, item in zip(work.images, check_workers(loader), strict=True):

@@ -33,7 +33,7 @@ Centres = tuple[tuple[float, float], ...]
 KEEPS_PLACES = frozenset({
     "native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm", "miopen_batch_norm",
     "native_group_norm", "cat", "slice", "split", "split_with_sizes", "view", "_unsafe_view",
-    "detach", "alias", "_to_copy",
+    "detach", "alias", "_to_copy", "hardswish", "hardswish_", "_prelu_kernel",
 })  # fmt: skip
 
 
@@ -44,8 +44,9 @@ def cell_frame(view: Classifier, layer: str, x: Tensor, size: Sequence[int]) -> 
     through convolutions, pooling, padding, and what leaves each value in its place: activations, norms, sums and
     concatenations of branches; as layers of a model or as functions. Where branches differ by less than a cell, as in
     ResNet-D, it is their mean. It is not followed through what mixes places in another way, such as attention, patch
-    merging, interpolation and transposed convolutions. Behind these the borders of map and input are taken to
-    coincide, which is exact for the patches of ``swin_encoder_mlp``.
+    merging, interpolation and transposed convolutions. Behind these the cells of a stage are taken to be patches of
+    its ``reduction`` from index 0 on, where as many fit in the input; else the borders of map and input to coincide.
+    Both are exact for the patches of ``swin_encoder_mlp``.
 
     Beyond the centres of the outermost cells a map has their values, see
     :meth:`medzoo.transforms.geometry.Geometry.invert`: they are the cells that see what is there. So a map is constant
@@ -69,7 +70,9 @@ def cell_frame(view: Classifier, layer: str, x: Tensor, size: Sequence[int]) -> 
         handle.remove()
     centres = found[-1] if found else None
     if centres is None:
-        return resize_affine(tuple(x.shape[2:]), tuple(size))
+        stride = next((info["reduction"] for info in view.feature_info if f"encoder.{info['module']}" == layer), 1)
+        fit = [side // stride for side in x.shape[2:]] == list(size)
+        return resize_affine(tuple(n * stride for n in size) if fit else tuple(x.shape[2:]), tuple(size))
     frame = np.eye(4)
     for axis, (first, distance) in enumerate(centres):
         frame[axis, axis], frame[axis, 3] = distance, first

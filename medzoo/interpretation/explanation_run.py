@@ -155,9 +155,7 @@ class ExplanationRun:
         failure = ""
         if tensors:
             try:
-                # A tensor that was made in inference mode cannot be differentiated through, and float32 is float32.
-                with torch.inference_mode(False), torch.autocast(self._device.type, enabled=False):
-                    rows = iter(self._maps(torch.stack(tensors).to(self._device, torch.float32)))
+                rows = iter(self._maps(torch.stack(tensors).to(self._device, torch.float32)))
             except InputError as error:  # out of memory: the next batch may be smaller
                 failure = str(error)
         for planned, item in batch:
@@ -173,11 +171,11 @@ class ExplanationRun:
     def _maps(self, x: Tensor) -> list[RowMaps]:
         """Run a batch ``b c *s``, and return its rows."""
         if self._box:
-            with torch.inference_mode():
-                logits = self._runner(x)
-            targets = self._choose(logits)
             run = partial(occlusion_maps, self._runner, box=self._box, batch_size=self._batch_size, ran=self._ran)
-            maps = torch.stack([run(*row) for row in zip(x[:, None], logits[:, None], targets, strict=True)])
+            with torch.inference_mode(), torch.autocast(self._device.type, enabled=False):
+                logits = self._runner(x)
+                targets = self._choose(logits)
+                maps = torch.stack([run(*row) for row in zip(x[:, None], logits[:, None], targets, strict=True)])
         else:
             if self._layer is None:
                 chosen = self._layer = choose_layer(self._view, x, self._layer_name)

@@ -30,6 +30,7 @@ def layer_maps(
     """Return logits ``b n``, and for each target the map of a layer, ``b t *s'``, which is never negative.
 
     The map has no unit: its scale means nothing across images and models. Rows of a batch do not influence each other.
+    Inference mode and autocast of the caller have no effect.
 
     Args:
         view: from :func:`medzoo.inference.view.float32_view`; it is hooked for the time of the call.
@@ -53,14 +54,16 @@ def layer_maps(
 
     handle = view.get_submodule(layer).register_forward_hook(keep)
     try:
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
+            # A tensor that was made in inference mode cannot be saved for a backward pass: a copy of it can.
+            x = x.clone()
             logits = view(x)
             if not logits.requires_grad:
                 raise ConfigError(
                     f"{view.name}: expected a layer that the logits depend on, got {layer}. Choose one between the "
                     "image and the head."
                 )
-            targets = choose(logits.detach())
+            targets = choose(logits.detach()).clone()
             kind = {"gradcam": GradCAM, "gradcam++": GradCAMpp}[method]
             cam = kind(nn_module=_recorded(logits, kept[-1]), target_layers=layer)
             maps = [cam.compute_map(x, class_idx=column) for column in targets.T]

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from medzoo.interpretation.choose import CELLS
 
 __all__ = ["LIMIT", "MapCheck", "MapSimilarity", "Rows", "similarity", "t_quantile"]
 
@@ -90,6 +92,16 @@ class MapSimilarity:
         return _mean(self.rank)
 
     @property
+    def unsigned(self) -> MapSimilarity:
+        """The same of rank correlations without their signs, which then cannot cancel."""
+        return replace(self, rank=np.abs(self.rank))
+
+    @property
+    def is_of_these_images(self) -> bool:
+        """Whether the interval is over random models alone, of too few images to be of others."""
+        return int((~np.isnan(self.rank).all(1)).sum()) < _IMAGES
+
+    @property
     def interval(self) -> tuple[float, float] | None:
         """95 % interval of the mean rank correlation, over random models and, of four or more, images.
 
@@ -100,7 +112,7 @@ class MapSimilarity:
         units = [np.nanmean(rows, 0) for rows in means if rows.size]
         if not units or len(units[0]) < _IMAGES:
             return None
-        used = units if len(units[1]) >= _IMAGES else units[:1]
+        used = units[:1] if self.is_of_these_images else units
         parts = [float(one.var(ddof=1)) / len(one) for one in used]
         if not sum(parts):
             return self.mean, self.mean
@@ -112,8 +124,8 @@ class MapSimilarity:
         """Return a row of a table; pairs that share models or images have no interval."""
         between = self.interval if interval else None
         return (
-            self.name, _two(self.mean), "{:.2f} to {:.2f}".format(*between) if between else "",
-            "{} to {}".format(*map(_two, self.spread)), _two(_mean(self.ssim)),
+            self.name, _two(self.mean), _range(between) if between else "",
+            "{} to {}".format(*map(_two, self.spread)), _two(self.unsigned.mean), _two(_mean(self.ssim)),
         )  # fmt: skip
 
     @property
@@ -153,10 +165,10 @@ class MapCheck:
         size: cells of a map along each axis.
         targets: the output that was explained of each image.
         seeds: of the random models.
-        cascade: similarity to the trained model's maps with the head random, then with one stage more each time.
+        cascade: similarity to the model's own maps with the head random, then with one stage more each time.
         alone: the same with each stage below the head alone random, if that was asked for.
         untrained: similarity between the maps of two random models for one image: what image and architecture give.
-        images: similarity between the trained model's maps of two images; ``None`` of one.
+        images: similarity between the model's own maps of two images; ``None`` of one.
         warning: what is known against the maps.
     """
 
@@ -174,30 +186,45 @@ class MapCheck:
 
     @property
     def verdict(self) -> Literal["follows", "does not follow", "undecided"]:
-        """Whether the map follows the weights: where the interval with all of them random lies, below or above 0.5."""
-        interval = self.cascade[-1].interval
-        if interval is None or interval[0] <= LIMIT <= interval[1]:
-            return "undecided"
-        return "follows" if interval[1] < LIMIT else "does not follow"
+        """Whether the map follows the weights: where the intervals with all of them random lie, below or above 0.5.
+
+        There are two, of the rank correlation with and without its sign: of a map that shows the image up to a sign,
+        the mean with signs is 0. It follows where both are below 0.5, and does not where one is above; without signs
+        only from 4 cells along each axis on, as maps of fewer are alike by chance.
+        """
+        last = self.cascade[-1]
+        known = [one.interval for one in (last, last.unsigned) if one.interval]
+        if known and all(high < LIMIT for _, high in known):
+            return "follows"
+        usable = known[:1] if min(self.size) < CELLS else known
+        return "does not follow" if any(low > LIMIT for low, _ in usable) else "undecided"
 
     def summary(self) -> str:
         """Return the verdict in a few sentences, with its interval."""
         last = self.cascade[-1]
         if last.interval is None:
             return "Undecided: too few maps of random models differ between places. Take more seeds, or another layer."
-        low, high = last.interval
-        of = "" if len(self.targets) >= _IMAGES else ", for these images alone"
+        of = ", for these images alone" if last.is_of_these_images else ""
         figure = (
-            f"with all weights random, its rank correlation with the trained model's map is {last.mean:.2f} "
-            f"(95 % interval {low:.2f} to {high:.2f}{of})"
+            f"with all weights random, its rank correlation with this model's map is {last.mean:.2f} "
+            f"(95 % interval {_range(last.interval)}{of})"
         )
+        if last.interval[1] < LIMIT and (unsigned := last.unsigned.interval) and unsigned[1] >= LIMIT:
+            figure += (
+                f", but {last.unsigned.mean:.2f} without its sign ({_range(unsigned)}; between two random models "
+                f"{_two(self.untrained.unsigned.mean)})"
+            )
         said = {
             "follows": f"The map follows the weights: {figure}.",
-            "does not follow": f"The map does not follow the weights: {figure}. It would look much the same from an "
-            "untrained model.",
-            "undecided": f"Undecided: {figure}, which is on neither side of {LIMIT}. Take more images and seeds.",
+            "does not follow": f"The map does not follow the weights: {figure}. It would look much the same from a "
+            "model with random weights.",
+            "undecided": f"Undecided: {figure}, which is on neither side of {LIMIT}. Take more images and seeds"
+            f"{', or an earlier layer: maps of few cells are alike by chance' * (min(self.size) < CELLS)}.",
         }[self.verdict]
-        return f"{said} That says nothing about whether it points at the right place."
+        same = ""
+        if self.images is not None and self.images.mean > LIMIT:
+            same = f" It is much the same for every image: {self.images.mean:.2f} between two."
+        return f"{said}{same} That says nothing about whether it points at the right place."
 
     def __str__(self) -> str:
         """Return the table and the verdict."""
@@ -207,9 +234,10 @@ class MapCheck:
 
         cells, images = " x ".join(map(str, self.size)), f"{len(self.targets)} image{'s' * (len(self.targets) > 1)}"
         what = f"{self.model}, {self.method} of {self.layer}: {cells} cells, {images}, {len(self.seeds)} random models"
+        interval = "95 % interval" + "\nfor these images alone" * self.cascade[-1].is_of_these_images
         table = Table(
-            "random weights", "rank correlation", "95 % interval", "5 to 95 % of maps", "SSIM", box=box.SIMPLE_HEAD,
-            title=what, title_justify="left",
+            "random weights", "rank correlation", interval, "5 to 95 % of maps", "without sign", "SSIM",
+            box=box.SIMPLE_HEAD, title=what, title_justify="left",
         )  # fmt: skip
         for one in (*self.cascade, *self.alone):
             table.add_row(*one.cells())
@@ -218,7 +246,7 @@ class MapCheck:
         for other in filter(None, (self.untrained, self.images)):
             table.add_row(*other.cells(interval=False))
         out = io.StringIO()
-        Console(file=out, width=110, color_system=None).print(table)
+        Console(file=out, width=120, color_system=None).print(table)
         vanished = float(np.isnan(self.cascade[-1].rank).mean())
         note = f"{vanished:.0%} of the maps with all weights random were the same everywhere, and are left out."
         lines = [self.summary(), *[note] * (vanished > 0), *[f"Warning: {self.warning}."] * bool(self.warning)]
@@ -228,6 +256,10 @@ class MapCheck:
 def _mean(rows: Rows) -> float:
     known = rows[~np.isnan(rows)]
     return float(known.mean()) if known.size else float("nan")
+
+
+def _range(interval: tuple[float, float]) -> str:
+    return "{:.2f} to {:.2f}".format(*interval)
 
 
 def _two(value: float) -> str:

@@ -128,9 +128,8 @@ def check_explanation(
     def maps_of(of: Classifier, images: Tensor, targets: Tensor) -> Tensor:
         return layer_maps(of, chosen.name, images, lambda _: targets[:, None], method)[1][:, 0]
 
-    with torch.no_grad():
-        logits = torch.cat([view(part) for part in torch.split(x, batch_size)])
-    targets = choose(logits)[:, 0]
+    with torch.no_grad(), torch.autocast(where.type, enabled=False):
+        targets = torch.cat([choose(view(part)) for part in torch.split(x, batch_size)])[:, 0]
     found = compare_with_random(view, x, targets, maps_of, chosen_seeds, alone, batch_size, progress)
     return MapCheck(
         model.name, method, chosen.name, chosen.size,
@@ -152,7 +151,7 @@ def compare_with_random(
     """Return how similar the maps stay in cascade, and with each stage alone, and two comparisons to judge them by.
 
     Args:
-        view: the trained model; it is not changed.
+        view: the model; it is not changed.
         x: inputs ``b c *s``.
         targets: the output that is explained of each, ``b``.
         maps_of: the method.
@@ -163,10 +162,10 @@ def compare_with_random(
 
     Returns:
         For each stage the similarities in cascade, and with it alone random; those of pairs of random models; and
-        those of the trained model's maps of different images, ``None`` of one image.
+        those of the model's own maps of different images, ``None`` of one image.
 
     Raises:
-        ConfigError: the maps of the trained model are the same everywhere on every image.
+        ConfigError: the model's own maps are the same everywhere on every image.
     """
 
     def all_maps(of: Classifier) -> NDArray[np.float32]:
@@ -204,7 +203,7 @@ def compare_with_random(
     cascade, single = (tuple(MapSimilarity.of(_name(some), found[_name(some)]) for some in plan_) for plan_ in plans)
     untrained = [similarity(a, b) for i, a in enumerate(ends) for b in ends[:i]]
     others = [similarity(own[i:], own[: len(own) - i]) for i in range(1, len(own))]
-    between = MapSimilarity.of("two images, trained", [np.concatenate(others)]) if others else None
+    between = MapSimilarity.of("two images, this model", [np.concatenate(others)]) if others else None
     return cascade, single, MapSimilarity.of("two random models", untrained), between
 
 
