@@ -27,6 +27,7 @@ from medzoo.visual.show import (
     channels_last,
     flat_panel,
     grey_window,
+    index_as_displayed,
     planes,
     to_grey,
     write_around,
@@ -35,7 +36,7 @@ from medzoo.visual.show import (
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-__all__ = ["Overlay", "draw_overlays", "peak"]
+__all__ = ["Overlay", "draw_overlays"]
 
 _TALLEST = 1000  # pixels of a panel
 _HALF = 0.5  # of the maximum: where the line is
@@ -49,12 +50,14 @@ class Overlay:
 
     Attributes:
         values: ``*s``, on the spatial axes of the image.
+        at: the index of its maximum, where a cross is drawn and the planes of a volume are.
         heading: lines above it; the first is its title.
         scale: what the numbers of its scale mean.
         signed: whether values below 0 have a meaning, and a colour, of their own.
     """
 
     values: NDArray[np.float32]
+    at: tuple[int, ...]
     heading: Sequence[Line]
     scale: str
     signed: bool = False
@@ -91,12 +94,6 @@ def draw_overlays(
     return stack_strips([*strips, text_strip(caption)])
 
 
-def peak(values: NDArray[np.float32], signed: bool = False) -> tuple[int, ...]:
-    """Return the index of the maximum; of a signed map without a value above 0, that of its minimum."""
-    best = values.argmax() if values.max() > 0 or not signed else values.argmin()
-    return tuple(int(i) for i in np.unravel_index(best, values.shape))
-
-
 def _signs(overlay: Overlay, highest: float, *, hatched: bool, framed: bool) -> list[Sign]:
     """Return what the signs that are drawn mean."""
     signs = [Sign("cross", "maximum" if overlay.values.max() > 0 else "minimum")]
@@ -110,11 +107,10 @@ def _flat_row(
 ) -> list[Picture]:
     """Return one row: the image alone, and the map over it."""
     plain = flat_panel(image, to_grey(channels_last(image), window))
-    at = peak(overlay.values, overlay.signed)
     scale = _scale([plain, plain])
     if not highest:
         return [_row([(plain, plain.scaled(scale))])]
-    covered = _covered(plain, overlay.values, seen, at, highest, scale)
+    covered = _covered(plain, overlay.values, seen, overlay.at, highest, scale)
     return [_row([(plain, plain.scaled(scale)), (plain, covered)])]
 
 
@@ -129,7 +125,7 @@ def _volume_rows(
     values, _ = as_displayed(image, overlay.values)
     inside = None if seen is None else as_displayed(image, seen)[0]
     oriented = image.affine is not None
-    at = peak(values, overlay.signed)
+    at = index_as_displayed(image, overlay.at)
     rows = []
     if inside is not None and (part := _small_part(inside, spacing)) is not None:
         whole = _grey_planes(volume, spacing, at, oriented, window)
