@@ -97,8 +97,8 @@ def _described(model: str) -> ModelSpec:
             ) from None
         if folder.suffix.lower() == ".pt2":
             raise ConfigError(
-                f"{folder}: expected a model, got a file of torch.export, which torch.export.load runs, without reading "
-                "images. Give the model it was exported from, or export it as ONNX."
+                f"{folder}: expected a model, got a file of torch.export, which torch.export.load runs, without "
+                "reading images. Give the model it was exported from, or export it as ONNX."
             ) from None
         if (folder / CONFIG_FILE).is_file():
             raise ConfigError(

@@ -49,8 +49,8 @@ __all__ = ["explain", "predict_and_explain"]
     multiple=True,
     type=click.Choice(FORMATS),
     default=["png"],
-    help="Of the files; may be given several times. png and jpg are pictures of all targets, nii.gz lies on the image "
-    "in a viewer, npy is the array. Volumes of a NIfTI or MHD file are in RAS+, whatever order it is stored in.",
+    help="Of the files; may be given several times. png and jpg are pictures of all targets, nii.gz has the "
+    "voxels and the affine of the file, npy is the array on the axes of medzoo.read.",
 )
 @click.option("--points", type=click.Path(), help="For a patch model: CSV file of points, as for medzoo predict.")
 @click.option("--points-frame", type=click.Choice(["LPS", "RAS"]), default="LPS", help="Axes of the points.")

@@ -1,4 +1,4 @@
-"""Write an explanation: a picture, a NIfTI volume on the axes of the image, or an array.
+"""Write an explanation: a picture, a NIfTI volume on the voxels of the file, or an array.
 
 Axes: s spatial axes of the image.
 """
@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from medzoo.atomic import write_atomically
 from medzoo.errors import ConfigError
+from medzoo.io.image import Image
 
 if TYPE_CHECKING:
     from medzoo.interpretation.explanation import Explanation
@@ -71,7 +73,7 @@ def _array_writer(explanation: Explanation) -> Callable[[BinaryIO], None]:
 
 
 def _volume_writer(explanation: Explanation, file: Path, suffix: str) -> Callable[[BinaryIO], None]:
-    """Return what writes float32 ``*s`` with the affine of the image; a 2D image is a volume of one slice."""
+    """Return what writes float32 ``*s`` on the voxels of the file; a 2D image is a volume of one slice."""
     from nibabel.nifti1 import Nifti1Image
 
     image = explanation.image
@@ -80,11 +82,11 @@ def _volume_writer(explanation: Explanation, file: Path, suffix: str) -> Callabl
             f"{file}: expected an image with a position in the patient, {explanation.prediction.source} has none, so "
             "that no volume can lie on it. Save the array to a .npy file, or a picture to a .png file."
         )
-    values = np.asarray(explanation.map, np.float32)
-    volume: Any = Nifti1Image(values if values.ndim == 3 else values[..., None], image.affine)
-    volume.set_sform(image.affine, code=_SCANNER)
-    volume.set_qform(image.affine, code=_SCANNER)  # without shear, which it cannot express
-    if not np.allclose(volume.get_qform(), image.affine, rtol=1e-4, atol=1e-2):
+    values, affine = _as_stored(np.asarray(explanation.map, np.float32), image.affine, image)
+    volume: Any = Nifti1Image(values if values.ndim == 3 else values[..., None], affine)
+    volume.set_sform(affine, code=_SCANNER)
+    volume.set_qform(affine, code=_SCANNER)  # without shear, which it cannot express
+    if not np.allclose(volume.get_qform(), affine, rtol=1e-4, atol=1e-2):
         volume.set_qform(None, code=0)
     volume.header.set_xyzt_units("mm")
     text = f"medzoo {explanation.method} {explanation.targets[0]}"
@@ -99,3 +101,15 @@ def _volume_writer(explanation: Explanation, file: Path, suffix: str) -> Callabl
             volume.to_stream(packed)
 
     return write
+
+
+def _as_stored(
+    values: NDArray[np.float32], affine: NDArray[np.float64], image: Image
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return a map and its affine in the order of the file, which reading may have turned."""
+    from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, ornt_transform
+
+    if image.orientation is None or image.stored in ("", image.orientation):
+        return values, affine
+    change = ornt_transform(axcodes2ornt(image.orientation), axcodes2ornt(image.stored))
+    return apply_orientation(values, change), affine @ inv_ornt_aff(change, values.shape)

@@ -20,8 +20,8 @@ from medzoo.io.files import check_size, join_sizes, wrap_read_errors
 from medzoo.io.options import ReadOptions
 
 __all__ = [
-    "Image", "as_native", "from_array", "handle_nan", "has_independent_axes", "integer_range", "merge_equal_channels",
-    "read_npy", "to_closest_ras", "upright", "voxel_sizes",
+    "Image", "as_native", "axis_directions", "from_array", "handle_nan", "has_independent_axes", "integer_range",
+    "merge_equal_channels", "read_npy", "to_closest_ras", "upright", "voxel_sizes",
 ]  # fmt: skip
 
 
@@ -51,6 +51,8 @@ class Image:
         age: age of the patient in years; ``None`` where the file does not give it.
         warning: why this may not be the image that was meant, such as slices beside it that cannot be read; empty if
             nothing is known against it.
+        stored: the direction of each axis in the file, such as ``"LPS"``, of a volume that was turned when it was read;
+            else empty.
     """
 
     array: NDArray[Any]
@@ -64,6 +66,7 @@ class Image:
     body_part: str = ""
     age: float | None = None
     warning: str = ""
+    stored: str = ""
 
     def __post_init__(self) -> None:
         if self.array.ndim not in (3, 4) or self.array.dtype.kind not in "uifb" or 0 in self.array.shape:
@@ -80,11 +83,7 @@ class Image:
     @property
     def orientation(self) -> str | None:
         """The direction of each spatial axis, such as ``"RAS"`` or ``"SPL"``; ``None`` without an affine."""
-        if self.affine is None or self.dims != 3:
-            return None
-        from nibabel.orientations import aff2axcodes
-
-        return "".join(aff2axcodes(self.affine))
+        return None if self.affine is None or self.dims != 3 else axis_directions(self.affine)
 
     def with_warning(self, warning: str) -> Image:
         """Return the image with one more warning; an empty one changes nothing."""
@@ -235,6 +234,13 @@ def upright(values: NDArray[Any], orientation: int, notes: list[str]) -> NDArray
     return values[:, ::down, ::across]
 
 
+def axis_directions(affine: NDArray[np.float64]) -> str:
+    """Return the direction of each of the three axes of an affine, such as ``"LPS"``."""
+    from nibabel.orientations import aff2axcodes
+
+    return "".join(aff2axcodes(affine))
+
+
 def voxel_sizes(affine: NDArray[np.float64]) -> tuple[float, ...]:
     """Return the mm between voxel centres along each of the three axes of an affine."""
     return tuple(float(size) for size in np.linalg.norm(affine[:3, :3], axis=0))
@@ -251,11 +257,11 @@ def to_closest_ras(
     values: NDArray[Any], affine: NDArray[np.float64], notes: list[str]
 ) -> tuple[NDArray[Any], NDArray[np.float64]]:
     """Permute and flip ``x y z *c`` until x y z point as nearly as they can to the right, front and head."""
-    from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
+    from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
     change = io_orientation(affine)
     if not np.array_equal(change, [[0, 1], [1, 1], [2, 1]]):
-        notes.append(f"reoriented from {''.join(aff2axcodes(affine))} to RAS")
+        notes.append(f"reoriented from {axis_directions(affine)} to RAS")
         affine = affine @ inv_ornt_aff(change, values.shape[:3])
         values = apply_orientation(values, change)
     return np.ascontiguousarray(values), np.asarray(affine, dtype=np.float64)

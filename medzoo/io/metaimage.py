@@ -21,6 +21,7 @@ from medzoo.io.files import DEFLATE_LIMIT, check_size, join_sizes, wrap_read_err
 from medzoo.io.image import (
     Image,
     as_native,
+    axis_directions,
     handle_nan,
     has_independent_axes,
     integer_range,
@@ -59,6 +60,7 @@ def read_metaimage(path: Path, options: ReadOptions) -> Image:
         if math.prod(header.size[space:]) > 1 and header.channels > 1:
             raise DataError(f"{path}: expected volumes or channels, found both ({join_sizes(shape)}). Split the file.")
         is_rgb = header.channels == 3 and header.dtype == np.uint8 and options.channel_axis is options.frame is None
+        order = ""
         stored, warnings = _read_voxels(path, header)
         values = stored if is_rgb else volumes_to_channels(path, stored, shape, options, notes)
         if not has_independent_axes(header.affine):
@@ -70,6 +72,7 @@ def read_metaimage(path: Path, options: ReadOptions) -> Image:
         elif space == 2:  # without a third axis there is no position in the patient
             spacing = voxel_sizes(header.affine)[:2][::-1]
         else:
+            order = axis_directions(_TO_RAS @ header.affine)
             values, affine = to_closest_ras(values, _TO_RAS @ header.affine, notes)
             spacing = voxel_sizes(affine)
     values = as_native(channels_first(values.swapaxes(0, 1) if space == 2 else values))
@@ -77,7 +80,7 @@ def read_metaimage(path: Path, options: ReadOptions) -> Image:
     unit, value_range = integer_range(values.dtype, 8) if is_rgb else ("raw", None)
     return Image(
         values, affine, spacing, unit=unit, value_range=value_range, identity={"file": str(path)}, notes=tuple(notes),
-        warning=" ".join((*header.warnings, *warnings)),
+        warning=" ".join((*header.warnings, *warnings)), stored=order,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from medzoo.io.files import DEFLATE_LIMIT, check_frame, check_size, join_sizes, 
 from medzoo.io.image import (
     Image,
     as_native,
+    axis_directions,
     handle_nan,
     has_independent_axes,
     integer_range,
@@ -76,7 +77,9 @@ def read_nifti(path: Path, kind: str, options: ReadOptions) -> Image:
         values = stored if bits else _volumes(path, header, stored, options, notes)
         values = values if bits else apply_read_scaling(values, *_scaling(path, header, warnings))
         affine, spacing = _geometry(path, header, notes, warnings)
+    order = ""
     if affine is not None:
+        order = axis_directions(affine)
         values, affine = to_closest_ras(values, affine, notes)
         spacing = voxel_sizes(affine)
     values = handle_nan(as_native(channels_first(values)), path, options.nan, notes)
@@ -84,7 +87,7 @@ def read_nifti(path: Path, kind: str, options: ReadOptions) -> Image:
     unit, value_range = integer_range(values.dtype, bits) if bits else ("raw", None)
     return Image(
         values, affine, spacing, unit=unit, value_range=value_range, identity={"file": str(path)}, notes=tuple(notes),
-        warning=" ".join(warnings),
+        warning=" ".join(warnings), stored=order,
     )  # fmt: skip
 
 
