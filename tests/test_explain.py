@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import re
 import shutil
+import warnings
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,6 +24,7 @@ import medzoo
 from medzoo.errors import ConfigError, DataError, InputError
 from medzoo.interpretation.explain import explain_each
 from medzoo.interpretation.explanation import Explanation, Explanations
+from medzoo.interpretation.picture import _caption
 from medzoo.visual.phantoms import draw_xray, write_ct, write_xray
 
 MODELS = medzoo.list_models()
@@ -544,3 +547,24 @@ def test_threads_explain_and_predict_on_one_model(name):
         for i, result in enumerate(pool.map(work, range(8))):
             assert equal(result, maps) if i % 2 else result == logits
     assert all(module.training for module in model.modules())
+
+
+def test_an_explanation_is_shown_in_a_line():
+    model = medzoo.create("xray_cnn", size=32, widths=(4, 4, 8, 8), hidden=8, labels=["a", "b"]).eval()
+    with warnings.catch_warnings(action="ignore"):  # maps of random weights may be zero
+        found = medzoo.explain(model, draw_xray()[None], target=["a", "b"], allow_untrained=True)
+    assert re.fullmatch(
+        r"Explanation\(the array: a 0\.\d+, b 0\.\d+; gradcam of encoder\.stages\.3\.relu, 4 x 4 cells\)", repr(found)
+    )
+
+
+def test_a_picture_does_not_name_the_file_of_the_weights(tmp_path):
+    model = medzoo.create("xray_cnn", size=32, widths=(4, 4, 8, 8), hidden=8).eval()
+    model.set_outputs(trained=True).save_pretrained(tmp_path / "jane_doe")
+    own = medzoo.create(f"local-dir:{tmp_path / 'jane_doe'}").eval()
+    with warnings.catch_warnings(action="ignore"):
+        found = medzoo.explain(own, draw_xray()[None])
+    caption = " ".join(line.text for line in _caption(found, found.image))
+    assert "jane_doe" not in caption
+    assert f"xray_cnn, local weights {own.load_report.digest[:19]}" in caption
+    assert "image drawn from 0 (black) to 255 (white)" in caption

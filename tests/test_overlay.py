@@ -37,7 +37,7 @@ def explained(image, cells, seen=None, **changes):
         dict.fromkeys(labels, 0.625),
         dict.fromkeys(labels, True),
         identity=dict(image.identity),
-        provenance={"model": "a_model", "weights": "b_weights"},
+        provenance={"model": "densenet121_xray", "weights": "densenet121_xray:xrv_all", "digest": "sha256:0"},
     )
     frame = resize_affine(inside, next(iter(labels.values())).shape)
     made = Explanation(found, image, labels, Geometry(size, inside, to_source), frame, "gradcam", "encoder.layer4")
@@ -278,7 +278,7 @@ def test_the_picture_names_what_it_shows(texts):
     for expected in (
         "Grosse x2", "probability 0.625, no threshold: neither positive nor negative, trained output",
         "probability 0.625, output not trained", "This output was not trained", "scan.png: it is dark.",
-        "The map is coarse.", "Grad-CAM of encoder.layer4, 4 x 4 cells", "a_model, weights b_weights",
+        "The map is coarse.", "Grad-CAM of encoder.layer4, 4 x 4 cells", "densenet121_xray, weights xrv_all",
         "A map of influence, not a localisation", "Grad-CAM, no unit", "at 0.5, half of it", "at 0.25, half of it",
     ):  # fmt: skip
         assert expected in shown

@@ -53,6 +53,12 @@ class Explanation:
     layer: str = ""
     warning: str = ""
 
+    def __repr__(self) -> str:
+        found = self.prediction
+        of = ", ".join(f"{t} {found.probabilities[t]:.3g}" if t in found.probabilities else t for t in self.targets)
+        cells = " x ".join(map(str, next(iter(self.cells.values())).shape)) if self.cells else "no"
+        return f"Explanation({found.name}: {of}; {' of '.join(filter(None, (self.method, self.layer)))}, {cells} cells)"
+
     @property
     def image(self) -> Image:
         """The image as :func:`medzoo.read` returns it; of several explanations, each access reads it from its file.

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from medzoo.inference.result import Prediction
 from medzoo.io.files import join_sizes
 from medzoo.io.image import Image
+from medzoo.registry import describe, list_models
 from medzoo.visual.overlay import Overlay, draw_overlays
 from medzoo.visual.panel_text import Line
+from medzoo.visual.show import grey_window
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -81,9 +83,21 @@ def _caption(explanation: Explanation, image: Image) -> list[Line]:
     file = Path(image.identity.get("file", found.source)).name
     stack = f" ({image.identity['stack']})" if "stack" in image.identity else ""
     point = f" at ({', '.join(f'{v:.1f}' for v in found.point)}) mm" if found.point else ""
-    weights = f"{found.provenance['model']}, weights {found.provenance['weights']}" if found.provenance else ""
-    facts = [f"{method}{layer}, {cells} cells", f"{file}{stack}{point}", weights]
+    low, high = grey_window(image)
+    drawn = f"image drawn from {low:g} (black) to {high:g} (white)"
+    facts = [f"{method}{layer}, {cells} cells", f"{file}{stack}{point}", _weights(found), drawn]
     return [Line(_NOT_A_LOCALISATION), Line(" · ".join(filter(None, facts)), "note")]
+
+
+def _weights(found: Prediction) -> str:
+    """Return the model, and its weights by their tag or digest: the path of a user's own file may name a person."""
+    if not found.provenance:
+        return ""
+    name, weights, digest = (found.provenance[key] for key in ("model", "weights", "digest"))
+    tags = [] if name not in list_models() else list(describe(name).weights)
+    if weights == "none" or any(weights.startswith(f"{name}:{tag}") for tag in tags):
+        return f"{name}, weights {weights.removeprefix(f'{name}:')}"
+    return f"{name}, local weights" + (f" {digest[:19]}…" if digest != "none" else ", changed after loading")
 
 
 def _warnings(explanation: Explanation, image: Image) -> list[Line]:
