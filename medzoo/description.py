@@ -11,7 +11,7 @@ from medzoo.errors import ConfigError
 from medzoo.resolve import Request
 from medzoo.weights.load import CLASSIFIER, Loaded, LoadReport
 from medzoo.weights.obtain import Obtained
-from medzoo.weights.record import Weights
+from medzoo.weights.record import LocalFile, Weights
 
 __all__ = ["choose_outputs", "choose_preprocessing", "report_load"]
 
@@ -88,4 +88,5 @@ def report_load(
         license=weights.license,
         trained_on=weights.trained_on,
         intended_use=weights.intended_use,
+        is_published=not isinstance(weights.source, LocalFile),
     )

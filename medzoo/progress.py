@@ -7,6 +7,7 @@ included.
 from __future__ import annotations
 
 import os
+import random
 import sys
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, TypeVar
@@ -45,9 +46,11 @@ def progress_bar(*columns: ProgressColumn, transient: bool = False) -> Progress:
         columns: columns after the default ones.
         transient: whether the bar is removed when it is done.
     """
+    drawn = random.getstate()
     from rich.console import Console
     from rich.progress import Progress
 
+    random.setstate(drawn)  # rich draws a number when it is imported
     hidden = not shows_progress()
     # Before rich 14.3 a disabled bar still ends with an empty line, which a quiet console does not print.
     console = Console(stderr=True, quiet=hidden)

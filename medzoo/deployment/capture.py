@@ -7,6 +7,7 @@ Axes: b batch, c channels, s spatial axes, n outputs.
 
 from __future__ import annotations
 
+import io
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from medzoo.classifier import Classifier
-from medzoo.errors import ExportError, InputError
+from medzoo.errors import ConfigError, ExportError, InputError
 from medzoo.kernels.dispatch import set_fast_paths
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def exporting(who: str, how: str) -> Iterator[None]:
     with _one_at_a_time, plain_inference():
         try:
             yield
-        except (MemoryError, OSError, InputError):
+        except (MemoryError, OSError, InputError, ConfigError):
             raise
         except Exception as error:  # of many types, from the model's own layers too
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
@@ -82,8 +83,11 @@ def count_nodes(program: ExportedProgram) -> Counter[str]:
 
 def write_pt2(program: ExportedProgram, path: Path, metadata: Mapping[str, str], who: str) -> None:
     """Write a ``.pt2`` file, with the metadata as its extra files."""
-    with exporting(who, "torch.export.save"), path.open("wb") as file:
-        torch.export.save(program, file, extra_files=dict(metadata))
+    data = io.BytesIO()  # a write to a full disk would end the process from a destructor of torch's writer
+    with exporting(who, "torch.export.save"):
+        torch.export.save(program, data, extra_files=dict(metadata))
+    with path.open("wb") as file:
+        file.write(data.getbuffer())
 
 
 def load_pt2(path: Path) -> ExportedProgram:

@@ -62,7 +62,8 @@ def export(
     with those in PyTorch at batch sizes 1, 2 and 5, for inputs as the preprocessing makes them. Beside it are written:
 
     - ``config.json``, as :meth:`Classifier.save_pretrained` writes it;
-    - ``NAME.golden.npz``, an input (``image``) and its output in PyTorch (``logits``), to test another engine with;
+    - ``NAME.golden.npz``, an input (``image``) and its output in PyTorch (``logits``), to test another engine with, and
+      the digest of the ``weights``;
     - ``NAME.onnx.json`` or ``NAME.pt2.json``, the report.
 
     The model is not changed. Outputs that were not trained are exported, and marked. Threads export in turn.
@@ -78,9 +79,9 @@ def export(
 
     Raises:
         ConfigError: not a model, file name, size or opset that can be; a file that is there; the folder of another
-            model; packages that are not installed; or weights too large for an ONNX file.
+            model or other weights; packages that are not installed or too old; or weights too large for an ONNX file.
         ExportError: the model cannot be exported, the engine cannot run it, or the outputs differ. Nothing is kept.
-        WeightsUnavailable: the folder cannot be written.
+        WeightsUnavailable: the folder cannot be written. What was there before is still there.
 
     >>> import medzoo, tempfile
     >>> model = medzoo.create("xray_cnn", size=32, hidden=8)
@@ -172,7 +173,8 @@ class _Job:
             with plain_inference():
                 expected = reference(view, inputs, view.name)
             golden: dict[str, Any] = {INPUT: inputs[:1].numpy(), self.output: expected[1].numpy()}
-            target.check_golden(golden, self.tolerance, overwrite)
+            golden["weights"] = np.array(self.statement.digest)
+            new_golden = target.replaces_golden(golden, self.tolerance, overwrite)
             bar.advance(task)
             nodes, exported = self._write(folder / target.path.name, inputs)
             bar.advance(task)
@@ -181,7 +183,8 @@ class _Job:
                 differences = compare(exported, inputs, expected, self.tolerance, what)
             report = self._report(target, (folder / target.path.name).read_bytes(), nodes, differences, expected)
             bar.advance(task)
-            np.savez(folder / target.golden.name, **golden)
+            if new_golden:
+                np.savez(folder / target.golden.name, **golden)
             text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"
             (folder / target.report.name).write_text(text, "utf-8")
             if self.statement.replaces(target.path.with_name(CONFIG_FILE)):

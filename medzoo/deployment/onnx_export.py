@@ -74,20 +74,27 @@ def write_onnx(
         How often each operator is in the graph.
 
     Raises:
+        ConfigError: onnxscript is too old for this PyTorch.
         ExportError: it cannot be translated, or not to this operator set, or the file is not valid.
     """
     import onnx
 
     with exporting(who, f"the ONNX exporter, for opset {opset},"):
-        translated: Any = torch.onnx.export(
-            program,
-            dynamo=True,
-            opset_version=opset,
-            input_names=[INPUT],
-            output_names=[output],
-            dynamic_shapes=({0: "batch"},),
-            verbose=False,
-        )
+        try:
+            translated: Any = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=opset,
+                input_names=[INPUT],
+                output_names=[output],
+                dynamic_shapes=({0: "batch"},),
+                verbose=False,
+            )
+        except ImportError as error:  # each torch needs what an onnxscript of its time has
+            raise ConfigError(
+                f"export: expected an onnxscript that PyTorch {torch.__version__} can use, got "
+                f"{metadata.version('onnxscript')} ({error}). Run: pip install --upgrade onnxscript"
+            ) from error
         proto = translated.model_proto
     found = {one.domain or "ai.onnx": one.version for one in proto.opset_import}
     if found.get("ai.onnx") != opset:

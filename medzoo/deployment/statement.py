@@ -6,6 +6,8 @@ No text names a file or folder of this machine.
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from medzoo.weights.save import config_file, weight_file
 __all__ = ["Statement", "config_beside", "state"]
 
 # Of config.json: what may differ between two exports of one model to one folder, and what a person adds to it.
-VERSIONS = frozenset({"medzoo", "torch", "weights"})
+VERSIONS = frozenset({"medzoo", "torch"})
 ADDED = frozenset({"license", "trained_on", "intended_use", "metrics"})
 
 
@@ -66,17 +68,16 @@ class Statement:
             "medzoo.trained_on": self.trained_on,
             "medzoo.digest": self.digest,
             "medzoo.version": __version__,
-            "medzoo.provenance": text(_without_path(provenance(model), model)),
+            "medzoo.provenance": text(_without_source(provenance(model), model)),
         }
         return stated if self.config is None else {"medzoo.config": self.config.decode(), **stated}
 
 
-def _without_path(found: dict[str, str], model: Classifier) -> dict[str, str]:
-    """Return a provenance without the path of the user's own weights, which may name a person."""
-    source = "" if model.load_report is None else model.load_report.source
-    tag = source.removeprefix(f"{model.name}:")
-    if ("/" in tag or "\\" in tag) and not tag.startswith("hf-hub:"):
-        found["weights"] = found["weights"].replace(source, f"{model.name}: a local file")
+def _without_source(found: dict[str, str], model: Classifier) -> dict[str, str]:
+    """Return a provenance without the name of the user's own weights, which may name a person."""
+    report = model.load_report
+    if report is not None and not report.is_published:
+        found["weights"] = f"{model.name}: local weights{found['weights'].removeprefix(report.source)}"
     return found
 
 
@@ -118,13 +119,14 @@ def config_beside(ours: bytes, folder: Path, overwrite: bool) -> bytes:
         ConfigError: the folder holds another model.
     """
     path = folder / CONFIG_FILE
-    if not path.exists():
+    if not os.path.lexists(path):
         return ours
     saved = (folder / WEIGHTS_FILE).exists()
-    theirs = path.read_bytes()
+    theirs = b""
     try:
-        differing = _differing(json.loads(ours), parse_json(theirs), saved)
-    except (ValueError, TypeError, AttributeError, RecursionError):
+        theirs = path.read_bytes()
+        differing = _differing(json.loads(ours), parse_json(theirs), VERSIONS | ADDED if saved else VERSIONS)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         differing = ["its format"]
     if saved and differing:
         raise ConfigError(
@@ -139,10 +141,6 @@ def config_beside(ours: bytes, folder: Path, overwrite: bool) -> bytes:
     return theirs if saved else ours
 
 
-def _differing(ours: dict[str, Any], theirs: dict[str, Any], saved: bool) -> list[str]:
-    """Return which fields of two configs are of two different models."""
-    passed_over = VERSIONS | ADDED if saved else VERSIONS
-    found = [name for name in {**ours, **theirs} if name not in passed_over and ours.get(name) != theirs.get(name)]
-    if saved and theirs["weights"]["digest"] != ours["weights"]["digest"]:
-        found.append("weights")
-    return found
+def _differing(ours: dict[str, Any], theirs: dict[str, Any], passed_over: Collection[str]) -> list[str]:
+    """Return which fields of two configs are of two different models, or of different weights."""
+    return [name for name in {**ours, **theirs} if name not in passed_over and ours.get(name) != theirs.get(name)]

@@ -45,6 +45,7 @@ class LoadReport:
         trained_on: their training data, in a sentence.
         intended_use: the images and patients they were made for.
         changed: how each tensor was changed after loading, by name: it is no longer that of the weights.
+        is_published: whether ``source`` names published weights, not a file of the user, whose name may be private.
     """
 
     source: str
@@ -59,6 +60,7 @@ class LoadReport:
     trained_on: str = "not stated"
     intended_use: IntendedUse = UNSTATED
     changed: Mapping[str, str] = field(default_factory=dict)
+    is_published: bool = False
 
     def with_new(self, gone: Collection[str], new: Collection[str]) -> LoadReport:
         """Return the report after a head was replaced: ``gone`` no longer exist, ``new`` are random.
