@@ -5,6 +5,7 @@ Axes: c channels, s spatial axes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,13 @@ from torch import Tensor
 from medzoo.errors import InputError
 
 __all__ = ["Geometry", "resample_to_grid", "resize_affine"]
+
+# Of a voxel of the tensor: how far a voxel at the border of its field of view may be outside, by rounding.
+EDGE = 1e-3
+# Voxels that two grids may move against each other and count as parallel.
+PARALLEL = 1e-4
+# Voxels that are resampled at once between oblique grids, with about 100 bytes for each.
+SLAB = 2**21
 
 
 def resize_affine(before: tuple[int, ...], after: tuple[int, ...]) -> NDArray[np.float64]:
@@ -71,23 +79,95 @@ class Geometry:
         Raises:
             InputError: the map has a batch axis, or no channel axis.
         """
-        given = torch.as_tensor(values, dtype=torch.float32)
-        if given.ndim != 1 + len(self.size):
+        given = torch.as_tensor(values, dtype=torch.float32, device="cpu").detach()
+        dims = len(self.size)
+        if given.ndim != 1 + dims:
             raise InputError(
-                f"invert: expected a map c *s of {1 + len(self.size)} axes, got {tuple(given.shape)}. "
+                f"invert: expected a map c *s of {1 + dims} axes, got {tuple(given.shape)}. "
                 "Add a channel axis with x[None], or take one of the batch."
             )
         affine = self.to_source @ (resize_affine(self.size, tuple(given.shape[1:])) if frame is None else frame)
-        # Up to its outermost voxels a map has the value of its border; outside the field of view it is 0.
-        return resample_to_grid(given, affine, np.eye(4), self.source_size, "border") * self.covered()
+        out = torch.zeros(len(given), *self.source_size)
+        low, high = self._field_of_view()
+        if (low >= high).any():
+            return out
+        box = out[(slice(None), *map(slice, low, high))]
+        to_map = np.linalg.inv(affine) @ _shift(low)
+        order = _parallel_axes(to_map, box.shape[1:])
+        # The field of view is the whole box only where the grid of the tensor is parallel too.
+        if order is None or _parallel_axes(np.linalg.inv(self.to_source) @ _shift(low), box.shape[1:]) is None:
+            self._fill_oblique(box, given, affine, low)
+        else:
+            _fill_along_axes(box, given.permute(0, *[1 + axis for axis in order]), to_map[order])
+        return out
 
     def covered(self) -> Tensor:
         """Return which voxels of the original grid are in the tensor's field of view, bool ``*source_size``."""
-        to_tensor = np.linalg.inv(self.to_source)
-        inside = torch.ones(self.source_size, dtype=torch.bool)
-        for axis, side in enumerate(self.size):
-            index = torch.full(self.source_size, float(to_tensor[axis, 3]), dtype=torch.float32)
-            for other, indices in enumerate(np.ix_(*[np.arange(length) for length in self.source_size])):
-                index += to_tensor[axis, other] * torch.from_numpy(indices)
-            inside &= (index >= -0.5 - 1e-3) & (index <= side - 0.5 + 1e-3)
-        return inside
+        return self.invert(torch.ones(1, *[1] * len(self.size)))[0] > 0.5
+
+    def _field_of_view(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the first voxel along each axis of the box around the tensor's field of view, and the one after it."""
+        dims = len(self.size)
+        ends = [(-0.5 - EDGE, side - 0.5 + EDGE) for side in self.size]
+        corners = np.stack(np.meshgrid(*ends, indexing="ij")).reshape(dims, -1)
+        places = self.to_source[:dims, :dims] @ corners + self.to_source[:dims, 3:]
+        low, high = np.ceil(places.min(1)), np.floor(places.max(1)) + 1
+        return np.clip(low, 0, None).astype(np.int64), np.clip(high, None, self.source_size).astype(np.int64)
+
+    def _fill_oblique(self, box: Tensor, given: Tensor, affine: NDArray[np.float64], low: NDArray[np.int64]) -> None:
+        """Resample a map into a box of the original grid that begins at ``low``, a few planes at a time."""
+        step = max(1, SLAB // math.prod(box.shape[2:]))
+        for start in range(0, box.shape[1], step):
+            slab = box[:, start : start + step]
+            target = _shift(low) @ _shift([start])
+            slab.copy_(resample_to_grid(given, affine, target, slab.shape[1:], "border"))
+            to_tensor = np.linalg.inv(self.to_source) @ target
+            for axis, side in enumerate(self.size):
+                index = torch.full(slab.shape[1:], float(to_tensor[axis, 3]))
+                for other, indices in enumerate(np.ix_(*map(np.arange, slab.shape[1:]))):
+                    index += to_tensor[axis, other] * torch.from_numpy(indices)
+                slab *= (index >= -0.5 - EDGE) & (index <= side - 0.5 + EDGE)
+
+
+def _shift(low: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the 4 x 4 matrix from an index of a box that begins at ``low`` to an index of the grid."""
+    matrix = np.eye(4)
+    matrix[: len(low), 3] = low
+    return matrix
+
+
+def _parallel_axes(matrix: NDArray[np.float64], size: Sequence[int]) -> list[int] | None:
+    """Return the axis that goes with each axis of a grid of ``size``, or ``None`` where a grid is oblique to the other.
+
+    Args:
+        matrix: 4 x 4, from an index of the grid to an index of the other.
+        size: of the grid.
+    """
+    dims = len(size)
+    moves = np.abs(matrix[:dims, :dims]) * np.maximum(np.asarray(size) - 1, 1)
+    order = moves.argmax(0)
+    off_axis = moves.copy()
+    off_axis[order, range(dims)] = 0
+    return order.tolist() if len(set(order)) == dims and off_axis.sum(1).max() < PARALLEL else None
+
+
+def _fill_along_axes(box: Tensor, x: Tensor, to_map: NDArray[np.float64]) -> None:
+    """Interpolate a map into a box, one axis after the other.
+
+    Args:
+        box: ``c *size``.
+        x: the map, its axes in the order of those of the box.
+        to_map: row i is from an index of the box to the index along axis i of the map.
+    """
+    for axis in range(box.ndim - 2, -1, -1):
+        places = to_map[axis, axis] * np.arange(box.shape[1 + axis]) + to_map[axis, 3]
+        places = np.clip(places, 0, x.shape[1 + axis] - 1)
+        below = places.astype(np.int64)
+        above = np.minimum(below + 1, x.shape[1 + axis] - 1)
+        weights = (places - below).astype(np.float32)
+        if axis:
+            start, end = (x.index_select(1 + axis, torch.from_numpy(which)) for which in (below, above))
+            x = start.lerp_(end, torch.from_numpy(weights).reshape(-1, *[1] * (box.ndim - 2 - axis)))
+        else:  # plane by plane, so that nothing else as large as the box is kept
+            for i, weight in enumerate(weights.tolist()):
+                torch.lerp(x[:, below[i]], x[:, above[i]], weight, out=box[:, i])
