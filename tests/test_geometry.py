@@ -57,7 +57,7 @@ def geometries(draw: st.DrawFn, dims: int) -> tuple[Geometry, NDArray[np.float32
 
 @pytest.mark.parametrize("dims", [2, 3])
 @given(st.data())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_a_map_is_what_every_voxel_finds_in_it(dims: int, data: st.DataObject) -> None:
     geometry, values, frame = data.draw(geometries(dims))
     found = geometry.invert(values, frame)

@@ -73,8 +73,9 @@ class Geometry:
             frame: 4 x 4, from an index of the map to an index of the tensor; ``None`` where their borders coincide.
 
         Returns:
-            The map in the axis order of the original array, linearly interpolated; 0 outside the tensor's field of
-            view.
+            The map in the axis order of the original array, linearly interpolated between the centres of its cells;
+            beyond the outermost of them it has their values, and is 0 outside the tensor's field of view. Where the
+            axes of the two grids are parallel it needs no more memory than the result.
 
         Raises:
             InputError: the map has a batch axis, or no channel axis.
