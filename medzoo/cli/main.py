@@ -18,7 +18,10 @@ import click
 import medzoo
 from medzoo.cli.bench import bench
 from medzoo.cli.evaluate import evaluate, recalibrate
+from medzoo.cli.explain import explain, predict_and_explain
 from medzoo.cli.froc import froc
+from medzoo.cli.map_files import SavedMaps, add_maps_to_csv, add_maps_to_json, with_map_warnings
+from medzoo.cli.problems import print_problems
 from medzoo.cli.reproduce import reproduce
 from medzoo.cli.sweep import sweep
 from medzoo.cli.tables import cli_message, console, info_table, models_table, prediction_table, weights_table
@@ -29,11 +32,9 @@ from medzoo.progress import progress_bar
 from medzoo.version import __version__
 
 if TYPE_CHECKING:
-    from medzoo.inference.result import Prediction, Predictions
+    from medzoo.inference.result import Prediction
 
 __all__ = ["main"]
-
-MOST_LINES = 50  # of each kind of problem that "predict" prints
 
 
 class LogLines(logging.Handler):
@@ -132,7 +133,13 @@ def info(name: str) -> None:
 @click.option("--allow-untrained", is_flag=True, help="Run even if no output was trained; the outputs are marked.")
 @click.option("--allow-mismatch", is_flag=True, help="Run on images of another kind too; the results are marked.")
 @click.option("--strict", is_flag=True, help="Treat every warning, such as of implausible values, as an error.")
-def predict(model: str, paths: tuple[str, ...], output: str, **options: Any) -> None:
+@click.option(
+    "--explain",
+    metavar="FOLDER",
+    help="Write a picture of each image there, with a Grad-CAM map of its most probable trained output; medzoo explain "
+    "has other outputs, methods and formats.",
+)
+def predict(model: str, paths: tuple[str, ...], output: str, explain: str | None, **options: Any) -> None:
     """Predict with MODEL on files, DICOM series and folders.
 
     MODEL is NAME (untrained), NAME:TAG, local-dir:FOLDER or hf-hub:OWNER/REPO.
@@ -153,21 +160,21 @@ def predict(model: str, paths: tuple[str, ...], output: str, **options: Any) -> 
     with warnings.catch_warnings(action="ignore", category=UserWarning), progress_bar(MofNCompleteColumn()) as bar:
         task = bar.add_task(name, total=None)
         # The other options have the names that medzoo.predict gives them.
-        results = medzoo.predict(
-            built,
-            list(paths),
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-            **options,
+        options["progress"] = lambda done, total: bar.update(task, completed=done, total=total)
+        results, maps = (
+            (medzoo.predict(built, list(paths), **options), None)
+            if explain is None
+            else predict_and_explain(built, paths, explain, **options)
         )
     if output == "json":
-        click.echo(results.to_json(), nl=False)
+        click.echo(results.to_json() if maps is None else add_maps_to_json(results, maps), nl=False)
     elif output == "csv":
-        click.echo(results.to_csv(), nl=False)
+        click.echo(results.to_csv() if maps is None else add_maps_to_csv(results, maps), nl=False)
     else:
-        for result in results:
+        for i, result in enumerate(results):
             if not result.error:
-                _print_prediction(result)
-    _print_problems(results)
+                _print_prediction(result, None if maps is None else maps[i])
+    print_problems(results if maps is None else with_map_warnings(results, maps))
     if results.failed or not results:
         sys.exit(DataError.exit_code)
 
@@ -199,39 +206,22 @@ def quickstart(file: str | None, to: str) -> None:
     run(Path(file) if file else None, Path(to))
 
 
-def _print_prediction(result: Prediction) -> None:
-    """Print one prediction: its source, its outputs and the preprocessing steps."""
+def _print_prediction(result: Prediction, maps: SavedMaps | None) -> None:
+    """Print one prediction: its source, its outputs, the preprocessing steps and the file of its map."""
     click.echo(f"{result.name} · {result.provenance['model']} · weights {result.provenance['weights']}")
     if not result.trained:
         click.secho("untrained outputs: these numbers mean nothing", fg="red", bold=True)
     if result.mismatch:
         click.secho(f"another kind of image: these numbers mean nothing ({result.mismatch})", fg="red", bold=True)
     console().print(prediction_table(result))
-    click.echo(" → ".join(result.steps) + "\n")
-
-
-def _first(lines: list[str]) -> list[str]:
-    """Return the lines, of which an archive may have thousands, up to a number that a person reads."""
-    more = len(lines) - MOST_LINES
-    return lines if more < 2 else [*lines[:MOST_LINES], f"… and {more} more: --output json or csv has them all"]
-
-
-def _print_problems(results: Predictions) -> None:
-    """Print warnings, skipped objects and errors to stderr, one line each, and the counts."""
-    lines = _first([f"warning: {result.warning}" for result in results if result.warning and not result.error])
-    lines += _first([f"skipped {source}: {reason}" for source, reason in results.skipped.items()])
-    lines += _first([f"DataError: {result.error}" for result in results.failed])
-    if not results:
-        reason = f"{len(results.skipped)} skipped" if results.skipped else "no image was found"
-        lines.append(f"nothing to predict: {reason}")
-    elif len(results) + len(results.skipped) > 1:
-        lines.append(results.summary())
-    for line in lines:
-        click.echo(cli_message(line), err=True)
+    click.echo(" → ".join(result.steps))
+    if maps is not None:
+        click.echo(f"map of {', '.join(maps.targets)}: {', '.join(map(str, maps.files))}")
+    click.echo()
 
 
 for command in (
-    bench, cache, check, evaluate, recalibrate, convert, fetch, froc, recipes, reproduce, sweep, train, verify,
+    bench, cache, check, evaluate, explain, recalibrate, convert, fetch, froc, recipes, reproduce, sweep, train, verify,
 ):  # fmt: skip
     main.add_command(command)
 

@@ -57,6 +57,8 @@ ADVICE = {
     "medzoo.show(path)": "medzoo show PATH --out check.png",
     "create the model with num_classes=0": "create the model in Python with num_classes=0",
     "Leave frame out.": "Leave --frame out.",
+    "use method='occlusion'": "use --method occlusion",
+    "Save the array to a .npy file, or a picture to a .png file.": "Choose --format npy or --format png.",
     "use medzoo.predict for a folder tree": "use medzoo predict for a folder tree",
     "medzoo.list_models()": "medzoo list",
 }

@@ -101,15 +101,23 @@ class Explanation:
         return np.asarray(self.geometry.invert(cells[None], self.frame)[0].numpy())
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write a picture (``.png``), a NIfTI volume with the affine of the image (``.nii.gz``) or an array (``.npy``).
+        """Write a picture (``.png``, ``.jpg``), a NIfTI volume (``.nii.gz``, ``.nii``) or an array (``.npy``).
+
+        A picture shows all targets. A volume has the axes and the affine of the image, float32; a 2D image with a
+        position is a volume of one slice. What is at ``path`` is replaced once the new file is complete.
 
         Raises:
-            ConfigError: another suffix, several targets for a volume, an image without a position, or no permission.
+            ConfigError: another suffix; several targets, or for a volume an image without a position; a file that
+                cannot be written.
         """
         return save_explanation(self, path)
 
     def draw(self) -> Picture:
-        """Draw the image beside the map over it, with the target, its probability and the scale."""
+        """Draw the image beside each map over it, with its target, probability and scale; 1600 pixels wide.
+
+        Of a volume, the planes are those through the maximum of the map, in the radiological convention. The map is
+        clear where it is low, a line follows half of its maximum, and what the model did not see is hatched.
+        """
         return draw_explanation(self)
 
 

@@ -155,9 +155,9 @@ class ExplanationRun:
         failure = ""
         if tensors:
             try:
-                # A tensor that was made in inference mode cannot be differentiated through.
-                with torch.inference_mode(False):
-                    rows = iter(self._maps(torch.stack(tensors).to(self._device)))
+                # A tensor that was made in inference mode cannot be differentiated through, and float32 is float32.
+                with torch.inference_mode(False), torch.autocast(self._device.type, enabled=False):
+                    rows = iter(self._maps(torch.stack(tensors).to(self._device, torch.float32)))
             except InputError as error:  # out of memory: the next batch may be smaller
                 failure = str(error)
         for planned, item in batch:

@@ -102,8 +102,8 @@ def _recorded(logits: Tensor, activations: Tensor) -> Any:
             (gradient,) = torch.autograd.grad(chosen, activations, retain_graph=True)
             # Grad-CAM++ adds 1e-7 to squares of the gradient. After an average over many cells these are far smaller,
             # and what was added would decide the map. Both methods give the same map for activations times s and
-            # gradients over s; a power of 2 brings the largest gradient to 1 without rounding.
-            exponent = torch.frexp(gradient.flatten(1).abs().amax(1)).exponent
+            # gradients over s; a power of 2 brings the largest gradient to 2 ** 32 without rounding.
+            exponent = torch.frexp(gradient.flatten(1).abs().amax(1)).exponent - 32
             s = torch.ldexp(torch.ones_like(exponent, dtype=gradient.dtype), exponent)
             s = s.view(-1, *[1] * (gradient.ndim - 1))
             return logits, ((activations.detach() * s).contiguous(),), ((gradient / s).contiguous(),)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from medzoo.inference.result import Prediction
 from medzoo.io.files import join_sizes
+from medzoo.io.image import Image
 from medzoo.visual.overlay import Overlay, draw_overlays, peak
 from medzoo.visual.panel_text import Line
 
@@ -26,7 +27,7 @@ _NOT_A_LOCALISATION = "A map of influence, not a localisation: what moved this o
 
 def draw_explanation(explanation: Explanation) -> Picture:
     """Draw an image beside the maps over it, with target, probability, method and warnings."""
-    found = explanation.prediction
+    found, image = explanation.prediction, explanation.image  # which may be read from its file
     seen = np.asarray(explanation.geometry.covered().numpy())
     signed = explanation.method == "occlusion"
     overlays = []
@@ -36,11 +37,11 @@ def draw_explanation(explanation: Explanation) -> Picture:
         if target in found.untrained:
             heading.append(Line("This output was not trained: its probability and its map mean nothing.", "warning"))
         if not values.any():
-            heading.append(Line("The map is zero everywhere: there is nothing to draw.", "warning"))
+            heading.append(Line("The map is zero everywhere: nothing is drawn over the image.", "warning"))
         else:
-            heading.append(Line(_place(explanation, values, signed), "note"))
+            heading.append(Line(_place(image, values, signed), "note"))
         overlays.append(Overlay(values, heading, _scale(explanation.method), signed))
-    return draw_overlays(explanation.image, overlays, seen, _warnings(explanation), _caption(explanation))
+    return draw_overlays(image, overlays, seen, _warnings(explanation, image), _caption(explanation, image))
 
 
 def _describe_output(found: Prediction, target: str) -> str:
@@ -60,10 +61,9 @@ def _scale(method: str) -> str:
     return f"{_METHODS.get(method, method)}, no unit: comparable within this map alone"
 
 
-def _place(explanation: Explanation, values: NDArray[np.float32], signed: bool) -> str:
+def _place(image: Image, values: NDArray[np.float32], signed: bool) -> str:
     """Return where the maximum is: the index on the axes of the array, and for a volume the position in mm."""
     at = peak(values, signed)
-    image = explanation.image
     name = "maximum" if values.max() > 0 else "minimum"
     where = f"{name} at index ({', '.join(map(str, at))}) of {join_sizes(values.shape)}"
     if image.affine is None or image.dims != 3:
@@ -72,9 +72,9 @@ def _place(explanation: Explanation, values: NDArray[np.float32], signed: bool) 
     return f"{where}, LPS ({-x:.1f}, {-y:.1f}, {z:.1f}) mm"
 
 
-def _caption(explanation: Explanation) -> list[Line]:
+def _caption(explanation: Explanation, image: Image) -> list[Line]:
     """Return the lines at the end: what the map is, its method, the file and the weights."""
-    found, image = explanation.prediction, explanation.image
+    found = explanation.prediction
     cells = join_sizes(next(iter(explanation.cells.values())).shape)
     method = _METHODS.get(explanation.method, explanation.method)
     layer = f" of {explanation.layer}" if explanation.layer else ""
@@ -86,12 +86,12 @@ def _caption(explanation: Explanation) -> list[Line]:
     return [Line(_NOT_A_LOCALISATION), Line(" · ".join(filter(None, facts)), "note")]
 
 
-def _warnings(explanation: Explanation) -> list[Line]:
+def _warnings(explanation: Explanation, image: Image) -> list[Line]:
     """Return what is known against the image, the prediction and the map; a picture has no room for whole paths."""
     found = explanation.prediction
     lines = []
     for text in filter(None, (found.warning, explanation.warning)):
-        for path in (explanation.image.identity.get("file", found.source), found.source):
+        for path in (image.identity.get("file", found.source), found.source):
             text = text.replace(path, Path(path).name)
         lines.append(Line(text, "warning"))
     return lines

@@ -52,7 +52,8 @@ def save_explanation(explanation: Explanation, path: str | os.PathLike[str]) -> 
 
 
 def _picture_writer(explanation: Explanation, kind: str) -> Callable[[BinaryIO], None]:
-    picture, options = explanation.draw(), {"quality": 92, "subsampling": 0} if kind == "jpeg" else {}
+    picture = explanation.draw()
+    options = {"quality": 92, "subsampling": 0} if kind == "jpeg" else {"compress_level": 4}
     return lambda stream: picture.save(stream, kind, dpi=_DPI, **options)
 
 
@@ -73,12 +74,13 @@ def _volume_writer(explanation: Explanation, file: Path, suffix: str) -> Callabl
     """Return what writes float32 ``*s`` with the affine of the image; a 2D image is a volume of one slice."""
     from nibabel.nifti1 import Nifti1Image
 
-    image, values = explanation.image, np.asarray(explanation.map, np.float32)
+    image = explanation.image
     if image.affine is None:
         raise ConfigError(
             f"{file}: expected an image with a position in the patient, {explanation.prediction.source} has none, so "
             "that no volume can lie on it. Save the array to a .npy file, or a picture to a .png file."
         )
+    values = np.asarray(explanation.map, np.float32)
     volume: Any = Nifti1Image(values if values.ndim == 3 else values[..., None], image.affine)
     volume.set_sform(image.affine, code=_SCANNER)
     volume.set_qform(image.affine, code=_SCANNER)  # without shear, which it cannot express

@@ -50,6 +50,8 @@ def float32_view(model: Classifier, device: torch.device) -> Classifier:
             ) from error
     if isinstance(view, OptimizedClassifier):  # it refuses to be differentiated
         object.__setattr__(view, "__class__", Classifier)
+    if hasattr(view.encoder, "set_grad_checkpointing"):
+        view.set_grad_checkpointing(False)  # with it, timm's models run parts of a layer instead of the layer
     for module in view.modules():
         module.training = False
         module._backward_hooks.clear()

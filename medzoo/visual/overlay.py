@@ -216,21 +216,25 @@ def _outline(
     pixels: NDArray[np.uint8], mask: NDArray[np.bool_], colour: tuple[int, int, int], on: NDArray[Any] | None = None
 ) -> NDArray[np.uint8]:
     """Return the picture with a line around a region, which has a dark border so that it is seen on white too."""
-    from PIL import Image as Pillow
-    from PIL import ImageFilter
-
     if not mask.any():
         return pixels
-    region = Pillow.fromarray(mask.astype(np.uint8) * 255)
-
-    def ring(outer: int, inner: int) -> NDArray[np.bool_]:
-        grown = np.asarray(region.filter(ImageFilter.MaxFilter(outer))) > 0
-        return grown & ~(np.asarray(region.filter(ImageFilter.MinFilter(inner))) > 0)
-
-    line = ring(3, 3)
+    line = _grow(mask, 1) & _grow(~mask, 1)
     if on is not None:
         line &= on
-    return np.where(line[..., None], colour, np.where(ring(7, 7)[..., None], pixels // 3, pixels)).astype(np.uint8)
+    border = _grow(mask, 3) & _grow(~mask, 3)
+    return np.where(line[..., None], colour, np.where(border[..., None], pixels // 3, pixels)).astype(np.uint8)
+
+
+def _grow(mask: NDArray[np.bool_], reach: int) -> NDArray[np.bool_]:
+    """Return a region with all pixels that are so near to it along both axes."""
+    for axis in (0, 1):
+        given, grown = np.moveaxis(mask, axis, 0), mask.copy()
+        out = np.moveaxis(grown, axis, 0)
+        for step in range(1, reach + 1):
+            out[step:] |= given[:-step]
+            out[:-step] |= given[step:]
+        mask = grown
+    return mask
 
 
 def _cross(picture: Picture, x: float, y: float) -> None:
