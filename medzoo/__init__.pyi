@@ -27,6 +27,8 @@ from .input_spec import InputSpec as InputSpec
 from .interpretation.explain import explain as explain
 from .interpretation.explanation import Explanation as Explanation
 from .interpretation.explanation import Explanations as Explanations
+from .interpretation.map_check import MapCheck as MapCheck
+from .interpretation.randomise import check_explanation as check_explanation
 from .io.image import Image as Image
 from .io.read import read as read
 from .kernels.dispatch import set_fast_paths as set_fast_paths

@@ -11,7 +11,7 @@ from medzoo.evaluation.compare import Comparison, Difference
 from medzoo.evaluation.curves import LabelCurves, ReliabilityBin
 from medzoo.evaluation.drift import Drift, DriftRow
 from medzoo.evaluation.estimate import Estimate
-from medzoo.evaluation.examples import choose_examples
+from medzoo.evaluation.examples import ExamplePicture, choose_examples
 from medzoo.evaluation.flow import Characteristics, Flow, FlowStep
 from medzoo.evaluation.groups import GroupRow, GroupTable
 from medzoo.evaluation.metrics import measure
@@ -22,7 +22,7 @@ from medzoo.evaluation.scores import Scores
 from medzoo.evaluation.seeds import SeedSummary
 
 HOSTILE = '<script>alert("x")</script> & \' ü $\\alpha_1$'
-PNG = b"\x89PNG\r\n\x1a\n-picture-"
+PNG = ExamplePicture(b"\x89PNG\r\n\x1a\n-picture-")
 
 
 class Pseudonyms:
@@ -123,7 +123,8 @@ def full(labels=("Pneumonia", HOSTILE), task="multilabel", **fields):
         log=({"epoch": 1.0, "loss": 0.7, "valid_loss": 0.6}, {"epoch": 2.0, "loss": 0.5, "valid_loss": float("nan")}),
         drift=Drift((DriftRow("mean", "0.4", "0.5", 0.6, True), DriftRow(HOSTILE, "1", "2", None, False)), ("",)),
         openings=2, facts={"model": HOSTILE, "data": "two sites", "command": "evaluate /home/me/run --data=~/x.csv"},
-        notes=("see /data/notes.txt",), examples=choose_examples(of, Pseudonyms(), 1, image=lambda row: PNG),
+        notes=("see /data/notes.txt",),
+        examples=choose_examples(of, Pseudonyms(), 1, draw=lambda _, asked: [PNG] * len(asked)),
     )  # fmt: skip
     return replace(report, checklist=draft(report))
 

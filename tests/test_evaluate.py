@@ -195,7 +195,7 @@ def test_images_are_drawn_on_request(run):
     assert all(example.image is None for example in medzoo.evaluate(run, resamples=100).examples)
     drawn = medzoo.evaluate(run, resamples=100, images=True, examples=2).examples
     assert drawn
-    assert all(example.image.startswith(b"\x89PNG") for example in drawn)
+    assert all(example.image.png.startswith(b"\x89PNG") for example in drawn)
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_the_json_has_the_figures_and_says_its_format(report, saved):
     assert found["log"][1]["valid_loss"] is None
     assert "image" not in found["examples"][0]
     assert "scores" not in found
-    assert PNG.hex() not in json.dumps(found)
+    assert PNG.png.hex() not in json.dumps(found)
     assert found == json.loads(json.dumps(report.to_dict(), allow_nan=False))
 
 
@@ -296,11 +296,11 @@ def test_known_names_go_before_any_pattern():
     assert redact("/all/Anna-3 Lee/x 1/y has 2 rows of Anna-23 Lee") == "… has 2 rows of a patient"
 
 
-def test_long_texts_are_quick():
+def test_no_pattern_backtracks():
     for text in ("/a " * 3000, "a/" * 5000, "/" * 9000, "/x" + " y" * 5000, "/a b" * 3000):
-        began = time.perf_counter()
+        began = time.process_time()
         shareable(text)
-        assert time.perf_counter() - began < 2
+        assert time.process_time() - began < 10, "milliseconds; a pattern that backtracks would take minutes"
 
 
 def test_counts_and_labels_are_no_names():

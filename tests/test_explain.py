@@ -436,23 +436,23 @@ STATES = {
         pytest.param("resnet18_multilabel", "gradcam", marks=pytest.mark.slow),
         pytest.param("densenet121_xray", "gradcam", marks=pytest.mark.slow),
         pytest.param("swin_encoder_mlp", "gradcam++", marks=pytest.mark.slow),
-        pytest.param("densenet121_xray", "occlusion", marks=pytest.mark.slow),
     ],
 )
 def test_the_model_stays_as_it_was(state, name, method):
     plain = trained(name)
     images = [x_ray() if plain.input_spec.dims == 2 else volume()]
     options = {"mask_size": 16} if method == "occlusion" else {}
-    expected = medzoo.explain(plain, images, LABELS, method, **options)[0]
+    # Low precision rounds the weights once: the arithmetic is in float32.
+    rounded = plain if state not in ("bfloat16", "half") else copy.deepcopy(STATES[state](plain)).float()
+    expected = medzoo.explain(rounded, images, LABELS, method, **options)[0]
     model = STATES[state](plain)
     before = snapshot(model)
     found = medzoo.explain(model, images, LABELS, method, **options)[0]
     assert equal(snapshot(model), before)
-    tolerance = 0.1 if state in ("bfloat16", "half") else 1e-4  # the weights are rounded, the arithmetic is not
     largest = max(np.abs(cells).max() for cells in expected.cells.values())
     assert largest > 0
     for label in LABELS:
-        assert np.abs(found.cells[label] - expected.cells[label]).max() <= tolerance * largest
+        assert np.abs(found.cells[label] - expected.cells[label]).max() <= 1e-4 * largest
     if state == "hooks":
         assert set(model.calls) == {"forward"}, "hooks that may change a result run, those of training do not"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from captum.attr import LayerGradCam
@@ -14,9 +15,10 @@ from torch.nn import functional as F
 import medzoo
 from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError
+from medzoo.interpretation.cell_frame import cell_frame
 from medzoo.interpretation.choose import choose_layer
-from medzoo.interpretation.layer_maps import layer_maps
-from medzoo.interpretation.view import float32_view
+from medzoo.interpretation.layer_maps import layer_maps, layer_shapes
+from medzoo.interpretation.view import float32_view, without_values
 from medzoo.nn.head import Head
 
 MODELS = medzoo.list_models()
@@ -149,6 +151,22 @@ def test_at_the_default_size_every_model_has_a_layer_that_points(name):
     found = choose_layer(view_of(model), x)
     assert not found.is_coarse
     assert name == "swin_encoder_mlp" or found.name == spec.cam_layer
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_layers_and_frames_do_not_depend_on_values(name):
+    """What is found from shapes alone is what a pass over the image finds."""
+    view, x = view_of(tiny(name)), batch(tiny(name), 1)
+    stages = [f"encoder.{info['module']}" for info in view.feature_info]
+    assert without_values(view, x, lambda view, x: x.device.type) == "meta"
+    sizes = layer_shapes(view, stages, x)
+    assert without_values(view, x, lambda view, x: layer_shapes(view, stages, x)) == sizes
+    for stage, (shape,) in sizes.items():
+
+        def frame(view, x, stage=stage, shape=shape):
+            return cell_frame(view, stage, x, shape[2:])
+
+        assert np.array_equal(without_values(view, x, frame), frame(view, x))
 
 
 def test_a_map_that_is_coarse_everywhere_is_the_largest():

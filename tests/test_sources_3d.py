@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import re
 import shutil
-import time
 from pathlib import Path
 
 import nibabel
@@ -341,7 +340,7 @@ def test_luna16_takes_only_its_options(luna):
 
 
 @pytest.mark.slow
-def test_luna16_of_full_size_takes_seconds(tmp_path):
+def test_luna16_of_full_size(tmp_path):
     """As many rows and scans as the challenge has, of one position each, with headers alone."""
     rng = np.random.default_rng(0)
     names = [f"1.3.6.1.4.1.14519.5.2.1.6279.6001.{10**29 + i}" for i in range(888)]
@@ -359,9 +358,7 @@ def test_luna16_of_full_size_takes_seconds(tmp_path):
     scans = rng.integers(0, 888, n).tolist()
     rows = [(names[i], *point, k) for i, point, k in zip(scans, points.tolist(), positive.tolist(), strict=True)]
     write_rows(tmp_path / "candidates_V2.csv", CANDIDATE, rows)
-    start = time.perf_counter()
     table = Table.from_source("luna16", tmp_path, negatives=1.3333)
-    assert time.perf_counter() - start < 20
     assert (len(table), int(table.targets.sum())) == (1557 + 2076, 1557)
     assert table.prevalence == (pytest.approx(1557 / n, rel=1e-4),)
 

@@ -36,6 +36,7 @@ DATA = (
 @click.option("--seen", type=click.Choice(["refuse", "drop", "allow"]), default="refuse", help="Rows of the training.")
 @click.option("--unreadable", type=click.Choice(["refuse", "drop"]), help="Images that cannot be read.")
 @click.option("--images", is_flag=True, help="Draw examples in the report, which is then not for sharing.")
+@click.option("--maps/--no-maps", default=None, help="Activation maps over the images; with --images by default.")
 @click.option("--project", default="default", help="Its key makes the pseudonyms of the report.")
 @click.option("--resamples", type=click.IntRange(100), default=2000, help="Resamples of the bootstrap.")
 @click.option("--device", help="Where to run, such as cpu or cuda:0.")
@@ -207,7 +208,7 @@ def _reading(
         for flag in (flag for flag, value in given.items() if value is not None):
             raise ConfigError(f"{flag} is for files of scores. Leave it out.")
         return reading
-    unused = {name: options.pop(name) for name in ("device", "allow_mismatch", "images", "unreadable")}
+    unused = {name: options.pop(name) for name in ("device", "allow_mismatch", "images", "maps", "unreadable")}
     unused["seen"] = None if options["seen"] == "refuse" else options["seen"]
     for name in (name for name, value in unused.items() if value):
         raise ConfigError(f"--{name.replace('_', '-')} has no effect on files of scores. Leave it out.")

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import os
 import platform
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from typing import TypedDict
@@ -20,6 +18,7 @@ from medzoo.evaluation.checklist import draft
 from medzoo.evaluation.compare import Comparison, compare
 from medzoo.evaluation.curves import LabelCurves, curves
 from medzoo.evaluation.drift import Drift, compare_data, describe_data, summarise_pixels
+from medzoo.evaluation.example_pictures import ExampleMaps, ExamplePictures
 from medzoo.evaluation.examples import choose_examples
 from medzoo.evaluation.flow import Characteristics, Flow, flow_of_run, flow_of_scores
 from medzoo.evaluation.groups import group_by
@@ -35,7 +34,6 @@ from medzoo.evaluation.scores import Scores
 from medzoo.evaluation.seeds import over_seeds
 from medzoo.evaluation.training_facts import facts_of_model, facts_of_run
 from medzoo.version import __version__
-from medzoo.visual.show_transforms import draw_input
 
 __all__ = ["CHOSEN_HERE", "Choices", "Evidence", "assemble"]
 
@@ -52,6 +50,8 @@ CHOSEN_HERE = (
     "only a test part, or data from elsewhere, shows how the model does on new patients"
 )
 """What a report of the validation part says first."""
+NO_PIXELS = "scores are evaluated, and no model and no images are known here"
+"""Why a report that should have images has none."""
 Before = tuple[Metrics, tuple[LabelCurves, ...]]
 _LIBRARIES = (("torch", "torch"), ("scikit-learn", "scikit-learn"), ("scipy", "scipy"), ("numpy", "numpy"))
 
@@ -87,6 +87,7 @@ class Evidence:
         moved: the scores with probabilities for the share of positives of these rows, of which the figures of
             probabilities are; ``None`` if those of the scores are; see :mod:`medzoo.evaluation.sampled`.
         metrics: of the scores by the same choices, where they are computed already.
+        pictures: draws the examples; ``None`` where there are no images.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Evidence:
     count: bool = True
     moved: Scores | None = None
     metrics: Metrics | None = None
+    pictures: ExamplePictures | None = None
 
     @property
     def digest(self) -> str:
@@ -118,6 +120,7 @@ def assemble(scores: Scores, choices: Choices, evidence: Evidence) -> Report:
     others = [measure(one, options=options, eligible=metrics.eligible, **how) for _, one in evidence.others]
     names = [evidence.name, *(name for name, _ in evidence.others)]
     flow, table = _who(scores, evidence)
+    pictures = evidence.pictures if choices.images else None
     shared = ("this report has images: it is not for sharing",) if choices.images else ()
     report = Report(
         title=evidence.name,
@@ -138,11 +141,9 @@ def assemble(scores: Scores, choices: Choices, evidence: Evidence) -> Report:
         facts=_facts(evidence),
         notes=tuple(dict.fromkeys((*shared, *evidence.notes, *scores.notes))),
         examples=choose_examples(
-            scores,
-            Pseudonyms(choices.project),
-            choices.examples,
-            image=_drawer(scores, evidence.pixels) if choices.images else None,
+            scores, Pseudonyms(choices.project), choices.examples, draw=pictures.draw if pictures else None
         ),
+        maps=pictures.maps if pictures else ExampleMaps(why=NO_PIXELS) if choices.images else None,
         outputs=None if evidence.model is None else evidence.model.outputs,
     )
     # Last, so that an evaluation that fails has opened nothing.
@@ -221,17 +222,3 @@ def _facts(evidence: Evidence) -> dict[str, str]:
     found["made with"] = ", ".join([f"medzoo {__version__}", f"Python {platform.python_version()}", *versions])
     found["machine"] = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     return {name: text for name, text in found.items() if text}
-
-
-def _drawer(scores: Scores, pixels: PixelStore | None) -> Callable[[int], bytes | None] | None:
-    """Return what draws a row of the scores as the network saw it, as a PNG; ``None`` without images."""
-    if pixels is None:
-        return None
-    place = {str(one): row for row, one in enumerate(pixels.table.ids)}
-
-    def image(row: int) -> bytes:
-        out = io.BytesIO()
-        draw_input(pixels.read(place[str(scores.ids[row])]), pixels.transform).save(out, "PNG")
-        return out.getvalue()
-
-    return image

@@ -20,11 +20,12 @@ from medzoo.data.table import Table
 from medzoo.errors import ConfigError, DataError, did_you_mean
 from medzoo.evaluation.assemble import CHOSEN_HERE, Choices, Evidence, assemble
 from medzoo.evaluation.calibration import undo_calibration
+from medzoo.evaluation.example_pictures import ExamplePictures
 from medzoo.evaluation.replicates import Options
 from medzoo.evaluation.report import Report
 from medzoo.evaluation.run_record import PART, own_groups
 from medzoo.evaluation.sampled import Population, check_prevalence, move_to_rows, stated_shares
-from medzoo.evaluation.score_table import score_table
+from medzoo.evaluation.score_table import match_outputs, score_table
 from medzoo.evaluation.scores import Scores
 from medzoo.evaluation.subjects import Evaluated, Subject, distinct, evaluated, pooled
 from medzoo.evaluation.unseen import Seen, check_same, find_seen, seen_notes
@@ -61,6 +62,7 @@ def evaluate(
     sensitivity: float = 0.9,
     examples: int = 8,
     images: bool = False,
+    maps: bool | None = None,
     resamples: int = 2000,
     seed: int = 0,
     project: str = "default",
@@ -94,6 +96,8 @@ def evaluate(
         sensitivity: at which the highest specificity is stated.
         examples: correct and wrong rows that are listed, for each label, under pseudonyms.
         images: also draw them. A report with images is not for sharing.
+        maps: also draw the map of the output over each image, see :func:`medzoo.explain`: Grad-CAM of the model whose
+            examples they are, which takes one forward pass for each example. ``None`` is as ``images``.
         resamples: of the bootstrap over patients.
         seed: of the bootstrap.
         project: its key makes the pseudonyms of patients and rows: the same in each report of a project.
@@ -105,6 +109,8 @@ def evaluate(
     """
     require_train_extra()
     check_prevalence(prevalence)
+    if maps and not images:
+        raise ConfigError("evaluate: maps are drawn over the images. Give images=True too, or leave maps out.")
     if isinstance(table, (str, os.PathLike)):
         table = Table.from_csv(table)
     given: list[Any] = list(model) if isinstance(model, (list, tuple)) else [model]
@@ -149,6 +155,7 @@ def evaluate(
         notes=notes,
         count=target.part != "valid",
         moved=moved[0],
+        pictures=_pictures(subjects[0], target.table, pixels, scoring, maps is not False) if images else None,
     )
     return assemble(scores, choices, evidence)
 
@@ -269,6 +276,16 @@ def _scores(subject: Evaluated, data: _Data, scoring: Scoring) -> Scores:
         raise ConfigError(f"evaluate: {subject.name} is compared with scores, and needs the images. Give the table.")
     pixels = data.pixels(subject, scoring)
     return score_table(subject.model, data.table, pixels=pixels, title=subject.name, **scoring)
+
+
+def _pictures(
+    subject: Evaluated, table: Table | None, pixels: PixelStore | None, scoring: Scoring, maps: bool
+) -> ExamplePictures | None:
+    """Return what draws the examples; ``None`` for scores, which have no images."""
+    if subject.model is None or table is None or pixels is None:
+        return None
+    outputs = match_outputs(subject.model, table, scoring.get("labels"), scoring.get("allow_untrained", False))
+    return ExamplePictures(subject.model, pixels, outputs, maps=maps, device=scoring.get("device"))
 
 
 def _before(subject: Evaluated, scores: Scores) -> Scores | None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from medzoo.data.texts import StrArray
 from medzoo.evaluation.scores import Scores
 
-__all__ = ["Example", "choose_examples"]
+__all__ = ["Example", "ExamplePicture", "choose_examples"]
 
 Kind = Literal["correct", "wrong"]
 Rows = NDArray[np.int64]
@@ -21,6 +21,19 @@ Rows = NDArray[np.int64]
 class _Pseudonyms(Protocol):
     def of(self, text: str) -> str:
         """Return the pseudonym of a text."""
+
+
+@dataclass(frozen=True)
+class ExamplePicture:
+    """A picture of an example.
+
+    Attributes:
+        png: the image, and the map of its output over it.
+        has_map: whether a map is drawn; ``False`` for one that is zero everywhere, ``None`` without maps.
+    """
+
+    png: bytes
+    has_map: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,7 @@ class Example:
         target: what is true, 0 or 1.
         called: what was called, 0 or 1.
         kind: ``"correct"`` or ``"wrong"``.
-        image: a PNG; ``None`` for none.
+        image: its picture; ``None`` for none.
         truth: for multiclass, the class that is true.
     """
 
@@ -44,12 +57,16 @@ class Example:
     target: int
     called: int
     kind: Kind
-    image: bytes | None = None
+    image: ExamplePicture | None = None
     truth: str = ""
 
 
 def choose_examples(
-    scores: Scores, pseudonyms: _Pseudonyms, n: int = 3, *, image: Callable[[int], bytes | None] | None = None
+    scores: Scores,
+    pseudonyms: _Pseudonyms,
+    n: int = 3,
+    *,
+    draw: Callable[[Scores, Sequence[tuple[int, str]]], Iterable[ExamplePicture]] | None = None,
 ) -> tuple[Example, ...]:
     """Return for each label the ``n`` most confident wrong calls and as many right ones.
 
@@ -61,20 +78,24 @@ def choose_examples(
         scores: of a model; labels without a threshold have no calls, and so no examples.
         pseudonyms: whose ``of(text)`` returns the pseudonym of a patient or a row.
         n: at most so many of each kind.
-        image: returns the PNG of a row, or ``None``; without it there are no images.
+        draw: returns the picture of each row and label; without it there are none.
     """
-    found = []
+    found, rows = [], []
     names = scores.ids if scores.patients is None else scores.patients
     for i, kind, sides in _most_confident(scores):
         for row in _half_of_each(sides, names, n):
+            rows.append(row)
             truth = scores.labels[int(scores.targets[row].argmax())] if scores.task == "multiclass" else ""
             found.append(
                 Example(
                     case=pseudonyms.of(str(names[row])), label=scores.labels[i], truth=truth, kind=kind,
                     probability=float(scores.probabilities[row, i]), target=int(scores.targets[row, i]),
-                    called=int(scores.calls[row, i]), image=image(int(row)) if image else None,
+                    called=int(scores.calls[row, i]),
                 )
             )  # fmt: skip
+    if draw is not None:
+        pictures = draw(scores, [(row, example.label) for row, example in zip(rows, found, strict=True)])
+        found = [replace(example, image=picture) for example, picture in zip(found, pictures, strict=True)]
     return tuple(found)
 
 

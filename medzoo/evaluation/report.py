@@ -25,6 +25,7 @@ from medzoo.evaluation.compare import Comparison
 from medzoo.evaluation.curves import LabelCurves
 from medzoo.evaluation.drift import Drift
 from medzoo.evaluation.estimate import Estimate
+from medzoo.evaluation.example_pictures import ExampleMaps
 from medzoo.evaluation.examples import Example
 from medzoo.evaluation.flow import Characteristics, Flow
 from medzoo.evaluation.groups import GroupTable
@@ -69,6 +70,7 @@ class Report:
             lists.
         notes: what a reader should know first.
         examples: right and wrong calls.
+        maps: how the maps over the images of the examples were made; ``None`` without them.
         checklist: draft of the reporting guidelines.
         outputs: of the model: how its thresholds and its calibration were decided.
         moved: the scores with probabilities for the share of positives of these rows, where they were sampled by class
@@ -96,6 +98,7 @@ class Report:
     checklist: tuple[ChecklistItem, ...] = ()
     outputs: Outputs | None = None
     moved: Scores | None = None
+    maps: ExampleMaps | None = None
 
     def __repr__(self) -> str:
         return f"Report({self.title!r}: {cases(self.metrics)}, {len(self.metrics.labels)} outputs)"

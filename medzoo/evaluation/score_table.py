@@ -30,7 +30,7 @@ from medzoo.inference.run import check_outputs, ready_copy
 from medzoo.progress import track
 from medzoo.transforms.transform import transform
 
-__all__ = ["score_table"]
+__all__ = ["match_outputs", "score_table"]
 
 READER = "reader:"
 
@@ -93,6 +93,14 @@ def score_table(
         notes = pixels.counts  # not the example, which has a path: notes go into a report
     _check_finite(logits, table, rows, model.name)
     return _scores(model, table.select(rows), logits, chosen, notes, pixels.dropped)
+
+
+def match_outputs(
+    model: Classifier, table: Table, labels: Mapping[str, str] | None = None, allow_untrained: bool = False
+) -> dict[str, int]:
+    """Return the index of the model's output for each label of a table that :func:`score_table` scores."""
+    chosen = _choose(model, table, labels or {}, allow_untrained)
+    return {table.labels[i]: output for i, output in zip(chosen.table, chosen.model, strict=True)}
 
 
 def _check_pixels(pixels: PixelStore, model: Classifier, table: Table) -> None:

@@ -16,7 +16,7 @@ from medzoo import registry
 from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError, UnknownModelError, did_you_mean
 from medzoo.interpretation.layer_maps import layer_shapes
-from medzoo.interpretation.view import float32_view
+from medzoo.interpretation.view import without_values
 from medzoo.nn.patch_merging import PatchMerging
 from medzoo.nn.swin_block import SwinBlock
 
@@ -74,7 +74,7 @@ def choose_layer(view: Classifier, x: Tensor, layer: str | None = None) -> Chose
             f"{view.name}: expected the dotted name of a module, got layer={layer!r}."
             f"{did_you_mean(str(layer), modules)} The stages are {', '.join(reversed(stages))}."
         )
-    runs = _run_for_shapes(view, names, x[:1])
+    runs = without_values(view, x[:1], lambda view, x: layer_shapes(view, names, x))
     faults = {name: _map_fault(view, name, shapes, x) for name, shapes in runs.items()}
     maps = [ChosenLayer(name, shapes[0][2:]) for name, shapes in runs.items() if not faults[name]]
     if not maps:
@@ -84,18 +84,6 @@ def choose_layer(view: Classifier, x: Tensor, layer: str | None = None) -> Chose
             f"{got}. The stages are {', '.join(reversed(stages))}."
         )
     return next((found for found in maps if not found.is_coarse), max(maps, key=lambda found: min(found.size)))
-
-
-def _run_for_shapes(view: Classifier, names: Sequence[str], x: Tensor) -> dict[str, list[tuple[int, ...]]]:
-    """Return what :func:`layer_shapes` does, where possible without computing a value."""
-    shapes_only = float32_view(view, torch.device("meta"))
-    for module in shapes_only.modules():  # hooks of the user see real passes alone
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
-    try:
-        return layer_shapes(shapes_only, names, torch.empty_like(x, device="meta"))
-    except Exception:  # a model that reads values, or has kernels of its own, runs as it is
-        return layer_shapes(view, names, x)
 
 
 def _map_fault(view: Classifier, name: str, shapes: Sequence[tuple[int, ...]], x: Tensor) -> str:

@@ -30,7 +30,7 @@ from medzoo.interpretation.choose import ChosenLayer, choose_layer, choose_targe
 from medzoo.interpretation.explanation import Explanation
 from medzoo.interpretation.layer_maps import LAYER_METHODS, LayerMethod, layer_maps
 from medzoo.interpretation.occlusion import box_frame, check_box, occlusion_maps, positions
-from medzoo.interpretation.view import float32_view
+from medzoo.interpretation.view import float32_view, without_values
 from medzoo.transforms.suitability import ExcludedView
 from medzoo.transforms.transform import ImageSource, Prepared, transform
 
@@ -180,8 +180,10 @@ class ExplanationRun:
             maps = torch.stack([run(*row) for row in zip(x[:, None], logits[:, None], targets, strict=True)])
         else:
             if self._layer is None:
-                self._layer = choose_layer(self._view, x, self._layer_name)
-                self._frame = cell_frame(self._view, self._layer.name, x[:1], self._layer.size)
+                chosen = self._layer = choose_layer(self._view, x, self._layer_name)
+                self._frame = without_values(
+                    self._view, x[:1], lambda view, x: cell_frame(view, chosen.name, x, chosen.size)
+                )
             method = cast(LayerMethod, self._method)
             logits, maps = layer_maps(self._view, self._layer.name, x, self._choose, method)
             targets = self._choose(logits)

@@ -27,7 +27,20 @@ from medzoo.io.image import Image
 from medzoo.transforms.augment import Augmentation, Augmenter
 from medzoo.transforms.resample import resample_volume
 from medzoo.transforms.transform import ImageSource, Prepared, Transform, transform
-from medzoo.visual.show import Panel, compose, draw, flat_panel, middle_planes, paste, save_picture
+from medzoo.visual.colours import blend
+from medzoo.visual.overlay import peak
+from medzoo.visual.show import (
+    PAPER,
+    Panel,
+    as_displayed,
+    compose,
+    draw,
+    flat_panel,
+    middle_planes,
+    paste,
+    planes,
+    save_picture,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -158,10 +171,44 @@ def draw_changes(
     return save_picture(paste(tiles, _WIDTH), out)
 
 
-def draw_input(x: Tensor, how: Transform) -> Picture:
-    """Draw one image as the network sees it, ``c *s`` before the model's mean and std, without a name."""
+def draw_input(x: Tensor, how: Transform, heat: Tensor | None = None) -> Picture:
+    """Draw one image as the network sees it, ``c *s`` before the model's mean and std, without a name.
+
+    Args:
+        x: the image.
+        how: its preprocessing.
+        heat: a map ``*s`` that is never negative, drawn over the image once more: beside it, or of a volume below it,
+            both in the planes through the map's maximum. A map that is zero everywhere is not drawn.
+    """
     levels, side = _levels(x[None], how.preprocessing), _BATCH_SIDE[x.ndim - 1]
-    return _tile(x, how.preprocessing, levels, "", side, letters=False, histogram=False)
+    if heat is None or not heat.any():
+        return _tile(x, how.preprocessing, levels, "", side, letters=False, histogram=False)
+    grey, values = _grey(x, levels), (heat.float() / heat.max()).numpy()
+    image = Image(grey, _affine(x, how.preprocessing))
+    pixels = np.moveaxis(grey, 0, -1) if len(grey) == 3 else np.repeat(grey[0][..., None], 3, -1)
+    if image.dims == 2:
+        plain = flat_panel(image, pixels)
+        return _grid([[plain, replace(plain, pixels=blend(pixels, values))]], side)
+    (volume, spacing), (shown, _) = as_displayed(image, pixels), as_displayed(image, values)
+    at, oriented = peak(shown), image.affine is not None
+    cuts, maps = (planes(one, spacing, at, oriented=oriented) for one in (volume, shown))
+    return _grid([cuts, [replace(c, pixels=blend(c.pixels, m.pixels)) for c, m in zip(cuts, maps, strict=True)]], side)
+
+
+def _grid(rows: Sequence[Sequence[Panel]], side: int, gap: int = 6) -> Picture:
+    """Put rows of panels below each other without text; the longest side of one has ``side`` pixels."""
+    from PIL import Image as Pillow
+
+    scale = side / max(max(panel.mm) for panel in rows[0])
+    width = sum(panel.size(scale)[0] + gap for panel in rows[0]) - gap
+    height = max(panel.size(scale)[1] for panel in rows[0])
+    picture = Pillow.new("RGB", (width, len(rows) * (height + gap) - gap), PAPER)
+    for row, panels in enumerate(rows):
+        left = 0
+        for panel in panels:
+            picture.paste(panel.scaled(scale), (left, row * (height + gap)))
+            left += panel.size(scale)[0] + gap
+    return picture
 
 
 def _label(target: Tensor, labels: Sequence[str]) -> str:
@@ -209,7 +256,7 @@ def _tile(
     histogram: bool = True,
 ) -> Picture:
     """Draw one tensor ``c *s`` with its histogram and text; ``placed`` if its axes are those of the preprocessing."""
-    grey = ((x - levels[0]) / (levels[1] - levels[0])).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
+    grey = _grey(x, levels)
     image = Image(grey, _affine(x, how) if placed else None)
     pixels = np.moveaxis(grey, 0, -1) if len(grey) == 3 else grey[0]
     panels = middle_planes(image, pixels) if image.dims == 3 else [flat_panel(image, pixels)]
@@ -224,6 +271,11 @@ def _tile(
         lines.append(f"{join_sizes(x.shape[1:])}{channel}, {float(x.min()):.3g} to {float(x.max()):.3g}")
     width = max(24, sum(round(panel.mm[1] / max(panel.mm) * side) + 52 for panel in panels) // 8)
     return compose(panels, [part for line in lines for part in textwrap.wrap(line, width)], side)
+
+
+def _grey(x: Tensor, levels: Levels) -> NDArray[np.uint8]:
+    """Return values in 8 bits, of the same shape."""
+    return ((x - levels[0]) / (levels[1] - levels[0])).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
 
 
 def _affine(x: Tensor, how: Preprocessing) -> NDArray[np.float64] | None:

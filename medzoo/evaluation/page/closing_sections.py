@@ -21,10 +21,11 @@ def examples(report: Report) -> Markup | None:
     """Return right and wrong examples."""
     if not report.examples:
         return None
-    parts: list[str] = [
+    parts: list[str | None] = [
         tag("p", "The most confident wrong and right calls of each output, half of them of positive cases where "
             "there are as many. Cases are named by pseudonyms, which cannot be traced back without the key of the "
-            "project.")
+            "project."),
+        _maps(report),
     ]  # fmt: skip
     for label in dict.fromkeys(example.label for example in report.examples):
         mine = [example for example in report.examples if example.label == label]
@@ -33,24 +34,48 @@ def examples(report: Report) -> Markup | None:
             if len(mine) <= 2
             else [[e for e in mine if e.kind == k] for k in dict.fromkeys(e.kind for e in mine)]
         )
-        parts += [tag("h3", label), *(tag("div", *map(_example, row), class_="examples") for row in rows)]
+        kind = "examples maps" if report.maps is not None and report.maps.layer else "examples"
+        parts += [tag("h3", label), *(tag("div", *map(_example, row), class_=kind) for row in rows)]
     return join(parts)
+
+
+def _maps(report: Report) -> Markup | None:
+    """Return what the maps over the images are, and what they are not."""
+    maps = report.maps
+    if maps is None:
+        return None
+    if maps.why:
+        return tag("p", f"There are no activation maps: {maps.why}".rstrip(".") + ".")
+    cells = " × ".join(map(str, maps.size))
+    text = (
+        f"Beside each image is the map of its output over the same pixels, as the network saw them: {maps.method} of "
+        f"the layer {maps.layer}, {cells} cells. It is a map of influence, not a localisation: it shows what raised "
+        "this output, also where the call is negative, and need not show where a finding is. Yellow is the maximum "
+        "of each map, so that colours cannot be compared between pictures."
+    )
+    if maps.coarse:
+        text += " With so few cells along an axis a map cannot point within the image."
+    if len(maps.size) == 3:
+        text += " Of a volume, the planes through the maximum are shown."
+    return tag("p", text)
 
 
 def _example(example: Example) -> Markup:
     what = "positive" if example.called else "negative"
     truth = example.truth or ("positive" if example.target else "negative")
     called = example.label if example.truth else what
-    picture = None
+    picture = absent = None
     if example.image is not None:
-        data = base64.b64encode(example.image).decode()
-        picture = tag(
-            "img", src=f"data:image/png;base64,{data}", alt=f"Case {example.case}, {example.kind}", loading="lazy"
-        )
+        data, alt = base64.b64encode(example.image.png).decode(), f"Case {example.case}, {example.kind}"
+        if example.image.has_map:
+            alt += f": the image, and the map of {example.label} over it"
+        picture = tag("img", src=f"data:image/png;base64,{data}", alt=alt, loading="lazy")
+        if example.image.has_map is False:
+            absent = tag("p", f"No map: nothing in the image raised {example.label}", class_="small")
     return tag(
         "div", picture,
         tag("p", tag("strong", _what(example)), f": called {called}, is {truth}"),
-        tag("p", f"probability {number(example.probability)}, case {example.case}", class_="small"),
+        tag("p", f"probability {number(example.probability)}, case {example.case}", class_="small"), absent,
         class_=example.kind if example.kind in ("wrong", "correct") else None,
     )  # fmt: skip
 

@@ -96,6 +96,7 @@ svg.flow { max-width: 34rem; font-size: 12.5px; margin: .8rem 0 }
 .legend svg { width: 1.8em; height: .8em; vertical-align: baseline; display: inline-block }
 .examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(13rem, 100%), 1fr)); gap: .9rem;
   margin: .8rem 0 }
+.examples.maps { grid-template-columns: repeat(auto-fill, minmax(min(19rem, 100%), 1fr)) }
 .examples > div { border: 1px solid var(--line); border-radius: 6px; padding: .6rem .8rem; font-size: .875rem }
 .examples img { display: block; width: 100%; height: auto; border-radius: 3px; margin: 0 0 .5rem; background: #000 }
 .examples .wrong { border-left: 3px solid var(--series-2) }
