@@ -39,8 +39,8 @@ OUT = Path(__file__).parent / "images" / "explain"
 DATA = Path(os.environ["MEDZOO_DATA"])
 # Squares of 30 pixels are cut from the patches of 50, so that a nodule may be anywhere but at the border.
 PATCH, SQUARE = 50, 30
-WIDTH = 1240
 RADIUS = 5.0  # pixels around the middle of a nodule
+RANDOM = 8  # models with random weights
 Point = NDArray[np.float64]
 
 
@@ -61,22 +61,16 @@ def nodule_model(images: NDArray[np.uint8], labels: NDArray[Any], work: Path) ->
         groups = [str(i) for i in np.repeat(np.arange(len(images)), 3)]
         table = medzoo.Table.from_arrays(cut, np.repeat(labels, 3), names=["nodule"], patients=groups)
         recipe = medzoo.Recipe(
-            model={"name": "xray_cnn", "in_chans": 1, "options": {"size": 64, "pool": "avg", "hidden": 64}},
+            model={"name": "xray_cnn", "in_chans": 1, "options": {"size": 64, "hidden": 64}},
             data={"cache": "memory", "size": 64, "duplicates": "drop"},
             split={"shares": [0.9, 0.1, 0]},
             augment={"flip": ["x", "y"], "rotate90": True},
             optimizer={"lr": 1e-3},
             schedule={"kind": "cosine", "warmup": 0.1},
-            train={"epochs": 8, "batch": 64},
+            train={"epochs": 10, "batch": 64},
         )
         medzoo.train(recipe, table, to=work / "nodules")
     return medzoo.create(f"local-dir:{folder}")
-
-
-def highest(explanation: medzoo.Explanation) -> Point:
-    """Return the index of the maximum of a map."""
-    values = explanation.map
-    return np.array(np.unravel_index(int(values.argmax()), values.shape), float)
 
 
 def half_cell(explanation: medzoo.Explanation) -> Point:
@@ -100,22 +94,24 @@ def nodules(work: Path) -> dict[str, Any]:
     probability = np.array([one.probabilities["nodule"] for one in predictions])
     shown, where = cut[positive], centres[positive]
 
-    torch.manual_seed(0)
-    random = medzoo.create(model.name, preprocessing=model.preprocessing, labels=["nodule"], task="binary",
-                           num_classes=1, **{k: v for k, v in model.options.items() if k != "num_classes"}).eval()  # fmt: skip
     maps = {
         method: medzoo.explain(model, [square[None] for square in shown], "nodule", method)
         for method in ("gradcam", "gradcam++", "occlusion")
     }
-    maps["gradcam, random weights"] = medzoo.explain(
-        random, [square[None] for square in shown], "nodule", allow_untrained=True
-    )
     half = half_cell(maps["gradcam"][0])
     rng = np.random.default_rng(2)
-    points: dict[str, list[Point]] = {name: [highest(one) for one in found] for name, found in maps.items()}
+    points: dict[str, list[Point]] = {name: [np.array(one.peak, float) for one in found] for name, found in maps.items()}
     points["brightest place"] = [peak(gaussian_filter(square.astype(float), 1.5)) for square in shown]
     points["middle of the square"] = [np.full(2, (SQUARE - 1) / 2)] * len(shown)
     points["a point drawn at random"] = list(rng.uniform(-0.5, SQUARE - 0.5, (len(shown), 2)))
+    for seed in range(RANDOM):
+        torch.manual_seed(seed)
+        untrained = medzoo.create(model.name, preprocessing=model.preprocessing, labels=["nodule"], **model.options)
+        name = f"gradcam, random weights, seed {seed}"
+        maps[name] = medzoo.explain(
+            untrained.eval(), [square[None] for square in shown], "nodule", allow_untrained=True
+        )
+        points[name] = [np.array(one.peak, float) for one in maps[name]]
     rows = {}
     for name, found in points.items():
         extra = half_cell(maps[name][0]) if name in maps else half
@@ -143,11 +139,12 @@ def overlay(grey: NDArray[np.uint8], explanation: medzoo.Explanation, scale: int
     values = explanation.map
     level = values / values.max() if values.max() > 0 else values
     pair = []
-    for pixels in (np.repeat(grey[..., None], 3, -1), blend(grey, level.astype(np.float32))):
+    rgb = np.repeat(grey[..., None], 3, -1)
+    for pixels in (rgb, blend(rgb, level.astype(np.float32))):
         picture = Image.fromarray(pixels).resize((grey.shape[1] * scale, grey.shape[0] * scale), Image.Resampling.BICUBIC)
         marks(ImageDraw.Draw(picture), scale)
         pair.append(picture)
-    i, j = (highest(explanation) + 0.5) * scale
+    i, j = (np.array(explanation.peak) + 0.5) * scale
     pen = ImageDraw.Draw(pair[1])
     pen.line([(j - 6, i), (j + 6, i)], fill="white", width=2)
     pen.line([(j, i - 6), (j, i + 6)], fill="white", width=2)
@@ -158,7 +155,7 @@ def overlay(grey: NDArray[np.uint8], explanation: medzoo.Explanation, scale: int
 
 
 def draw_squares(
-    shown: NDArray[np.uint8], where: Point, maps: Sequence[medzoo.Explanation], path: Path, count: int = 15
+    shown: NDArray[np.uint8], where: Point, maps: Sequence[medzoo.Explanation], path: Path, count: int = 10
 ) -> None:
     """Draw the first squares with their maps; the ring is around the middle of the nodule."""
     tiles = []
@@ -170,7 +167,7 @@ def draw_squares(
             pen.ellipse(box, outline=(90, 220, 120), width=2)
 
         tiles.append(overlay(grey, found, 4, ring))
-    save_picture(paste(tiles, WIDTH), path)
+    save_picture(paste(tiles, 5 * tiles[0].width), path)
 
 
 def boxes_of(folder: Path, table: Path) -> dict[Path, tuple[float, float, float, float]]:
@@ -201,17 +198,17 @@ def tumour(model: medzoo.Classifier) -> dict[str, Any]:
             square = np.ascontiguousarray(grey[i : i + side, j : j + side])
             box = np.clip(np.array([top - i, left - j, bottom - i, right - j]), -0.5, side - 0.5)
             found = medzoo.explain(model, square[None], "nodule")
-            y, x = highest(found)
+            y, x = found.peak
             hits.append(box[0] <= y <= box[2] and box[1] <= x <= box[3])
             share.append((box[2] - box[0]) * (box[3] - box[1]) / side**2)
-            if k == 0:
+            if k == 0 and len(tiles) < 6:
 
                 def frame(pen: Any, scale: int, box: NDArray[np.float64] = box) -> None:
                     y0, x0, y1, x1 = (box + 0.5) * scale
                     pen.rectangle([x0, y0, x1, y1], outline=(90, 220, 120), width=2)
 
                 tiles.append(overlay(square, found, 1, frame))
-    save_picture(paste(tiles, WIDTH), OUT / "tumour.png")
+    save_picture(paste(tiles, 3 * tiles[0].width), OUT / "tumour.png")
     return {
         "data": "Lung-PET-CT-Dx, one patient, one series; the model of nodules was trained on nothing like it",
         "hit": "the maximum is in the box",
@@ -234,7 +231,7 @@ def x_rays(work: Path) -> dict[str, Any] | None:
         rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
     tiles = []
     for subtype in ("normal", "bacteria", "virus"):
-        for row in [row for row in rows if row["subtype"] == subtype][:3]:  # the first, not the best
+        for row in [row for row in rows if row["subtype"] == subtype][:1]:  # the first, not the best
             path = DATA / "pneumonia_cxr" / row["path"]
             found = medzoo.explain(model, path, model.outputs.labels[0])
             grey = np.asarray(Image.open(path).convert("L"))
@@ -244,7 +241,7 @@ def x_rays(work: Path) -> dict[str, Any] | None:
             titled.paste(tile, (0, 16))
             ImageDraw.Draw(titled).text((2, 2), f"{subtype}, probability {p:.2f}", fill="black")
             tiles.append(titled)
-    save_picture(paste(tiles, WIDTH), OUT / "x_rays.png")
+    save_picture(paste(tiles, sum(tile.width for tile in tiles)), OUT / "x_rays.png")
     found = medzoo.explain(model, path, model.outputs.labels[0])
     return {"layer": found.layer, "cells": list(next(iter(found.cells.values())).shape), "n": len(tiles)}
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 import medzoo
 
 # Of a blob at its centre, in standard deviations of the noise.
-HEIGHT = 4.0
+HEIGHT = 6.0
 
 
 @dataclass(frozen=True)
@@ -123,17 +123,18 @@ def train_on_blobs(model: medzoo.Classifier, planted: list[Planted], *, steps: i
 
 
 def points_at(explanation: medzoo.Explanation, centre: NDArray[np.float64], radius: float) -> bool:
-    """Whether the maximum of a map is within a radius of the place of a blob, enlarged by half a cell.
+    """Whether the maximum of a map is within a radius of the place of a blob, enlarged by half a cell; zeros have none.
 
     Args:
         explanation: of one target.
         centre: in mm.
         radius: in mm.
     """
+    if not explanation.map.any():
+        return False
     dims, image = len(centre), explanation.image
     to_mm = np.eye(4) if image.affine is None else image.affine  # a NIfTI file may be read in another order of axes
-    values = explanation.map
-    highest = [*np.unravel_index(int(values.argmax()), values.shape), 0, 0][:3]
+    highest = [*explanation.peak, 0, 0][:3]
     offset = centre - (to_mm @ [*highest, 1])[:dims]
     cells = (to_mm @ explanation.geometry.to_source @ explanation.frame)[:dims, :dims]  # columns: the steps of the cells
     steps = np.linalg.solve(cells, offset)

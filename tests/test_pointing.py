@@ -56,15 +56,15 @@ class Setup:
 FLAT = np.eye(4)
 MM = {"spacing": (1.0, 1.0, 1.0), "fit": "crop"}
 SETUPS = {
-    "xray_cnn": Setup({"size": (128, 96), "hidden": 256}, (128, 96), Grid((110, 160), FLAT), 8, 40, 16, 3e-4),
-    "resnet18_multilabel": Setup({}, (128, 160), Grid((150, 200), FLAT), 12, 36),
-    "densenet121_xray": Setup({}, (128, 160), Grid((200, 150), FLAT), 12, 20),
+    "xray_cnn": Setup({"size": (128, 96), "hidden": 256}, (128, 96), Grid((110, 160), FLAT), 8, 24, 16, 3e-4),
+    "resnet18_multilabel": Setup({}, (128, 160), Grid((150, 200), FLAT), 12, 20),
+    "densenet121_xray": Setup({}, (128, 160), Grid((200, 150), FLAT), 12, 12),
     "cnn3d_small": Setup(
         {"size": (40, 56, 48), "widths": (8, 16, 32), "hidden": 64},
         (40, 56, 48),
         Grid((56, 40, 60), turned("LSA", (1.0, 1.6, 0.8), 12)),
         5,
-        50,
+        32,
         preprocessing={"orientation": "SPL"},
     ),
     "cnn3d_base": Setup(
@@ -72,20 +72,20 @@ SETUPS = {
         (62, 62, 78),
         Grid((54, 62, 64), turned("ARI", (1.2, 1.3, 1.0), 15)),
         6,
-        40,
+        24,
         4,
         2e-3,
         {"orientation": "SPL", **MM},
     ),
     "swin_encoder_mlp": Setup(
         {"feature_size": 12, "hidden": 64},
-        (64, 64, 96),
-        Grid((98, 48, 42), turned("SLP", (1.0, 1.4, 1.6), -10)),
-        6,
-        60,
+        (32, 32, 64),
+        Grid((64, 25, 22), turned("SLP", (1.0, 1.4, 1.6), -10)),
         4,
-        2e-3,
-        {"orientation": "RAS", **MM},
+        30,
+        4,
+        5e-4,
+        {"orientation": "PLS", **MM},
     ),
 }
 
@@ -113,6 +113,7 @@ def test_every_model_has_a_setup():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*No region raised")  # random weights often have a map of zeros
 @pytest.mark.parametrize("name", SETUPS)
 def test_a_trained_model_points_at_the_blob(name, tmp_path):
     setup = SETUPS[name]

@@ -20,6 +20,7 @@ from medzoo.interpretation.picture import draw_explanation
 from medzoo.interpretation.saved import save_explanation
 from medzoo.io.image import Image
 from medzoo.transforms.geometry import Geometry
+from medzoo.visual.overlay import peak
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -99,6 +100,18 @@ class Explanation:
             )
         (cells,) = self.cells.values()
         return np.asarray(self.geometry.invert(cells[None], self.frame)[0].numpy())
+
+    @property
+    def peak(self) -> tuple[int, ...]:
+        """The index of the maximum of :attr:`map`, which is at the centre of the highest cell.
+
+        ``map.argmax()`` may be up to the border away from it: beyond the outermost cells a map is constant. Of
+        occlusion where nothing raised the output it is the minimum, and of a map of zeros the middle of the image.
+
+        Raises:
+            ConfigError: there are several targets.
+        """
+        return peak(self.map, signed=self.method == "occlusion")
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a picture (``.png``, ``.jpg``), a NIfTI volume (``.nii.gz``, ``.nii``) or an array (``.npy``).

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = ["Overlay", "draw_overlays", "peak"]
 
 _TALLEST = 1000  # pixels of a panel
+_ROUNDING = 1e-5  # of the maximum: what is nearer to it is as high
 _HALF = 0.5  # of the maximum: where the line is
 _SMALL = 0.5  # of the image: where less was seen, it is drawn larger
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
@@ -92,9 +93,18 @@ def draw_overlays(
 
 
 def peak(values: NDArray[np.float32], signed: bool = False) -> tuple[int, ...]:
-    """Return the index of the maximum; of a signed map without a value above 0, that of its minimum."""
-    best = values.argmax() if values.max() > 0 or not signed else values.argmin()
-    return tuple(int(i) for i in np.unravel_index(best, values.shape))
+    """Return the index of the maximum; of a signed map without a value above 0, that of its minimum.
+
+    Beyond the centres of its outermost cells a map is constant, and a maximum there is a plateau up to the border. Of a
+    plateau it is the voxel nearest to the middle of the image, which is at the centre of the cell.
+    """
+    rising = -values if signed and not values.max() > 0 else values
+    middle = np.array(values.shape) // 2
+    highest = rising.max()
+    if not highest > 0:
+        return tuple(middle.tolist())
+    plateau = np.argwhere(rising >= highest * (1 - _ROUNDING))
+    return tuple(plateau[np.abs(plateau - middle).sum(1).argmin()].tolist())
 
 
 def _signs(overlay: Overlay, highest: float, *, hatched: bool, framed: bool) -> list[Sign]:
