@@ -30,7 +30,7 @@ VARIABLES = ("THP_MEM_ALLOC_ENABLE", "LD_PRELOAD", "OMP_NUM_THREADS", "MKL_NUM_T
 # Fields of nvidia-smi; it adds the units, MHz and W.
 CLOCKS = tuple(f"clocks.{which}.{unit}" for which in ("current", "max") for unit in ("sm", "memory"))
 GPU_FIELDS = ("uuid", "name", "driver_version", *CLOCKS, "power.limit")
-PACKAGES = ("torch", "triton", "monai", "timm", "einops", "numpy", "pytest-benchmark")
+PACKAGES = ("torch", "triton", "monai", "timm", "einops", "numpy", "onnxruntime", "pytest-benchmark")
 
 
 def describe_environment(device: torch.device) -> dict[str, Any]:

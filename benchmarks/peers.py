@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, cast
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import medzoo
-from benchmarks.cases import CHANNELS_LAST, COMPILED, CREATED, EAGER, GRAPHLESS, MONAI, TIMM, Case
+from benchmarks.cases import CHANNELS_LAST, COMPILED, CREATED, EAGER, GRAPHLESS, MONAI, ONNXRUNTIME, TIMM, Case
 from medzoo.classifier import Classifier
 from medzoo.input_spec import InputSpec
 from medzoo.kernels.box_attention import attend, fill_biases
@@ -159,6 +160,45 @@ def timm_model(model: Any) -> nn.Module:
     return cast(nn.Module, peer)
 
 
+class OnnxSession(nn.Module):
+    """The model as created, exported and run by onnxruntime with PyTorch's number of threads, ``b c *s -> b n``."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        try:
+            import onnx  # noqa: F401
+            import onnxruntime
+            import onnxscript  # noqa: F401
+        except ImportError as error:
+            raise Absent(f"onnx, onnxscript or onnxruntime is not installed ({error})") from error
+        like = next(model.parameters())
+        if like.device.type != "cpu" or like.dtype != torch.float32:
+            raise Absent(f"it is compared in float32 on a CPU, not in {like.dtype} on {like.device.type}")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = torch.get_num_threads()
+        # Its threads would spin on while the next model is timed.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        x = torch.zeros(2, model.input_spec.channels, *model.preprocessing.size)
+        with tempfile.TemporaryDirectory() as folder, torch.no_grad(), medzoo.set_fast_paths(False):
+            path = f"{folder}/model.onnx"
+            torch.onnx.export(
+                copy.deepcopy(model).eval(),
+                (x,),
+                path,
+                dynamo=True,
+                external_data=False,
+                dynamic_shapes=({0: "batch"},),
+                input_names=["image"],
+                verbose=False,
+            )
+            self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the exported graph."""
+        return torch.from_numpy(self.session.run(None, {"image": x.numpy()})[0])
+
+
 def compiled(model: nn.Module) -> nn.Module:
     """Return the fastest plain peer under ``torch.compile`` with freezing; it compiles at its first call."""
     from torch._inductor import config
@@ -186,6 +226,7 @@ PEERS: dict[str, Callable[[nn.Module], nn.Module]] = {
     CHANNELS_LAST: ChannelsLast,
     TIMM: timm_model,
     COMPILED: compiled,
+    ONNXRUNTIME: OnnxSession,
     GRAPHLESS: lambda model: cast(nn.Module, medzoo.optimize(cast(Any, model))),
 }
 
@@ -231,6 +272,7 @@ def build_models(case: Case) -> Models:
     if case.part:
         return _swin_part(case) if case.model == "swin_encoder_mlp" else _conv_stage(case)
     model = medzoo.create(case.model, **_options(case))
+    model.preprocessing = replace(model.preprocessing, size=case.size)  # what is exported takes this size alone
     perturb_parameters(model)
     shape = (case.batch, model.input_spec.channels, *case.size)
     return Models(model, shape, lambda name: PEERS[name](model))

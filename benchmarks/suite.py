@@ -20,7 +20,7 @@ from torch import nn
 
 import medzoo
 from benchmarks.build import OURS, BuiltCase, DeviceLost, build_case, describe_error, recover, release
-from benchmarks.cases import OWN, Case, Level
+from benchmarks.cases import DERIVED, Case, Level
 from benchmarks.environment import available_memory, describe_environment, gpu_state, measure_ceilings
 from benchmarks.results import write_result
 from benchmarks.timing import InterleavedTimer, differences, spread
@@ -49,8 +49,8 @@ class Skipped(Exception):
 def prepare(case: Case, device: torch.device) -> tuple[BuiltCase, dict[str, Any]]:
     """Build a case and check that all outputs agree; return it and the row so far.
 
-    A peer that disagrees is dropped, with a message in ``"disagreed"``, as long as another one agrees that is not
-    medzoo's own code.
+    A peer that disagrees is dropped, with a message in ``"disagreed"``, as long as another one agrees that does not
+    come from medzoo's own code.
 
     Raises:
         Skipped: medzoo's own model would not fit into memory.
@@ -68,7 +68,7 @@ def prepare(case: Case, device: torch.device) -> tuple[BuiltCase, dict[str, Any]
         disagreed[name] = f"expected the outputs of {name}, got a difference of {difference.output:.1e}"
         if difference.gradient is not None:
             disagreed[name] += f" and of {difference.gradient:.1e} in a gradient"
-    if disagreed and not peers.keys() - OWN:
+    if disagreed and not peers.keys() - DERIVED:
         raise BenchmarkError(f"{case.id}: {'; '.join(disagreed.values())}. Nothing was timed.")
     for name, reason in disagreed.items():
         built.drop(name, reason)

@@ -11,6 +11,9 @@ from .data.split import folds as folds
 from .data.split import leave_out as leave_out
 from .data.split import split_from_column as split_from_column
 from .data.table import Table as Table
+from .deployment.export import export as export
+from .deployment.export_report import ExportReport as ExportReport
+from .deployment.onnx_model import open_onnx as open_onnx
 from .evaluation.evaluate import evaluate as evaluate
 from .evaluation.froc_run import FrocReport as FrocReport
 from .evaluation.froc_run import froc as froc

@@ -14,6 +14,7 @@ from typing import Any
 __all__ = [
     "ConfigError",
     "DataError",
+    "ExportError",
     "InputError",
     "MedzooError",
     "RegistrationError",
@@ -100,6 +101,12 @@ class WrongImage(DataError):
     """An image of another kind than the model is for: another modality, body part, view or age."""
 
     reason = "another kind of image"
+
+
+class ExportError(MedzooError, RuntimeError):
+    """A model cannot be exported, or its exported form does not compute what it does."""
+
+    exit_code = 8
 
 
 class TrainError(MedzooError, RuntimeError):

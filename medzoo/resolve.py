@@ -82,7 +82,7 @@ def _described(model: str) -> ModelSpec:
 
     Raises:
         UnknownModelError: there is none of that name.
-        ConfigError: it is the path of a run, or of the folder of a model.
+        ConfigError: it is the path of a run, of the folder of a model, or of an ONNX file.
     """
     try:
         return describe(model)
@@ -91,6 +91,10 @@ def _described(model: str) -> ModelSpec:
             raise
         folder = Path(model)
         _check_no_run(folder)
+        if folder.suffix.lower() == ".onnx":
+            raise ConfigError(
+                f"{folder}: expected a model, got an ONNX file, which onnxruntime runs. Open it with medzoo.open_onnx."
+            ) from None
         if (folder / CONFIG_FILE).is_file():
             raise ConfigError(
                 f"{folder}: expected a model, got the path of its folder. Give it as local-dir:{folder}."

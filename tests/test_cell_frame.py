@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import medzoo
+from medzoo.inference.view import float32_view
 from medzoo.interpretation.cell_frame import cell_frame
 from medzoo.interpretation.choose import choose_layer
-from medzoo.interpretation.layer_maps import map_sizes
-from medzoo.interpretation.view import float32_view
+from medzoo.interpretation.layer_maps import layer_shapes
 from medzoo.transforms.geometry import resize_affine
 
 
@@ -116,7 +116,7 @@ def test_the_frames_of_the_models_are_those_found_by_hand(name: str) -> None:
     view = medzoo.create(name, num_classes=0, **options).eval().to("meta")
     x = torch.empty(1, medzoo.describe(name).input_spec.channels, *size, device="meta")
     layer = medzoo.describe(name).cam_layer if name != "swin_encoder_mlp" else "encoder.layers2"
-    shape = map_sizes(view, [layer], x)[layer]
+    shape = layer_shapes(view, [layer], x)[layer][0]
     frame = cell_frame(view, layer, x, shape[2:])
     expected = np.eye(4)
     expected[range(len(size)), range(len(size))] = distance

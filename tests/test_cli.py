@@ -171,6 +171,7 @@ def test_exit_codes_are_the_documented_ones():
         "DataError": 5,
         "WrongImage": 5,
         "TrainError": 6,
+        "ExportError": 8,
     }
 
 

@@ -21,9 +21,9 @@ from medzoo.errors import ConfigError
 from medzoo.evaluation.example_pictures import ExamplePictures
 from medzoo.evaluation.examples import choose_examples
 from medzoo.evaluation.score_table import match_outputs, score_table
+from medzoo.inference.view import float32_view
 from medzoo.interpretation.choose import choose_layer
 from medzoo.interpretation.layer_maps import layer_maps
-from medzoo.interpretation.view import float32_view
 from medzoo.transforms.geometry import Geometry
 from medzoo.visual.show_transforms import draw_input
 

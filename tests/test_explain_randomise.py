@@ -10,11 +10,11 @@ from torch.nn.functional import avg_pool2d, binary_cross_entropy_with_logits
 
 import medzoo
 from medzoo.errors import ConfigError, DataError
+from medzoo.inference.view import float32_view
 from medzoo.interpretation.choose import choose_layer
 from medzoo.interpretation.layer_maps import layer_maps
 from medzoo.interpretation.map_check import MapCheck, MapSimilarity, similarity, t_quantile
 from medzoo.interpretation.randomise import check_explanation, compare_with_random, randomise, weight_stages
-from medzoo.interpretation.view import float32_view
 
 SIZES = {"densenet121_xray": (64, 64), "resnet18_multilabel": (64, 64), "swin_encoder_mlp": (32,) * 3}
 CPU = torch.device("cpu")

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 import medzoo
 from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError
+from medzoo.inference.view import float32_view, without_values
 from medzoo.interpretation.cell_frame import cell_frame
 from medzoo.interpretation.choose import choose_layer
 from medzoo.interpretation.layer_maps import layer_maps, layer_shapes
-from medzoo.interpretation.view import float32_view, without_values
 from medzoo.nn.head import Head
 
 MODELS = medzoo.list_models()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from dataclasses import replace
 from itertools import product
@@ -15,7 +16,7 @@ from torch import nn
 
 import medzoo
 from benchmarks import build, environment, peers, suite, timing
-from benchmarks.cases import CHANNELS_LAST, CREATED, EAGER, GRAPHLESS, Case, select
+from benchmarks.cases import CHANNELS_LAST, CREATED, EAGER, GRAPHLESS, ONNXRUNTIME, Case, select, tiny
 from benchmarks.environment import available_memory
 from benchmarks.targets import TARGETS, target_rows
 from benchmarks.tests.conftest import CASE, CPU, OTHER, raising
@@ -200,6 +201,72 @@ def test_a_row_whose_graph_is_not_captured_fails(monkeypatch):
     with warnings.catch_warnings(action="ignore"):  # as the command does
         result = suite.run_suite([case], CPU, "quick")
     assert result["failed"][case.id].startswith("RuntimeWarning: xray_cnn: an input of (1,) runs without a CUDA graph")
+
+
+# onnxruntime
+
+EXPORTED = Case("xray_cnn", (32, 32), peers=(EAGER, ONNXRUNTIME), tiny=True)
+
+
+def test_onnxruntime_is_a_peer_with_as_many_threads_as_torch_and_no_peak(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    session = build.build_case(EXPORTED, CPU).modules[ONNXRUNTIME].session
+    assert session.get_session_options().intra_op_num_threads == 3
+    monkeypatch.undo()
+    monkeypatch.setattr(peers, "PEERS", peers.PEERS | {ONNXRUNTIME: lambda model: Exported(session)})
+    (row,) = suite.run_suite([EXPORTED], CPU, "quick")["rows"]
+    assert row["peers"][ONNXRUNTIME]["difference"] < 1e-6
+    assert row["peers"][ONNXRUNTIME]["peak"] is None, "it keeps the memory of its first call"
+    assert row["peers"][EAGER]["peak"] is not None
+
+
+class Exported(nn.Module):
+    """Runs a session that was made before; the models of a case have the same weights each time."""
+
+    def __init__(self, session):
+        super().__init__()
+        self.session = session
+
+    def forward(self, x):
+        return torch.from_numpy(self.session.run(None, {"image": x.numpy()})[0])
+
+
+@pytest.mark.parametrize("module", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_row_is_measured_without_onnxruntime_where_that_is_absent(module, monkeypatch):
+    monkeypatch.setitem(sys.modules, module, None)
+    (row,) = suite.run_suite([EXPORTED], CPU, "quick")["rows"]
+    assert list(row["peers"]) == [EAGER]
+    assert row["absent"][ONNXRUNTIME].startswith("onnx, onnxscript or onnxruntime is not installed (import of")
+
+
+def test_onnxruntime_is_absent_from_other_precisions():
+    absent = build.build_case(replace(EXPORTED, dtype="bfloat16"), CPU).absent
+    assert absent[ONNXRUNTIME] == "it is compared in float32 on a CPU, not in torch.bfloat16 on cpu"
+
+
+def test_what_was_exported_from_a_model_cannot_vouch_for_it(monkeypatch):
+    """With every other peer wrong, nothing is timed."""
+    agrees, case = peers.PEERS[CREATED], replace(EXPORTED, peers=(EAGER, ONNXRUNTIME))
+
+    def off(model):
+        module = agrees(model)
+        module.register_forward_hook(lambda module, args, out: out + 1)
+        return module
+
+    monkeypatch.setattr(peers, "PEERS", peers.PEERS | {EAGER: off, ONNXRUNTIME: agrees})
+    with pytest.raises(suite.BenchmarkError, match="expected the outputs of eager PyTorch"):
+        suite.prepare(case, CPU)
+
+
+def test_every_model_runs_beside_onnxruntime_at_its_default_size():
+    found = {case.model: case for case in select() if ONNXRUNTIME in case.peers}
+    assert found.keys() == set(medzoo.list_models())
+    for name, case in found.items():
+        spec = medzoo.describe(name)
+        assert case.size == spec.preprocessing.size
+        assert (case.batch, case.dtype, case.mode) == (1, "float32", "forward")
+    kept = [case.model for case in tiny(select()) if ONNXRUNTIME in case.peers]
+    assert kept == ["cnn3d_small", "cnn3d_base", "xray_cnn"], "those whose export is quick"
 
 
 # Isolated rows

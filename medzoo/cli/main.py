@@ -19,12 +19,22 @@ import medzoo
 from medzoo.cli.bench import bench
 from medzoo.cli.evaluate import evaluate, recalibrate
 from medzoo.cli.explain import explain, predict_and_explain
+from medzoo.cli.export import export
 from medzoo.cli.froc import froc
 from medzoo.cli.map_files import SavedMaps, add_maps_to_csv, add_maps_to_json, with_map_warnings
 from medzoo.cli.problems import print_problems
 from medzoo.cli.reproduce import reproduce
 from medzoo.cli.sweep import sweep
-from medzoo.cli.tables import cli_message, console, info_table, models_table, prediction_table, weights_table
+from medzoo.cli.tables import (
+    cli_message,
+    console,
+    info_table,
+    is_onnx,
+    models_table,
+    onnx_table,
+    prediction_table,
+    weights_table,
+)
 from medzoo.cli.train import check, recipes, train
 from medzoo.cli.weights import cache, convert, fetch, verify
 from medzoo.errors import DataError, MedzooError, did_you_mean
@@ -105,7 +115,10 @@ def list_command(
 @main.command()
 @click.argument("name")
 def info(name: str) -> None:
-    """Show the details of the model NAME."""
+    """Show the details of the model NAME, or of an exported file, model.onnx."""
+    if is_onnx(name):
+        console().print(onnx_table(medzoo.open_onnx(name)))
+        return
     console().print(info_table(name))
     if medzoo.describe(name).weights:
         console().print(weights_table([name]))
@@ -142,20 +155,21 @@ def info(name: str) -> None:
 def predict(model: str, paths: tuple[str, ...], output: str, explain: str | None, **options: Any) -> None:
     """Predict with MODEL on files, DICOM series and folders.
 
-    MODEL is NAME (untrained), NAME:TAG, local-dir:FOLDER or hf-hub:OWNER/REPO.
+    MODEL is NAME (untrained), NAME:TAG, local-dir:FOLDER, hf-hub:OWNER/REPO, or an exported file, model.onnx.
 
     The exit code is 5 if any image failed or if there was nothing to predict.
     """
     from rich.progress import MofNCompleteColumn
 
-    # "local-dir:" and "hf-hub:" are part of the name; any other colon precedes a tag.
-    name, tag = (model, "") if model.startswith(("hf-hub:", "local-dir:")) else model.partition(":")[::2]
+    # "local-dir:" and "hf-hub:" are part of the name, and so is all of a path; any other colon precedes a tag.
+    whole = model.startswith(("hf-hub:", "local-dir:")) or is_onnx(model)
+    name, tag = (model, "") if whole else model.partition(":")[::2]
     if all(Path(path).suffix.lower() == ".npz" for path in paths):
         raise DataError(
             f"{paths[0]}: expected image files, got an .npz file, which is a table of images with labels. Evaluate it: "
             f"medzoo evaluate {shlex.quote(model)} --data {shlex.quote(paths[0])}"
         )
-    built = medzoo.create(name, pretrained=tag or False)
+    built: Any = medzoo.open_onnx(name) if is_onnx(model) else medzoo.create(name, pretrained=tag or False)
     # Warnings are printed below, one line each.
     with warnings.catch_warnings(action="ignore", category=UserWarning), progress_bar(MofNCompleteColumn()) as bar:
         task = bar.add_task(name, total=None)
@@ -221,7 +235,8 @@ def _print_prediction(result: Prediction, maps: SavedMaps | None) -> None:
 
 
 for command in (
-    bench, cache, check, evaluate, explain, recalibrate, convert, fetch, froc, recipes, reproduce, sweep, train, verify,
+    bench, cache, check, evaluate, explain, recalibrate, convert, export, fetch, froc, recipes, reproduce, sweep, train,
+    verify,
 ):  # fmt: skip
     main.add_command(command)
 

@@ -13,7 +13,7 @@ import click
 from medzoo.cli.tables import cli_message
 from medzoo.errors import ConfigError
 
-__all__ = ["RecipeCommand", "chosen_fields", "flag_of", "messages", "needed", "recipe_options", "resolve"]
+__all__ = ["RecipeCommand", "chosen_fields", "flag_of", "messages", "needed", "parse_size", "recipe_options", "resolve"]
 
 SOURCE_NAMES = ["table", "chestxray14", "egfr", "kermany", "luna16", "medmnist", "mgmt", "rsna"]
 SET_FIELDS = ("source", "missing", "findings", "mapping", "negatives", "roi")
@@ -220,11 +220,7 @@ def _value(field: str, given: Any) -> Any:
     if field in ("data.labels", "data.findings"):
         return [name.strip() for name in given.split(",")]
     if field == "data.size":
-        try:
-            sizes = [int(size) for size in given.replace("x", ",").split(",")]
-        except ValueError:
-            raise ConfigError(f"--size: expected a number such as 64, or 64,64,64, got {given!r}.") from None
-        return sizes[0] if len(sizes) == 1 else sizes
+        return parse_size(given)
     if field == "split.leave_out":
         columns: dict[str, list[str]] = {}
         for text in given:
@@ -234,6 +230,15 @@ def _value(field: str, given: Any) -> Any:
             columns.setdefault(column, []).append(value)
         return columns
     return given
+
+
+def parse_size(text: str) -> int | list[int]:
+    """Return a size such as ``"64"`` or ``"64,64,64"``."""
+    try:
+        sizes = [int(size) for size in text.replace("x", ",").split(",")]
+    except ValueError:
+        raise ConfigError(f"--size: expected a number such as 64, or 64,64,64, got {text!r}.") from None
+    return sizes[0] if len(sizes) == 1 else sizes
 
 
 def needed(data: str | None) -> str:

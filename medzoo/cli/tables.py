@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from medzoo.contract import Preprocessing
+    from medzoo.deployment.onnx_model import OnnxModel
 
 __all__ = [
-    "cli_message", "console", "info_table", "megabytes", "models_table", "next_steps", "prediction_table",
-    "weights_table",
+    "cli_message", "console", "info_table", "is_onnx", "megabytes", "models_table", "next_steps", "onnx_table",
+    "prediction_table", "weights_table",
 ]  # fmt: skip
 
 # Advice in the errors of the Python API, and its equivalent on the command line.
@@ -127,9 +128,18 @@ COLUMN = re.compile(r"\((label|patient|image)=\)")
 NOT_TAKEN = re.compile(r"from_source\('(\w+)'\): it does not take (\w+)\. It takes ([\w, ]+)\.")
 OPTION_OF_SETS = ("missing", "findings", "mapping", "negatives", "roi")
 RESUME = re.compile(r"medzoo\.resume\((?!folder, data=)([^)]+)\)")
+EXPORT_ADVICE = {
+    "overwrite=True": "--overwrite",
+    "larger tolerance=": "larger --tolerance",
+    "Another opset= may help": "Another --opset may help",
+    "Use opset=": "Use --opset ",
+    "another with size=": "another with --size",
+    "create it with num_classes=0": "create it in Python with num_classes=0",
+}
 _OWN_ADVICE = {
     "show": SHOW_ADVICE, "check": TRAIN_ADVICE, "train": TRAIN_ADVICE, "evaluate": EVALUATE_ADVICE,
-    "recalibrate": EVALUATE_ADVICE, "froc": {"missing='drop'": "--missing drop", "Leave it out.": "Leave --part out."},
+    "recalibrate": EVALUATE_ADVICE, "export": EXPORT_ADVICE,
+    "froc": {"missing='drop'": "--missing drop", "Leave it out.": "Leave --part out."},
     "sweep": {"The same call continues": "The same command continues", **TRAIN_ADVICE},
 }  # fmt: skip
 
@@ -196,13 +206,11 @@ def info_table(name: str) -> Table:
     from rich.table import Table
 
     spec = medzoo.describe(name)
-    how = spec.preprocessing
     table = Table(title=name, show_header=False, title_justify="left")
     table.add_row("description", spec.summary)
     table.add_row("input", f"{spec.input_spec}; default {_shape(spec.input_spec)}")
     table.add_row("outputs", f"{spec.outputs.task}: {', '.join(spec.outputs.labels)}")
-    orientation = f", orientation {how.orientation}" if how.orientation else ""
-    table.add_row("preprocessing", f"{how.fit} to {' × '.join(map(str, how.size))}, {how.intensity}{orientation}")
+    table.add_row("preprocessing", _steps(spec.preprocessing))
     table.add_row("made for", str(spec.intended_use) or "any image")
     table.add_row("parameters", f"{spec.parameters:,}")
     table.add_row("options", ", ".join(f"{key}={value!r}" for key, value in spec.options.items()))
@@ -210,6 +218,40 @@ def info_table(name: str) -> Table:
     table.add_row("activation maps", spec.cam_layer)
     table.add_row("source", spec.source)
     table.add_row("citation", spec.citation)
+    return table
+
+
+def is_onnx(name: str) -> bool:
+    """Whether a name is the path of an ONNX file."""
+    return name.lower().endswith(".onnx")
+
+
+def onnx_table(model: OnnxModel) -> Table:
+    """Return a table with what an exported file states about itself."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    outputs, facts = model.outputs, model.provenance
+    limits = outputs.thresholds or (None,) * len(outputs.labels)
+    named = [
+        label + ("" if limit is None else f" (from {limit:.3g})") + ("" if trained else " (untrained)")
+        for label, limit, trained in zip(outputs.labels, limits, outputs.trained, strict=True)
+    ]
+    table = Table(title=escape(str(model.path)), show_header=False, title_justify="left")
+    for name, value in (
+        ("file", f"{megabytes(model.path.stat().st_size)}, {model.digest}"),
+        ("model", model.name),
+        ("weights", facts["weights"] + (f" ({facts['digest']})" if facts["digest"] != "none" else "")),
+        ("input", str(model.input_spec)),
+        ("outputs", f"{outputs.task}: {', '.join(named)}"),
+        ("preprocessing", _steps(model.preprocessing)),
+        ("made for", str(model.intended_use) or "any image"),
+        ("licence", model.license),
+        ("trained on", model.trained_on),
+        ("engine", f"{model.engine}, {model.threads} threads"),
+        *((("caution", outputs.caution),) if outputs.caution else ()),
+    ):
+        table.add_row(name, escape(value))
     return table
 
 
@@ -259,6 +301,11 @@ def megabytes(size: int) -> str:
     '33.0 MB'
     """
     return f"{size / 1e6:,.1f} MB"
+
+
+def _steps(how: Preprocessing) -> str:
+    orientation = f", orientation {how.orientation}" if how.orientation else ""
+    return f"{how.fit} to {' × '.join(map(str, how.size))}, {how.intensity}{orientation}"
 
 
 def _shape(spec: medzoo.InputSpec) -> str:

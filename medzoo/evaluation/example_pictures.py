@@ -19,10 +19,10 @@ from medzoo.data.pixels import PixelStore
 from medzoo.errors import ConfigError
 from medzoo.evaluation.examples import ExamplePicture
 from medzoo.evaluation.scores import Scores
+from medzoo.inference.view import float32_view
 from medzoo.interpretation.cell_frame import cell_frame
 from medzoo.interpretation.choose import choose_layer
 from medzoo.interpretation.layer_maps import layer_maps
-from medzoo.interpretation.view import float32_view
 from medzoo.progress import track
 from medzoo.transforms.geometry import Geometry
 from medzoo.visual.show_transforms import draw_input

@@ -25,8 +25,7 @@ from medzoo.errors import ConfigError, DataError, check_int, did_you_mean
 from medzoo.evaluation.label_match import match_names, spelling_note
 from medzoo.evaluation.score_files.readers import read_readers
 from medzoo.evaluation.scores import Scores
-from medzoo.inference.optimize import optimized_view
-from medzoo.inference.run import check_outputs, ready_copy
+from medzoo.inference.run import check_outputs, ready_runner
 from medzoo.progress import track
 from medzoo.transforms.transform import transform
 
@@ -204,13 +203,12 @@ def _run(
     model: Classifier, pixels: PixelStore, rows: NDArray[np.int64], batch_size: int, device: Any, title: str
 ) -> NDArray[np.float32]:
     """Return the logits of the rows, ``n`` by the outputs of the model."""
-    ready, target = ready_copy(model, device)
-    runner, like = optimized_view(ready, len(rows)), next(ready.parameters())
+    runner, like = ready_runner(model, device, len(rows))
     found = []
     with torch.inference_mode():
         for start in track(range(0, len(rows), batch_size), title):
             images = [pixels.transform.normalise(pixels.read(int(row))) for row in rows[start : start + batch_size]]
-            found.append(runner(torch.stack(images).to(target, like.dtype)).float().cpu().numpy())
+            found.append(runner(torch.stack(images).to(like)).float().cpu().numpy())
     return np.concatenate(found) if found else np.zeros((0, model.num_classes), np.float32)
 
 

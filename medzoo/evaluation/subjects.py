@@ -15,6 +15,7 @@ from medzoo.evaluation.pool import pool
 from medzoo.evaluation.run_record import HasFolder, RunRecord, is_run
 from medzoo.evaluation.scores import Scores
 from medzoo.factory import create
+from medzoo.inference.engine import EngineModel, refuse_engine
 
 __all__ = [
     "Evaluated",
@@ -59,6 +60,8 @@ def evaluated(given: Subject, table: Table | None) -> Evaluated:
     if isinstance(given, Scores):
         return Evaluated("scores", scores=given)
     given = getattr(given, "folder", given)  # of a run
+    if isinstance(given, EngineModel):
+        raise refuse_engine(given, "evaluate")
     if not isinstance(given, (str, os.PathLike)):
         raise ConfigError(f"evaluate: expected a model, a run, scores or a path, got {type(given).__name__}.")
     path = Path(given)
@@ -114,6 +117,11 @@ def check_name(name: str | os.PathLike[str]) -> None:
             raise ConfigError(f"{path}: the training has not ended. Continue it with medzoo.resume({text!r}).")
     elif text.startswith(("local-dir:", "hf-hub:")):
         return
+    elif path.suffix.lower() == ".onnx":
+        raise ConfigError(
+            f"{path}: expected a model of medzoo, got an ONNX file, which only predict takes. Evaluate the model that "
+            "it was exported from."
+        )
     elif path.exists():
         raise ConfigError(
             f"{path}: expected the folder of a finished run, a CSV file of scores, or a model. A folder that "

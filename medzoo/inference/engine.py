@@ -10,11 +10,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from medzoo.classifier import Classifier
 from medzoo.contract import Outputs, Preprocessing
+from medzoo.errors import ConfigError
 from medzoo.input_spec import InputSpec
 from medzoo.provenance import IntendedUse
 
-__all__ = ["EngineModel"]
+__all__ = ["AnyModel", "EngineModel", "refuse_engine"]
 
 
 class EngineModel(ABC):
@@ -26,7 +28,9 @@ class EngineModel(ABC):
         outputs: what the logits mean.
         preprocessing: how a file becomes an input.
         intended_use: what an image must not contradict.
-        provenance: the model, its weights, their digest and the version, as :attr:`medzoo.Prediction.provenance`.
+        provenance: the model, its weights, their digest and the version, as :attr:`medzoo.Prediction.provenance`, and
+            ``"engine"``.
+        engine: what runs it, with its version.
     """
 
     name: str
@@ -35,6 +39,7 @@ class EngineModel(ABC):
     preprocessing: Preprocessing
     intended_use: IntendedUse
     provenance: Mapping[str, str]
+    engine: str
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
@@ -44,3 +49,14 @@ class EngineModel(ABC):
     def num_classes(self) -> int:
         """Number of logits."""
         return len(self.outputs.labels)
+
+
+AnyModel = Classifier | EngineModel
+
+
+def refuse_engine(model: EngineModel, who: str) -> ConfigError:
+    """Return the error of a function that needs the layers or the weights of a model."""
+    return ConfigError(
+        f"{who}: expected a model from medzoo.create, got {model.name} as {type(model).__name__}, which {model.engine} "
+        "runs and medzoo.predict takes alone. Use the model that it was exported from."
+    )

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medzoo.classifier import Classifier
 from medzoo.contract import Outputs
 from medzoo.errors import DataError
+from medzoo.inference.engine import AnyModel, EngineModel
 from medzoo.inference.reading import PreparedItem
 from medzoo.inference.result import Prediction
 from medzoo.transforms.transform import ImplausibleValues
@@ -63,12 +63,15 @@ def settle(
     return result, kind
 
 
-def provenance(model: Classifier) -> dict[str, str]:
+def provenance(model: AnyModel) -> dict[str, str]:
     """Return the model, its weights and how many tensors did not come from them, their digest, and the version.
 
     Where tensors were changed after loading, no file has the digest of the weights that ran, and ``digest`` is
-    ``"none"``: a reader who compares it would take the model for the one that was loaded. ``weights`` has it.
+    ``"none"``: a reader who compares it would take the model for the one that was loaded. ``weights`` has it. An
+    exported model states those of the model it was exported from, and ``engine``.
     """
+    if isinstance(model, EngineModel):
+        return dict(model.provenance)
     weights = digest = "none"
     if (report := model.load_report) is not None:
         new = len(report.new)

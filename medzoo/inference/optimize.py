@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError
 from medzoo.features import CheckedModel, FeatureExtractor, annotate_oom
+from medzoo.inference.engine import EngineModel, refuse_engine
 from medzoo.inference.fold import FoldedConvEncoder, FoldedEncoder, is_launch_bound
 from medzoo.kernels.cpu.conv import on_cpu, private
 from medzoo.kernels.cpu.linear import linear
@@ -130,6 +131,8 @@ def _kind(model: object) -> type[Any]:
     for plain, kind in ((Classifier, OptimizedClassifier), (FeatureExtractor, OptimizedExtractor)):
         if type(model) in (plain, kind):
             return kind
+    if isinstance(model, EngineModel):
+        raise refuse_engine(model, "optimize")
     raise ConfigError(
         f"optimize: expected a Classifier or a FeatureExtractor from medzoo.create, got {type(model).__name__}."
     )

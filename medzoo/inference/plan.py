@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError, DataError, InputError
+from medzoo.inference.engine import AnyModel
 from medzoo.io.dicom.pixels import load
 from medzoo.io.files import MAX_VOXELS, existing, identify
 from medzoo.io.folder import ScanItem, scan_together
@@ -80,7 +80,7 @@ class Plan:
 
 
 def plan(
-    model: Classifier, source: ImageSource | Sequence[ImageSource], points: Points | None, points_frame: str
+    model: AnyModel, source: ImageSource | Sequence[ImageSource], points: Points | None, points_frame: str
 ) -> Plan:
     """List the images to predict. Headers are read, pixels are not.
 
@@ -179,7 +179,7 @@ def _labelled(item: Image | NDArray[Any] | Tensor, label: str) -> Image:
 
 
 def _parts(
-    model: Classifier, sources: Sequence[Any], is_list: bool
+    model: AnyModel, sources: Sequence[Any], is_list: bool
 ) -> list[PlannedImage | Path | list[Path]]:  # fmt: skip
     """Return the arrays, the folders, and at the place of the first file all files."""
     files: list[Path] = []
@@ -201,7 +201,7 @@ def _parts(
     return found
 
 
-def _from_scan(model: Classifier, items: Sequence[ScanItem], skipped: dict[str, str]) -> list[PlannedImage]:
+def _from_scan(model: AnyModel, items: Sequence[ScanItem], skipped: dict[str, str]) -> list[PlannedImage]:
     """Return the images among the items, and add the others to ``skipped``; a 2D model takes the slices of a series."""
     images = []
     volumes = model.input_spec.dims == 3

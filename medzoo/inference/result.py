@@ -34,7 +34,7 @@ class Prediction:
         steps: the preprocessing steps, as text.
         identity: what the file says about itself: UIDs, view, and the patient id as a hash only; ``stack`` is what
             distinguishes the image from others of its series or file.
-        provenance: model, weights, digest and the version of medzoo.
+        provenance: model, weights, digest and the version of medzoo; of an exported model, also the engine that ran it.
         point: centre of the patch in mm, in the caller's frame, for a patch model.
         warning: what is known against the image, such as implausible values, or what could not be checked, and the
             caution of a model whose outputs say nothing about new patients; empty if there is nothing.
@@ -181,7 +181,7 @@ class Predictions(list[Prediction]):
 
         Columns: source, error, reason, mismatch, warning, x y z of the point, UIDs and stack, ``probability:LABEL``
         and ``positive:LABEL`` for each label (empty for an output without a threshold), untrained labels, steps, and
-        provenance. The column ``doubt`` is deprecated: it repeats ``warning``.
+        provenance; ``engine`` is empty for PyTorch. The column ``doubt`` is deprecated: it repeats ``warning``.
         """
         labels = list(dict.fromkeys(label for p in self for label in p.probabilities))
         rows = []
@@ -196,7 +196,7 @@ class Predictions(list[Prediction]):
                 row[f"positive:{label}"] = "" if called is None else called
             row["untrained"] = "; ".join(p.untrained)
             row["steps"] = "; ".join(p.steps)
-            row |= {key: p.provenance.get(key, "") for key in ("model", "weights", "digest", "medzoo")}
+            row |= {key: p.provenance.get(key, "") for key in ("model", "weights", "digest", "medzoo", "engine")}
             rows.append(row)
         return rows
 

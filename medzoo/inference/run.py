@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from medzoo.classifier import Classifier
 from medzoo.contract import Outputs
 from medzoo.errors import ConfigError, DataError, InputError, check_int
+from medzoo.inference.engine import AnyModel, EngineModel, refuse_engine
 from medzoo.inference.naming import name_outputs, provenance, settle
 from medzoo.inference.optimize import optimized_view
 from medzoo.inference.plan import Plan, Points, plan
@@ -26,7 +27,7 @@ from medzoo.transforms.suitability import ExcludedView
 from medzoo.transforms.transform import ImageSource, transform
 from medzoo.warn import warn
 
-__all__ = ["check_caution", "check_device", "check_outputs", "predict", "ready_copy"]
+__all__ = ["check_caution", "check_device", "check_outputs", "predict", "ready_runner"]
 
 
 class PredictOptions(TypedDict, total=False):
@@ -44,13 +45,11 @@ class PredictOptions(TypedDict, total=False):
 
 
 @overload
-def predict(
-    model: Classifier, source: list[Any] | tuple[Any, ...], **options: Unpack[PredictOptions]
-) -> Predictions: ...
+def predict(model: AnyModel, source: list[Any] | tuple[Any, ...], **options: Unpack[PredictOptions]) -> Predictions: ...
 @overload
-def predict(model: Classifier, source: ImageSource, **options: Unpack[PredictOptions]) -> Prediction | Predictions: ...
+def predict(model: AnyModel, source: ImageSource, **options: Unpack[PredictOptions]) -> Prediction | Predictions: ...
 def predict(
-    model: Classifier,
+    model: AnyModel,
     source: ImageSource | list[Any] | tuple[Any, ...],
     *,
     batch_size: int = 1,
@@ -77,11 +76,12 @@ def predict(
     The model runs as :func:`medzoo.optimize` would run it, where that takes less time; it is not changed.
 
     Args:
-        model: from :func:`medzoo.create`.
+        model: from :func:`medzoo.create`, or :func:`medzoo.open_onnx`.
         source: a path, an image, an array ``(c, …)``, or a list of those. In a folder tree, and among the files
             of a list, DICOM slices are grouped by series: a 3D model takes series and volumes, a 2D model images.
         batch_size: images per forward pass.
         device: where to run; ``None`` is the device of the model. The model itself is neither moved nor changed.
+            One from :func:`medzoo.open_onnx` runs on the CPU alone.
         num_workers: processes that read and preprocess while the model runs; 0 uses the calling process.
         points: for a patch model, centres in mm: a list of (x, y, z), or a CSV file like LUNA16's annotations
             (``coordX``, ``coordY``, ``coordZ``, and ``seriesuid`` if it covers several scans).
@@ -94,12 +94,15 @@ def predict(
 
     Raises:
         ConfigError: the model has no outputs, or none that was trained; points for a model of complete images, or none
-            for a patch model; or ``strict`` with a model that has a caution.
+            for a patch model; ``strict`` with a model that has a caution; or a device that the model cannot run on.
         WrongImage: a DataError; the image is of another kind than the model is for.
         DataError: a file cannot be read, or has the wrong number of dimensions for the model.
         InputError: something that is not an image, or a batch that exceeds the memory.
     """
-    check_outputs(model, allow_untrained)
+    if isinstance(model, EngineModel):
+        check_trained(model, allow_untrained)
+    else:
+        check_outputs(model, allow_untrained)
     check_caution(model, strict)
     check_int(model.name, "batch_size", batch_size, 1)
     check_int(model.name, "num_workers", num_workers, 0)
@@ -129,7 +132,9 @@ def predict(
 
 
 def check_outputs(model: Classifier, allow_untrained: bool, who: str = "predict") -> None:
-    """Raise ConfigError unless the model has outputs to name, and a trained one among them."""
+    """Raise ConfigError unless the model is a classifier with outputs to name, and a trained one among them."""
+    if isinstance(model, EngineModel):
+        raise refuse_engine(model, who)
     if not isinstance(model, Classifier):
         raise ConfigError(
             f"{who}: expected a model from medzoo.create, got {type(model).__name__}. "
@@ -137,6 +142,11 @@ def check_outputs(model: Classifier, allow_untrained: bool, who: str = "predict"
         )
     if model.num_classes == 0:
         raise ConfigError(f"{model.name}: it has no outputs to name (num_classes=0). Call model(x) for its features.")
+    check_trained(model, allow_untrained)
+
+
+def check_trained(model: AnyModel, allow_untrained: bool) -> None:
+    """Raise ConfigError unless an output was trained, or that is not asked for."""
     if not allow_untrained and not any(model.outputs.trained):
         raise ConfigError(
             f"{model.name}: no output was trained, so its probabilities mean nothing. Load weights (pretrained=...), "
@@ -144,7 +154,7 @@ def check_outputs(model: Classifier, allow_untrained: bool, who: str = "predict"
         )
 
 
-def check_caution(model: Classifier, strict: bool) -> None:
+def check_caution(model: AnyModel, strict: bool) -> None:
     """Raise ConfigError for a model with a caution, which is a warning of each image, if warnings are errors."""
     if strict and model.outputs.caution:
         raise ConfigError(
@@ -154,7 +164,7 @@ def check_caution(model: Classifier, strict: bool) -> None:
 
 
 def _run(
-    model: Classifier,
+    model: AnyModel,
     reader: ImageReader,
     work: Plan,
     batch_size: int,
@@ -164,31 +174,29 @@ def _run(
     """Yield each prediction in order, and the type of its error if it has one."""
     # The loader yields single images, so that a slow or broken one delays no batch; workers read ahead.
     loader: Iterable[PreparedItem] = DataLoader(reader, batch_size=None, num_workers=num_workers)
-    ready, target = ready_copy(model, device)
-    runner = optimized_view(ready, len(work.images))
+    runner, like = ready_runner(model, device, len(work.images))
     batch: list[PreparedItem] = []
     for planned, item in zip(work.images, check_workers(loader), strict=True):
         if planned.in_memory and item.prediction.error and item.kind is not ExcludedView:
             raise item.kind(item.prediction.error)
         batch.append(item)
         if sum(item.tensor is not None for item in batch) == batch_size:
-            yield from _run_batch(runner, batch, target, model.outputs)
+            yield from _run_batch(runner, batch, like, model.outputs)
             batch = []
-    yield from _run_batch(runner, batch, target, model.outputs)
+    yield from _run_batch(runner, batch, like, model.outputs)
 
 
 def _run_batch(
-    model: Classifier, batch: list[PreparedItem], device: torch.device, outputs: Outputs
+    model: Callable[[Tensor], Tensor], batch: list[PreparedItem], like: Tensor, outputs: Outputs
 ) -> Iterator[tuple[Prediction, type[DataError]]]:
     """Run the tensors of a batch in one forward pass, and yield all results in order."""
     tensors = [item.tensor for item in batch if item.tensor is not None]
     rows: Iterator[Tensor] = iter(())
     failure = ""
     if tensors:
-        like = next(model.parameters())
         try:
             with torch.inference_mode():
-                rows = iter(model(torch.stack(tensors).to(device, like.dtype)).float().cpu())
+                rows = iter(model(torch.stack(tensors).to(like)).float().cpu())
         except InputError as error:  # out of memory: the next batch may be smaller
             failure = str(error)
     for item in batch:
@@ -201,16 +209,37 @@ def _run_batch(
             yield name_outputs(item, next(rows), outputs), DataError
 
 
-def ready_copy(model: Classifier, device: torch.device | str | None) -> tuple[Classifier, torch.device]:
-    """Return the model in eval mode on the device, and the device.
+def ready_runner(
+    model: AnyModel, device: torch.device | str | None, images: int
+) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """Return what runs batches in eval mode, and a tensor of the device and dtype that it takes.
+
+    Args:
+        model: it is not changed.
+        device: where to run; ``None`` is the device of the model.
+        images: how many it is to run on.
+    """
+    if isinstance(model, EngineModel):
+        if device is not None and str(device).partition(":")[0] != "cpu":
+            raise ConfigError(
+                f"{model.name}: expected the CPU, where alone {model.engine} runs it, got {str(device)!r}. Use "
+                "device='cpu', or the model that it was exported from."
+            )
+        return model, torch.empty(0)
+    ready = _ready_copy(model, device)
+    return optimized_view(ready, images), next(ready.parameters())
+
+
+def _ready_copy(model: Classifier, device: torch.device | str | None) -> Classifier:
+    """Return the model in eval mode on the device.
 
     A model in training mode or on another device is copied: another thread may be using it.
     """
     here = next(model.parameters()).device
     target = check_device(device, model.name) if device is not None else here
     if target == here and not any(module.training for module in model.modules()):
-        return model, target
-    return copy.deepcopy(model).eval().to(target), target
+        return model
+    return copy.deepcopy(model).eval().to(target)
 
 
 def check_device(device: torch.device | str, who: str) -> torch.device:

@@ -53,7 +53,7 @@ def cell_frame(view: Classifier, layer: str, x: Tensor, size: Sequence[int]) -> 
     input, where a network pads much.
 
     Args:
-        view: from :func:`medzoo.interpretation.view.float32_view`; it is run once on ``x``, and hooked meanwhile. The
+        view: from :func:`medzoo.inference.view.float32_view`; it is run once on ``x``, and hooked meanwhile. The
             frame depends on the size of ``x`` alone.
         layer: dotted name of the module.
         x: an input ``b c *s``, one row of it.

@@ -15,8 +15,8 @@ from torch import Tensor
 from medzoo import registry
 from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError, UnknownModelError, did_you_mean
+from medzoo.inference.view import without_values
 from medzoo.interpretation.layer_maps import layer_shapes
-from medzoo.interpretation.view import without_values
 from medzoo.nn.patch_merging import PatchMerging
 from medzoo.nn.swin_block import SwinBlock
 

@@ -18,19 +18,19 @@ from torch import Tensor
 from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError, DataError, InputError, check_int, did_you_mean
 from medzoo.features import annotate_oom
-from medzoo.inference.engine import EngineModel
+from medzoo.inference.engine import EngineModel, refuse_engine
 from medzoo.inference.naming import name_outputs, provenance, settle
 from medzoo.inference.optimize import optimized_view
 from medzoo.inference.plan import PlannedImage, Points, plan
 from medzoo.inference.reading import ImageReader, PreparedItem, read_planned
 from medzoo.inference.result import Prediction
 from medzoo.inference.run import check_caution, check_device, check_outputs
+from medzoo.inference.view import float32_view, without_values
 from medzoo.interpretation.cell_frame import cell_frame
 from medzoo.interpretation.choose import ChosenLayer, choose_layer, choose_targets
 from medzoo.interpretation.explanation import Explanation
 from medzoo.interpretation.layer_maps import LAYER_METHODS, LayerMethod, layer_maps
 from medzoo.interpretation.occlusion import box_frame, check_box, occlusion_maps, positions
-from medzoo.interpretation.view import float32_view, without_values
 from medzoo.transforms.suitability import ExcludedView
 from medzoo.transforms.transform import ImageSource, Prepared, transform
 
@@ -229,10 +229,7 @@ def _check(
 ) -> None:
     """Raise ConfigError for a model that cannot be explained, and for options that do not go together."""
     if isinstance(model, EngineModel):
-        raise ConfigError(
-            f"{model.name}: expected a model of PyTorch, which has layers and gradients, got {type(model).__name__}. "
-            "Use the model it was exported from."
-        )
+        raise refuse_engine(model, "explain")
     check_outputs(model, allow_untrained, "explain")
     check_caution(model, strict)
     if method not in METHODS:

@@ -32,7 +32,7 @@ def layer_maps(
     The map has no unit: its scale means nothing across images and models. Rows of a batch do not influence each other.
 
     Args:
-        view: from :func:`medzoo.interpretation.view.float32_view`; it is hooked for the time of the call.
+        view: from :func:`medzoo.inference.view.float32_view`; it is hooked for the time of the call.
         layer: the dotted name of a module that returns a map ``b c *s'`` once in a forward pass.
         x: ``b c *s``.
         choose: from logits ``b n`` to the indices of the targets, ``b t``.

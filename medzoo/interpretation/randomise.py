@@ -21,15 +21,15 @@ from torch import Tensor, nn
 
 from medzoo.classifier import Classifier
 from medzoo.errors import ConfigError, check_int
-from medzoo.inference.engine import EngineModel
+from medzoo.inference.engine import EngineModel, refuse_engine
 from medzoo.inference.naming import provenance
 from medzoo.inference.plan import Points, plan
 from medzoo.inference.reading import ImageReader
 from medzoo.inference.run import check_device, check_outputs
+from medzoo.inference.view import float32_view
 from medzoo.interpretation.choose import choose_layer, choose_targets
 from medzoo.interpretation.layer_maps import LAYER_METHODS, LayerMethod, layer_maps
 from medzoo.interpretation.map_check import MapCheck, MapSimilarity, Rows, similarity
-from medzoo.interpretation.view import float32_view
 from medzoo.transforms.transform import ImageSource, transform
 from medzoo.warn import warn
 
@@ -109,10 +109,7 @@ def check_explanation(
         DataError: an image that cannot be used.
     """
     if isinstance(model, EngineModel):
-        raise ConfigError(
-            f"{model.name}: expected a model of PyTorch, whose weights can be replaced, got {type(model).__name__}. "
-            "Use the model it was exported from."
-        )
+        raise refuse_engine(model, "check_explanation")
     check_outputs(model, allow_untrained, "check_explanation")
     if method not in LAYER_METHODS:
         raise ConfigError(
@@ -223,7 +220,7 @@ def weight_stages(view: Classifier, x: Tensor) -> list[Stage]:
     A stage is what runs after the stage before it in ``feature_info`` and until its own module has run.
 
     Args:
-        view: from :func:`medzoo.interpretation.view.float32_view`; it is hooked for the time of the call.
+        view: from :func:`medzoo.inference.view.float32_view`; it is hooked for the time of the call.
         x: inputs ``b c *s``, of which one is run.
     """
     order: dict[str, int] = {}

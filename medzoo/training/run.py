@@ -28,6 +28,7 @@ from medzoo.evaluation.calibration import undo_calibration
 from medzoo.evaluation.run_record import PART
 from medzoo.evaluation.scores import Scores
 from medzoo.factory import create
+from medzoo.inference.engine import EngineModel, refuse_engine
 from medzoo.training.decide import decide, validation_report
 from medzoo.training.environment import numeric_environment, resolve_environment
 from medzoo.training.epoch_log import EpochLog
@@ -235,6 +236,8 @@ def _resolve(recipe: str | os.PathLike[str] | Recipe | Classifier, overrides: di
         return Recipe.load("table").with_(
             **{"model.name": f"local-dir:{initial.absolute()}", "model.pretrained": False, **overrides}
         )
+    if isinstance(recipe, EngineModel):
+        raise refuse_engine(recipe, "train")
     return with_absolute_model((recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)).with_(**overrides))
 
 

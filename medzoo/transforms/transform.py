@@ -30,6 +30,7 @@ from medzoo.warn import deprecated_alias, warn
 
 if TYPE_CHECKING:
     from medzoo.features import CheckedModel
+    from medzoo.inference.engine import EngineModel
 
 __all__ = [
     "CheckedImage",
@@ -113,11 +114,11 @@ class ImplausibleValues(DataError):
     reason = "a warning, under strict"
 
 
-def transform(model: CheckedModel, train: bool = False, augment: Augmentation | None = None) -> Transform:
+def transform(model: CheckedModel | EngineModel, train: bool = False, augment: Augmentation | None = None) -> Transform:
     """Return the preprocessing of ``model``: a path, an image or an array ``(c, …)`` to a tensor.
 
     Args:
-        model: from :func:`medzoo.create`.
+        model: from :func:`medzoo.create`, or :func:`medzoo.open_onnx`.
         train: change each image at random, after the intensity is scaled and before ``mean`` and ``std``.
         augment: the changes; ``None`` are those of :meth:`Augmentation.modest`. Only with ``train``.
 

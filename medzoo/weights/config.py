@@ -24,7 +24,7 @@ from medzoo.weights.formats import COUNT, FORMAT, FORMATS, NOT_STATED, WEIGHTS_F
 from medzoo.weights.record import LocalFile, Weights
 from medzoo.weights.safetensors import parse_json
 
-__all__ = ["CONFIG_FILE", "ModelConfig", "SavedModel", "read_folder", "tuples"]
+__all__ = ["CONFIG_FILE", "ModelConfig", "SavedModel", "parse_config", "read_folder", "tuples"]
 
 CONFIG_FILE = "config.json"
 MAX_CONFIG = 2**20
@@ -107,47 +107,49 @@ def read_folder(folder: str | os.PathLike[str]) -> SavedModel:
         raise WeightsUnavailable(
             f"{path}: the config cannot be read ({error.strerror or error}). Give a folder that save_pretrained wrote."
         ) from error
-    if len(data) > MAX_CONFIG:
-        raise ConfigError(f"{path}: expected at most {MAX_CONFIG:,} bytes, got more. This is not a config of medzoo.")
-    return _read_config(data, path)
+    return parse_config(data, str(path), path.parent)
 
 
-def _read_config(data: bytes, path: Path) -> SavedModel:
-    """Return what a config states; the weights beside it are not read.
+def parse_config(data: bytes, path: str, folder: Path, again: str = "Save the model again") -> SavedModel:
+    """Return what a config states; the weights are not read.
 
     Args:
         data: the config.
-        path: where it is, for messages and to find the weights.
+        path: where it is, for messages.
+        folder: where the weights are.
+        again: what to do with one that is not as medzoo writes it.
 
     Raises:
         ConfigError: the config is not medzoo's, or of a newer medzoo.
     """
+    if len(data) > MAX_CONFIG:
+        raise ConfigError(f"{path}: expected at most {MAX_CONFIG:,} bytes, got more. This is not a config of medzoo.")
     try:
         config = parse_json(data)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: expected JSON, got other text ({error}). Save the model again.") from error
+        raise ConfigError(f"{path}: expected JSON, got other text ({error}). {again}.") from error
     if not isinstance(config, dict) or "format" not in config:
         raise ConfigError(f"{path}: expected a config that medzoo wrote, got another. Only its own can be loaded.")
     found, writer = config["format"], str(config.get("medzoo", NOT_STATED))
     by = f"It was written by medzoo {writer}, this is medzoo {__version__}"
     upgrade = "Upgrade medzoo to that version, or newer"
-    again = "Save the model again: it was edited or damaged"
+    damaged = f"{again}: it was edited or damaged"
     if type(found) is not int or found not in FORMATS:
         newer = type(found) is int and found > FORMAT
         raise ConfigError(
             f"{path}: format {found!r} is not known; this medzoo reads formats up to {FORMAT}. {by}. "
-            f"{upgrade if newer else again}."
+            f"{upgrade if newer else damaged}."
         )
     try:
         config = complete(config, found)
-        return SavedModel(config["model"], _record(config, path.parent))
+        return SavedModel(config["model"], _record(config, folder))
     except MedzooError as error:
         raise type(error)(f"{path}: {error}") from error
     except UnknownFieldError as error:
-        advice = upgrade if _release(writer) > _release(__version__) else again
+        advice = upgrade if _release(writer) > _release(__version__) else damaged
         raise ConfigError(f"{path}: {error} {by}. {advice}.") from error
     except (TypeError, KeyError, ValueError, AttributeError, RecursionError, OverflowError) as error:
-        raise ConfigError(f"{path}: not as medzoo writes it ({error}). Save the model again.") from error
+        raise ConfigError(f"{path}: not as medzoo writes it ({error}). {again}.") from error
 
 
 def _release(version: str) -> list[int]:

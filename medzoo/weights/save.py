@@ -20,7 +20,7 @@ from medzoo.weights.cache import digest_of
 from medzoo.weights.config import CONFIG_FILE, ModelConfig, read_folder
 from medzoo.weights.formats import NOT_STATED, WEIGHTS_FILE
 
-__all__ = ["add_metrics", "save_pretrained"]
+__all__ = ["add_metrics", "config_file", "save_pretrained", "weight_file"]
 
 CARD_FILE = "README.md"
 METRICS_TABLE = re.compile(r"(^\| metric \| value \|\n\|---\|---\|\n)(?:\|.*\n)*", re.MULTILINE)
@@ -95,31 +95,22 @@ def save_pretrained(
             several dtypes.
         WeightsUnavailable: the folder cannot be written.
     """
-    from safetensors.torch import save
-
     if not model.options or model.preprocessing is None:
         raise ConfigError(
             f"{model.name}: expected a model from medzoo.create, with a registered name and preprocessing. Register "
             "its builder, or save model.state_dict() with safetensors."
         )
-    found = {t.dtype for t in tensors.values() if t.is_floating_point() or t.is_complex()}
-    dtypes = sorted(str(dtype).removeprefix("torch.") for dtype in found)
-    if len(dtypes) > 1:
-        raise ConfigError(
-            f"{model.name}: expected parameters and buffers of one dtype, got {', '.join(dtypes)}, which would not be "
-            "restored bit for bit. Cast the model to one with model.to(...)."
-        )
-    data = save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
+    data, dtype = weight_file(tensors, model.name)
     stated = replace(
         model,
         license=license or model.license,
         trained_on=trained_on or model.trained_on,
         intended_use=intended_use or model.intended_use,
     )
-    config = stated.to_json(dtype=dtypes[0], digest=digest_of(data), size=len(data), metrics=metrics or {})
+    config = stated.to_json(dtype=dtype, digest=digest_of(data), size=len(data), metrics=metrics or {})
     # All of it before the first write: a folder that exists stays valid if something cannot be written down.
     try:
-        written = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+        written = config_file(config)
         card = _card(stated, config, name).encode()
     except (TypeError, ValueError) as error:
         raise ConfigError(
@@ -139,6 +130,33 @@ def save_pretrained(
     return target
 
 
+def weight_file(tensors: Mapping[str, Tensor], who: str) -> tuple[bytes, str]:
+    """Return the bytes of the weight file of a state dict, and its dtype, such as ``"float32"``.
+
+    Raises:
+        ConfigError: parameters or buffers of several dtypes.
+    """
+    from safetensors.torch import save
+
+    found = {t.dtype for t in tensors.values() if t.is_floating_point() or t.is_complex()}
+    dtypes = sorted(str(dtype).removeprefix("torch.") for dtype in found)
+    if len(dtypes) > 1:
+        raise ConfigError(
+            f"{who}: expected parameters and buffers of one dtype, got {', '.join(dtypes)}, which would not be "
+            "restored bit for bit. Cast the model to one with model.to(...)."
+        )
+    return save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}), dtypes[0]
+
+
+def config_file(config: Mapping[str, Any]) -> bytes:
+    """Return the bytes of ``config.json``.
+
+    Raises:
+        TypeError, ValueError: something that JSON cannot hold.
+    """
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+
+
 def add_metrics(folder: str | os.PathLike[str], metrics: Mapping[str, float]) -> None:
     """Add figures to a saved model: to its config, and to the table of its card, of which nothing else changes.
 
@@ -154,15 +172,15 @@ def add_metrics(folder: str | os.PathLike[str], metrics: Mapping[str, float]) ->
     read_folder(target)  # raises for another config
     config = json.loads((target / CONFIG_FILE).read_text("utf-8"))
     config["metrics"] = {**config["metrics"], **{n: v if isinstance(v, int) else float(v) for n, v in metrics.items()}}
-    files = {CONFIG_FILE: json.dumps(config, indent=2, ensure_ascii=False) + "\n"}
+    files = {CONFIG_FILE: config_file(config)}
     card = target / CARD_FILE
     try:
         if card.is_file():
             text = card.read_text("utf-8")
             rows = _metric_rows(config["metrics"])
-            files[CARD_FILE] = METRICS_TABLE.sub(lambda found: found[1] + rows + "\n", text, count=1)
+            files[CARD_FILE] = METRICS_TABLE.sub(lambda found: found[1] + rows + "\n", text, count=1).encode()
         for name, content in files.items():
-            write_atomically(target / name, content.encode())
+            write_atomically(target / name, content)
     except OSError as error:
         raise WeightsUnavailable(
             f"{target}: the figures cannot be written ({error.strerror or error}). Check its permissions and the free "
