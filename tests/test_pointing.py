@@ -90,11 +90,11 @@ SETUPS = {
 }
 
 
-def build(name: str) -> medzoo.Classifier:
+def build(name: str, seed: int = 0) -> medzoo.Classifier:
     """Return a model with random weights that takes the files of its setup."""
     setup = SETUPS[name]
     how = medzoo.Preprocessing(size=setup.size, **INTENSITY[len(setup.size)], **setup.preprocessing)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = medzoo.create(name, num_classes=1, task="binary", labels=["blob"], preprocessing=how, **setup.options)
     model.intended_use = None  # a file of noise is of no body part
     return model.eval()
@@ -117,15 +117,11 @@ def test_every_model_has_a_setup():
 @pytest.mark.parametrize("name", SETUPS)
 def test_a_trained_model_points_at_the_blob(name, tmp_path):
     setup = SETUPS[name]
-    model = build(name)
+    model, radius = build(name), 2 * setup.sigma
     fresh = plant(tmp_path / "fresh", setup.grid, setup.sigma, [True] * 100, seed=1)
-    before = pointing(model, fresh[:40], 2 * setup.sigma, allow_untrained=True)
-    train_on_blobs(
-        model,
-        plant(tmp_path / "train", setup.grid, setup.sigma, [False, True] * 32, seed=0),
-        steps=setup.steps,
-        batch=setup.batch,
-        lr=setup.lr,
-    )
-    assert pointing(model, fresh, 2 * setup.sigma) >= 0.95
-    assert before <= 0.5
+    seen = plant(tmp_path / "seen", setup.grid, setup.sigma, [False, True] * 32, seed=0)
+    train_on_blobs(model, seen, steps=setup.steps, batch=setup.batch, lr=setup.lr)
+    assert pointing(model, fresh, radius) >= 0.95
+    # One random network may prefer what is bright to what is dark; several do not.
+    random = [pointing(build(name, seed), fresh[:12], radius, allow_untrained=True) for seed in range(4)]
+    assert np.mean(random) <= 0.5

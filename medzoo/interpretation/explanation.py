@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from medzoo.errors import ConfigError, DataError, did_you_mean
+from medzoo.errors import ConfigError, did_you_mean
 from medzoo.inference.result import Prediction, Predictions
 from medzoo.interpretation.picture import draw_explanation
 from medzoo.interpretation.saved import save_explanation
 from medzoo.io.image import Image
 from medzoo.transforms.geometry import Geometry
-from medzoo.visual.overlay import peak
 
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
@@ -34,7 +33,8 @@ class Explanation:
 
     Attributes:
         prediction: what :func:`medzoo.predict` returns for the image.
-        original: the image as it was read, or a function that reads it again; see :attr:`image`.
+        original: the image as it was read, or a function that reads it again and checks that it is the one that was
+            explained; see :attr:`image`.
         cells: for each target, the map as it was computed, float32 ``*s'``. Grad-CAM is never negative and has no unit.
             Occlusion is by how much the logit falls where a region is hidden; negative where it rises.
         geometry: where the input of the model lies in the image.
@@ -53,6 +53,12 @@ class Explanation:
     layer: str = ""
     warning: str = ""
 
+    def __repr__(self) -> str:
+        found = self.prediction
+        of = ", ".join(f"{t} {found.probabilities[t]:.3g}" if t in found.probabilities else t for t in self.targets)
+        cells = " x ".join(map(str, next(iter(self.cells.values())).shape)) if self.cells else "no"
+        return f"Explanation({found.name}: {of}; {' of '.join(filter(None, (self.method, self.layer)))}, {cells} cells)"
+
     @property
     def image(self) -> Image:
         """The image as :func:`medzoo.read` returns it; of several explanations, each access reads it from its file.
@@ -60,15 +66,7 @@ class Explanation:
         Raises:
             DataError: the file cannot be read, or has another image than the one that was explained.
         """
-        if isinstance(self.original, Image):
-            return self.original
-        image = self.original()
-        if image.identity != self.prediction.identity or image.array.shape[1:] != self.geometry.source_size:
-            raise DataError(
-                f"{self.prediction.name}: expected the image that was explained, got another one: the file was changed "
-                "since. Explain it again."
-            )
-        return image
+        return self.original if isinstance(self.original, Image) else self.original()
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -93,31 +91,38 @@ class Explanation:
         Raises:
             ConfigError: there are several targets.
         """
-        if len(self.cells) != 1:
-            raise ConfigError(
-                f"explanation of {self.prediction.source}: expected one target, got {', '.join(self.targets)}. Choose "
-                f"one: explanation[{self.targets[0]!r}].map"
-            )
-        (cells,) = self.cells.values()
-        return np.asarray(self.geometry.invert(cells[None], self.frame)[0].numpy())
+        return np.asarray(self.geometry.invert(self._only("map")[None], self.frame)[0].numpy())
 
     @property
     def peak(self) -> tuple[int, ...]:
-        """The index of the maximum of :attr:`map`, which is at the centre of the highest cell.
+        """The index of the maximum of :attr:`map`: the voxel at the centre of its highest cell.
 
-        ``map.argmax()`` may be up to the border away from it: beyond the outermost cells a map is constant. Of
-        occlusion where nothing raised the output it is the minimum, and of a map of zeros the middle of the image.
+        ``map.argmax()`` may be anywhere from there to the border, as a map is constant beyond its outermost cells. Of
+        occlusion where nothing raised the output it is the minimum, and of a map of zeros the middle of what the model
+        saw. In a volume with a position it is at ``image.affine @ [*peak, 1]``, in mm, RAS+.
 
         Raises:
             ConfigError: there are several targets.
         """
-        return peak(self.map, signed=self.method == "occlusion")
+        return self.geometry.peak(self._only("peak"), self.frame)
+
+    def _only(self, asked: str) -> NDArray[np.float32]:
+        """Return the cells of the only target, for a property of it."""
+        if len(self.cells) != 1:
+            raise ConfigError(
+                f"explanation of {self.prediction.source}: expected one target, got {', '.join(self.targets)}. Choose "
+                f"one: explanation[{self.targets[0]!r}].{asked}"
+            )
+        (cells,) = self.cells.values()
+        return cells
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a picture (``.png``, ``.jpg``), a NIfTI volume (``.nii.gz``, ``.nii``) or an array (``.npy``).
 
-        A picture shows all targets. A volume has the axes and the affine of the image, float32; a 2D image with a
-        position is a volume of one slice. What is at ``path`` is replaced once the new file is complete.
+        A picture shows all targets. A volume is float32 on the voxels and with the affine of the file, in the order in
+        which a NIfTI or MHD file stores them. An array is :attr:`map`, on the axes of :attr:`image`, which reading
+        turned to RAS+. A 2D image with a position is a volume of one slice. What is at ``path`` is replaced once the
+        new file is complete.
 
         Raises:
             ConfigError: another suffix; several targets, or for a volume an image without a position; a file that
@@ -128,8 +133,8 @@ class Explanation:
     def draw(self) -> Picture:
         """Draw the image beside each map over it, with its target, probability and scale; 1600 pixels wide.
 
-        Of a volume, the planes are those through the maximum of the map, in the radiological convention. The map is
-        clear where it is low, a line follows half of its maximum, and what the model did not see is hatched.
+        Of a volume, the planes are those through the maximum of the map (:attr:`peak`), in the radiological convention.
+        The map is clear where it is low, a line follows half of its maximum, and what the model did not see is hatched.
         """
         return draw_explanation(self)
 

@@ -27,6 +27,7 @@ from medzoo.visual.show import (
     channels_last,
     flat_panel,
     grey_window,
+    index_as_displayed,
     planes,
     to_grey,
     write_around,
@@ -35,10 +36,9 @@ from medzoo.visual.show import (
 if TYPE_CHECKING:
     from PIL.Image import Image as Picture
 
-__all__ = ["Overlay", "draw_overlays", "peak"]
+__all__ = ["Overlay", "draw_overlays"]
 
 _TALLEST = 1000  # pixels of a panel
-_ROUNDING = 1e-5  # of the maximum: what is nearer to it is as high
 _HALF = 0.5  # of the maximum: where the line is
 _SMALL = 0.5  # of the image: where less was seen, it is drawn larger
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
@@ -50,12 +50,14 @@ class Overlay:
 
     Attributes:
         values: ``*s``, on the spatial axes of the image.
+        at: the index of its maximum, where a cross is drawn and the planes of a volume are.
         heading: lines above it; the first is its title.
         scale: what the numbers of its scale mean.
         signed: whether values below 0 have a meaning, and a colour, of their own.
     """
 
     values: NDArray[np.float32]
+    at: tuple[int, ...]
     heading: Sequence[Line]
     scale: str
     signed: bool = False
@@ -92,21 +94,6 @@ def draw_overlays(
     return stack_strips([*strips, text_strip(caption)])
 
 
-def peak(values: NDArray[np.float32], signed: bool = False) -> tuple[int, ...]:
-    """Return the index of the maximum; of a signed map without a value above 0, that of its minimum.
-
-    Beyond the centres of its outermost cells a map is constant, and a maximum there is a plateau up to the border. Of a
-    plateau it is the voxel nearest to the middle of the image, which is at the centre of the cell.
-    """
-    rising = -values if signed and not values.max() > 0 else values
-    middle = np.array(values.shape) // 2
-    highest = rising.max()
-    if not highest > 0:
-        return tuple(middle.tolist())
-    plateau = np.argwhere(rising >= highest * (1 - _ROUNDING))
-    return tuple(plateau[np.abs(plateau - middle).sum(1).argmin()].tolist())
-
-
 def _signs(overlay: Overlay, highest: float, *, hatched: bool, framed: bool) -> list[Sign]:
     """Return what the signs that are drawn mean."""
     signs = [Sign("cross", "maximum" if overlay.values.max() > 0 else "minimum")]
@@ -120,11 +107,10 @@ def _flat_row(
 ) -> list[Picture]:
     """Return one row: the image alone, and the map over it."""
     plain = flat_panel(image, to_grey(channels_last(image), window))
-    at = peak(overlay.values, overlay.signed)
     scale = _scale([plain, plain])
     if not highest:
         return [_row([(plain, plain.scaled(scale))])]
-    covered = _covered(plain, overlay.values, seen, at, highest, scale)
+    covered = _covered(plain, overlay.values, seen, overlay.at, highest, scale)
     return [_row([(plain, plain.scaled(scale)), (plain, covered)])]
 
 
@@ -139,7 +125,7 @@ def _volume_rows(
     values, _ = as_displayed(image, overlay.values)
     inside = None if seen is None else as_displayed(image, seen)[0]
     oriented = image.affine is not None
-    at = peak(values, overlay.signed)
+    at = index_as_displayed(image, overlay.at)
     rows = []
     if inside is not None and (part := _small_part(inside, spacing)) is not None:
         whole = _grey_planes(volume, spacing, at, oriented, window)
