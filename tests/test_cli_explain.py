@@ -75,6 +75,7 @@ def test_help_has_examples_and_what_a_map_is():
     shown = run("explain", "--help").output
     assert "medzoo explain densenet121_xray:xrv_all chest.dcm --to maps" in shown
     assert "a map of influence, not a localisation" in " ".join(shown.split())
+    assert "Volumes of a NIfTI or MHD file are in RAS+, whatever order it is stored in." in " ".join(shown.split())
     assert "--explain FOLDER" in run("predict", "--help").output
 
 

@@ -103,8 +103,11 @@ def test_a_map_is_of_the_output_of_its_example(kind, request):
         x = how.pixels(table.image(row)).tensor
         output = torch.tensor([[model.outputs.labels.index(example.label)]])
         _, cells = layer_maps(view, pictures.maps.layer, how.normalise(x)[None], lambda _, o=output: o)
-        heat = Geometry(tuple(x.shape[1:]), tuple(x.shape[1:]), np.eye(4)).invert(cells[0], pictures._frame)[0]
-        expected = np.asarray(draw_input(x, how, heat).convert("RGB")).astype(int)
+        grid = Geometry(tuple(x.shape[1:]), tuple(x.shape[1:]), np.eye(4))
+        heat = grid.invert(cells[0], pictures._frame)[0]
+        highest = np.unravel_index(int(cells[0, 0].argmax()), cells.shape[2:])
+        at = (pictures._frame @ [*(*highest, 0)[:3], 1]).round().astype(int)[: len(highest)]
+        expected = np.asarray(draw_input(x, how, heat, at).convert("RGB")).astype(int)
         assert example.image.has_map == bool(cells.any())
         assert expected.shape == png(example.image).shape
         assert np.abs(expected - png(example.image)).max() <= 2
@@ -150,7 +153,7 @@ def test_what_is_drawn_over_a_volume(volume):
     x, heat = torch.zeros(1, 16, 16, 16), torch.zeros(16, 16, 16)
     x[0, 3, 11, 6] = heat[3, 11, 6] = 1.0
     x[0, 0, 0, 0] = heat[0, 0, 0] = 0.5  # in none of these planes
-    picture = np.asarray(draw_input(x, how, heat)).astype(int)
+    picture = np.asarray(draw_input(x, how, heat, (3, 11, 6))).astype(int)
     side = (picture.shape[1] - 12) // 3
     assert picture.shape == (2 * side + 6, 3 * side + 12, 3)
     for column in range(3):

@@ -182,10 +182,32 @@ def test_several_explanations_hold_no_images_but_read_them_again(tmp_path):
     assert [array() for array in arrays] == [None] * 3
     Picture.fromarray(x_ray(1, (30, 30))[0]).save(paths[1])
     with pytest.raises(
-        DataError, match=r"1\.png: expected the image that was explained, got another one: the file was"
+        DataError, match=r"1\.png: expected the image that was explained, got another one: it was changed since"
     ):
         _ = found[1].image
     assert found[1]["Mass"].map.shape == (60, 44), "the map needs no image"
+
+
+@quiet
+def test_a_map_is_not_drawn_over_other_values_or_another_position(tmp_path):
+    paths = [tmp_path / name for name in ("a.png", "b.png", "c.nii", "d.nii")]
+    for path in paths[:2]:
+        Picture.fromarray(x_ray()[0]).save(path)
+    for path in paths[2:]:
+        nibabel.save(nibabel.Nifti1Image(volume()[0], np.eye(4)), path)
+    flat, solid = medzoo.explain(trained(), paths[:2]), medzoo.explain(trained("cnn3d_small"), paths[2:])
+    Picture.fromarray(255 - x_ray()[0]).save(paths[0])
+    nibabel.save(nibabel.Nifti1Image(volume()[0], np.diag([1.0, 1.0, 2.0, 1.0])), paths[2])
+    for changed, kept, name in ((*flat, "map.png"), (*solid, "map.nii")):
+        with pytest.raises(DataError, match="expected the image that was explained, got another one"):
+            changed.save(tmp_path / name)
+        assert kept.save(tmp_path / name).exists()
+    given = x_ray()
+    found = medzoo.explain(trained(), [given, x_ray(1)])
+    assert np.array_equal(found[0].image.array, given)
+    given[:] = 0
+    with pytest.raises(DataError, match="array 0: expected the image that was explained"):
+        _ = found[0].image
 
 
 def test_explain_each_yields_failures_and_checks_at_once(tmp_path):

@@ -120,3 +120,51 @@ def test_a_scan_outside_of_the_tensor_sees_nothing() -> None:
     geometry = Geometry((8, 8, 8), (4, 4, 4), to_source)
     assert not geometry.invert(torch.ones(2, 4, 4, 4)).any()
     assert not geometry.covered().any()
+
+
+def placed(matrix: NDArray[np.float64], spacing: tuple[float, ...], tilt: float = 0.0) -> Geometry:
+    """Return a tensor of 24 x 20 x 16 voxels in the middle of a volume of 30 x 31 x 32."""
+    to_source = np.eye(4)
+    turn = Rotation.from_rotvec(np.radians(tilt) * np.array([0.48, 0.6, 0.64])).as_matrix()
+    to_source[:3, :3] = turn @ matrix @ np.diag(spacing)
+    to_source[:3, 3] = (14.5, 15.0, 15.5) - to_source[:3, :3] @ (11.5, 9.5, 7.5)
+    return Geometry((30, 31, 32), (24, 20, 16), to_source)
+
+
+@pytest.mark.parametrize("cell", [(0, 0, 0), (3, 4, 1), (2, 1, 0)])
+@pytest.mark.parametrize("tilt", [0, 20])
+@pytest.mark.parametrize("matrix", ORIENTATIONS[::5])
+def test_the_peak_is_the_centre_of_the_highest_cell(
+    matrix: NDArray[np.float64], tilt: float, cell: tuple[int, ...]
+) -> None:
+    geometry, cells = placed(matrix, (1.1, 1.2, 1.3), tilt), np.full((4, 5, 2), 0.25, np.float32)
+    cells[cell] = 1
+    frame = resize_affine(geometry.size, cells.shape)
+    centre = np.rint((geometry.to_source @ frame @ [*cell, 1])[:3].clip(0, (29, 30, 31)))
+    assert geometry.peak(cells) == geometry.peak(cells, frame) == tuple(centre)
+    assert geometry.peak(-cells) == tuple(centre), "of a map that is nowhere above 0 it is the lowest"
+    assert geometry.peak(0 * cells) in itertools.product((14, 15), (15,), (15, 16))
+
+
+@pytest.mark.parametrize("matrix", ORIENTATIONS[::5])
+def test_the_peak_was_seen(matrix: NDArray[np.float64]) -> None:
+    """Also where it rounds to a voxel that is outside: cells on the border of the tensor, in a coarser volume."""
+    for tilt in (0, 10, 25, 40):
+        geometry = placed(matrix, (0.4, 0.5, 0.6), tilt)
+        seen, frame = geometry.covered().numpy(), np.diag([23 / 3, 19 / 4, 15.0, 1])
+        for cell in itertools.product((0, 3), (0, 4), (0, 1)):
+            cells = np.zeros((4, 5, 2), np.float32)
+            cells[cell] = 1
+            at = geometry.peak(cells, frame)
+            assert seen[at]
+            assert np.abs((geometry.to_source @ frame @ [*cell, 1])[:3] - at).max() < 2
+
+
+def test_a_cell_outside_of_the_image_is_as_high_as_the_map_at_its_border() -> None:
+    shift = np.eye(4)
+    shift[0, 3] = -5  # the cells are centred on indices -3.5, 0.5, 4.5 and 8.5
+    padded = Geometry((12, 8), (16, 8), shift)
+    cells = np.array([[1.0], [0.1], [0.6], [0.0]], np.float32)
+    assert padded.peak(cells)[0] == padded.invert(cells[None])[0].numpy().max(1).argmax() == 4
+    cells[2] = 0.2  # less than the 0.2125 to which the map rises at the border
+    assert padded.peak(cells)[0] == padded.invert(cells[None])[0].numpy().max(1).argmax() == 0

@@ -169,6 +169,31 @@ def test_the_maximum_has_a_cross_in_every_plane():
         left += round(width * scale) + 2 * MARGIN
 
 
+@pytest.mark.parametrize(
+    ("corner", "signs"), [((0, 0, 0), (1, 1, 1)), ((3, 3, 3), (1, 1, 1)), ((0, 3, 0), (-1, -1, 1))]
+)
+def test_text_and_planes_are_of_the_centre_of_the_highest_cell(corner, signs, texts):
+    """Not of a voxel of the plateau between it and the border of the image."""
+    cells, volume = np.zeros((4, 4, 4)), np.full((1, 20, 28, 12), 60, np.uint8)
+    cells[corner] = 1.0
+    centre = tuple((n // 4) * i + n // 8 for i, n in zip(corner, volume.shape[1:], strict=True))
+    volume[(0, *centre)] = 250
+    image = replace(medzoo.read(volume), affine=np.diag([*signs, 1.0]), spacing=(1.0,) * 3)
+    one = explained(image, {"x": cells})
+    assert one.peak == centre
+    assert one.map[centre] == one.map.max()
+    assert (one.map == one.map.max()).sum() > 1, "a plateau"
+    picture = drawn(one)
+    assert f"maximum at index {centre} of 20 x 28 x 12" in "".join(string for string, *_ in texts)
+    # The axial, coronal and sagittal planes of the image alone, 20, 20 and 28 mm wide.
+    scale, left = (WIDTH - 6 * MARGIN) / 68, MARGIN
+    top = int(np.flatnonzero((picture[:, MARGIN + 3 : MARGIN + 43] == 60).all((1, 2)))[0])
+    for across, down in ((20, 28), (20, 12), (28, 12)):
+        width, height = round(across * scale), round(down * scale)
+        assert picture[top : top + height, left : left + width].max() > 200
+        left += width + 2 * MARGIN
+
+
 @pytest.mark.parametrize("signs", [(-1, 1, 1), (1, -1, 1), (1, 1, -1)])
 def test_a_volume_that_is_stored_backwards_gives_the_same_picture(signs):
     rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from make_images import arrow, slice_fields, write_dicom, write_nifti, write_png
 
 from medzoo.errors import ConfigError, DataError
 from medzoo.io.image import Image
-from medzoo.visual.show import contact_sheet, show
+from medzoo.visual.show import as_displayed, contact_sheet, index_as_displayed, show
 
 # The layout of a picture of three planes: margins of 26 pixels, a line of 19 for the titles.
 LEFT, TOP, SIDE = 26, 19 + 26, 360
@@ -41,6 +41,18 @@ def brightest(picture, left: int, top: int, width: int, height: int) -> list[str
 def sizes() -> list[tuple[int, int]]:
     """Width and height of the axial, coronal and sagittal panels: 40, 50 and 60 mm at 360 pixels for 60 mm."""
     return [(240, 300), (240, 360), (300, 360)]
+
+
+def test_an_index_is_of_the_same_voxel_as_displayed():
+    values = np.arange(24).reshape(2, 3, 4)
+    for order in itertools.permutations(range(3)):
+        for signs in itertools.product((1, -1), repeat=3):
+            affine = np.eye(4)
+            affine[:3, :3] = np.diag(signs)[:, list(order)]
+            image = Image(values[None], affine)
+            for at in ((0, 0, 0), (1, 0, 2), (0, 2, 1)):
+                assert as_displayed(image, values)[0][index_as_displayed(image, at)] == values[at]
+    assert index_as_displayed(Image(values[None]), [1, 0, 2]) == (1, 0, 2)
 
 
 def test_three_planes_in_the_radiological_convention():

@@ -50,7 +50,7 @@ __all__ = ["explain", "predict_and_explain"]
     type=click.Choice(FORMATS),
     default=["png"],
     help="Of the files; may be given several times. png and jpg are pictures of all targets, nii.gz lies on the image "
-    "in a viewer, npy is the array.",
+    "in a viewer, npy is the array. Volumes of a NIfTI or MHD file are in RAS+, whatever order it is stored in.",
 )
 @click.option("--points", type=click.Path(), help="For a patch model: CSV file of points, as for medzoo predict.")
 @click.option("--points-frame", type=click.Choice(["LPS", "RAS"]), default="LPS", help="Axes of the points.")

@@ -100,19 +100,21 @@ class ExamplePictures:
             some = asked[start : start + _BATCH]
             images = [self._pixels.read(self._place[str(scores.ids[row])]) for row, _ in some]
             maps = self._maps(images, [label for _, label in some])
-            for image, values in zip(images, maps, strict=True):
+            for image, cells in zip(images, maps, strict=True):
                 out = io.BytesIO()
-                draw_input(image, self._pixels.transform, values).save(out, "PNG")
-                yield ExamplePicture(out.getvalue(), None if values is None else bool(values.any()))
+                heat = None if cells is None else self._grid.invert(cells[None], self._frame)[0]
+                at = () if cells is None else self._grid.peak(cells, self._frame)
+                draw_input(image, self._pixels.transform, heat, at).save(out, "PNG")
+                yield ExamplePicture(out.getvalue(), None if heat is None else bool(heat.any()))
 
     def _maps(self, images: Sequence[Tensor], labels: Sequence[str]) -> Sequence[Tensor | None]:
-        """Return the map of an output over each image, ``*s``, which is never negative; ``None`` for no map."""
+        """Return the map of an output over each image, ``*s'``, which is never negative; ``None`` for no map."""
         if self.maps is None or self.maps.why:
             return [None] * len(images)
         x = torch.cat([self._input(image) for image in images])
         targets = torch.tensor([[self._outputs[label]] for label in labels], device=self._device)
         _, cells = layer_maps(self._view, self.maps.layer, x, lambda _: targets)
-        return [self._grid.invert(one.cpu(), self._frame)[0] for one in cells]
+        return [one[0].cpu() for one in cells]
 
     def _input(self, image: Tensor) -> Tensor:
         return self._pixels.transform.normalise(image)[None].to(self._device)

@@ -53,12 +53,6 @@ class Explanation:
     layer: str = ""
     warning: str = ""
 
-    def __repr__(self) -> str:
-        found = self.prediction
-        of = ", ".join(f"{t} {found.probabilities[t]:.3g}" if t in found.probabilities else t for t in self.targets)
-        cells = " x ".join(map(str, next(iter(self.cells.values())).shape)) if self.cells else "no"
-        return f"Explanation({found.name}: {of}; {' of '.join(filter(None, (self.method, self.layer)))}, {cells} cells)"
-
     @property
     def image(self) -> Image:
         """The image as :func:`medzoo.read` returns it; of several explanations, each access reads it from its file.
@@ -119,10 +113,11 @@ class Explanation:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a picture (``.png``, ``.jpg``), a NIfTI volume (``.nii.gz``, ``.nii``) or an array (``.npy``).
 
-        A picture shows all targets. A volume is float32 on the voxels and with the affine of the file, in the order in
-        which a NIfTI or MHD file stores them. An array is :attr:`map`, on the axes of :attr:`image`, which reading
-        turned to RAS+. A 2D image with a position is a volume of one slice. What is at ``path`` is replaced once the
-        new file is complete.
+        A picture shows all targets. A volume and an array are float32 on the axes of :attr:`image`: a NIfTI or MHD file
+        is turned to RAS+ as :func:`medzoo.read` does, also where it is stored in another order, such as LPS. A volume
+        has the affine of these axes, so that viewers show it in place; to compute with it voxel by voxel, take
+        ``medzoo.read(source).array`` or ``nibabel.as_closest_canonical``, not the array as stored. A 2D image with a
+        position is a volume of one slice. What is at ``path`` is replaced once the new file is complete.
 
         Raises:
             ConfigError: another suffix; several targets, or for a volume an image without a position; a file that

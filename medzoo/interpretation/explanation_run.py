@@ -5,6 +5,7 @@ Axes: b batch, c channels, s spatial axes, s' cells of the map, n classes, t tar
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -31,6 +32,7 @@ from medzoo.interpretation.choose import ChosenLayer, choose_layer, choose_targe
 from medzoo.interpretation.explanation import Explanation
 from medzoo.interpretation.layer_maps import LAYER_METHODS, LayerMethod, layer_maps
 from medzoo.interpretation.occlusion import box_frame, check_box, occlusion_maps, positions
+from medzoo.io.image import Image
 from medzoo.transforms.suitability import ExcludedView
 from medzoo.transforms.transform import ImageSource, Prepared, transform
 
@@ -209,7 +211,9 @@ class ExplanationRun:
         keep = self.single or self._keep_images
         return Explanation(
             prediction,
-            prepared.image if keep else partial(read_planned, planned, self._reader.transform.channels),
+            prepared.image
+            if keep
+            else partial(_read_again, planned, self._reader.transform.channels, prediction, _checksum(prepared.image)),
             row.cells,
             prepared.geometry,
             self._frame,
@@ -217,6 +221,24 @@ class ExplanationRun:
             "" if self._layer is None else self._layer.name,
             _warning(prediction.name, row.cells, self._layer),
         )
+
+
+def _read_again(planned: PlannedImage, channels: int, prediction: Prediction, checksum: int) -> Image:
+    """Read the image that was explained; DataError if it is another one by now."""
+    image = read_planned(planned, channels)
+    if image.identity != prediction.identity or _checksum(image) != checksum:
+        raise DataError(
+            f"{prediction.name}: expected the image that was explained, got another one: it was changed since. Explain "
+            "it again."
+        )
+    return image
+
+
+def _checksum(image: Image) -> int:
+    """Return a number that another image or position has by chance once in 2^32; it takes 25 ms for 100 MB."""
+    shape = f"{image.array.shape} {image.array.dtype}".encode()
+    place = b"" if image.affine is None else image.affine.tobytes()
+    return zlib.crc32(np.ascontiguousarray(image.array).data, zlib.crc32(shape + place))
 
 
 def _check(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from medzoo.inference.result import Prediction
 from medzoo.io.files import join_sizes
 from medzoo.io.image import Image
-from medzoo.visual.overlay import Overlay, draw_overlays, peak
+from medzoo.visual.overlay import Overlay, draw_overlays
 from medzoo.visual.panel_text import Line
 
 if TYPE_CHECKING:
@@ -32,15 +32,16 @@ def draw_explanation(explanation: Explanation) -> Picture:
     signed = explanation.method == "occlusion"
     overlays = []
     for target in explanation.targets:
-        values = explanation[target].map
+        alone = explanation[target]
+        values, at = alone.map, alone.peak
         heading = [Line(target, "title"), Line(_describe_output(found, target))]
         if target in found.untrained:
             heading.append(Line("This output was not trained: its probability and its map mean nothing.", "warning"))
         if not values.any():
             heading.append(Line("The map is zero everywhere: nothing is drawn over the image.", "warning"))
         else:
-            heading.append(Line(_place(image, values, signed), "note"))
-        overlays.append(Overlay(values, heading, _scale(explanation.method), signed))
+            heading.append(Line(_place(image, values, at), "note"))
+        overlays.append(Overlay(values, at, heading, _scale(explanation.method), signed))
     return draw_overlays(image, overlays, seen, _warnings(explanation, image), _caption(explanation, image))
 
 
@@ -61,9 +62,8 @@ def _scale(method: str) -> str:
     return f"{_METHODS.get(method, method)}, no unit: comparable within this map alone"
 
 
-def _place(image: Image, values: NDArray[np.float32], signed: bool) -> str:
+def _place(image: Image, values: NDArray[np.float32], at: tuple[int, ...]) -> str:
     """Return where the maximum is: the index on the axes of the array, and for a volume the position in mm."""
-    at = peak(values, signed)
     name = "maximum" if values.max() > 0 else "minimum"
     where = f"{name} at index ({', '.join(map(str, at))}) of {join_sizes(values.shape)}"
     if image.affine is None or image.dims != 3:

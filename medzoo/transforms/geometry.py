@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
 from medzoo.errors import InputError
 
@@ -87,7 +88,7 @@ class Geometry:
                 f"invert: expected a map c *s of {1 + dims} axes, got {tuple(given.shape)}. "
                 "Add a channel axis with x[None], or take one of the batch."
             )
-        affine = self.to_source @ (resize_affine(self.size, tuple(given.shape[1:])) if frame is None else frame)
+        affine = self._to_source(given.shape[1:], frame)
         out = torch.zeros(len(given), *self.source_size)
         low, high = self._field_of_view()
         if (low >= high).any():
@@ -102,16 +103,49 @@ class Geometry:
             _fill_along_axes(box, given.permute(0, *[1 + axis for axis in order]), to_map[order])
         return out
 
+    def peak(self, cells: Tensor | NDArray[Any], frame: NDArray[np.float64] | None = None) -> tuple[int, ...]:
+        """Return the voxel of the original grid at the centre of the highest cell of a map.
+
+        The highest voxels of an inverted map may be a plateau that ends at the border of the image, as it is constant
+        beyond its outermost cells. A cell that lies outside the voxels in the field of view is as high as the map is at
+        the nearest of them.
+
+        Args:
+            cells: a map over the preprocessed tensor, ``*s``; it may be coarser than the tensor.
+            frame: as for :meth:`invert`.
+
+        Returns:
+            The index; of a map without a value above 0 that of the lowest cell, of a map of zeros the middle of the
+            field of view.
+        """
+        x, dims = torch.as_tensor(cells, dtype=torch.float64, device="cpu").detach(), len(self.size)
+        affine = self._to_source(x.shape, frame)
+        low, high = (end[:, None] for end in self._field_of_view())
+        places = np.clip(_apply(affine, np.indices(x.shape).reshape(dims, -1)), low, high - 1)
+        heights = _interpolate(x, _apply(np.linalg.inv(affine), places))
+        heights = heights if heights.max() > 0 else -heights
+        middle = np.clip(_apply(self.to_source, (np.array(self.size)[:, None] - 1) / 2), low, high - 1)[:, 0]
+        highest = places[:, int(heights.argmax())] if heights.max() > 0 else middle
+        # Where the grids are oblique, the nearest voxel may be outside the tensor: the first one on the way inwards.
+        way = np.rint(np.linspace(highest, middle, int(np.abs(highest - middle).max()) + 2, axis=1))
+        index, end = _apply(np.linalg.inv(self.to_source), way), np.array(self.size)[:, None] - 0.5 + EDGE
+        seen = ((index >= -0.5 - EDGE) & (index <= end)).all(0)
+        return tuple(int(i) for i in way[:, seen.argmax()])
+
     def covered(self) -> Tensor:
         """Return which voxels of the original grid are in the tensor's field of view, bool ``*source_size``."""
         return self.invert(torch.ones(1, *[1] * len(self.size)))[0] > 0.5
+
+    def _to_source(self, size: Sequence[int], frame: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        """Return the 4 x 4 matrix from an index of a map of ``size`` cells to an index of the original grid."""
+        return self.to_source @ (resize_affine(self.size, tuple(size)) if frame is None else frame)
 
     def _field_of_view(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return the first voxel along each axis of the box around the tensor's field of view, and the one after it."""
         dims = len(self.size)
         ends = [(-0.5 - EDGE, side - 0.5 + EDGE) for side in self.size]
         corners = np.stack(np.meshgrid(*ends, indexing="ij")).reshape(dims, -1)
-        places = self.to_source[:dims, :dims] @ corners + self.to_source[:dims, 3:]
+        places = _apply(self.to_source, corners)
         low, high = np.ceil(places.min(1)), np.floor(places.max(1)) + 1
         return np.clip(low, 0, None).astype(np.int64), np.clip(high, None, self.source_size).astype(np.int64)
 
@@ -128,6 +162,19 @@ class Geometry:
                 for other, indices in enumerate(np.ix_(*map(np.arange, slab.shape[1:]))):
                     index += to_tensor[axis, other] * torch.from_numpy(indices)
                 slab *= (index >= -0.5 - EDGE) & (index <= side - 0.5 + EDGE)
+
+
+def _apply(matrix: NDArray[np.floating[Any]], points: NDArray[Any]) -> NDArray[Any]:
+    """Return where a 4 x 4 matrix brings points, one a column."""
+    dims = len(points)
+    return matrix[:dims, :dims] @ points + matrix[:dims, 3:]
+
+
+def _interpolate(x: Tensor, points: NDArray[np.float64]) -> Tensor:
+    """Return a map ``*s`` at points, one a column, linearly interpolated; beyond its borders it is constant."""
+    share = points / np.maximum(np.array(x.shape)[:, None] - 1, 1)
+    grid = torch.from_numpy(2 * share[::-1].T - 1).reshape(1, -1, *[1] * (x.ndim - 1), x.ndim)
+    return grid_sample(x[None, None], grid, padding_mode="border", align_corners=True).flatten()
 
 
 def _shift(low: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:

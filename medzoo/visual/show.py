@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "INK", "PAPER", "Panel", "as_displayed", "channels_last", "compose", "contact_sheet", "draw", "flat_panel",
-    "grey_window", "middle_planes", "paste", "plain_text", "planes", "save_picture", "show", "to_grey", "write_around",
+    "grey_window", "index_as_displayed", "middle_planes", "paste", "plain_text", "planes", "save_picture", "show",
+    "to_grey", "write_around",
 ]  # fmt: skip
 
 _SIDE = 360  # pixels along the longer side of a panel
@@ -198,6 +199,18 @@ def as_displayed(image: Image, values: NDArray[Any]) -> tuple[NDArray[Any], tupl
     volume = np.swapaxes(apply_orientation(values, change)[::-1, ::-1, ::-1], 0, 2)
     sizes = voxel_sizes(image.affine)
     return volume, tuple(sizes[i] for i in np.argsort(change[:, 0])[::-1])
+
+
+def index_as_displayed(image: Image, at: Sequence[int]) -> tuple[int, ...]:
+    """Return the index of a voxel of a volume on the axes of :func:`as_displayed`."""
+    if image.affine is None:
+        return tuple(at)
+    from nibabel.orientations import io_orientation
+
+    shown = [0, 0, 0]
+    for i, n, (axis, sign) in zip(at, image.array.shape[1:], io_orientation(image.affine), strict=True):
+        shown[2 - int(axis)] = i if sign < 0 else n - 1 - i
+    return tuple(shown)
 
 
 def _grey_levels(image: Image) -> tuple[NDArray[np.uint8], str]:

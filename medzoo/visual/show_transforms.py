@@ -28,7 +28,6 @@ from medzoo.transforms.augment import Augmentation, Augmenter
 from medzoo.transforms.resample import resample_volume
 from medzoo.transforms.transform import ImageSource, Prepared, Transform, transform
 from medzoo.visual.colours import blend
-from medzoo.visual.overlay import peak
 from medzoo.visual.show import (
     PAPER,
     Panel,
@@ -36,6 +35,7 @@ from medzoo.visual.show import (
     compose,
     draw,
     flat_panel,
+    index_as_displayed,
     middle_planes,
     paste,
     planes,
@@ -171,7 +171,7 @@ def draw_changes(
     return save_picture(paste(tiles, _WIDTH), out)
 
 
-def draw_input(x: Tensor, how: Transform, heat: Tensor | None = None) -> Picture:
+def draw_input(x: Tensor, how: Transform, heat: Tensor | None = None, at: Sequence[int] = ()) -> Picture:
     """Draw one image as the network sees it, ``c *s`` before the model's mean and std, without a name.
 
     Args:
@@ -179,6 +179,7 @@ def draw_input(x: Tensor, how: Transform, heat: Tensor | None = None) -> Picture
         how: its preprocessing.
         heat: a map ``*s`` that is never negative, drawn over the image once more: beside it, or of a volume below it,
             both in the planes through the map's maximum. A map that is zero everywhere is not drawn.
+        at: the index of its maximum, for a volume.
     """
     levels, side = _levels(x[None], how.preprocessing), _BATCH_SIDE[x.ndim - 1]
     if heat is None or not heat.any():
@@ -190,8 +191,8 @@ def draw_input(x: Tensor, how: Transform, heat: Tensor | None = None) -> Picture
         plain = flat_panel(image, pixels)
         return _grid([[plain, replace(plain, pixels=blend(pixels, values))]], side)
     (volume, spacing), (shown, _) = as_displayed(image, pixels), as_displayed(image, values)
-    at, oriented = peak(shown), image.affine is not None
-    cuts, maps = (planes(one, spacing, at, oriented=oriented) for one in (volume, shown))
+    where, oriented = index_as_displayed(image, at), image.affine is not None
+    cuts, maps = (planes(one, spacing, where, oriented=oriented) for one in (volume, shown))
     return _grid([cuts, [replace(c, pixels=blend(c.pixels, m.pixels)) for c, m in zip(cuts, maps, strict=True)]], side)
 
 
