@@ -2,8 +2,8 @@
 
     MEDZOO_DATA=DATA python docs/explain_pictures.py WORK
 
-DATA holds ``luna16_2d`` (50 × 50 pixels around candidates of LUNA16, with a nodule in the middle of the positive ones),
-``chest_ct`` (one patient of Lung-PET-CT-Dx, with ``tumour_boxes.csv``) and ``pneumonia_cxr`` (Kermany et al.). WORK keeps
+DATA has ``luna16_2d`` (50 × 50 pixels around candidates of LUNA16, with a nodule in the middle of the positives),
+``chest_ct`` (one patient of Lung-PET-CT-Dx, with ``tumour_boxes.csv``) and ``pneumonia_cxr`` (Kermany et al.). WORK has
 the training of the nodule model, which takes minutes, and is skipped where it is there. The X-rays need a model of them
 in ``WORK/kermany/model``, see ``x_rays``. The figures go to ``docs/images/explain/figures.json``.
 
@@ -100,7 +100,9 @@ def nodules(work: Path) -> dict[str, Any]:
     }
     half = half_cell(maps["gradcam"][0])
     rng = np.random.default_rng(2)
-    points: dict[str, list[Point]] = {name: [np.array(one.peak, float) for one in found] for name, found in maps.items()}
+    points: dict[str, list[Point]] = {
+        name: [np.array(one.peak, float) for one in found] for name, found in maps.items()
+    }
     points["brightest place"] = [peak(gaussian_filter(square.astype(float), 1.5)) for square in shown]
     points["middle of the square"] = [np.full(2, (SQUARE - 1) / 2)] * len(shown)
     points["a point drawn at random"] = list(rng.uniform(-0.5, SQUARE - 0.5, (len(shown), 2)))
@@ -124,7 +126,7 @@ def nodules(work: Path) -> dict[str, Any]:
         f"{maps['gradcam'][0].cells['nodule'].shape} cells",
         "n": [int(positive.sum()), len(positive)],
         "AUROC": round(float(roc_auc_score(positive, probability)), 3),
-        "hit": f"within {RADIUS:g} pixels of the middle of the nodule, and half a cell ({half.round(2).tolist()} pixels)",
+        "hit": f"within {RADIUS:g} pixels of the middle of the nodule, and half a cell ({half.round(2).tolist()})",
         "rows": rows,
     }
 
@@ -141,7 +143,9 @@ def overlay(grey: NDArray[np.uint8], explanation: medzoo.Explanation, scale: int
     pair = []
     rgb = np.repeat(grey[..., None], 3, -1)
     for pixels in (rgb, blend(rgb, level.astype(np.float32))):
-        picture = Image.fromarray(pixels).resize((grey.shape[1] * scale, grey.shape[0] * scale), Image.Resampling.BICUBIC)
+        picture = Image.fromarray(pixels).resize(
+            (grey.shape[1] * scale, grey.shape[0] * scale), Image.Resampling.BICUBIC
+        )
         marks(ImageDraw.Draw(picture), scale)
         pair.append(picture)
     i, j = (np.array(explanation.peak) + 0.5) * scale

@@ -1,6 +1,6 @@
 """Images with a blob at a known place: noise, a dark blob in every image, and a bright one in the positives.
 
-The dark blob is as conspicuous as the bright one and says nothing of the class: a map that points at whatever stands out
+The dark blob is as conspicuous as the bright one and says nothing of the class: a map that points at what stands out
 finds the bright one in half of the images.
 
 Axes: b batch, c channels, s spatial axes.
@@ -136,6 +136,8 @@ def points_at(explanation: medzoo.Explanation, centre: NDArray[np.float64], radi
     to_mm = np.eye(4) if image.affine is None else image.affine  # a NIfTI file may be read in another order of axes
     highest = [*explanation.peak, 0, 0][:3]
     offset = centre - (to_mm @ [*highest, 1])[:dims]
-    cells = (to_mm @ explanation.geometry.to_source @ explanation.frame)[:dims, :dims]  # columns: the steps of the cells
+    cells = (to_mm @ explanation.geometry.to_source @ explanation.frame)[
+        :dims, :dims
+    ]  # columns: the steps of the cells
     steps = np.linalg.solve(cells, offset)
     return bool(np.linalg.norm(cells @ (steps - steps.clip(-0.5, 0.5))) <= radius)

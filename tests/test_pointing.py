@@ -1,4 +1,4 @@
-"""Every model of the zoo, trained for seconds on images with a blob at a random place, points at it on the original image.
+"""Every model of the zoo, trained for seconds on images with a blob at a random place, points at it on the image.
 
 The images are files of another size, spacing and orientation than what the model takes, so that a map that is mirrored,
 transposed, shifted by a cell or taken from the wrong layer misses. Each image has a dark blob too, see ``blobs``.
