@@ -158,7 +158,10 @@ def test_the_progress_bar_of_a_failed_download_ends(hub, waits, monkeypatch, cap
     hub.fail("/files/*", cut(len(data) - 1))
     refusal(record)
     assert WHO in capsys.readouterr().err
-    assert "_RefreshThread" not in {type(thread).__name__ for thread in threading.enumerate()}
+    for thread in threading.enumerate():
+        if type(thread).__name__ == "_RefreshThread":  # rich stops it and does not wait for its end
+            thread.join(10)
+            assert not thread.is_alive()
 
 
 def test_27_a_url_that_refuses_is_an_error_with_advice(hub, home, waits):
