@@ -153,6 +153,7 @@ def test_at_the_default_size_every_model_has_a_layer_that_points(name):
     assert name == "swin_encoder_mlp" or found.name == spec.cam_layer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_layers_and_frames_do_not_depend_on_values(name):
     """What is found from shapes alone is what a pass over the image finds."""

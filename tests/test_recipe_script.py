@@ -150,6 +150,7 @@ QUIET = pytest.mark.filterwarnings(
 )
 
 
+@pytest.mark.slow
 @QUIET
 def test_a_script_gives_the_weights_of_the_recipe(tmp_path, monkeypatch):
     recipe, data, root, arguments = prepare("volume", tmp_path)

@@ -110,6 +110,7 @@ def logits_of(found, run, table, rows):
         return model((torch.tensor(np.stack(images)) - how.mean[0]) / how.std[0]).numpy()[:, 0]
 
 
+@pytest.mark.slow
 def test_a_leak_looks_like_a_model(found):
     """The way of the source is at its best where there is nothing to learn; the honest one is at chance."""
     assert value(found, "accuracy", "as_published") > 0.9
@@ -125,6 +126,7 @@ def test_a_leak_looks_like_a_model(found):
     assert [row.name for row in found.figures] == ["accuracy", "precision", "auroc"]
 
 
+@pytest.mark.slow
 def test_the_honest_figures_are_of_the_test_part_and_the_last_epoch(found, files):
     own, rows = rows_of(found, "honest", "test")
     truth, logits = own.targets[rows, 0], logits_of(found, "honest", files[0], own.ids[rows])
@@ -146,6 +148,7 @@ def test_the_honest_figures_are_of_the_test_part_and_the_last_epoch(found, files
         assert len(RunFolder(found.folder / run).read_log()) == 10
 
 
+@pytest.mark.slow
 def test_the_published_figures_are_of_the_best_epoch_by_the_first_figure(found):
     run = RunFolder(found.folder / "as_published")
     accuracies = [row["valid_accuracy"] for row in run.read_log()]
@@ -167,6 +170,7 @@ def test_the_published_figures_are_of_the_best_epoch_by_the_first_figure(found):
     assert "The interval of that is of rows, as patients are ignored, and too narrow" in text
 
 
+@pytest.mark.slow
 def test_permuted_runs_have_the_same_parts_and_other_labels(found):
     for real, permuted in (("honest", "permuted_honest"), ("as_published", "permuted_as_published")):
         a, b = (RunFolder(found.folder / name).read_rows() for name in (real, permuted))
@@ -178,6 +182,7 @@ def test_permuted_runs_have_the_same_parts_and_other_labels(found):
     assert (both[0] == both[1]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["as_published", "permuted_as_published", "permuted_honest"])
 def test_a_run_that_is_not_honest_cannot_look_so(found, run, tmp_path):
     folder = found.folder / run
@@ -211,6 +216,7 @@ def test_a_run_that_is_not_honest_cannot_look_so(found, run, tmp_path):
     assert facts["caution"] in report["notes"]
 
 
+@pytest.mark.slow
 def test_the_honest_run_is_a_run_like_any_other(found):
     facts = json.loads((found.folder / "honest" / "run.json").read_text())
     assert (facts["leaks_on_purpose"], facts["caution"]) == (False, "")
@@ -222,6 +228,7 @@ def test_the_honest_run_is_a_run_like_any_other(found):
     assert any("open the test part: the first evaluation on this data" in note for note in found.notes)
 
 
+@pytest.mark.slow
 def test_what_is_written_is_the_table(found):
     rows = list(csv.DictReader(io.StringIO((found.folder / "reproduction.csv").read_text())))
     facts = json.loads((found.folder / "reproduction.json").read_text())
@@ -242,6 +249,7 @@ def test_what_is_written_is_the_table(found):
         assert secret not in text
 
 
+@pytest.mark.slow
 def test_the_command_prints_it_and_trains_nothing_again(found, files, monkeypatch):
     table, recipe, folder = files
     monkeypatch.setattr(training_run, "fit", None)
@@ -286,6 +294,7 @@ def test_a_stopped_reproduction_continues_to_the_same_figures(found, files, monk
         ({"source.protocol": {"split": "given", "column": "half"}}, "the rows, labels, parts or pixels"),
     ],
 )
+@pytest.mark.slow
 def test_another_recipe_or_way_in_the_same_folder_is_refused(found, files, change, message):
     table, recipe, folder = files
     with pytest.raises(ConfigError, match=message):

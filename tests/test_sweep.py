@@ -89,6 +89,7 @@ def swept(images, stopped):
     return sweep(images, stopped[0])
 
 
+@pytest.mark.slow
 def test_a_signal_stops_the_sweep_and_what_is_finished_is_kept(stopped):
     _, error, rows = stopped
     assert error.exit_code == 143
@@ -100,6 +101,7 @@ def test_a_signal_stops_the_sweep_and_what_is_finished_is_kept(stopped):
     assert [row["chosen"] for row in rows] == ["yes", "no", "no"]
 
 
+@pytest.mark.slow
 def test_each_combination_is_an_ordinary_run_and_a_resumed_one_has_the_same_weights(swept, images, tmp_path):
     alone = medzoo.train(
         "table", images, to=tmp_path / "a", root=images.parent / "images", batch=16, lr=0.001, **sweep_child.TINY
