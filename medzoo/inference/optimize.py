@@ -92,18 +92,27 @@ def optimize(model: M, *, cuda_graph: bool = False) -> M:
 def _copy(model: M, kind: type[M]) -> M:
     """Copy a model without its gradients, as one of another class."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().clone(), requires_grad=False) for p in model.parameters()}
+    fast = copy_model(model, memo)
+    fast.__class__ = kind
+    return fast
+
+
+def copy_model(model: M, memo: dict[int, Any]) -> M:
+    """Return a deep copy of a model, with the tensors that ``memo`` has for those of the model, and its own hooks.
+
+    Raises:
+        ConfigError: the model cannot be copied.
+    """
     # A hook is the user's, and often a method: copying it would copy the object it is bound to.
     memo |= {id(hook): hook for module in model.modules() for hook in _hooks(module)}
     try:
-        fast = copy.deepcopy(model, memo)
+        return copy.deepcopy(model, memo)
     except RuntimeError as error:
         reason = str(error).partition(".")[0]
         raise ConfigError(
             f"{model.name}: expected a model that can be copied, got one that cannot ({reason}). Remove what was put "
             "on it, such as torch.nn.utils.weight_norm, before."
         ) from error
-    fast.__class__ = kind
-    return fast
 
 
 def optimized_view(model: Classifier, images: int) -> Classifier:

@@ -5,7 +5,6 @@ Axes: none.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -13,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medzoo.classifier import Classifier
-from medzoo.errors import ConfigError
-from medzoo.inference.optimize import OptimizedClassifier
+from medzoo.inference.optimize import OptimizedClassifier, copy_model
 
 __all__ = ["float32_view", "without_values"]
 
@@ -41,16 +39,7 @@ def float32_view(model: Classifier, device: torch.device) -> Classifier:
                     plain = plain.to(device, torch.float32 if plain.is_floating_point() else None)
                     is_parameter = name in module._parameters
                     memo[id(value)] = nn.Parameter(plain, requires_grad=False) if is_parameter else plain
-            # A hook is the user's, and often a method: copying it would copy the object it is bound to.
-            memo |= {id(hook): hook for hook in _hooks(module)}
-        try:
-            view = copy.deepcopy(model, memo)
-        except RuntimeError as error:
-            reason = str(error).partition(".")[0]
-            raise ConfigError(
-                f"{model.name}: expected a model that can be copied, got one that cannot ({reason}). Remove what was "
-                "put on it, such as torch.nn.utils.weight_norm, before."
-            ) from error
+        view = copy_model(model, memo)
     if isinstance(view, OptimizedClassifier):  # it refuses to be differentiated
         object.__setattr__(view, "__class__", Classifier)
     if hasattr(view.encoder, "set_grad_checkpointing"):
@@ -75,8 +64,3 @@ def without_values(view: Classifier, x: Tensor, run: Callable[[Classifier, Tenso
         return run(shapes_only, torch.empty_like(x, device="meta"))
     except Exception:  # a model that reads values, or has kernels of its own, runs as it is
         return run(view, x)
-
-
-def _hooks(module: nn.Module) -> list[Any]:
-    forward = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-    return [*forward, *module._backward_hooks.values(), *module._backward_pre_hooks.values()]
