@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-import medzoo
 from medzoo.cli.map_files import FORMATS, MapFiles, SavedMaps, with_map_warnings
+from medzoo.cli.model_argument import create_model
 from medzoo.cli.problems import print_problems
+from medzoo.cli.tables import is_onnx
 from medzoo.errors import ConfigError, DataError
 from medzoo.progress import progress_bar
 
@@ -148,12 +149,9 @@ def _line(result: Prediction, maps: SavedMaps) -> str:
 
 def _open(model: str) -> Classifier:
     """Return the model of a name, or raise ConfigError for an exported file, which has no layers."""
-    if model.lower().endswith(".onnx"):
+    if is_onnx(model):
         raise ConfigError(
             f"{model}: expected a model of PyTorch, which has layers and gradients, got an exported file. Use the "
             "model it was exported from."
         )
-    # "local-dir:" and "hf-hub:" are part of the name; any other colon precedes a tag.
-    name, tag = (model, "") if model.startswith(("hf-hub:", "local-dir:")) else model.partition(":")[::2]
-    built: Classifier = medzoo.create(name, pretrained=tag or False)
-    return built
+    return create_model(model)

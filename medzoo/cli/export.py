@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 import medzoo
+from medzoo.cli.model_argument import create_model
 from medzoo.cli.recipe_options import parse_size
 
 __all__ = ["export"]
@@ -28,7 +29,5 @@ def export(model: str, file: str, size: str | None, **options: Any) -> None:
     \b
     medzoo export densenet121_xray:xrv_all xray/model.onnx
     """  # noqa: D301  # click reads the \b
-    # "local-dir:" and "hf-hub:" are part of the name; any other colon precedes a tag.
-    name, tag = (model, "") if model.startswith(("hf-hub:", "local-dir:")) else model.partition(":")[::2]
     sides = None if size is None else parse_size(size)
-    click.echo(medzoo.export(medzoo.create(name, pretrained=tag or False), file, size=sides, **options))
+    click.echo(medzoo.export(create_model(model), file, size=sides, **options))

@@ -22,6 +22,7 @@ from medzoo.cli.explain import explain, predict_and_explain
 from medzoo.cli.export import export
 from medzoo.cli.froc import froc
 from medzoo.cli.map_files import SavedMaps, add_maps_to_csv, add_maps_to_json, with_map_warnings
+from medzoo.cli.model_argument import create_model
 from medzoo.cli.problems import print_problems
 from medzoo.cli.reproduce import reproduce
 from medzoo.cli.sweep import sweep
@@ -161,18 +162,15 @@ def predict(model: str, paths: tuple[str, ...], output: str, explain: str | None
     """
     from rich.progress import MofNCompleteColumn
 
-    # "local-dir:" and "hf-hub:" are part of the name, and so is all of a path; any other colon precedes a tag.
-    whole = model.startswith(("hf-hub:", "local-dir:")) or is_onnx(model)
-    name, tag = (model, "") if whole else model.partition(":")[::2]
     if all(Path(path).suffix.lower() == ".npz" for path in paths):
         raise DataError(
             f"{paths[0]}: expected image files, got an .npz file, which is a table of images with labels. Evaluate it: "
             f"medzoo evaluate {shlex.quote(model)} --data {shlex.quote(paths[0])}"
         )
-    built: Any = medzoo.open_onnx(name) if is_onnx(model) else medzoo.create(name, pretrained=tag or False)
+    built: Any = medzoo.open_onnx(model) if is_onnx(model) else create_model(model)
     # Warnings are printed below, one line each.
     with warnings.catch_warnings(action="ignore", category=UserWarning), progress_bar(MofNCompleteColumn()) as bar:
-        task = bar.add_task(name, total=None)
+        task = bar.add_task(built.name, total=None)
         # The other options have the names that medzoo.predict gives them.
         options["progress"] = lambda done, total: bar.update(task, completed=done, total=total)
         results, maps = (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import re
@@ -154,12 +152,10 @@ def add_maps_to_json(results: Predictions, maps: Sequence[SavedMaps | None]) -> 
 
 def add_maps_to_csv(results: Predictions, maps: Sequence[SavedMaps | None]) -> str:
     """Return CSV with the columns ``explanation``, ``explained`` (targets) and ``explanation_warning``."""
+    from medzoo.inference.result import rows_to_csv
+
     rows = []
     for row, own in zip(results.rows(), maps, strict=True):
         files, targets, warning = ("", "", "") if own is None else own.texts()
         rows.append(row | {"explanation": files, "explained": targets, "explanation_warning": warning})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["source", "error"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return rows_to_csv(rows)

@@ -20,7 +20,7 @@ from medzoo.errors import ConfigError
 from medzoo.evaluation.examples import ExamplePicture
 from medzoo.evaluation.scores import Scores
 from medzoo.inference.view import float32_view
-from medzoo.interpretation.cell_frame import cell_frame
+from medzoo.interpretation.cell_frame import layer_frame
 from medzoo.interpretation.choose import choose_layer
 from medzoo.interpretation.layer_maps import layer_maps
 from medzoo.progress import track
@@ -92,7 +92,7 @@ class ExamplePictures:
             return
         self.maps = ExampleMaps("Grad-CAM", chosen.name, chosen.size, chosen.is_coarse)
         size = tuple(x.shape[2:])
-        self._frame, self._grid = cell_frame(self._view, chosen.name, x, chosen.size), Geometry(size, size, np.eye(4))
+        self._frame, self._grid = layer_frame(self._view, chosen, x), Geometry(size, size, np.eye(4))
 
     def draw(self, scores: Scores, asked: Sequence[tuple[int, str]]) -> Iterator[ExamplePicture]:
         """Yield the picture of each row of the scores, with the map of a label."""

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, SupportsIndex, overload
@@ -17,7 +17,7 @@ from medzoo.atomic import write_atomically
 from medzoo.errors import ConfigError, DataError
 from medzoo.warn import deprecated_alias
 
-__all__ = ["Prediction", "Predictions"]
+__all__ = ["Prediction", "Predictions", "rows_to_csv"]
 
 
 @dataclass(frozen=True)
@@ -217,12 +217,7 @@ class Predictions(list[Prediction]):
 
     def to_csv(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return the rows as CSV, and write them to ``path`` if given."""
-        text = io.StringIO()
-        rows = self.rows()
-        writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["source", "error"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return _write(text.getvalue(), path)
+        return _write(rows_to_csv(self.rows()), path)
 
     def to_json(self, path: str | os.PathLike[str] | None = None) -> str:
         """Return the predictions, what was skipped and the counts as JSON, and write it to ``path`` if given."""
@@ -237,6 +232,15 @@ def _without_details(reason: str) -> str:
     ('no point is given', 'points of a scan that was not given')
     """
     return re.sub(r"^\d+ | for '.*'$", "", reason)
+
+
+def rows_to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows with the same keys as CSV."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]) if rows else ["source", "error"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _to_json(value: Any) -> str:

@@ -22,9 +22,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from medzoo.classifier import Classifier
+from medzoo.inference.view import without_values
+from medzoo.interpretation.choose import ChosenLayer
 from medzoo.transforms.geometry import resize_affine
 
-__all__ = ["cell_frame"]
+__all__ = ["cell_frame", "layer_frame"]
 
 # For each spatial axis, the centre of cell 0 in the input, and the distance between two cells.
 Centres = tuple[tuple[float, float], ...]
@@ -35,6 +37,11 @@ KEEPS_PLACES = frozenset({
     "native_group_norm", "cat", "slice", "split", "split_with_sizes", "view", "_unsafe_view",
     "detach", "alias", "_to_copy", "hardswish", "hardswish_", "_prelu_kernel",
 })  # fmt: skip
+
+
+def layer_frame(view: Classifier, chosen: ChosenLayer, x: Tensor) -> NDArray[np.float64]:
+    """Return :func:`cell_frame` of a chosen layer for inputs of the size of ``x``, where possible without a pass."""
+    return without_values(view, x[:1], lambda view, x: cell_frame(view, chosen.name, x, chosen.size))
 
 
 def cell_frame(view: Classifier, layer: str, x: Tensor, size: Sequence[int]) -> NDArray[np.float64]:

@@ -26,8 +26,8 @@ from medzoo.inference.plan import PlannedImage, Points, plan
 from medzoo.inference.reading import ImageReader, PreparedItem, read_planned
 from medzoo.inference.result import Prediction
 from medzoo.inference.run import check_caution, check_device, check_outputs
-from medzoo.inference.view import float32_view, without_values
-from medzoo.interpretation.cell_frame import cell_frame
+from medzoo.inference.view import float32_view
+from medzoo.interpretation.cell_frame import layer_frame
 from medzoo.interpretation.choose import ChosenLayer, choose_layer, choose_targets
 from medzoo.interpretation.explanation import Explanation
 from medzoo.interpretation.layer_maps import LAYER_METHODS, LayerMethod, layer_maps
@@ -180,10 +180,8 @@ class ExplanationRun:
                 maps = torch.stack([run(*row) for row in zip(x[:, None], logits[:, None], targets, strict=True)])
         else:
             if self._layer is None:
-                chosen = self._layer = choose_layer(self._view, x, self._layer_name)
-                self._frame = without_values(
-                    self._view, x[:1], lambda view, x: cell_frame(view, chosen.name, x, chosen.size)
-                )
+                self._layer = choose_layer(self._view, x, self._layer_name)
+                self._frame = layer_frame(self._view, self._layer, x)
             method = cast(LayerMethod, self._method)
             logits, maps = layer_maps(self._view, self._layer.name, x, self._choose, method)
             targets = self._choose(logits)
