@@ -19,6 +19,7 @@ import torch
 import medzoo
 from benchmarks.conftest import DEVICE
 from benchmarks.suite import STARTUP_MODEL, create_and_peer, measure_startup
+from medzoo import build_check
 from medzoo.visual.phantoms import draw_ct, draw_xray, write_ct_series, write_xray
 
 CASES = {"xray": "densenet121_xray", "ct": "cnn3d_base"}
@@ -39,6 +40,15 @@ def test_check(benchmark, name):
         share = benchmark.stats.stats.median / median(forward)
         benchmark.extra_info |= {"forward_s": median(forward), "share_of_forward": share, "torch": torch.__version__}
         print(f"\n{name}: the check is {share:.3%} of a forward pass of {1000 * median(forward):.1f} ms")
+
+
+@pytest.mark.parametrize("name", ["densenet121_xray", "swin_encoder_mlp"])
+def test_build_check(benchmark, name):
+    """What the first ``create`` of a model checks, for the two models with the most modules: the target is 2 ms."""
+    spec = medzoo.describe(name)
+    with torch.device("meta"):
+        model = spec.builder(**spec.options)
+    assert benchmark(lambda: list(build_check.build_faults(spec, model, spec.options))) == []
 
 
 def test_startup(benchmark, result, tmp_path):

@@ -104,8 +104,6 @@ def test_a_resumed_training_writes_the_same_rows(tmp_path, name):
     assert read(tmp_path / "whole") == read(tmp_path / "resumed")
     assert len(resumed.rows) == 3
     assert all(row["seconds"] > 0 for row in resumed.rows)
-    # An epoch that was interrupted counts all of its rows.
-    assert all(row["seconds"] < 60 for row in resumed.rows)
 
 
 def test_accumulation_does_not_change_the_scale_of_the_loss(tmp_path):
