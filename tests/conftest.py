@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import warnings
 from pathlib import Path
@@ -19,6 +20,12 @@ import medzoo
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # as many processes as cores: more threads would only wait
     torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what collecting has made out of garbage collections, which take a tenth of the time otherwise."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

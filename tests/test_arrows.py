@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
+import functools
 
 import pytest
-
-import medzoo
-
-ROOT = Path(medzoo.__file__).parent
+from package_source import PATHS, ROOT, tree
 
 # What each package or root module may import beside itself. A dotted entry allows that module alone.
 ALLOWED = {
@@ -214,8 +211,11 @@ def module_name(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-FILES = {module_name(path): path for path in ROOT.rglob("*.py")}
-TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in FILES.items()}
+FILES = {module_name(ROOT / path): ROOT / path for path in PATHS}
+
+
+def tree_of(name):
+    return tree(FILES[name].relative_to(ROOT).as_posix())
 
 
 def own_imports(tree):
@@ -229,12 +229,14 @@ def own_imports(tree):
     return found
 
 
-IMPORTS = {name: own_imports(tree) for name, tree in TREES.items()}
+@functools.cache
+def imports_of(name):
+    return own_imports(tree_of(name))
 
 
 def test_imports_are_found():
-    assert "models" in IMPORTS["registry"]
-    assert "kernels.cuda.swin_layers" in IMPORTS["kernels.dispatch"], "a deferred import"
+    assert "models" in imports_of("registry")
+    assert "kernels.cuda.swin_layers" in imports_of("kernels.dispatch"), "a deferred import"
     assert len(FILES) > 50
 
 
@@ -262,7 +264,7 @@ def test_an_import_by_a_computed_name_is_refused():
 def test_a_module_imports_what_its_package_may(name):
     package = name.partition(".")[0]
     allowed = ALLOWED.get(name, ALLOWED[package]) | ({package} if name not in ALLOWED or name == package else set())
-    for module in IMPORTS[name]:
+    for module in imports_of(name):
         parts = module.split(".")
         assert {".".join(parts[:n]) for n in range(1, len(parts) + 1)} & allowed or module in allowed, (
             f"medzoo.{name} imports medzoo.{module}"
@@ -270,7 +272,7 @@ def test_a_module_imports_what_its_package_may(name):
 
 
 def test_there_is_no_circle_but_the_registrys():
-    graph = {name: {m for m in modules if (name, m) not in ONE_CIRCLE} for name, modules in IMPORTS.items()}
+    graph = {name: {m for m in imports_of(name) if (name, m) not in ONE_CIRCLE} for name in FILES}
     done, path = set(), []
 
     def visit(name):
@@ -293,27 +295,27 @@ def test_the_faces_of_packages_are_empty():
     """
     lazy = ["import lazy_loader", "__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)"]
     logger = ["import logging", "logging.getLogger(__name__).addHandler(logging.NullHandler())"]
-    assert [ast.unparse(node) for node in TREES["nn"].body[1:]] == lazy
-    assert [ast.unparse(node) for node in TREES[""].body[1:-1]] == [logger[0], lazy[0], logger[1], lazy[1]]
+    assert [ast.unparse(node) for node in tree_of("nn").body[1:]] == lazy
+    assert [ast.unparse(node) for node in tree_of("").body[1:-1]] == [logger[0], lazy[0], logger[1], lazy[1]]
     for name, path in FILES.items():
         if path.name == "__init__.py" and name not in ("", "models", "nn"):
-            assert len(TREES[name].body) == 1, f"{name} holds more than a docstring"
+            assert len(tree_of(name).body) == 1, f"{name} holds more than a docstring"
 
 
 def test_only_training_evaluation_and_tables_import_heavy_libraries():
-    for name, tree in TREES.items():
-        found = {module.partition(".")[0] for module, _ in imports_in(tree)} & HEAVY
+    for name in FILES:
+        found = {module.partition(".")[0] for module, _ in imports_in(tree_of(name))} & HEAVY
         package = name.partition(".")[0]
         if found and package not in ("training", "evaluation") and name != "data.table":
             assert (name, found) == ("inference.result", {"pandas"}), f"medzoo.{name} imports {found}"
-            deferred = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+            deferred = [node for node in ast.walk(tree_of(name)) if isinstance(node, ast.FunctionDef)]
             assert [f.name for f in deferred if "import pandas" in ast.unparse(f)] == ["to_frame"]
 
 
 def test_names_of_classes_are_unique():
     homes = {}
-    for name, tree in TREES.items():
-        for node in tree.body:
+    for name in FILES:
+        for node in tree_of(name).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 homes.setdefault(node.name, []).append(name)
     assert {name: where for name, where in homes.items() if len(where) > 1} == {}

@@ -258,7 +258,7 @@ STUDIES = several()
 NAMES = st.permutations(range(8))
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
 @given(STUDIES, NAMES)
 @example([Series(patient=0), Series(patient=1, start=4)], list(range(8)))
 @example([Series(frame_of_reference=0), Series(frame_of_reference=1, start=4)], list(range(8)))

@@ -6,19 +6,16 @@ import ast
 import logging
 import subprocess
 import sys
-from pathlib import Path
 
+import package_source
 import pytest
 from click.testing import CliRunner
+from package_source import PATHS
 from rich.progress import MofNCompleteColumn
 
-import medzoo
 from medzoo.cli.main import main
 from medzoo.errors import ConfigError
 from medzoo.progress import hide_hub_progress, progress_bar, shows_progress, track
-
-ROOT = Path(medzoo.__file__).parent
-TREES = {path.relative_to(ROOT).as_posix(): ast.parse(path.read_text("utf-8")) for path in ROOT.rglob("*.py")}
 
 
 def calls(tree):
@@ -95,7 +92,8 @@ def test_the_bars_of_the_hub_client_follow(monkeypatch, given, hidden):
 
 def test_no_bar_is_made_elsewhere():
     """Columns may be imported from rich.progress, bars may not, but for their types."""
-    for name, tree in TREES.items():
+    for name in PATHS:
+        tree = package_source.tree(name)
         typed = {
             inner
             for node in ast.walk(tree)
@@ -112,7 +110,8 @@ def test_no_bar_is_made_elsewhere():
 
 
 def test_the_library_logs_to_its_own_logger():
-    for name, tree in TREES.items():
+    for name in PATHS:
+        tree = package_source.tree(name)
         found = {call for call in calls(tree) if call.startswith("logging.") or call in ("print", "getLogger")}
         allowed = {"logging.getLogger"}
         if name == "__init__.py":

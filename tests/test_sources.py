@@ -87,7 +87,9 @@ def test_xray_cnn_matches_its_source(size):
     ("resnet18_multilabel", "resnet18", "fc"),
     ("densenet121_xray", "densenet121", "classifier"),
 ])  # fmt: skip
-@pytest.mark.parametrize("size", TIMM_SIZES, ids=str)
+@pytest.mark.parametrize(
+    "size", [s if s[0] < 224 else pytest.param(s, marks=pytest.mark.slow) for s in TIMM_SIZES], ids=str
+)
 @torch.no_grad()
 def test_timm_models_match_timm(name, peer, last, size):
     model = trained_looking(medzoo.create(name))
