@@ -234,10 +234,26 @@ def undetectable(studies, k, phase):
     left = [[z for z in range(one.slices) if p * one.slices + z not in gone] for p in range(one.phases)]
     if any(set(own) - set(left[phase]) for own in left):
         return False
-    numbers = sorted(p * one.slices + z + 1 for p in range(one.phases) for z in left[p])
     if one.numbering == "series":
-        return numbers == list(range(1, len(numbers) + 1))
+        numbers = {p * one.slices + z + 1 for p in range(one.phases) for z in left[p]}
+        return set(range(1, max(numbers) + 1)) <= numbers | numbers_elsewhere(studies, one, numbers)
     return one.numbering == "none" or left[phase] == list(range(len(left[phase]))) or len(left[phase]) < 2
+
+
+def numbers_elsewhere(studies, one, numbers):
+    """Return the numbers in other series of the study, whose numbering one with none of them may continue."""
+    found = {}
+    for other in studies:
+        if (other.patient, other.study) == (one.patient, one.study) and other.uid != one.uid:
+            gone = {i for i, how in other.harm if how == "deleted"}
+            by_index = {
+                "series": lambda i: {i + 1},
+                "phase": lambda i, n=other.slices: {i % n + 1},
+                "none": lambda _: set(),
+            }
+            own = [by_index[other.numbering](i) for i in range(other.slices * other.phases) if i not in gone]
+            found.setdefault(other.uid, set()).update(*own)
+    return set().union(*(own for own in found.values() if not own & numbers))
 
 
 def check_folders(root, truth, studies):
@@ -267,6 +283,8 @@ NAMES = st.permutations(range(8))
 @example([Series(phases=2, by="kvp", numbering="phase", harm=DISJOINT)], list(range(8)))
 @example([Series(phases=2, by="acquisition", numbering="phase", harm=DISJOINT)], list(range(8)))
 @example([Series(), Series(uid=0, start=4)], list(range(8)))
+@example([Series(harm=((0, "deleted"), (1, "deleted"))), Series(uid=1, slices=2)], list(range(8)))
+@example([Series(harm=((0, "deleted"), (1, "deleted"))), Series(patient=1, uid=1, slices=2)], list(range(8)))
 def test_117_118_119_no_image_is_mixed_or_incomplete_in_silence(studies, names):
     check(studies, names)
 

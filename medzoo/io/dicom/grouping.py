@@ -21,6 +21,9 @@ from medzoo.io.options import ReadOptions
 
 __all__ = ["Volume", "volumes_of"]
 
+# Of each study, by its patient and UID: the instance numbers in each series.
+_Numbers = dict[tuple[str, ...], dict[str, set[int]]]
+
 _MAY_BE_ABSENT = ("patient", "patient name", "birth date", "study", "frame of reference")
 
 
@@ -69,7 +72,7 @@ def volumes_of(slices: Sequence[Slice], others: Sequence[Slice], options: ReadOp
 
 
 def _volumes_of_series(
-    slices: list[Slice], others: list[Slice], numbers: dict[str, dict[str, set[int]]], options: ReadOptions
+    slices: list[Slice], others: list[Slice], numbers: _Numbers, options: ReadOptions
 ) -> list[Volume]:
     groups: dict[tuple[str, ...], list[Slice]] = {}
     for one in slices:
@@ -84,7 +87,7 @@ def _volumes_of_series(
         ]
         together = [one for key, group in groups.items() if key[:5] == identity[:5] for one in group]
         together += [one for one in others if one.identity[:5] == identity[:5]]
-        elsewhere = numbers.get(own[0].of("study"), {})
+        elsewhere = numbers.get(identity[:4], {})
         found += _stacks(own, together, elsewhere, named, absent, options)
     warnings = continuations([placed for _, placed in found])
     return [volume.with_warning(warning) for (volume, _), warning in zip(found, warnings, strict=True)]
@@ -157,10 +160,10 @@ def _absent(slices: Sequence[Slice]) -> str:
     return f"{'; '.join(found)}. They are read as separate images, and may belong together." if found else ""
 
 
-def _numbers_by_study(slices: Sequence[Slice]) -> dict[str, dict[str, set[int]]]:
-    """Return the instance numbers in each series of each study."""
-    found: dict[str, dict[str, set[int]]] = {}
+def _numbers_by_study(slices: Sequence[Slice]) -> _Numbers:
+    """Return the instance numbers in each series of each study; two patients may share its UID."""
+    found: _Numbers = {}
     for one in slices:
         if one.number is not None:
-            found.setdefault(one.of("study"), {}).setdefault(one.of("series"), set()).add(one.number)
+            found.setdefault(one.identity[:4], {}).setdefault(one.of("series"), set()).add(one.number)
     return found
