@@ -258,7 +258,8 @@ def build_models(case: Case) -> Models:
     if case.part:
         return _swin_part(case) if case.model == "swin_encoder_mlp" else _conv_stage(case)
     model = medzoo.create(case.model, **_options(case))
-    model.preprocessing = replace(model.preprocessing, size=case.size)  # what is exported takes this size alone
+    # What is exported takes this size alone; a size that is not square cannot be of fit="square".
+    model.preprocessing = replace(model.preprocessing, size=case.size, fit="resize")
     perturb_parameters(model)
     shape = (case.batch, model.input_spec.channels, *case.size)
     return Models(model, shape, lambda name: PEERS[name](model))
