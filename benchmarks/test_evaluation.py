@@ -77,19 +77,6 @@ def test_large(benchmark, what):
         )
 
 
-def test_scores_csv(benchmark, tmp_path):
-    """Writing, reading and choosing rows take time in proportion to the rows."""
-    scores = make_scores(*((400, 100, 3) if benchmark.disabled else (200_000, 50_000, 3)))
-
-    def there_and_back() -> Scores:
-        again = Scores.from_csv(scores.to_csv(tmp_path / "s.csv"))
-        again.select(np.arange(0, len(again.ids), 2))
-        return again
-
-    again = benchmark.pedantic(there_and_back, rounds=1)
-    np.testing.assert_array_equal(again.ranks, scores.ranks)
-
-
 def test_resamples(benchmark):
     rows, patients, resamples = (200, 60, 4) if benchmark.disabled else (5000, 1500, 64)
     scores = make_scores(rows, patients, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import time
 
 import lightning.pytorch as pl
 import numpy as np
@@ -98,12 +99,14 @@ def test_the_loss_is_the_mean_over_the_rows_of_the_epoch(tmp_path):
 
 @pytest.mark.parametrize("name", ["middle.ckpt", "1.ckpt"])
 def test_a_resumed_training_writes_the_same_rows(tmp_path, name):
+    began = time.perf_counter()
     _, keep, _ = run(tmp_path / "whole", draw=False)
     place = keep.place if name == "middle.ckpt" else {"epoch": 2, "done": 0}
     resumed, _, _ = run(tmp_path / "resumed", ckpt_path=tmp_path / "whole" / name, place=place, draw=False)
     assert read(tmp_path / "whole") == read(tmp_path / "resumed")
     assert len(resumed.rows) == 3
     assert all(row["seconds"] > 0 for row in resumed.rows)
+    assert sum(row["seconds"] for row in resumed.rows) < time.perf_counter() - began, "of both runs together"
 
 
 def test_accumulation_does_not_change_the_scale_of_the_loss(tmp_path):

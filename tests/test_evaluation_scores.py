@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import numpy as np
 import pytest
@@ -129,3 +130,17 @@ def test_empty_scores_are_written_but_not_read(tmp_path):
     path = full().select([]).to_csv(tmp_path / "s.csv")
     with pytest.raises(DataError, match="expected rows below the header, found none"):
         Scores.from_csv(path)
+
+
+@pytest.mark.slow
+def test_time_grows_as_the_rows_do(tmp_path):
+    seconds = []
+    for n in (10_000, 200_000):
+        patients = np.char.add("p", (np.arange(n) // 4).astype(str))
+        scores = make(n, labels=("A", "B", "C"), patients=patients)
+        began = time.process_time()  # of this process alone: another one's load does not count
+        again = Scores.from_csv(scores.to_csv(tmp_path / "s.csv"))
+        again.select(np.arange(0, n, 2))
+        seconds.append(time.process_time() - began)
+        np.testing.assert_array_equal(again.ranks, scores.ranks)
+    assert seconds[1] < 100 * seconds[0], "20 times the rows; their square would take 400 times as long"

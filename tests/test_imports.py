@@ -38,6 +38,18 @@ def test_listing_models_loads_torch_alone():
     assert loaded_after("import medzoo; medzoo.list_models(); medzoo.describe('densenet121_xray')") == {"torch"}
 
 
+def test_own_models_run_without_timm_and_monai():
+    """Neither is imported although both are there."""
+    code = """
+import medzoo, torch
+for name in ("cnn3d_small", "cnn3d_base", "swin_encoder_mlp", "xray_cnn"):
+    spec = medzoo.describe(name)
+    model = medzoo.create(name, **spec.tiny).eval()
+    model(torch.zeros(1, model.input_spec.channels, *spec.tiny_size))
+"""
+    assert loaded_after(code) == {"torch"}
+
+
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["predict", "--help"], ["quickstart", "--help"]])
 def test_the_command_line_answers_without_torch(arguments):
     code = f"""
