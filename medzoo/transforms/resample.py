@@ -22,7 +22,7 @@ from medzoo.io.files import MAX_VOXELS, join_sizes
 from medzoo.io.image import Image, voxel_sizes
 from medzoo.transforms.geometry import resample_to_grid, resize_affine, shift_affine
 from medzoo.transforms.pixel_statistics import PixelStatistics
-from medzoo.transforms.triangle import resample_centres, resize_by_triangle
+from medzoo.transforms.triangle import AxisGrid, resample_by_triangle, resize_by_triangle
 
 __all__ = ["crop_patch", "join_values", "resample_image", "resample_volume"]
 
@@ -90,8 +90,7 @@ def resample_volume(
         DataError: a foreground crop of a volume without foreground, or a spacing too large to resample.
     """
     triangle = how.resample == "triangle"
-    resized_alone = how.fit == "resize" and not how.foreground and how.intensity != "zscore_nonzero"
-    scaled_last = triangle and resized_alone
+    scaled_last = triangle and how.fit == "resize" and not (how.foreground or how.intensity == "zscore_nonzero")
     to_source, flips = np.eye(4), list[int]()
     x = x if triangle else x.contiguous()  # as MONAI's kernels got it when the published weights were verified
     if image.affine is None and how.orientation:
@@ -159,8 +158,8 @@ def _to_spacing(
         drift = np.abs(change[:3, :3] - np.diag(np.diag(change)[:3])) @ np.subtract(size, 1)
         if drift.max() < SHEAR:
             steps.append(step)
-            centres = [change[axis, axis] * np.arange(side) + change[axis, 3] for axis, side in enumerate(size)]
-            return resample_centres(x, centres), to_source @ change
+            grid = [AxisGrid(change[axis, 3], change[axis, axis], side) for axis, side in enumerate(size)]
+            return resample_by_triangle(x, grid), to_source @ change
         step += " linearly, as the axes of the file are not at right angles"
     steps.append(step)
     resampled = spacing(volume)

@@ -14,6 +14,7 @@ Axes: c channels, s spatial axes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,10 +22,24 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-__all__ = ["resample_centres", "resize_by_triangle"]
+__all__ = ["AxisGrid", "resample_by_triangle", "resize_by_triangle"]
 
 # PyTorch's kernel counts the pixels of an axis in float32, of which one more would not be exact.
 LONGEST = 2**22
+# Voxels that a grid may be moved by and counts as unchanged.
+UNMOVED = 1e-6
+
+
+class AxisGrid(NamedTuple):
+    """Evenly spaced places along an axis, in its indices: the first, the step to the next, above 0, and how many."""
+
+    first: float
+    step: float
+    side: int
+
+    def centres(self) -> NDArray[np.float64]:
+        """Return all places."""
+        return self.first + self.step * np.arange(self.side, dtype=np.float64)
 
 
 def resize_by_triangle(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -35,43 +50,39 @@ def resize_by_triangle(x: Tensor, size: Sequence[int]) -> Tensor:
         size: one number for each spatial axis.
 
     Returns:
-        The result, its axes in the same order in memory; ``x`` itself if it has that size. It is within about 1e-5 of
-        the range of the values of what float64 gives: PyTorch computes the weights in float32.
+        The result, its axes in the same order in memory; it may be ``x`` itself. It is within about 1e-5 of the range
+        of the values of what float64 gives: PyTorch computes the weights in float32.
     """
-    return _one_by_one(x, size, lambda part, axis, side, _: _resize_axis(part, axis, side))
+    return _axis_by_axis(x, size, lambda part, at, axis: _resize_axis(part, at, size[axis]))
 
 
-def resample_centres(x: Tensor, centres: Sequence[NDArray[np.float64]]) -> Tensor:
+def resample_by_triangle(x: Tensor, grid: Sequence[AxisGrid]) -> Tensor:
     """Resample ``c *s`` at evenly spaced places along each axis, with weights in float64.
 
     Args:
         x: float32, its axes in any order in memory.
-        centres: for each spatial axis the indices of ``x``, ascending, that the centres of the result are at.
+        grid: for each spatial axis.
 
     Returns:
-        The result, its axes in the same order in memory; ``x`` itself if nothing changes.
+        The result, its axes in the same order in memory; it may be ``x`` itself.
     """
-    unchanged = [len(at) == side and np.allclose(at, np.arange(side), rtol=0, atol=1e-6)
-                 for at, side in zip(centres, x.shape[1:], strict=True)]  # fmt: skip
-    sizes = [len(at) for at in centres]
-    return _one_by_one(
-        x, sizes, lambda part, axis, _, place: part if unchanged[place] else _resample_axis(part, axis, centres[place])
-    )
+    return _axis_by_axis(x, [axis.side for axis in grid], lambda part, at, axis: _resample_axis(part, at, grid[axis]))
 
 
-def _one_by_one(x: Tensor, sizes: Sequence[int], change: Callable[[Tensor, int, int, int], Tensor]) -> Tensor:
-    """Change the spatial axes of ``c *s`` in the order of memory.
+def _axis_by_axis(x: Tensor, size: Sequence[int], change: Callable[[Tensor, int, int], Tensor]) -> Tensor:
+    """Change each spatial axis of ``c *s``, that which shrinks most first; of two, the later one.
 
     Args:
         x: the values.
-        sizes: of the result, for each spatial axis.
-        change: gets a contiguous tensor, the axis in it, its new size and which spatial axis it is.
+        size: of the result, for each spatial axis.
+        change: gets a contiguous tensor, the place of the axis in it, and which spatial axis it is.
     """
-    order = sorted(range(x.ndim), key=lambda axis: -x.stride(axis))
-    part = x.permute(order).contiguous()
-    for place in sorted(range(len(sizes)), key=lambda place: (sizes[place] / x.shape[1 + place], -place)):
-        part = change(part, order.index(1 + place), sizes[place], place)
-    return part.permute([order.index(axis) for axis in range(x.ndim)])
+    strides = x.stride()
+    in_memory = sorted(range(x.ndim), key=lambda axis: -strides[axis])
+    part = x.permute(in_memory).contiguous()
+    for axis in sorted(range(len(size)), key=lambda axis: (size[axis] / x.shape[1 + axis], -axis)):
+        part = change(part, in_memory.index(1 + axis), axis)
+    return part.permute([in_memory.index(axis) for axis in range(x.ndim)])
 
 
 def _resize_axis(x: Tensor, axis: int, side: int) -> Tensor:
@@ -81,16 +92,18 @@ def _resize_axis(x: Tensor, axis: int, side: int) -> Tensor:
         return x
     if after > LONGEST:
         step = max(1, LONGEST * shape[axis + 1] // after)
-        return torch.cat([_resize_axis(part, axis, side) for part in x.split(step, axis + 1)], axis + 1)
+        return torch.cat([_resize_axis(part, axis, side) for part in torch.split(x, step, axis + 1)], axis + 1)
     sides = (shape[axis - 1], shape[axis]) if after == 1 else (shape[axis], after)
     size = (sides[0], side) if after == 1 else (side, after)
     resized = interpolate(x.reshape(1, -1, *sides), size=size, mode="bilinear", antialias=True)
     return resized.reshape(*shape[:axis], side, *shape[axis + 1 :])
 
 
-def _resample_axis(x: Tensor, axis: int, centres: NDArray[np.float64]) -> Tensor:
+def _resample_axis(x: Tensor, axis: int, grid: AxisGrid) -> Tensor:
     """Resample one axis of a tensor at places along it: one addition for each voxel that a place has weights for."""
-    index, weights = _triangle(x.shape[axis], centres)
+    if grid.side == x.shape[axis] and np.abs(grid.centres() - np.arange(grid.side)).max() < UNMOVED:
+        return x
+    index, weights = _triangle(x.shape[axis], grid)
     shape = (-1, *[1] * (x.ndim - 1 - axis))
     out: Tensor | None = None
     for which, weight in zip(torch.from_numpy(index.T.copy()), torch.from_numpy(weights.T.copy()), strict=True):
@@ -100,10 +113,9 @@ def _resample_axis(x: Tensor, axis: int, centres: NDArray[np.float64]) -> Tensor
     return out
 
 
-def _triangle(side: int, centres: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def _triangle(side: int, grid: AxisGrid) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Return which voxels of an axis of ``side`` each centre is a mean of, and their weights, one row a centre."""
-    step = float(np.diff(centres).mean()) if len(centres) > 1 else 1.0
-    width = max(1.0, step)
+    centres, width = grid.centres(), max(1.0, grid.step)
     first = np.floor(centres - width).astype(np.int64) + 1
     index = first[:, None] + np.arange(int(np.ceil(2 * width)))
     weights = np.clip(1 - np.abs(index - centres[:, None]) / width, 0, None) * ((index >= 0) & (index < side))
