@@ -42,7 +42,12 @@ def centre_of(voxel: tuple[float, float, float]) -> NDArray[np.float64]:
 
 def how(size: int = 16) -> medzoo.Preprocessing:
     return medzoo.Preprocessing(
-        size=(size,) * 3, orientation="SPL", intensity="window", window=(-1000.0, 400.0), patch=SIDES
+        size=(size,) * 3,
+        orientation="SPL",
+        intensity="window",
+        window=(-1000.0, 400.0),
+        patch=SIDES,
+        resample="triangle",
     )
 
 

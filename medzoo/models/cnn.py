@@ -41,7 +41,7 @@ BASE_INPUT = InputSpec("b c d h w", channels=1, size=(64, 128, 128), minimum=46,
 @register(
     input_spec=SMALL_INPUT,
     outputs=Outputs(labels=("positive",), task="binary"),
-    preprocessing=Preprocessing(size=SMALL_INPUT.size, orientation="SPL", intensity="zscore"),
+    preprocessing=Preprocessing(size=SMALL_INPUT.size, orientation="SPL", intensity="zscore", resample="triangle"),
     parameters=214_177,
     summary="three convolution stages with a flatten head",
     source="an EGFR mutation project on chest CT (Lightning)",
@@ -81,7 +81,7 @@ def cnn3d_small(
 @register(
     input_spec=BASE_INPUT,
     outputs=Outputs(labels=("positive",), task="binary"),
-    preprocessing=Preprocessing(size=BASE_INPUT.size, orientation="SPL", intensity="zscore"),
+    preprocessing=Preprocessing(size=BASE_INPUT.size, orientation="SPL", intensity="zscore", resample="triangle"),
     parameters=1_351_873,
     summary="four valid convolution stages, averaged, with a wide hidden layer",
     source="https://keras.io/examples/vision/3D_image_classification/",

@@ -279,7 +279,7 @@ INPUT = InputSpec("b c d h w", channels=1, size=(96, 96, 96), multiple=32, minim
 @register(
     input_spec=INPUT,
     outputs=Outputs(labels=("positive",), task="binary"),
-    preprocessing=Preprocessing(size=(96, 96, 96), orientation="RAS", intensity="zscore"),
+    preprocessing=Preprocessing(size=(96, 96, 96), orientation="RAS", intensity="zscore", resample="triangle"),
     parameters=8_259_123,
     summary="Swin Transformer encoder of Swin UNETR with an MLP head",
     source="https://arxiv.org/abs/2201.01266",

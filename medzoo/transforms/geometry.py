@@ -18,7 +18,7 @@ from torch.nn.functional import grid_sample
 
 from medzoo.errors import InputError
 
-__all__ = ["Geometry", "resample_to_grid", "resize_affine"]
+__all__ = ["Geometry", "resample_to_grid", "resize_affine", "shift_affine"]
 
 # Of a voxel of the tensor: how far a voxel at the border of its field of view may be outside, by rounding.
 EDGE = 1e-3
@@ -94,10 +94,10 @@ class Geometry:
         if (low >= high).any():
             return out
         box = out[(slice(None), *map(slice, low, high))]
-        to_map = np.linalg.inv(affine) @ _shift(low)
+        to_map = np.linalg.inv(affine) @ shift_affine(low)
         order = _parallel_axes(to_map, box.shape[1:])
         # The field of view is the whole box only where the grid of the tensor is parallel too.
-        if order is None or _parallel_axes(np.linalg.inv(self.to_source) @ _shift(low), box.shape[1:]) is None:
+        if order is None or _parallel_axes(np.linalg.inv(self.to_source) @ shift_affine(low), box.shape[1:]) is None:
             self._fill_oblique(box, given, affine, low)
         else:
             _fill_along_axes(box, given.permute(0, *[1 + axis for axis in order]), to_map[order])
@@ -154,7 +154,7 @@ class Geometry:
         step = max(1, SLAB // math.prod(box.shape[2:]))
         for start in range(0, box.shape[1], step):
             slab = box[:, start : start + step]
-            target = _shift(low) @ _shift([start])
+            target = shift_affine(low) @ shift_affine([start])
             slab.copy_(resample_to_grid(given, affine, target, slab.shape[1:], "border"))
             to_tensor = np.linalg.inv(self.to_source) @ target
             for axis, side in enumerate(self.size):
@@ -177,7 +177,7 @@ def _interpolate(x: Tensor, points: NDArray[np.float64]) -> Tensor:
     return grid_sample(x[None, None], grid, padding_mode="border", align_corners=True).flatten()
 
 
-def _shift(low: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
+def shift_affine(low: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the 4 x 4 matrix from an index of a box that begins at ``low`` to an index of the grid."""
     matrix = np.eye(4)
     matrix[: len(low), 3] = low

@@ -12,6 +12,7 @@ from torch import Tensor
 from medzoo.contract import Preprocessing
 from medzoo.io.files import join_sizes
 from medzoo.io.image import Image
+from medzoo.transforms.pixel_statistics import PixelStatistics
 
 __all__ = ["implausible_input", "implausible_values"]
 
@@ -33,25 +34,25 @@ LEAST_RANGE, LEAST_WINDOW = 0.002, 0.1
 ROUNDING = 1e-5
 
 
-def implausible_values(x: Tensor, image: Image, how: Preprocessing) -> str:
+def implausible_values(x: Tensor, statistics: PixelStatistics, image: Image, how: Preprocessing) -> str:
     """Return why the values of an image ``c *s`` cannot be what the preprocessing expects, or an empty text."""
-    low, high = float(x.min()), float(x.max())
+    low, high = statistics.low, statistics.high
     faults = [_wrong_unit(low, high, image, how), _single_slice(image)]
     if how.intensity == "unit":
         faults += [_beyond_range(low, high, image), _constant(x, low, high, image), _unfilled_range(low, high, image)]
-        faults += [_two_values(x, low, high), _at_one_end(x, low, high, image)]
+        faults += [_two_values(statistics), _at_one_end(statistics, image)]
     elif how.window:
         faults += [_scaled(low, high, image, how.window), _constant(x, low, high, image)]
     else:
-        faults += [_constant(x, low, high, image), _single_value(x, low, high, image), _dominated(x, low, high)]
+        faults += [_constant(x, low, high, image), _single_value(statistics, image), _dominated(x, statistics)]
     return next(filter(None, faults), "") or _equal_channels(x, image)
 
 
 def implausible_input(x: Tensor, how: Preprocessing) -> str:
     """Return why a preprocessed tensor ``c *s``, before mean and std, shows nothing, or an empty text."""
-    if how.window and (fault := _saturated(x, how.window)):
+    low, high = (float(end) for end in x.aminmax())
+    if how.window and (fault := _saturated(x, low, high, how.window)):
         return fault
-    low, high = float(x.min()), float(x.max())
     got = f"got {low:.3g} to {high:.3g} after preprocessing"
     if high - low <= ROUNDING:
         part = "crop" if how.fit != "resize" or how.foreground or how.patch else "image"
@@ -67,10 +68,10 @@ def implausible_input(x: Tensor, how: Preprocessing) -> str:
     return ""
 
 
-def _saturated(x: Tensor, window: tuple[float, float]) -> str:
+def _saturated(x: Tensor, low: float, high: float, window: tuple[float, float]) -> str:
     """Find a scan beside the model's window, where nearly every value is clipped to one end."""
-    for end, where in ((x <= 0, "below"), (x >= 1, "above")):
-        share = int(end.count_nonzero()) / end.numel()
+    for found, where in ((low <= 0, "below"), (high >= 1, "above")):
+        share = int(((x <= 0) if where == "below" else (x >= 1)).count_nonzero()) / x.numel() if found else 0.0
         if share >= SATURATED:
             return (
                 f"expected values within the window {window[0]:g} to {window[1]:g}, got {100 * share:.4g}% of them "
@@ -105,19 +106,23 @@ def _single_slice(image: Image) -> str:
     return f"expected a volume, got a single slice, {join_sizes(sides)}. Give all slices of the scan."
 
 
-def _two_values(x: Tensor, low: float, high: float) -> str:
+def _two_values(statistics: PixelStatistics) -> str:
     """Find a mask, or a picture that a window of its file turned into one."""
-    if x.numel() < LEAST_PIXELS or int(((x == low) | (x == high)).count_nonzero()) < x.numel():
+    low, high, count = statistics.low, statistics.high, statistics.count
+    if count < LEAST_PIXELS or (low < high and statistics.at_low + statistics.at_high < count):
         return ""
     return f"expected a picture, got {low:g} and {high:g} alone. Is it a mask, or is the window of the file too narrow?"
 
 
-def _at_one_end(x: Tensor, low: float, high: float, image: Image) -> str:
+def _at_one_end(statistics: PixelStatistics, image: Image) -> str:
     """Find a picture nearly all black or white, as a window beside the data leaves it."""
+    if statistics.count < LEAST_PIXELS:
+        return ""
     bottom, top = image.value_range or (0.0, 1.0)
-    for value, end, name in ((low, bottom, "black"), (high, top, "white")) if x.numel() >= LEAST_PIXELS else ():
-        share = _share(x, value) if value == end else 0.0
-        if share >= AT_ONE_END:
+    at_bottom = statistics.at_low if statistics.low == bottom else 0
+    at_top = statistics.at_high if statistics.high == top else 0
+    for many, name in ((at_bottom, "black"), (at_top, "white")):
+        if (share := many / statistics.count) >= AT_ONE_END:
             return f"expected a picture, got {100 * share:.3g}% of it {name}. {_cause_of_window(image)}"
     return ""
 
@@ -129,18 +134,21 @@ def _equal_channels(x: Tensor, image: Image) -> str:
     return ""
 
 
-def _dominated(x: Tensor, low: float, high: float) -> str:
+def _dominated(x: Tensor, statistics: PixelStatistics) -> str:
     """Find volumes in which few voxels, or padding of one value, leave no contrast to the others in a z-score."""
-    values = x.double()
-    mean, spread = float(values.mean()), float(values.std(correction=0))
+    low, high, (mean, spread) = statistics.low, statistics.high, statistics.moments
     if spread and max(high - mean, mean - low) > OUTLYING * spread:
         return (
             f"expected voxels of one scale, got {low:g} to {high:g} with a standard deviation of {spread:.3g}: a few "
             "voxels leave no contrast to the others. Is the file damaged, or does it hold something else than an image?"
         )
-    for value in (low, high):
-        rest = values[values != value]
-        if len(rest) > x.numel() / 100 and float(rest.min()) < float(rest.max()):
+    for value, many in ((low, statistics.at_low), (high, statistics.at_high)):
+        few = statistics.count - many <= statistics.count / 100
+        # Twice as much as is looked for cannot be less by rounding.
+        if few or statistics.spread_without(value, many) >= 2 * MASKED * spread:
+            continue
+        rest = x[x != value].double()
+        if float(rest.min()) < float(rest.max()):
             inner = float(rest.std(correction=0))
             if inner < MASKED * spread:
                 share = f"{100 * (1 - len(rest) / x.numel()):.3g}%"
@@ -220,13 +228,14 @@ def _scaled(low: float, high: float, image: Image, window: tuple[float, float]) 
     return ""
 
 
-def _single_value(x: Tensor, low: float, high: float, image: Image) -> str:
+def _single_value(statistics: PixelStatistics, image: Image) -> str:
     """Find a volume for z-scores that uses a sliver of its storage, or has one value nearly everywhere."""
+    low, high = statistics.low, statistics.high
     bottom, top = image.value_range or (low, high)
     if high - low < LEAST_RANGE * (top - bottom):
         return f"expected values that use more of {bottom:g} to {top:g}, got {low:g} to {high:g}. Check the export."
-    for value in (low, high):
-        if (share := _share(x, value)) >= SINGLE_VALUE:
+    for value, many in ((low, statistics.at_low), (high, statistics.at_high)):
+        if (share := many / statistics.count) >= SINGLE_VALUE:
             return f"expected an image, got {value:g} in {100 * share:.4g}% of the voxels. Check that it is complete."
     return ""
 

@@ -5,6 +5,7 @@ Axes: c channels, h w height width, d h w depth height width, s spatial axes.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from medzoo.io.read import read_image
 from medzoo.provenance import UNSTATED, IntendedUse
 from medzoo.transforms.augment import Augmentation, Augmenter, check_augmentation
 from medzoo.transforms.geometry import Geometry
+from medzoo.transforms.pixel_statistics import PixelStatistics, as_float32
 from medzoo.transforms.plausibility import implausible_input, implausible_values
 from medzoo.transforms.resample import crop_patch, join_values, resample_image, resample_volume
 from medzoo.transforms.suitability import check_kind
@@ -82,7 +84,8 @@ class CheckedImage:
     Attributes:
         image: what was read.
         label: its file, for messages.
-        values: ``c *s`` float32.
+        values: ``c *s`` float32, its axes in the order in memory that those of the image have.
+        statistics: of the values.
         implausible: why its values are implausible for the model; empty if they are not.
         warning: what could not be checked.
         mismatch: why it is not of the kind the model is for, where that was allowed.
@@ -91,6 +94,7 @@ class CheckedImage:
     image: Image
     label: str
     values: Tensor
+    statistics: PixelStatistics
     implausible: str
     warning: str
     mismatch: str
@@ -234,11 +238,16 @@ class Transform:
         error = kind.error(label, self.who, image.age)
         if error is not None and not allow_mismatch:
             raise error
-        x = torch.from_numpy(np.require(image.array, np.float32, ["C", "W"]))
-        if not torch.isfinite(x).all():
-            raise DataError(f"{label}: expected finite values, got {int((~torch.isfinite(x)).sum())} NaN or infinite.")
+        values = as_float32(image.array)
+        statistics = PixelStatistics(image.array if image.array.dtype.itemsize <= 2 else values)
+        if not math.isfinite(statistics.low) or not math.isfinite(statistics.high):
+            raise DataError(
+                f"{label}: expected finite values, got {int((~np.isfinite(values)).sum())} NaN or infinite."
+            )
+        x = torch.from_numpy(values)
         mismatch = f"{label}: {kind.mismatch(self.who)}" if error else ""
-        return CheckedImage(image, label, x, implausible_values(x, image, how), kind.warning, mismatch)
+        implausible = implausible_values(x, statistics, image, how)
+        return CheckedImage(image, label, x, statistics, implausible, kind.warning, mismatch)
 
     def pixels_of(self, checked: CheckedImage, point: Sequence[float] | None = None) -> Prepared:
         """Return what :meth:`pixels` returns, of an image that :meth:`check` returned.
@@ -247,13 +256,14 @@ class Transform:
             DataError: a point outside, or an image that cannot be resampled.
         """
         how, image, label, x = self.preprocessing, checked.image, checked.label, checked.values
+        statistics = checked.statistics
         steps = list(image.notes)
         if point is not None:
             x, to_source = crop_patch(x, image, how, point, label, steps)
         elif image.dims == 3:
-            x, to_source = resample_volume(x, image, how, label, steps)
+            x, to_source = resample_volume(x, image, how, label, steps, statistics)
         else:
-            x, to_source = resample_image(x, image, how, steps)
+            x, to_source = resample_image(x, image, how, steps, statistics)
         x = self._set_channels(x, label, steps)
         implausible = checked.implausible or implausible_input(x, how)
         faults = [image.warning, _unplaced(image), f"{self.who} {implausible}" if implausible else "", checked.warning]
