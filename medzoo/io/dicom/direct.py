@@ -60,6 +60,7 @@ def fill_alike(volume: NDArray[Any], files: Sequence[tuple[Path, HeaderRecord | 
     form = _form_of(record, path, volume) if record else None
     if form is None or not (_fill(volume[0], path, record, form) and np.array_equal(volume[0], first.array[0])):
         return [False] * len(files)
+    # One after the other: threads do not pay, since what takes time is the copy from the system's cache to memory.
     return [True, *(_fill(out, path, one, form) for out, (path, one) in zip(volume[1:], files[1:], strict=True))]
 
 
@@ -84,7 +85,7 @@ def _form_of(record: HeaderRecord, path: Path, volume: NDArray[Any]) -> _Form | 
     dtype = rescale.dtype if rescale else stored
     if record.length < size or (module.rows, module.columns) != volume.shape[1:] or dtype != volume.dtype:
         return None
-    if rescale and not max(abs(rescale.low), abs(rescale.high)) <= np.finfo(np.float32).max:  # none becomes infinite
+    if rescale and max(abs(rescale.low), abs(rescale.high)) > float(np.finfo(np.float32).max):  # infinite values
         return None
     return _Form(record, stored, low, high, rescale)
 

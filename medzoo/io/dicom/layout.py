@@ -12,7 +12,16 @@ from functools import cache, lru_cache
 from struct import Struct
 from typing import Any, BinaryIO
 
-__all__ = ["IMPLICIT_LITTLE", "NATIVE", "UNDEFINED", "Element", "Layout", "dataset_of", "items_end", "read_layout"]
+__all__ = [
+    "IMPLICIT_LITTLE",
+    "NATIVE",
+    "UNDEFINED",
+    "Element",
+    "HeaderLayout",
+    "dataset_of",
+    "items_end",
+    "read_layout",
+]
 
 Element = tuple[int, str | None, bytes]
 """Tag, VR (``None`` where it is implicit) and the bytes of the value."""
@@ -45,7 +54,7 @@ class _Short(Exception):
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Layout:
+class HeaderLayout:
     """The header of a file, up to its pixels.
 
     Attributes:
@@ -69,7 +78,7 @@ class Layout:
     length: int
 
 
-def read_layout(file: BinaryIO, wanted: Container[int], noticed: Container[int]) -> Layout | None:
+def read_layout(file: BinaryIO, wanted: Container[int], noticed: Container[int]) -> HeaderLayout | None:
     """Return the layout of a file, read from its start; ``None`` where pydicom has to read it.
 
     Args:
@@ -143,12 +152,12 @@ def _file_meta(syntax: str) -> Any:
 def items_end(data: bytes) -> int:
     """Return where the fragments of compressed pixels end, behind their delimiter; -1 where there is none."""
     try:
-        return _skip_items(data, 0, False, _DEEPEST)
+        return _skip_items(data, 0, False, 0, fragments=True)
     except (_Short, _Unusual):
         return -1
 
 
-def _parse(data: bytes, wanted: Container[int], noticed: Container[int]) -> Layout:
+def _parse(data: bytes, wanted: Container[int], noticed: Container[int]) -> HeaderLayout:
     if data[128:132] != b"DICM":
         raise _Unusual
     syntax, at = _transfer_syntax(data)
@@ -165,14 +174,14 @@ def _parse(data: bytes, wanted: Container[int], noticed: Container[int]) -> Layo
         if tag <= last:  # in a wrong order, or before the data set
             raise _Unusual
         if tag in _PIXELS:
-            return Layout(syntax, elements, frozenset(found), overlays, tag, vr, at, length)
+            return HeaderLayout(syntax, elements, frozenset(found), overlays, tag, vr, at, length)
         last, overlays = tag, overlays or _OVERLAYS[0] <= tag <= _OVERLAYS[1]
         if tag in noticed:
             found.add(tag)
         if length == UNDEFINED:
-            if tag in wanted or vr == "UN":  # UN is implicit inside
+            if tag in wanted:
                 raise _Unusual
-            at = _skip_items(data, at, implicit, 0)
+            at = _skip_value(data, at, tag, vr, length, implicit, 0)
             continue
         at += length
         if at > len(data):
@@ -226,8 +235,8 @@ def _looks_explicit(code: bytes) -> bool:
     return len(code) == 2 and code.isalpha() and code.isupper()
 
 
-def _skip_items(data: bytes, at: int, implicit: bool, depth: int) -> int:
-    """Return where a sequence of undefined length ends."""
+def _skip_items(data: bytes, at: int, implicit: bool, depth: int, fragments: bool = False) -> int:
+    """Return where the items of a value of undefined length end: data sets, or fragments of bytes."""
     if depth > _DEEPEST:
         raise _Unusual
     while True:
@@ -237,17 +246,28 @@ def _skip_items(data: bytes, at: int, implicit: bool, depth: int) -> int:
         tag, at = group << 16 | number, at + 8
         if tag == _SEQUENCE_END and not length:
             return at
-        if tag != _ITEM:
+        if tag != _ITEM or (fragments and length == UNDEFINED):
             raise _Unusual
-        at = _skip_elements(data, at, implicit, depth + 1) if length == UNDEFINED else at + length
+        at = at + length if fragments else _skip_elements(data, at, length, implicit, depth + 1)
 
 
-def _skip_elements(data: bytes, at: int, implicit: bool, depth: int) -> int:
-    """Return where an item of undefined length ends."""
-    while True:
+def _skip_elements(data: bytes, at: int, size: int, implicit: bool, depth: int) -> int:
+    """Return where an item ends, after its size or behind its delimiter; elements that miss the end are unusual."""
+    end = at + size
+    while at != end:
         if len(data) >= at + 8 and _implicit(data, at) == (_ITEM_END >> 16, _ITEM_END & 0xFFFF, 0):
+            if size != UNDEFINED:
+                raise _Unusual
             return at + 8
         tag, vr, length, at = _next(data, at, implicit)
-        if tag >> 16 == 0xFFFE or (length == UNDEFINED and vr == "UN"):
-            raise _Unusual
-        at = _skip_items(data, at, implicit, depth) if length == UNDEFINED else at + length
+        at = _skip_value(data, at, tag, vr, length, implicit, depth)
+    return at
+
+
+def _skip_value(data: bytes, at: int, tag: int, vr: str | None, length: int, implicit: bool, depth: int) -> int:
+    """Return where the value of an element ends."""
+    if tag >> 16 == 0xFFFE or (length == UNDEFINED and vr == "UN"):  # UN is implicit inside
+        raise _Unusual
+    if length == UNDEFINED:
+        return _skip_items(data, at, implicit, depth, fragments=vr not in (None, "SQ"))
+    return at + length

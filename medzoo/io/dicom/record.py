@@ -8,17 +8,20 @@ kept, such as a lookup table, has no record.
 from __future__ import annotations
 
 import os
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from medzoo.io.dicom.elements import ElementError, text
-from medzoo.io.dicom.header import age_of
-from medzoo.io.dicom.layout import NATIVE, UNDEFINED, Element, Layout, dataset_of, items_end
+from medzoo.io.dicom.header import age_of, sample_count
+from medzoo.io.dicom.layout import NATIVE, UNDEFINED, Element, HeaderLayout, dataset_of, items_end
 from medzoo.io.hashing import hash_text
 
-__all__ = ["EXCLUDING_KEYWORDS", "READ_KEYWORDS", "HeaderRecord", "record_of", "state_of"]
+__all__ = ["EXCLUDING_KEYWORDS", "READ_KEYWORDS", "HeaderRecord", "one_object", "record_of", "state_of"]
+
+_T = TypeVar("_T", bound=Hashable)
 
 State = tuple[int, int, int]
 """Size, time of modification in ns, and inode of a file."""
@@ -106,21 +109,20 @@ class HeaderRecord:
 
 
 def state_of(found: os.stat_result) -> State:
-    """Return what shows that a file was changed."""
+    """Return what shows that a file was changed, unless it is rewritten in one tick of its clock, a few ms."""
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
-def record_of(layout: Layout, ds: Any, state: State) -> HeaderRecord | None:
+def record_of(layout: HeaderLayout, state: State) -> HeaderRecord | None:
     """Return the record of a grey single-frame file; ``None`` where reading it needs what is not kept.
 
     Pixels that do not end the file are no record's: what follows them, or lacks, is for pydicom to find.
 
     Args:
         layout: of the file.
-        ds: its data set.
         state: of the file before its layout was read.
     """
-    kept, own, region, part = _tags()
+    kept, own, checked, region, part = _tags()
     found = layout.elements
     if layout.tag != _PIXEL_DATA or layout.overlays or layout.noticed - {region}:
         return None
@@ -130,27 +132,38 @@ def record_of(layout: Layout, ds: Any, state: State) -> HeaderRecord | None:
         usual = layout.syntax not in NATIVE
     else:
         usual = layout.syntax in NATIVE and layout.offset + layout.length == state[0]
-    elements = tuple(found[tag] for tag in kept if tag in found)
-    if not usual or sum(len(value) for _, _, value in elements) > _LARGEST:
+    elements, mine = (tuple(found[tag] for tag in tags if tag in found) for tags in (kept, own))
+    if not usual or sum(len(value) for _, _, value in elements + mine) > _LARGEST:
         return None
+    ds = dataset_of(layout.syntax, (found[tag] for tag in checked if tag in found))
     try:
-        patient, age = text(ds, "PatientID"), age_of(ds)
+        patient, age, samples = text(ds, "PatientID"), age_of(ds), sample_count(ds)
     except ElementError:  # reading it names the element
         return None
-    shared, mine = _one((layout.syntax, layout.vr, elements)), tuple(found[tag] for tag in own if tag in found)
+    if samples != 1:
+        return None
+    shared = one_object((layout.syntax, layout.vr, elements))
     return HeaderRecord(state, shared, mine, hash_text(patient) if patient else "", age, layout.offset, layout.length)
 
 
-@lru_cache(64)
-def _one(shared: _Shared) -> _Shared:
-    """Return one object for equal elements: the slices of some series may alternate in a folder."""
-    return shared
+@lru_cache(256)
+def _one_object(value: Hashable) -> Hashable:
+    return value
+
+
+def one_object(value: _T) -> _T:
+    """Return one object for the equal values of the slices of a series; several series may alternate in a folder."""
+    return cast(_T, _one_object(value))
 
 
 @cache
-def _tags() -> tuple[tuple[int, ...], tuple[int, ...], int, int]:
+def _tags() -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int, int]:
+    """Return the tags of the shared elements, of those of a slice, of those read now, of the region and the part."""
     from pydicom.datadict import tag_for_keyword
 
-    tags = [int(tag_for_keyword(keyword) or 0) for keyword in READ_KEYWORDS if keyword not in _PATIENT]
-    region, part = (int(tag_for_keyword(k) or 0) for k in ("AnatomicRegionSequence", "BodyPartExamined"))
-    return tuple(sorted(tags[len(_OWN) :])), tuple(tags[: len(_OWN)]), region, part
+    def tags(*keywords: str) -> tuple[int, ...]:
+        return tuple(int(tag_for_keyword(keyword) or 0) for keyword in keywords)
+
+    shared = sorted(set(tags(*READ_KEYWORDS)) - set(tags(*_OWN, *_PATIENT)))
+    region, part = tags("AnatomicRegionSequence", "BodyPartExamined")
+    return tuple(shared), tags(*_OWN), tags("SpecificCharacterSet", "SamplesPerPixel", *_PATIENT), region, part

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from medzoo.io.dicom import header
-from medzoo.io.dicom.elements import text
+from medzoo.io.dicom.elements import ElementError, text
 from medzoo.io.dicom.frames import FRAME_TAGS
 from medzoo.io.dicom.layout import UNDEFINED, dataset_of, read_layout
 from medzoo.io.dicom.pixels import load
@@ -74,11 +74,13 @@ def _read_usual(file: BinaryIO) -> ScannedHeader | None:
     if layout is None:
         return None
     ds = dataset_of(layout.syntax, layout.elements.values())
-    if not text(ds, "SOPClassUID") or header.frame_count(ds) != 1:  # without a class, the file meta information counts
+    try:  # without a class, that of the file meta information counts
+        if not text(ds, "SOPClassUID") or header.frame_count(ds) != 1:
+            return None
+    except ElementError:
         return None
     complete = _are_complete(file, layout.offset, layout.length)
-    usable = complete and header.sample_count(ds) == 1
-    return ScannedHeader(ds, complete, record_of(layout, ds, state) if usable else None)
+    return ScannedHeader(ds, complete, record_of(layout, state) if complete else None)
 
 
 @cache

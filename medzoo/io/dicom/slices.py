@@ -18,7 +18,7 @@ from medzoo.io.dicom import header
 from medzoo.io.dicom.elements import number_texts
 from medzoo.io.dicom.header import Plane
 from medzoo.io.dicom.read import read_dicom
-from medzoo.io.dicom.record import HeaderRecord
+from medzoo.io.dicom.record import HeaderRecord, one_object
 from medzoo.io.dicom.rescale import rescale_of
 from medzoo.io.dicom.stacks import Frame
 from medzoo.io.dicom.tags import distinctions_of
@@ -101,16 +101,16 @@ def slice_of(ds: Any, path: Path, record: HeaderRecord | None = None) -> Slice:
     size = f"{_int(ds.get('Rows'))} × {_int(ds.get('Columns'))}"
     return Slice(
         path,
-        tuple(sys.intern(value) for value in (*identity, header.modality_of(ds), size)),
+        one_object(tuple(sys.intern(value) for value in (*identity, header.modality_of(ds), size))),
         plane,
         plane is not None or _tag("ImagePositionPatient") in present,
-        tuple(sys.intern(value) for value in distinctions_of(ds)),
+        one_object(tuple(sys.intern(value) for value in distinctions_of(ds))),
         texts["SOPInstanceUID"],
         _int(texts["InstanceNumber"]),
         texts["AcquisitionNumber"],
-        tuple(_count(ds, keyword) if _tag(keyword) in present else 0 for keyword in _COUNTS),
-        tuple(_length(ds, keyword) if _tag(keyword) in present else 0.0 for keyword in _SPACINGS),
-        rescale_of(ds),
+        one_object(tuple(_count(ds, keyword) if _tag(keyword) in present else 0 for keyword in _COUNTS)),
+        one_object(tuple(_length(ds, keyword) if _tag(keyword) in present else 0.0 for keyword in _SPACINGS)),
+        one_object(rescale_of(ds)),
         record,
     )
 
