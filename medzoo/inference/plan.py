@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor
 from medzoo.errors import ConfigError, DataError, InputError
 from medzoo.inference.engine import AnyModel
 from medzoo.io.dicom.pixels import load
+from medzoo.io.dicom.slices import Slice
 from medzoo.io.files import MAX_VOXELS, existing, identify
 from medzoo.io.folder import ScanItem, scan_together
 from medzoo.io.image import Image, from_array
@@ -48,6 +49,7 @@ class PlannedImage:
         warning: what is known against the image before it is read.
         stack: which stack of a multi-frame file with several.
         stack_name: what distinguishes the image from the others of its series, for its identity.
+        headers: of its DICOM files, as the scan found them.
     """
 
     label: str
@@ -58,6 +60,7 @@ class PlannedImage:
     warning: str = ""
     stack: int | None = None
     stack_name: str = ""
+    headers: tuple[Slice, ...] = field(default=(), repr=False)
 
     def annotate(self, image: Image) -> Image:
         """Return the image with what the plan knows about it."""
@@ -213,11 +216,16 @@ def _from_scan(model: AnyModel, items: Sequence[ScanItem], skipped: dict[str, st
             image = item.paths if item.kind == "series" else item.paths[0]
             images.append(
                 PlannedImage(
-                    label, image, in_memory=False, warning=item.warning, stack=item.stack, stack_name=item.name
+                    label, image, in_memory=False, warning=item.warning, stack=item.stack, stack_name=item.name,
+                    headers=item.headers,
                 )
-            )
+            )  # fmt: skip
         else:  # slices are images of their own, and so are those that are lost
-            images += [PlannedImage(str(file), file, in_memory=False, stack=item.stack) for file in item.paths]
+            headers = {one.path: (one,) for one in item.headers}
+            images += [
+                PlannedImage(str(file), file, in_memory=False, stack=item.stack, headers=headers.get(file, ()))
+                for file in item.paths
+            ]
     return images
 
 

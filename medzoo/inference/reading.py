@@ -13,7 +13,7 @@ from medzoo.inference.plan import PlannedImage
 from medzoo.inference.result import Prediction
 from medzoo.io.image import Image
 from medzoo.io.options import ReadOptions
-from medzoo.io.read import read_image
+from medzoo.io.read import read_image, read_scanned
 from medzoo.transforms.transform import Prepared, Transform
 
 __all__ = ["ImageReader", "PreparedItem", "check_workers", "read_planned"]
@@ -102,7 +102,9 @@ def read_planned(planned: PlannedImage, channels: int) -> Image:
     """Read a planned image for a model of so many channels, or return the one in memory."""
     if isinstance(planned.image, Image):
         return planned.image
-    return planned.annotate(read_image(planned.image, ReadOptions(channels=channels, stack=planned.stack)))
+    options = ReadOptions(channels=channels, stack=planned.stack)
+    image = read_scanned(planned.headers, options) if planned.headers else read_image(planned.image, options)
+    return planned.annotate(image)
 
 
 def check_workers(loader: Iterable[PreparedItem]) -> Iterator[PreparedItem]:

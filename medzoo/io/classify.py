@@ -10,7 +10,8 @@ from typing import Any, Literal
 from medzoo.errors import DataError
 from medzoo.io.dicom import header
 from medzoo.io.dicom.frames import stack_names
-from medzoo.io.dicom.slices import Slice, read_header, slice_of
+from medzoo.io.dicom.scanned import ScannedHeader, read_header
+from medzoo.io.dicom.slices import Slice, slice_of
 from medzoo.io.files import MAX_VOXELS, existing, has_image_suffix, identify
 from medzoo.io.options import ReadOptions
 
@@ -60,9 +61,9 @@ def classify(file: Path, options: ReadOptions) -> Found:
     if found != "dicom":
         return Found(file, "image")
     try:
-        ds, complete = read_header(file, MAX_VOXELS)
+        found_header = read_header(file, MAX_VOXELS)
         with header.wrap_dicom_errors(file, "a DICOM header"):
-            return _classify_dicom(file, ds, complete, options)
+            return _classify_dicom(file, found_header, options)
     except DataError:
         return Found(file, "image", readable=False)
 
@@ -84,8 +85,9 @@ def partial_header(file: Path) -> tuple[str, bool]:
         return "", True
 
 
-def _classify_dicom(file: Path, ds: Any, complete: bool, options: ReadOptions) -> Found:
-    own = slice_of(ds, file)
+def _classify_dicom(file: Path, found: ScannedHeader, options: ReadOptions) -> Found:
+    ds, complete, record = found
+    own = slice_of(ds, file, record)
     if not complete and not _has_known_class(ds) and header.modality_of(ds) == "":
         return Found(file, "image", "", own, readable=False)
     if reason := _reason_to_skip(ds):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import filecmp
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from medzoo.errors import DataError
 from medzoo.io.classify import Found, classify
 from medzoo.io.dicom.grouping import Volume, volumes_of
+from medzoo.io.dicom.slices import Slice
 from medzoo.io.dicom.stacks import describe
 from medzoo.io.files import existing, identify, unknown_format
 from medzoo.io.lost import assign_lost, is_temporary_copy, slices_without_series
@@ -33,6 +34,7 @@ class ScanItem:
         warning: what is known against it from the files around it, such as slices that cannot be read.
         stack: the index of a stack in a multi-frame file of several; ``None`` for other items.
         name: what distinguishes it from the other volumes of its series or file; empty for the only one.
+        headers: of its DICOM files, for :func:`~medzoo.io.read.read_scanned`.
     """
 
     paths: tuple[Path, ...]
@@ -42,6 +44,7 @@ class ScanItem:
     warning: str = ""
     stack: int | None = None
     name: str = ""
+    headers: tuple[Slice, ...] = field(default=(), compare=False, repr=False)
 
 
 def scan(path: str | os.PathLike[str], options: ReadOptions | None = None) -> list[ScanItem]:
@@ -67,8 +70,10 @@ def scan(path: str | os.PathLike[str], options: ReadOptions | None = None) -> li
 
 
 def scan_together(
-    sources: Sequence[Path | Sequence[Path]], options: ReadOptions | None = None
-) -> list[list[ScanItem]]:  # fmt: skip
+    sources: Sequence[Path | Sequence[Path]],
+    options: ReadOptions | None = None,
+    known: Mapping[Path, Found] | None = None,
+) -> list[list[ScanItem]]:
     """Return what :func:`scan` returns for each source, with the slices of all grouped into volumes together.
 
     A volume is listed with the source of its first slice. A folder that is a copy of another is grouped by itself.
@@ -76,6 +81,7 @@ def scan_together(
     Args:
         sources: folders, and lists of files; those of a list stay in its order.
         options: as for :func:`scan`.
+        known: files that were classified already.
 
     Raises:
         DataError: a folder cannot be opened.
@@ -101,7 +107,7 @@ def scan_together(
         files += own
         source_of += [i] * len(own)
     root = sources[0] if len(sources) == 1 and isinstance(sources[0], Path) else Path()
-    for at, path, item in _group(files, root, options, hidden):
+    for at, path, item in _group(files, root, options, hidden, dict(known or {})):
         found[source_of[at]].append((path, item))
     for i, source in enumerate(sources):
         if isinstance(source, Path):  # one that is given again has the same
@@ -132,12 +138,14 @@ def single_series(folder: Path, options: ReadOptions) -> ScanItem:
     Raises:
         DataError: there is none, or there are several and none is chosen.
     """
+    known: dict[Path, Found] = {}
     entries = sorted(folder.iterdir())
     hidden = [p for p in entries if p.name.startswith(".")]
     files = [p for p in entries if not p.is_dir() and p not in hidden]
-    found = _dicom_items(item for _, _, item in _group(files, folder, options, hidden))
+    found = _dicom_items(item for _, _, item in _group(files, folder, options, hidden, known))
     if found and any(p.is_dir() and p not in hidden for p in entries):
-        found = _dicom_items(i for i in scan(folder, options) if any(path.parent == folder for path in i.paths))
+        (below,) = scan_together([folder], options, known)
+        found = _dicom_items(item for item in below if any(path.parent == folder for path in item.paths))
     if len(found) == 1 and found[0].kind == "series":
         return replace(found[0], stack=options.stack)  # reading it counts its stacks
     if len(found) == 1 and options.stack in (None, 0):
@@ -179,7 +187,11 @@ def _is_dicom(item: ScanItem) -> bool:
 
 
 def _group(
-    files: Sequence[Path], root: Path, options: ReadOptions | None, hidden: Sequence[Path] = ()
+    files: Sequence[Path],
+    root: Path,
+    options: ReadOptions | None,
+    hidden: Sequence[Path] = (),
+    known: dict[Path, Found] | None = None,
 ) -> list[tuple[int, Path, ScanItem]]:
     """Return the items, each with the index of its first file and the path to sort it by.
 
@@ -190,9 +202,13 @@ def _group(
         root: the folder that labels are relative to.
         options: whether stacks are read as channels.
         hidden: hidden files, which may be unfinished copies of slices.
+        known: what files are, with which those that are not in it are added to it.
     """
-    found = [classify(file, options or ReadOptions()) for file in files]
-    _skip_captures(found)
+    classified = {} if known is None else known
+    for file in files:
+        if file not in classified:
+            classified[file] = classify(file, options or ReadOptions())
+    found = _without_captures([classified[file] for file in files])
     slices = list({one.path: one.header for one in found if one.header is not None and one.is_slice}.values())
     others = [one.header for one in found if one.header is not None and not one.is_slice and one.readable]
     volumes = volumes_of(slices, others, options or ReadOptions())
@@ -200,6 +216,7 @@ def _group(
     lost, warnings = assign_lost([*(one for one in found if not one.readable), *unfinished], volumes)
     for path_warnings in (slices_without_series(found, volumes), warnings):
         volumes = [volume.with_warning(path_warnings.get(i, "")) for i, volume in enumerate(volumes)]
+    headers = {one.path: one for one in slices}
     by_series: dict[str, list[Volume]] = {}
     for volume in volumes:
         by_series.setdefault(volume.series, []).append(volume)
@@ -210,26 +227,33 @@ def _group(
             continue
         own = by_series.pop(one.header.of("series"), [])
         first = min((volume.paths[0] for volume in own), default=one.path)
-        items += [(at, first, _volume_item(volume, root)) for volume in own]
+        items += [(at, first, _volume_item(volume, root, headers)) for volume in own]
     return items
 
 
-def _skip_captures(found: Sequence[Found]) -> None:
-    """Mark the secondary captures of a series that has slices with positions as no part of it."""
+def _without_captures(found: Sequence[Found]) -> list[Found]:
+    """Return what was found; the secondary captures of a series that has slices with positions are no part of it."""
     placed = {one.header.of("series") for one in found if one.is_slice and one.header and one.header.positioned}
-    for one in found:
-        if one.capture and one.header is not None and one.header.of("series") in placed:
-            one.kind, one.reason, one.is_slice, one.stacks = "skip", "a secondary capture", False, ()
+    return [
+        replace(one, kind="skip", reason="a secondary capture", is_slice=False, stacks=())
+        if one.capture and one.header is not None and one.header.of("series") in placed
+        else one
+        for one in found
+    ]
 
 
-def _volume_item(volume: Volume, root: Path) -> ScanItem:
+def _volume_item(volume: Volume, root: Path, headers: Mapping[Path, Slice]) -> ScanItem:
     more = f" and {len(volume.paths) - 1} more" if len(volume.paths) > 1 else ""
     label = _label(volume.paths[0], root) + more
-    return ScanItem(volume.paths, "series" if more else "image", "", label, volume.warning, name=volume.name)
+    kind: Literal["series", "image"] = "series" if more else "image"
+    own = tuple(headers[path] for path in volume.paths)
+    return ScanItem(volume.paths, kind, "", label, volume.warning, name=volume.name, headers=own)
 
 
 def _single_items(one: Found, lost: str, root: Path) -> list[ScanItem]:
-    item = ScanItem((one.path,), "lost" if lost else one.kind, lost or one.reason, _label(one.path, root))
+    kind: Literal["image", "lost", "skip"] = "lost" if lost else one.kind
+    headers = (one.header,) if one.header else ()
+    item = ScanItem((one.path,), kind, lost or one.reason, _label(one.path, root), headers=headers)
     if len(one.stacks) < 2:
         return [item]
     return [replace(item, stack=i, name=name) for i, name in enumerate(one.stacks)]

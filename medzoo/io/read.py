@@ -7,6 +7,7 @@ its DICOM reader handles neither MONOCHROME1 nor the order of frames.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 
 from medzoo.errors import DataError
 from medzoo.io.dicom.read import read_dicom
+from medzoo.io.dicom.record import HeaderRecord
 from medzoo.io.dicom.series import read_series
+from medzoo.io.dicom.slices import Slice
 from medzoo.io.files import MAX_VOXELS, existing, identify, unknown_format
 from medzoo.io.folder import single_series
 from medzoo.io.image import Image, from_array, read_npy
@@ -25,7 +28,7 @@ from medzoo.io.options import ReadOptions
 from medzoo.io.raster import read_raster
 from medzoo.warn import warn
 
-__all__ = ["read", "read_image"]
+__all__ = ["read", "read_image", "read_scanned"]
 
 
 def read(
@@ -88,19 +91,31 @@ def read_image(path: str | os.PathLike[str] | NDArray[Any] | tuple[Path, ...], o
         series = single_series(here, options)
         own = replace(options, stack=series.stack)
         try:
-            return read_series(series.paths, own).with_stack(series.name).with_warning(series.warning)
+            return read_series(series.paths, own, series.headers).with_stack(series.name).with_warning(series.warning)
         except DataError as error:  # such as a gap, where slices beside it cannot be read
             raise DataError(" ".join(filter(None, (str(error), series.warning)))) from None
     return _read_file(here, options)
 
 
-def _read_file(path: Path, options: ReadOptions) -> Image:
+def read_scanned(headers: Sequence[Slice], options: ReadOptions) -> Image:
+    """Read the DICOM files of one image as :func:`read_image` does, without parsing again what a scan has parsed.
+
+    Args:
+        headers: of the files, as the scan found them.
+        options: what to read.
+    """
+    if len(headers) > 1:
+        return read_series([one.path for one in headers], options, headers)
+    return _read_file(existing(headers[0].path), options, headers[0].record)
+
+
+def _read_file(path: Path, options: ReadOptions, record: HeaderRecord | None = None) -> Image:
     """Read a file by its content; a reader imports its library when it is called."""
     kind = identify(path)
     if kind in ("png", "jpeg", "tiff"):
         return read_raster(path, kind, options)
     if kind == "dicom":
-        return read_dicom(path, options)
+        return read_dicom(path, options, record)
     if kind in ("nifti", "nifti.gz"):
         return read_nifti(path, kind, options)
     if kind == "metaimage":

@@ -20,6 +20,7 @@ from medzoo.io.dicom.frames import select_frames
 from medzoo.io.dicom.module import MEASUREMENTS
 from medzoo.io.dicom.pixels import Pixels, decode_pixels, load
 from medzoo.io.dicom.presentation import presentation_warnings
+from medzoo.io.dicom.record import HeaderRecord
 from medzoo.io.dicom.rescale import rescale_of, rescale_warning
 from medzoo.io.dicom.values import PixelValues, apply_modality, apply_voi, invert
 from medzoo.io.image import Image, as_native, handle_nan, merge_equal_channels
@@ -30,13 +31,20 @@ __all__ = ["read_dicom"]
 _Values = tuple[NDArray[Any], str, tuple[float, float] | None]  # c f h w, its unit and its range
 
 
-def read_dicom(path: Path, options: ReadOptions) -> Image:
+def read_dicom(path: Path, options: ReadOptions, record: HeaderRecord | None = None) -> Image:
     """Read one DICOM file, ``c h w``, or ``c f h w`` of several frames.
+
+    Args:
+        path: the file.
+        options: what to read of it.
+        record: what a scan knows of its header, which is then not parsed again unless the file was changed.
 
     Raises:
         DataError: not an image, damaged, or not decodable.
     """
-    ds = load(path, max_voxels=options.max_voxels)
+    ds = _recorded(path, record) if record else None
+    if ds is None:
+        ds, record = load(path, max_voxels=options.max_voxels), None
     with header.wrap_dicom_errors(path, "a DICOM image"):
         if kind := header.non_image_kind(ds):
             raise DataError(f"{path}: expected an image, found {kind}. {header.non_image_advice(ds)}")
@@ -67,11 +75,18 @@ def read_dicom(path: Path, options: ReadOptions) -> Image:
                 )
             array = array.reshape(selected.channels, -1, *array.shape[2:])
         identity = header.identity_of(ds, path) | ({"stack": selected.stack} if selected.stack else {})
+        if record and record.patient:
+            identity["patient"] = record.patient
         array = as_native(handle_nan(array[:, 0] if len(chosen) == 1 else array, path, options.nan, notes))
-        part, age = header.body_part_of(ds), header.age_of(ds)
+        part, age = header.body_part_of(ds), record.age if record else header.age_of(ds)
         geometry = selected.affine, selected.spacing
         warning = " ".join(filter(None, (*warnings, selected.warning)))
         return Image(array, *geometry, modality, unit, value_range, identity, tuple(notes), part, age, warning)
+
+
+def _recorded(path: Path, record: HeaderRecord) -> Any:
+    with header.wrap_dicom_errors(path, "a DICOM file"):
+        return record.load(path)
 
 
 def _grey(

@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from medzoo.errors import DataError
 from medzoo.io.dicom import header
 from medzoo.io.dicom.completeness import merge_warnings
+from medzoo.io.dicom.direct import fill_alike
 from medzoo.io.dicom.read import read_dicom
 from medzoo.io.dicom.rescale import rescale_warning
+from medzoo.io.dicom.scanned import read_header
 from medzoo.io.dicom.slices import (
     IDENTITY,
     Slice,
     describe_difference,
     frames_with_planes,
-    read_header,
     slice_of,
     without_copies,
 )  # fmt: skip
@@ -34,8 +35,13 @@ from medzoo.io.options import ReadOptions
 __all__ = ["read_series"]
 
 
-def read_series(paths: Sequence[Path], options: ReadOptions) -> Image:
+def read_series(paths: Sequence[Path], options: ReadOptions, headers: Sequence[Slice] = ()) -> Image:
     """Read the files of one series, in any order, or a single file.
+
+    Args:
+        paths: the files.
+        options: what to read of them.
+        headers: what a scan knows of them; a header that it has not parsed, or of a file that was changed, is parsed.
 
     Returns:
         ``1 d h w``, slices sorted by position along right × down of the first; the affine is in RAS mm. With
@@ -45,10 +51,11 @@ def read_series(paths: Sequence[Path], options: ReadOptions) -> Image:
         DataError: files of several patients, studies, series or frames of reference; slices that differ in size, share
             a position, leave a gap, or have no position; several stacks, and none is asked for.
     """
+    known = {one.path: one for one in headers}
     if len(paths) == 1:
-        return read_dicom(paths[0], options)
+        return read_dicom(paths[0], options, known[paths[0]].record if paths[0] in known else None)
     folder = paths[0].parent
-    slices, copies = without_copies([_read_slice(path, options.max_voxels) for path in paths])
+    slices, copies = without_copies([_read_slice(path, options.max_voxels, known.get(path)) for path in paths])
     _check_uniform(slices, folder)
     notes = (f"{len(copies)} second {'copies' if len(copies) > 1 else 'copy'} of a slice left out",) if copies else ()
     frames = frames_with_planes(slices)
@@ -83,13 +90,13 @@ def _read_stack(slices: list[Slice], options: ReadOptions, warning: str) -> Imag
     single = replace(options, frame=None)
     if len(slices) == 1:
         check_frame(folder, options.frame, 1)
-        return read_dicom(slices[0].path, single)
+        return read_dicom(slices[0].path, single, slices[0].record)
     frames = frames_with_planes(slices)
     step = slice_step(frames, str(folder))
     if options.frame is not None:
         check_frame(folder, options.frame, len(slices))
-        return read_dicom(slices[options.frame].path, single)
-    first = read_dicom(slices[0].path, single)
+        return read_dicom(slices[options.frame].path, single, slices[options.frame].record)
+    first = read_dicom(slices[0].path, single, slices[0].record)
     size = (len(slices), *first.array.shape[1:])
     check_size(folder, math.prod(size), options.max_voxels, join_sizes(size))
     image = _stack(slices, first, step, single)
@@ -101,11 +108,12 @@ def _read_stack(slices: list[Slice], options: ReadOptions, warning: str) -> Imag
 
 
 def _stack(slices: list[Slice], first: Image, step: NDArray[np.float64], options: ReadOptions) -> Image:
-    """Read the slices one by one into one array."""
+    """Read the slices into one array, those that are not as the first one by one."""
     notes, warnings = list(first.notes), []
     volume = np.empty((1, len(slices), *first.array.shape[1:]), first.array.dtype)
+    filled = fill_alike(volume[0], [(one.path, one.record) for one in slices], first)
     for i, one in enumerate(slices):
-        image = first if i == 0 else read_dicom(one.path, options)
+        image = first if i == 0 or filled[i] else read_dicom(one.path, options, one.record)
         if image.array.shape != first.array.shape or image.unit != first.unit:
             raise DataError(
                 f"{one.path}: expected {first.array.shape} in {first.unit} as in {slices[0].path.name}, "
@@ -113,7 +121,8 @@ def _stack(slices: list[Slice], first: Image, step: NDArray[np.float64], options
             )
         if image.array.dtype != volume.dtype:  # a slice with another rescale
             volume = volume.astype(np.float32)
-        volume[:, i] = image.array
+        if not filled[i]:
+            volume[:, i] = image.array
         notes.extend(note for note in image.notes if note not in notes)
         warnings.append((one.path.name, image.warning))
     plane = slices[0].plane
@@ -136,8 +145,11 @@ def _stack(slices: list[Slice], first: Image, step: NDArray[np.float64], options
     )
 
 
-def _read_slice(path: Path, max_voxels: int) -> Slice:
-    ds, _ = read_header(path, max_voxels)
+def _read_slice(path: Path, max_voxels: int, known: Slice | None) -> Slice:
+    """Return the checked header of a slice: as it is known, or parsed where it is not, or where it is wrong."""
+    if known is not None and _is_sound(known):
+        return known
+    ds, _, record = read_header(path, max_voxels)
     with header.wrap_dicom_errors(path, "a slice of a DICOM series"):
         if header.frame_count(ds) != 1 or header.sample_count(ds) != 1:
             raise DataError(f"{path}: expected a grey single-frame slice, found frames or colour. Read it by itself.")
@@ -151,7 +163,14 @@ def _read_slice(path: Path, max_voxels: int) -> Slice:
                 f"{path}: expected ImagePositionPatient, ImageOrientationPatient and PixelSpacing of the slice, "
                 "found not all of them. Read the files one by one, or export the series again."
             )
-        return slice_of(ds, path)
+        return slice_of(ds, path, record)
+
+
+def _is_sound(known: Slice) -> bool:
+    """Return whether a known header is that of a slice with a position, and its file has not been changed."""
+    if known.plane is None or known.record is None:  # one with a record is grey, and of a single frame
+        return False
+    return known.of("modality") not in header.PROJECTION_MODALITIES and known.record.is_current(known.path)
 
 
 def _check_uniform(slices: list[Slice], folder: Path) -> None:

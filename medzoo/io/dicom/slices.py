@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import filecmp
 import math
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
 from medzoo.errors import DataError
 from medzoo.io.dicom import header
 from medzoo.io.dicom.elements import number_texts
-from medzoo.io.dicom.frames import FRAME_TAGS
 from medzoo.io.dicom.header import Plane
-from medzoo.io.dicom.pixels import load
 from medzoo.io.dicom.read import read_dicom
+from medzoo.io.dicom.record import HeaderRecord, one_object
 from medzoo.io.dicom.rescale import rescale_of
 from medzoo.io.dicom.stacks import Frame
-from medzoo.io.dicom.tags import distinction_tags, distinctions_of
+from medzoo.io.dicom.tags import distinctions_of
 from medzoo.io.hashing import hash_text
 from medzoo.io.options import ReadOptions
 
 __all__ = [
-    "IDENTITY", "Slice", "describe_difference", "frames_with_planes", "read_header", "slice_of", "without_copies",
+    "IDENTITY", "SLICE_KEYWORDS", "Slice", "describe_difference", "frames_with_planes", "slice_of", "without_copies",
 ]  # fmt: skip
 
 IDENTITY = (
@@ -41,23 +39,18 @@ _KEYWORDS = (
 )  # fmt: skip
 _COUNTS = ("ImagesInAcquisition", "NumberOfSlices", "NumberOfTemporalPositions", "NumberOfSeriesRelatedInstances")
 _SPACINGS = ("SliceThickness", "SpacingBetweenSlices")
-_SCAN_KEYWORDS = (
-    "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "Rows", "Columns", "SamplesPerPixel", "NumberOfFrames",
-    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing",
-    "NominalScannedPixelSpacing", "InstanceNumber", "AcquisitionNumber", "PerFrameFunctionalGroupsSequence",
-    "SharedFunctionalGroupsSequence", "RescaleSlope", "RescaleIntercept", *_SPACINGS, *_KEYWORDS, *_COUNTS,
-)  # fmt: skip
 _TEXTS = (*_KEYWORDS, "SOPInstanceUID", "InstanceNumber", "AcquisitionNumber")
 _PLANE = (
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "ImagerPixelSpacing",
     "NominalScannedPixelSpacing",
 )  # fmt: skip
+SLICE_KEYWORDS = (
+    *_TEXTS, *_PLANE, *_COUNTS, *_SPACINGS, "SOPClassUID", "Modality", "Rows", "Columns", "RescaleSlope",
+    "RescaleIntercept",
+)  # fmt: skip
+"""The elements that :func:`slice_of` reads, besides the distinctions."""
+
 _GROUPS = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
-_HEAD = 8192
-_TAIL = 2**16
-_DELIMITER = b"\xfe\xff\xdd\xe0\0\0\0\0"  # ends compressed pixels; little more follows them
-_PIXELS = (b"\xe0\x7f\x08\x00", b"\xe0\x7f\x09\x00", b"\xe0\x7f\x10\x00")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,6 +70,7 @@ class Slice:
             the series.
         spacings: SliceThickness and SpacingBetweenSlices in mm, 0 where the header does not give them.
         rescale: RescaleSlope and RescaleIntercept.
+        record: for reading the file without parsing its header again.
     """
 
     path: Path
@@ -90,34 +84,14 @@ class Slice:
     counts: tuple[int, ...]
     spacings: tuple[float, ...]
     rescale: tuple[str, str]
+    record: HeaderRecord | None = None
 
     def of(self, name: str) -> str:
         """Return one of :data:`IDENTITY`."""
         return self.identity[IDENTITY.index(name)]
 
 
-def read_header(path: Path, max_voxels: int) -> tuple[Any, bool]:
-    """Return the elements of a DICOM file that a scan needs, and whether its pixels are complete.
-
-    Raises:
-        DataError: not DICOM, or a damaged header.
-    """
-    from pydicom import dcmread
-
-    with header.wrap_dicom_errors(path, "a DICOM header"), path.open("rb") as file:
-        head = file.read(_HEAD)
-        if _DEFLATED in head or int.from_bytes(head[140:144], "little") > _HEAD - 512:
-            return load(path, max_voxels=max_voxels, tags=list(_tags())), True
-        file.seek(0)
-        ds = dcmread(file, stop_before_pixels=True, specific_tags=_tags())
-        complete = _has_pixels(file)
-        if header.frame_count(ds) > 1:
-            file.seek(0)
-            ds = dcmread(file, stop_before_pixels=True, specific_tags=[*_tags(), *FRAME_TAGS])
-    return ds, complete
-
-
-def slice_of(ds: Any, path: Path) -> Slice:
+def slice_of(ds: Any, path: Path, record: HeaderRecord | None = None) -> Slice:
     """Return the slice that a header describes; a position that is not valid counts as none."""
     plane = _plane(ds, path)
     present = {int(tag) for tag in ds.keys()}  # noqa: SIM118
@@ -127,16 +101,17 @@ def slice_of(ds: Any, path: Path) -> Slice:
     size = f"{_int(ds.get('Rows'))} × {_int(ds.get('Columns'))}"
     return Slice(
         path,
-        tuple(sys.intern(value) for value in (*identity, header.modality_of(ds), size)),
+        one_object(tuple(sys.intern(value) for value in (*identity, header.modality_of(ds), size))),
         plane,
         plane is not None or _tag("ImagePositionPatient") in present,
-        tuple(sys.intern(value) for value in distinctions_of(ds)),
+        one_object(tuple(sys.intern(value) for value in distinctions_of(ds))),
         texts["SOPInstanceUID"],
         _int(texts["InstanceNumber"]),
         texts["AcquisitionNumber"],
-        tuple(_count(ds, keyword) if _tag(keyword) in present else 0 for keyword in _COUNTS),
-        tuple(_length(ds, keyword) if _tag(keyword) in present else 0.0 for keyword in _SPACINGS),
-        rescale_of(ds),
+        one_object(tuple(_count(ds, keyword) if _tag(keyword) in present else 0 for keyword in _COUNTS)),
+        one_object(tuple(_length(ds, keyword) if _tag(keyword) in present else 0.0 for keyword in _SPACINGS)),
+        one_object(rescale_of(ds)),
+        record,
     )
 
 
@@ -151,7 +126,7 @@ def _plane(ds: Any, path: Path) -> Plane | None:
                 first = _directions(*raw[1:])
                 if first is None or not math.isfinite(x + y + z):
                     return None
-                return Plane(np.array((-x, -y, z)), first.down, first.right)
+                return Plane(np.array((0.0 - x, 0.0 - y, 0.0 + z)), first.down, first.right)
         return header.plane_of(ds, path)
     except (DataError, ValueError, OverflowError):  # reading the slice reports it
         return None
@@ -206,34 +181,10 @@ def _same_content(one: Slice, other: Slice) -> bool:
             return True
         if not one.sop or (one.values, one.identity) != (other.values, other.identity):
             return False
-        first, second = (read_dicom(path, ReadOptions()) for path in (one.path, other.path))
+        first, second = (read_dicom(file.path, ReadOptions(), file.record) for file in (one, other))
     except (DataError, OSError):
         return False
     return first.unit == second.unit and np.array_equal(first.array, second.array)
-
-
-@cache
-def _tags() -> tuple[Any, ...]:
-    from pydicom.datadict import tag_for_keyword
-    from pydicom.tag import Tag
-
-    return tuple(Tag(tag) for tag in {*map(tag_for_keyword, _SCAN_KEYWORDS), *distinction_tags()} if tag)
-
-
-def _has_pixels(file: BinaryIO) -> bool:
-    """Return whether the pixels at the position of the file are all there, as far as their length shows it."""
-    start = file.tell()
-    element = file.read(12)
-    order = "big" if element[:2] == b"\x7f\xe0" else "little"
-    if element[:4] not in _PIXELS and order == "little":
-        return False
-    explicit = element[4:6].isalpha() and element[4:6].isupper()
-    length = int.from_bytes(element[8:12] if explicit else element[4:8], order)  # type: ignore[arg-type]
-    left = os.fstat(file.fileno()).st_size - start - (12 if explicit else 8)
-    if length != 0xFFFFFFFF:
-        return left >= length > 0
-    file.seek(-min(max(left, 0), _TAIL), os.SEEK_END)
-    return _DELIMITER in file.read()
 
 
 @cache

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from medzoo.errors import DataError
 from medzoo.io.dicom.colour import table_from
 from medzoo.io.dicom.elements import ElementError, items, numbers, text
-from medzoo.io.dicom.header import finite_values, functional_group
+from medzoo.io.dicom.header import functional_group
+from medzoo.io.dicom.rescale import rescale_values
 
 __all__ = ["PixelValues", "apply_modality", "apply_voi", "invert"]
 
@@ -58,30 +59,11 @@ def apply_modality(values: PixelValues, ds: Any, path: Path, frame: int = 0) -> 
     stored, low, high = values.array, values.low, values.high
     if luts := items(ds, "ModalityLUTSequence"):
         return _apply_lut(values, luts[0], ds, path, "modality")
-    source = functional_group(ds, "PixelValueTransformationSequence", frame)
-    slopes = finite_values(source, "RescaleSlope", 1, path)
-    intercepts = finite_values(source, "RescaleIntercept", 1, path)
-    if slopes is None and intercepts is None:
+    rescale = rescale_values(low, high, stored.dtype.kind in "iu", ds, path, frame)
+    if rescale is None:
         return values
-    if slopes is None or intercepts is None:
-        raise DataError(
-            f"{path}: expected RescaleSlope and RescaleIntercept together, found one. Export the image again."
-        )
-    slope, intercept = slopes[0], intercepts[0]
-    if slope == 0:
-        raise DataError(
-            f"{path}: expected a RescaleSlope other than 0, which makes every pixel equal. Export it again."
-        )
-    low, high = sorted((low * slope + intercept, high * slope + intercept))
-    if stored.dtype.kind in "iu" and slope.is_integer() and intercept.is_integer() and max(-low, high) < 2**31:
-        dtype = np.int16 if low >= -(2**15) and high < 2**15 else np.int32
-        array: Any = stored.astype(dtype)
-        array *= dtype(slope)
-        array += dtype(intercept)
-    else:
-        array = (stored * slope + intercept).astype(np.float32)
-    notes = () if (slope, intercept) == (1, 0) else (f"rescaled with slope {slope:g} and intercept {intercept:g}",)
-    return PixelValues(array, low, high, notes, rescaled=True)
+    array = rescale.apply(stored, np.empty(stored.shape, rescale.dtype))
+    return PixelValues(array, rescale.low, rescale.high, rescale.notes, rescaled=True)
 
 
 def apply_voi(values: PixelValues, ds: Any, path: Path, frame: int = 0) -> PixelValues:
