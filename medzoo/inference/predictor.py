@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, Self, TypedDict, Unpack, overload
 
 import torch
-from torch import nn
 
-from medzoo.classifier import Classifier
 from medzoo.errors import DataError
 from medzoo.inference.engine import AnyModel, EngineModel
 from medzoo.inference.optimize import optimized_copy
@@ -29,6 +27,14 @@ from medzoo.inference.run import (
 from medzoo.transforms.transform import ImageSource, transform
 
 __all__ = ["Predictor"]
+
+
+class CallOptions(TypedDict, total=False):
+    """The options of a call, for its overloads."""
+
+    points: Points | None
+    points_frame: Literal["LPS", "RAS"]
+    progress: Callable[[int, int], object] | None
 
 
 class Predictor:
@@ -52,15 +58,15 @@ class Predictor:
         allow_mismatch: run even on an image whose file contradicts ``model.intended_use`` or the views.
 
     Raises:
-        ConfigError: the model has no outputs, or none that was trained; ``strict`` with a model that has a caution; or
-            a device that the model cannot run on.
+        ConfigError: the model has no outputs, none that was trained, or no preprocessing; ``strict`` with a model that
+            has a caution; or a device that the model cannot run on.
 
     >>> import medzoo, numpy as np
     >>> model = medzoo.create("xray_cnn", size=64)
     >>> predictor = medzoo.Predictor(model, allow_untrained=True).warm_up()
-    >>> prediction = predictor(np.eye(64, dtype=np.uint8)[None])
-    >>> list(prediction.probabilities)
-    ['finding_0']
+    >>> prediction = predictor(np.eye(64, dtype=np.float32)[None])
+    >>> list(prediction.probabilities)[:2]
+    ['Atelectasis', 'Cardiomegaly']
     """
 
     def __init__(
@@ -75,19 +81,14 @@ class Predictor:
         allow_mismatch: bool = False,
     ) -> None:
         check_options(model, batch_size, num_workers, allow_untrained, strict)
+        transform(model)
         self._how = RunOptions(batch_size, num_workers, strict, allow_mismatch)
         self._model = _own(model, device)
 
     @overload
-    def __call__(
-        self, source: list[Any] | tuple[Any, ...], *, points: Points | None = ..., points_frame: Literal["LPS", "RAS"] = ...,
-        progress: Callable[[int, int], object] | None = ...,
-    ) -> Predictions: ...  # fmt: skip
+    def __call__(self, source: list[Any] | tuple[Any, ...], **options: Unpack[CallOptions]) -> Predictions: ...
     @overload
-    def __call__(
-        self, source: ImageSource, *, points: Points | None = ..., points_frame: Literal["LPS", "RAS"] = ...,
-        progress: Callable[[int, int], object] | None = ...,
-    ) -> Prediction | Predictions: ...  # fmt: skip
+    def __call__(self, source: ImageSource, **options: Unpack[CallOptions]) -> Prediction | Predictions: ...
     def __call__(
         self,
         source: ImageSource | list[Any] | tuple[Any, ...],
@@ -117,16 +118,14 @@ class Predictor:
         on zeros of its own size, in a batch of ``batch_size`` and in one of a single image: its weights are folded and
         packed for that size, and memory is allocated. No result is kept.
         """
-        how, spec = self._model.preprocessing, self._model.input_spec
-        assert how is not None  # noqa: S101  # of a classifier from medzoo.create or open_onnx
-        steps = transform(self._model)
+        steps, like = transform(self._model), input_like(self._model)
+        size = steps.preprocessing.size
         with contextlib.suppress(DataError):  # an empty image is no valid one
-            if how.patch is None:
-                steps.examine(torch.zeros(spec.channels, *(side + 1 for side in how.size)), allow_mismatch=True)
-        like = input_like(self._model)
+            if steps.preprocessing.patch is None:
+                steps.examine(torch.zeros(steps.channels, *(side + 1 for side in size)), allow_mismatch=True)
         with torch.inference_mode():
             for images in sorted({1, self._how.batch_size}, reverse=True):
-                self._model(like.new_zeros(images, spec.channels, *how.size))
+                self._model(like.new_zeros(images, steps.channels, *size))
         return self
 
     def __repr__(self) -> str:

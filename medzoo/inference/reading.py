@@ -8,7 +8,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
@@ -170,6 +170,8 @@ def _read_ahead(reader: ImageReader, readers: int, ahead: int) -> Generator[Prep
                 tasks.put((index, pending[-1]))
             if not pending:
                 return
+            while not pending[0].done():
+                wait((pending[0],), 1.0)  # an interrupt that comes just before a wait is seen after it
             yield pending.popleft().result()
         yield from (future.result() for future in pending)
         yield from map(reader.__getitem__, indices)
@@ -190,6 +192,7 @@ def _start_threads(
 
     def work() -> None:
         # More would compete with the forward pass for the cores. What is computed does not depend on the number.
+        torch.get_num_threads()  # before it is asked, a thread has none of its own
         torch.set_num_threads(1)
         ready.release()
         while (task := tasks.get()) is not None:
