@@ -64,7 +64,7 @@ class Predictor:
     >>> import medzoo, numpy as np
     >>> model = medzoo.create("xray_cnn", size=64)
     >>> predictor = medzoo.Predictor(model, allow_untrained=True).warm_up()
-    >>> prediction = predictor(np.eye(64, dtype=np.float32)[None])
+    >>> prediction = predictor(np.random.default_rng(0).integers(0, 256, (1, 64, 64), np.uint8))
     >>> list(prediction.probabilities)[:2]
     ['Atelectasis', 'Cardiomegaly']
     """
@@ -114,10 +114,12 @@ class Predictor:
     def warm_up(self) -> Self:
         """Do what the first call would otherwise take longer for, and return the predictor.
 
-        Image libraries are imported, and zeros of another size than the model's are preprocessed. Then the model runs
-        on zeros of its own size, in a batch of ``batch_size`` and in one of a single image: its weights are folded and
-        packed for that size, and memory is allocated. No result is kept.
+        The libraries that read DICOM and resample are imported; zeros of another size than the model's are
+        preprocessed. Then the model runs on zeros of its own size, in a batch of ``batch_size`` and in one of a single
+        image: its weights are folded and packed for that size, and memory is allocated. No result is kept.
         """
+        import pydicom.encaps  # noqa: F401
+
         steps, like = transform(self._model), input_like(self._model)
         size = steps.preprocessing.size
         with contextlib.suppress(DataError):  # an empty image is no valid one
