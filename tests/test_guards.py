@@ -195,8 +195,9 @@ def test_the_memo_of_biases_is_bounded():
 
 
 def test_copies_see_every_write_to_a_value_and_take_nan_for_equal():
-    tensors = [torch.randn(4, 6), torch.randn(3), torch.tensor(7), torch.randn(2, 3, 4, 5).contiguous(
-        memory_format=torch.channels_last), torch.randn(5, 4).bfloat16()[1:], torch.randn(9)[1:], torch.full((2, 2), float("nan"))]  # fmt: skip
+    channels_last = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    tensors = [torch.randn(4, 6), torch.randn(3), torch.tensor(7), channels_last, torch.full((2, 2), float("nan"))]
+    tensors += [torch.randn(5, 4).bfloat16()[1:], torch.randn(9)[1:]]
     copies = Copies(tensors)
     assert copies.same()
     for tensor in tensors:
