@@ -138,7 +138,7 @@ def read_all(reader: ImageReader, num_workers: int, batch_size: int) -> Generato
 def _reader_threads(reader: ImageReader) -> int:
     """Return how many threads read ahead: one for each core beside the one that runs the model, and at most two.
 
-    The libraries that read and resample images release Python's lock for most of their time. None in a worker process,
+    Decoders, resampling and the model release Python's lock while they compute. There is none in a worker process,
     which is one of several, and one for the points of a scan, which is read once for all of them.
     """
     if len(reader) < 2 or multiprocessing.parent_process() is not None:
