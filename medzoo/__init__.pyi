@@ -23,6 +23,7 @@ from .evaluation.scores import Scores as Scores
 from .factory import create as create
 from .features import FeatureExtractor as FeatureExtractor
 from .inference.optimize import optimize as optimize
+from .inference.predictor import Predictor as Predictor
 from .inference.result import Prediction as Prediction
 from .inference.result import Predictions as Predictions
 from .inference.run import predict as predict

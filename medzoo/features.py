@@ -86,6 +86,10 @@ class CheckedModel(nn.Module):
         default_use: the images that the builder is for, where the weights state none.
     """
 
+    # What medzoo.inference.optimize derived from the encoder. It is outside of the modules, goes when the model goes,
+    # and is no part of copies and files: packed kernels can be neither copied nor stored.
+    _fast: Any = None
+
     def __init__(
         self,
         encoder: nn.Module,
@@ -107,6 +111,10 @@ class CheckedModel(nn.Module):
         self._own_use: IntendedUse | None = None
         self._encoder_frozen = False
         self.register_load_state_dict_post_hook(_rebuild_after_load)  # type: ignore[no-untyped-call]  # torch's
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what can be made again."""
+        return {key: value for key, value in self.__dict__.items() if key != "_fast"}
 
     @property
     def intended_use(self) -> IntendedUse:

@@ -16,6 +16,7 @@ from medzoo.kernels.cpu import conv as cpu_conv
 from medzoo.kernels.cpu import linear
 from medzoo.kernels.dispatch import set_fast_paths
 from medzoo.models.swin import PatchEmbed
+from medzoo.nn.guards import Copies
 from medzoo.nn.patch_merging import PatchMerging
 from medzoo.nn.swin_block import SwinBlock
 
@@ -191,3 +192,29 @@ def test_the_memo_of_biases_is_bounded():
             found = model(x)
             with set_fast_paths(False):
                 torch.testing.assert_close(found, model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_copies_see_every_write_to_a_value_and_take_nan_for_equal():
+    channels_last = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
+    tensors = [torch.randn(4, 6), torch.randn(3), torch.tensor(7), channels_last, torch.full((2, 2), float("nan"))]
+    tensors += [torch.randn(5, 4).bfloat16()[1:], torch.randn(9)[1:]]
+    copies = Copies(tensors)
+    assert copies.same()
+    for tensor in tensors:
+        flat = tensor.data.view(-1) if tensor.is_contiguous() else tensor.data[0, 0, 0]
+        before = flat[-1].clone()
+        flat[-1] = 3
+        assert not copies.same()
+        flat[-1] = before
+        assert copies.same()
+    tensors[0].data.copy_(tensors[0].flip(0))
+    assert not copies.same()
+
+
+@pytest.mark.gpu
+def test_copies_on_a_gpu():
+    tensors = [torch.randn(4, 6, device="cuda"), torch.randn(3, device="cuda").half()]
+    copies = Copies(tensors)
+    assert copies.same()
+    tensors[1].data[2] = 3
+    assert not copies.same()

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import medzoo
 from medzoo.inference import fold
+from medzoo.inference.optimize import fast_form
 from medzoo.kernels import conv_stage
 from medzoo.kernels.cpu import conv as cpu_conv
 from medzoo.kernels.cpu.conv import PairedConv
@@ -78,7 +79,7 @@ def test_the_outputs_are_equal(name):
     model, x = tiny(name), batch(name)
     fast = medzoo.optimize(model)
     near(fast(x), model(x))
-    assert (fast._derived() is None) == (name == "swin_encoder_mlp")
+    assert (fast_form(fast) is None) == (name == "swin_encoder_mlp")
 
 
 @pytest.mark.parametrize("name", OWN_AND_SLOWLY_ALL)
@@ -126,7 +127,7 @@ def test_every_way_through_a_stage_gives_equal_values(name, way, monkeypatch):
         near(fast(x), model(x))
         for got, expected in zip(fast.forward_intermediates(x)[1], model.forward_intermediates(x)[1], strict=True):
             near(got, expected)
-    assert all(fast._derived().folded(i) for i in range(len(model.encoder.stages)))
+    assert all(fast_form(fast).folded(i) for i in range(len(model.encoder.stages)))
 
 
 @pytest.mark.parametrize(("padding", "rows"), [(0, 4), (1, 10)])
@@ -147,7 +148,7 @@ def test_wide_stages_run_by_pairs_of_planes(slab, monkeypatch):
     for size in ([46, 46, 46], [49, 46, 51]):
         x = torch.randn(1, 1, *size)
         near(fast.forward_features(x), model.forward_features(x))
-    assert [fast._derived().folded(i).paired is not None for i in range(4)] == [False, True, True, True]
+    assert [fast_form(fast).folded(i).paired is not None for i in range(4)] == [False, True, True, True]
 
 
 @pytest.mark.parametrize("name", ["resnet18_multilabel", *slowly("densenet121_xray")])

@@ -21,7 +21,7 @@ from medzoo.kernels.cpu.slabs import keep_freed_memory
 from medzoo.kernels.dispatch import kernel_serves
 from medzoo.nn.conv import ConvEncoder, ConvStage
 from medzoo.nn.encoder import Encoder
-from medzoo.nn.guards import Watch, hooked
+from medzoo.nn.guards import Watch, hooked, inner
 
 __all__ = ["FoldedConvEncoder", "FoldedEncoder", "can_fold", "fold_stage", "is_launch_bound"]
 
@@ -120,9 +120,17 @@ class FoldedConvEncoder(ConvEncoder):
         stage, found = self.stages[i], self._folded.get(i)
         if found is None or not found[0].holds():
             with torch.inference_mode(False), torch.no_grad():
-                folded = fold_stage(stage) if can_fold(stage) else None
-            found = self._folded[i] = (Watch(stage, exact=True), folded)
+                on_gpu = [t for t in (*stage.parameters(), *stage.buffers()) if t.is_cuda]
+                watch = Watch(stage, exact=True, derived=on_gpu)
+                found = (watch, fold_stage(stage) if can_fold(stage) else None)
+            self._folded[i] = found
         return found[1]
+
+    def verify(self) -> None:
+        """Drop what was folded from values that are others now."""
+        for i, (watch, _) in list(self._folded.items()):
+            if not watch.verify():
+                self._folded.pop(i, None)
 
     def summary(self) -> list[str]:
         """Describe what is done to the stages, line by line."""
@@ -203,13 +211,34 @@ class FoldedEncoder:
         count = self._current()[1]
         return [f"{count} BatchNorms folded, channels last" if count else "unchanged, because it has hooks"]
 
+    def verify(self) -> None:
+        """Drop what was folded from values that are others now."""
+        found = self._found
+        if found is not None and not found[0].verify():
+            self._found = None
+
     def _current(self) -> tuple[Any, int]:
-        if self._found is None or not self._found[0].holds():
+        found = self._found  # once: another thread may drop it
+        if found is None or not found[0].holds():
             with torch.inference_mode(False), torch.no_grad():
-                folded = (self.plain, 0) if hooked(*self.plain.modules()) else _fold(self.plain)
-            self._found = (Watch(self.plain, exact=False), *folded)
+                plain = hooked(*inner(self.plain))
+                watch = Watch(self.plain, exact=False, derived=() if plain else _folded_tensors(self.plain))
+                found = (watch, *((self.plain, 0) if plain else _fold(self.plain)))
+            self._found = found
             keep_freed_memory()
-        return self._found[1:]
+        return found[1:]
+
+
+def _folded_tensors(encoder: nn.Module) -> list[Tensor]:
+    """List the tensors that :func:`_fold` reads; all others are shared with its copy."""
+    found: dict[int, Tensor] = {}
+    for block in encoder.modules():
+        parts = dict(block.named_children())
+        for first, second, _ in _chains(block):
+            if _can_fold(parts[first], parts[second]):
+                for part in (parts[first], parts[second]):
+                    found |= {id(t): t for t in (*part.parameters(), *part.buffers())}
+    return list(found.values())
 
 
 def _fold(encoder: nn.Module) -> tuple[nn.Module, int]:

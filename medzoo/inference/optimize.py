@@ -23,7 +23,7 @@ from medzoo.nn.conv import ConvEncoder
 from medzoo.nn.encoder import Encoder
 from medzoo.nn.guards import Watch, eager, hooked, wants_gradients
 
-__all__ = ["OptimizedClassifier", "OptimizedExtractor", "optimize", "optimized_view"]
+__all__ = ["OptimizedClassifier", "OptimizedExtractor", "fast_form", "optimize", "optimized_copy", "optimized_view"]
 
 # Folding a timm encoder takes about as long as it saves on this many images.
 FEW = 8
@@ -51,8 +51,8 @@ def optimize(model: M, *, cuda_graph: bool = False) -> M:
 
     The original is not changed, and later changes to it do not reach the copy. The copy is in eval mode and refuses
     to be trained. Writes into its tensors take effect, with one exception: writes through ``.data``, which PyTorch does
-    not count, are missed by timm's encoders, and on a GPU by folded convolution stages too.
-    :func:`medzoo.predict` optimizes by itself.
+    not count, are missed by timm's encoders, and on a GPU by folded convolution stages too, until the next call of
+    :func:`medzoo.predict`, which looks for them. That optimizes by itself, and keeps with a model what it derived.
 
     With ``cuda_graph``, ``forward`` on a GPU replays a CUDA graph, which takes the time of its kernels alone:
 
@@ -89,6 +89,14 @@ def optimize(model: M, *, cuda_graph: bool = False) -> M:
     return fast
 
 
+def optimized_copy(model: Classifier) -> Classifier:
+    """Return an optimized copy of a classifier in eval mode; a plain one of a class that is not known here."""
+    if type(model) in (Classifier, OptimizedClassifier):
+        return optimize(model, cuda_graph=getattr(model, "_graphs", None) is not None)
+    with torch.inference_mode(False):
+        return _copy(model, type(model)).eval()
+
+
 def _copy(model: M, kind: type[M]) -> M:
     """Copy a model without its gradients, as one of another class."""
     memo: dict[int, Any] = {id(p): nn.Parameter(p.detach().clone(), requires_grad=False) for p in model.parameters()}
@@ -115,19 +123,47 @@ def copy_model(model: M, memo: dict[int, Any]) -> M:
         ) from error
 
 
-def optimized_view(model: Classifier, images: int) -> Classifier:
+def optimized_view(model: Classifier, images: int | None) -> Classifier:
     """Return a view of a model in eval mode that runs the fast path without a copy, or the model where that is slower.
+
+    The fast form is kept with the model for later calls. What was derived from other values is dropped here: in the
+    view's passes, writes through ``.data`` are missed as by :func:`optimize`.
 
     Args:
         model: the model; it is not changed, and later changes to it reach the view.
-        images: how many it is to run on.
+        images: how many it is to run on; ``None`` for a model that will be called again. It does not depend on how
+            often that was, so that each call gives the same numbers.
     """
-    folds_soon = type(model.encoder) is ConvEncoder or images >= FEW
+    if isinstance(model, OptimizedClassifier):
+        if model._fast is not None:
+            model._fast.verify()
+        return model
+    folds_soon = type(model.encoder) is ConvEncoder or images is None or images >= FEW
     if type(model) is not Classifier or not folds_soon:
         return model
+    fast = fast_form(model)
+    if fast is not None:
+        fast.verify()
     view = object.__new__(OptimizedClassifier)
     view.__dict__.update(model.__dict__)
     return view
+
+
+def fast_form(model: CheckedModel) -> FoldedConvEncoder | FoldedEncoder | None:
+    """Return the fast form of the present encoder of a model, which is made once and kept with it.
+
+    There is no lock, which a fork could copy while it is held: threads that come at once make one each, and the last
+    stays. It holds the encoder and not the model, so that both go as soon as the model goes.
+    """
+    found: FoldedConvEncoder | FoldedEncoder | None = model._fast
+    if found is None or found.plain is not model.encoder:
+        found = None
+        if type(model.encoder) is ConvEncoder:
+            found = FoldedConvEncoder(model.encoder)
+        elif not isinstance(model.encoder, Encoder):
+            found = FoldedEncoder(model.encoder)
+        object.__setattr__(model, "_fast", found)  # not as a submodule: its tensors are the encoder's
+    return found
 
 
 def served(x: Tensor) -> bool:
@@ -150,13 +186,7 @@ def _kind(model: object) -> type[Any]:
 class _InferenceOnly(CheckedModel):
     """Runs the folded form of its encoder where there is one and it is safe, and refuses to be trained."""
 
-    # Made when first needed, outside of the modules, and not part of copies and files.
-    _fast: FoldedConvEncoder | FoldedEncoder | None = None
     _graphs: GraphCache | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave out what can be made again: packed kernels can be neither copied nor stored."""
-        return {key: value for key, value in self.__dict__.items() if key != "_fast"}
 
     @annotate_oom
     def forward(self, x: Tensor) -> Any:
@@ -185,19 +215,7 @@ class _InferenceOnly(CheckedModel):
             return self.encoder
         if not (eager(x) and served(x)) or hooked(self.encoder):
             return self.encoder
-        return self._derived() or self.encoder
-
-    def _derived(self) -> FoldedConvEncoder | FoldedEncoder | None:
-        """Return the fast form of the present encoder, made once; its tensors follow by themselves."""
-        found = self._fast
-        if found is None or found.plain is not self.encoder:
-            found = None
-            if type(self.encoder) is ConvEncoder:
-                found = FoldedConvEncoder(self.encoder)
-            elif not isinstance(self.encoder, Encoder):
-                found = FoldedEncoder(self.encoder)
-            object.__setattr__(self, "_fast", found)  # not as a submodule: its tensors are the encoder's
-        return found
+        return fast_form(self) or self.encoder
 
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode; training is refused."""
@@ -229,7 +247,7 @@ class _InferenceOnly(CheckedModel):
 
     def summary(self) -> list[str]:
         """Describe what was done, line by line."""
-        encoder, like = self._derived(), next(self.encoder.parameters())
+        encoder, like = fast_form(self), next(self.encoder.parameters())
         plain = encoder is None or not served(like) or hooked(self.encoder)
         lines = ["unchanged"] if encoder is None or plain else encoder.summary()
         lines = [f"encoder: {line}" for line in lines]

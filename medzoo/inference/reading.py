@@ -1,12 +1,20 @@
-"""Read and preprocess planned images, one after the other or in worker processes."""
+"""Read and preprocess planned images: in the calling thread, in threads that read ahead, or in worker processes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Mapping
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
+from queue import SimpleQueue
 
+import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from medzoo.errors import DataError
 from medzoo.inference.plan import PlannedImage
@@ -16,7 +24,12 @@ from medzoo.io.options import ReadOptions
 from medzoo.io.read import read_image, read_scanned
 from medzoo.transforms.transform import Prepared, Transform
 
-__all__ = ["ImageReader", "PreparedItem", "check_workers", "read_planned"]
+__all__ = ["ImageReader", "PreparedItem", "read_all", "read_planned"]
+
+# Threads that read ahead, at most: two images at a time leave memory for the model.
+READERS = 2
+# Seconds to wait for an image that a thread still reads when nobody wants it any more.
+PATIENCE = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,13 +102,14 @@ class ImageReader(Dataset[PreparedItem]):
         """Read the image, or return the last one again: a scan may have many points."""
         if isinstance(planned.image, Image):
             return planned.image
-        if self.last is None or self.last[0] != (planned.image, planned.stack):
-            self.last = None  # two scans at once may exceed the memory
-            image = read_planned(planned, self.transform.channels)
-            if planned.point is None:
-                return image
-            self.last = ((planned.image, planned.stack), image)
-        return self.last[1]
+        key, last = (planned.image, planned.stack), self.last  # one thread alone reads scans with points
+        if last is not None and last[0] == key:
+            return last[1]
+        self.last = last = None  # two scans at once may exceed the memory
+        image = read_planned(planned, self.transform.channels)
+        if planned.point is not None:
+            self.last = (key, image)
+        return image
 
 
 def read_planned(planned: PlannedImage, channels: int) -> Image:
@@ -107,7 +121,106 @@ def read_planned(planned: PlannedImage, channels: int) -> Image:
     return planned.annotate(image)
 
 
-def check_workers(loader: Iterable[PreparedItem]) -> Iterator[PreparedItem]:
+def read_all(reader: ImageReader, num_workers: int, batch_size: int) -> Generator[PreparedItem]:
+    """Yield every image in order. Close it to end threads and processes that still read.
+
+    Args:
+        reader: what reads an image.
+        num_workers: processes that read ahead; with 0, threads do, unless there is one image or one core.
+        batch_size: images of a forward pass; as many are read ahead, or three for smaller ones.
+    """
+    if num_workers:
+        # The loader yields single images, so that a slow or broken one delays no batch; workers read ahead.
+        # It draws a seed for them, from a generator of its own: the random numbers of the process stay as they were.
+        own = torch.Generator(torch.get_default_device())
+        return _check_workers(DataLoader(reader, batch_size=None, num_workers=num_workers, generator=own))
+    return _read_ahead(reader, _reader_threads(reader), max(batch_size, READERS + 1))
+
+
+def _reader_threads(reader: ImageReader) -> int:
+    """Return how many threads read ahead: one for each core beside the one that runs the model, and at most two.
+
+    Decoders, resampling and the model release Python's lock while they compute. There is none in a worker process,
+    which is one of several, and one for the points of a scan, which is read once for all of them.
+    """
+    if len(reader) < 2 or multiprocessing.parent_process() is not None:
+        return 0
+    affinity = getattr(os, "sched_getaffinity", None)  # of Linux; a container may have fewer cores than the machine
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    most = 1 if any(planned.point is not None for planned in reader.images) else READERS
+    return min(most, cores - 1, len(reader) - 1)
+
+
+def _read_ahead(reader: ImageReader, readers: int, ahead: int) -> Generator[PreparedItem]:
+    """Yield every image in order, while threads read the next ones, at most ``ahead`` of them.
+
+    An exception is raised in place of its image. The calling thread reads the first one, so that libraries are not
+    imported by two threads at once. A daemon thread does not keep the process from ending.
+    """
+    tasks: SimpleQueue[tuple[int, Future[PreparedItem]] | None] = SimpleQueue()
+    pending: deque[Future[PreparedItem]] = deque()
+    threads: list[threading.Thread] = []
+    indices = iter(range(len(reader)))
+    try:
+        for first in itertools.islice(indices, min(readers, 1)):
+            pending.append(Future())
+            pending[0].set_result(reader[first])
+            threads += _start_threads(readers, reader, tasks)
+        while threads:
+            for index in itertools.islice(indices, ahead + 1 - len(pending)):
+                pending.append(Future())
+                tasks.put((index, pending[-1]))
+            if not pending:
+                return
+            while not pending[0].done():
+                wait((pending[0],), 1.0)  # an interrupt that comes just before a wait is seen after it
+            yield pending.popleft().result()
+        yield from (future.result() for future in pending)
+        yield from map(reader.__getitem__, indices)
+    finally:
+        for future in pending:
+            future.cancel()
+        for _ in threads:
+            tasks.put(None)
+        for thread in threads:
+            thread.join(PATIENCE)
+
+
+def _start_threads(
+    readers: int, reader: ImageReader, tasks: SimpleQueue[tuple[int, Future[PreparedItem]] | None]
+) -> list[threading.Thread]:
+    """Start threads that read; fewer, or none, where the system allows no more."""
+    count, ready = torch.get_num_threads(), threading.Semaphore(0)
+
+    def work() -> None:
+        # More would compete with the forward pass for the cores. What is computed does not depend on the number.
+        torch.get_num_threads()  # before it is asked, a thread has none of its own
+        torch.set_num_threads(1)
+        ready.release()
+        while (task := tasks.get()) is not None:
+            index, future = task
+            if future.set_running_or_notify_cancel():
+                try:
+                    future.set_result(reader[index])
+                except BaseException as error:
+                    future.set_exception(error)
+            del task, future  # a result is kept by who waits for it alone
+
+    threads = []
+    for _ in range(readers):
+        thread = threading.Thread(target=work, name="medzoo-reader", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # a limit of the system
+            break
+        threads.append(thread)
+        ready.acquire()
+    if threads:
+        torch.set_num_threads(count)  # PyTorch gives new threads of anybody the number that was set last
+    return threads
+
+
+def _check_workers(loader: Iterable[PreparedItem]) -> Generator[PreparedItem]:
     """Yield the items, and raise DataError if a worker was killed."""
     try:
         yield from loader

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from medzoo.classifier import Classifier
 from medzoo.contract import Outputs
@@ -21,13 +21,29 @@ from medzoo.inference.engine import AnyModel, EngineModel, refuse_engine
 from medzoo.inference.naming import name_outputs, provenance, settle
 from medzoo.inference.optimize import optimized_view
 from medzoo.inference.plan import Plan, Points, plan
-from medzoo.inference.reading import ImageReader, PreparedItem, check_workers
+from medzoo.inference.reading import ImageReader, PreparedItem, read_all
 from medzoo.inference.result import Prediction, Predictions
+from medzoo.nn.guards import inner
 from medzoo.transforms.suitability import ExcludedView
 from medzoo.transforms.transform import ImageSource, transform
 from medzoo.warn import warn
 
-__all__ = ["check_caution", "check_device", "check_outputs", "predict", "ready_runner"]
+__all__ = [
+    "RunOptions",
+    "Runner",
+    "check_caution",
+    "check_device",
+    "check_engine_device",
+    "check_options",
+    "check_outputs",
+    "input_like",
+    "predict",
+    "ready_runner",
+    "run_plan",
+]
+
+# What runs a batch in eval mode, and a tensor of the device and dtype that it takes.
+Runner = tuple[Callable[[Tensor], Tensor], Tensor]
 
 
 class PredictOptions(TypedDict, total=False):
@@ -73,7 +89,10 @@ def predict(
     echoes and stacks of a series or of a multi-frame file are predicted one by one. What is known against an image is
     its ``warning``: lost or unreadable slices, values that cannot be right, tags that are missing.
 
-    The model runs as :func:`medzoo.optimize` would run it, where that takes less time; it is not changed.
+    The model runs as :func:`medzoo.optimize` would run it; it is not changed. What is derived from its weights for that
+    is kept with it until it is deleted, and made again whenever anything about the model has changed; copies and files
+    do not have it. A model in training mode or for another device is copied in each call, where a
+    :class:`~medzoo.Predictor` copies it once.
 
     Args:
         model: from :func:`medzoo.create`, or :func:`medzoo.open_onnx`.
@@ -82,7 +101,8 @@ def predict(
         batch_size: images per forward pass.
         device: where to run; ``None`` is the device of the model. The model itself is neither moved nor changed.
             One from :func:`medzoo.open_onnx` runs on the CPU alone.
-        num_workers: processes that read and preprocess while the model runs; 0 uses the calling process.
+        num_workers: processes that read and preprocess the next images while the model runs. With 0, up to two threads
+            do, which leave one core to the model; results and their order do not depend on it.
         points: for a patch model, centres in mm: a list of (x, y, z), or a CSV file like LUNA16's annotations
             (``coordX``, ``coordY``, ``coordZ``, and ``seriesuid`` if it covers several scans).
         points_frame: ``"LPS"`` (DICOM, LUNA16) or ``"RAS"`` (NIfTI).
@@ -99,6 +119,63 @@ def predict(
         DataError: a file cannot be read, or has the wrong number of dimensions for the model.
         InputError: something that is not an image, or a batch that exceeds the memory.
     """
+    check_options(model, batch_size, num_workers, allow_untrained, strict)
+    work = plan(model, source, points, points_frame)
+    how = RunOptions(batch_size, num_workers, strict, allow_mismatch)
+    return run_plan(model, ready_runner(model, device, len(work.images)), work, how, progress)
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How planned images are run: the options of :func:`predict` of these names."""
+
+    batch_size: int
+    num_workers: int
+    strict: bool
+    allow_mismatch: bool
+
+
+def run_plan(
+    model: AnyModel, runner: Runner, work: Plan, how: RunOptions, progress: Callable[[int, int], object] | None
+) -> Prediction | Predictions:
+    """Predict what is planned; see :func:`predict`.
+
+    Args:
+        model: what names the outputs.
+        runner: what runs it, from :func:`ready_runner`.
+        work: the images.
+        how: the options.
+        progress: called after each image.
+    """
+    skipped = dict(work.skipped)
+    results: list[Prediction] = []
+    reported: list[str] = []
+    categories: dict[str, str] = {}
+    reader = ImageReader(transform(model), work.images, provenance(model), how.allow_mismatch)
+    with closing(read_all(reader, how.num_workers, how.batch_size)) as items:
+        for done, (result, kind) in enumerate(_run(model, runner, items, work, how.batch_size), start=1):
+            if progress is not None:
+                progress(done, len(work.images))
+            result, kind = settle(result, kind, how.strict)
+            if result.warning and not result.error:
+                reported.append(result.warning)
+            if work.single and result.error:
+                raise kind(result.error)
+            if kind is ExcludedView:
+                skipped[result.source] = result.error.removeprefix(f"{result.source}: ")
+                categories[result.source] = kind.reason
+            else:
+                results.append(result)
+    if reported:
+        more = f" (and {len(reported) - 1} more; see Prediction.warning)" if len(reported) > 1 else ""
+        warn(reported[0] + more)
+    return results[0] if work.single else Predictions(results, skipped, categories)
+
+
+def check_options(
+    model: AnyModel, batch_size: int, num_workers: int, allow_untrained: bool, strict: bool
+) -> None:  # fmt: skip
+    """Raise ConfigError for a model or options that :func:`predict` refuses."""
     if isinstance(model, EngineModel):
         check_trained(model, allow_untrained)
     else:
@@ -106,29 +183,6 @@ def predict(
     check_caution(model, strict)
     check_int(model.name, "batch_size", batch_size, 1)
     check_int(model.name, "num_workers", num_workers, 0)
-    work = plan(model, source, points, points_frame)
-    skipped = dict(work.skipped)
-    results: list[Prediction] = []
-    reported: list[str] = []
-    categories: dict[str, str] = {}
-    reader = ImageReader(transform(model), work.images, provenance(model), allow_mismatch)
-    for done, (result, kind) in enumerate(_run(model, reader, work, batch_size, device, num_workers), start=1):
-        if progress is not None:
-            progress(done, len(work.images))
-        result, kind = settle(result, kind, strict)
-        if result.warning and not result.error:
-            reported.append(result.warning)
-        if work.single and result.error:
-            raise kind(result.error)
-        if kind is ExcludedView:
-            skipped[result.source] = result.error.removeprefix(f"{result.source}: ")
-            categories[result.source] = kind.reason
-        else:
-            results.append(result)
-    if reported:
-        more = f" (and {len(reported) - 1} more; see Prediction.warning)" if len(reported) > 1 else ""
-        warn(reported[0] + more)
-    return results[0] if work.single else Predictions(results, skipped, categories)
 
 
 def check_outputs(model: Classifier, allow_untrained: bool, who: str = "predict") -> None:
@@ -164,41 +218,32 @@ def check_caution(model: AnyModel, strict: bool) -> None:
 
 
 def _run(
-    model: AnyModel,
-    reader: ImageReader,
-    work: Plan,
-    batch_size: int,
-    device: torch.device | str | None,
-    num_workers: int,
+    model: AnyModel, runner: Runner, items: Iterable[PreparedItem], work: Plan, batch_size: int
 ) -> Iterator[tuple[Prediction, type[DataError]]]:
     """Yield each prediction in order, and the type of its error if it has one."""
-    # The loader yields single images, so that a slow or broken one delays no batch; workers read ahead.
-    # It draws a seed for them, from a generator of its own: the random numbers of the process stay as they were.
-    own = torch.Generator(torch.get_default_device())
-    loader: Iterable[PreparedItem] = DataLoader(reader, batch_size=None, num_workers=num_workers, generator=own)
-    runner, like = ready_runner(model, device, len(work.images))
     batch: list[PreparedItem] = []
-    for planned, item in zip(work.images, check_workers(loader), strict=True):
+    for planned, item in zip(work.images, items, strict=True):
         if planned.in_memory and item.prediction.error and item.kind is not ExcludedView:
             raise item.kind(item.prediction.error)
         batch.append(item)
         if sum(item.tensor is not None for item in batch) == batch_size:
-            yield from _run_batch(runner, batch, like, model.outputs)
+            yield from _run_batch(runner, batch, model.outputs)
             batch = []
-    yield from _run_batch(runner, batch, like, model.outputs)
+    yield from _run_batch(runner, batch, model.outputs)
 
 
 def _run_batch(
-    model: Callable[[Tensor], Tensor], batch: list[PreparedItem], like: Tensor, outputs: Outputs
+    runner: Runner, batch: list[PreparedItem], outputs: Outputs
 ) -> Iterator[tuple[Prediction, type[DataError]]]:
     """Run the tensors of a batch in one forward pass, and yield all results in order."""
+    run, like = runner
     tensors = [item.tensor for item in batch if item.tensor is not None]
     rows: Iterator[Tensor] = iter(())
     failure = ""
     if tensors:
         try:
             with torch.inference_mode():
-                rows = iter(model(torch.stack(tensors).to(like)).float().cpu())
+                rows = iter(run(torch.stack(tensors).to(like)).float().cpu())
         except InputError as error:  # out of memory: the next batch may be smaller
             failure = str(error)
     for item in batch:
@@ -211,9 +256,7 @@ def _run_batch(
             yield name_outputs(item, next(rows), outputs), DataError
 
 
-def ready_runner(
-    model: AnyModel, device: torch.device | str | None, images: int
-) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+def ready_runner(model: AnyModel, device: torch.device | str | None, images: int) -> Runner:
     """Return what runs batches in eval mode, and a tensor of the device and dtype that it takes.
 
     Args:
@@ -222,14 +265,24 @@ def ready_runner(
         images: how many it is to run on.
     """
     if isinstance(model, EngineModel):
-        if device is not None and str(device).partition(":")[0] != "cpu":
-            raise ConfigError(
-                f"{model.name}: expected the CPU, where alone {model.engine} runs it, got {str(device)!r}. Use "
-                "device='cpu', or the model that it was exported from."
-            )
-        return model, torch.empty(0)
+        check_engine_device(model, device)
+        return model, input_like(model)
     ready = _ready_copy(model, device)
-    return optimized_view(ready, images), next(ready.parameters())
+    return optimized_view(ready, None if ready is model else images), input_like(ready)
+
+
+def input_like(model: AnyModel) -> Tensor:
+    """Return a tensor of the device and dtype that a model takes."""
+    return torch.empty(0) if isinstance(model, EngineModel) else next(model.parameters())
+
+
+def check_engine_device(model: EngineModel, device: torch.device | str | None) -> None:
+    """Raise ConfigError for a device that the engine does not run on."""
+    if device is not None and str(device).partition(":")[0] != "cpu":
+        raise ConfigError(
+            f"{model.name}: expected the CPU, where alone {model.engine} runs it, got {str(device)!r}. Use "
+            "device='cpu', or the model that it was exported from."
+        )
 
 
 def _ready_copy(model: Classifier, device: torch.device | str | None) -> Classifier:
@@ -239,7 +292,7 @@ def _ready_copy(model: Classifier, device: torch.device | str | None) -> Classif
     """
     here = next(model.parameters()).device
     target = check_device(device, model.name) if device is not None else here
-    if target == here and not any(module.training for module in model.modules()):
+    if target == here and not any(module.training for module in inner(model)):
         return model
     return copy.deepcopy(model).eval().to(target)
 
