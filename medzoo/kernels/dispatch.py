@@ -1,4 +1,4 @@
-"""Which implementation computes an operation of a Swin encoder: on which condition, and in which order.
+"""Which implementation computes an operation of an encoder: on which condition, and in which order.
 
 A layer in :mod:`medzoo.nn` or :mod:`medzoo.models` first checks that its modules may be bypassed
 (:mod:`medzoo.nn.guards`, which also asks :func:`fast_paths_enabled`). Then it hands over its tensors and sizes, and
@@ -30,6 +30,8 @@ from torch.nn import functional as F
 
 from medzoo.errors import ConfigError
 from medzoo.kernels.box_attention import AttentionWeights, BiasMemo, BlockInputs, biased_attention, run_by_sdpa
+from medzoo.kernels.cpu.conv_slabs import NormPlace, PooledConvInputs, by_slabs_pays
+from medzoo.kernels.cpu.conv_training import PooledConv
 from medzoo.kernels.cpu.linear import linear
 from medzoo.kernels.cpu.patch_merging import MergeBySlabs, merge_by_slabs
 from medzoo.kernels.cpu.swin_block import run_by_slabs, run_in_training
@@ -42,12 +44,15 @@ __all__ = [
     "BiasMemo",
     "BlockInputs",
     "MergeInputs",
+    "NormPlace",
+    "PooledConvInputs",
     "WindowGeometry",
     "biased_attention",
     "fast_paths_enabled",
     "kernel_serves",
     "linear_patches",
     "patch_merging",
+    "pooled_conv",
     "set_fast_paths",
     "swin_block",
 ]
@@ -230,6 +235,15 @@ def swin_block(inputs: BlockInputs) -> Tensor | None:
 def patch_merging(inputs: MergeInputs) -> Tensor | None:
     """Merge patches, ``b d h w c -> b d/2 h/2 w/2 2c``, or return ``None`` where the plain layers are to run."""
     return _first(PATCH_MERGING, inputs)
+
+
+def pooled_conv(inputs: PooledConvInputs) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
+    """Run a convolution stage in training, or return ``None`` where the plain layers are to run.
+
+    Returns:
+        The result, ``b c' *s'``, and mean and biased variance of what a BatchNorm normalised, ``c'``, if there is one.
+    """
+    return PooledConv.apply(*inputs) if by_slabs_pays(inputs) else None
 
 
 def linear_patches(patches: Tensor, weight: Tensor, bias: Tensor | None, *, differentiated: bool) -> Tensor:
