@@ -40,6 +40,7 @@ from medzoo.warn import warn
 
 __all__ = [
     "KERNELS",
+    "TRAINING_REVISION",
     "AttentionWeights",
     "BiasMemo",
     "BlockInputs",
@@ -56,6 +57,10 @@ __all__ = [
     "set_fast_paths",
     "swin_block",
 ]
+
+
+# Increased when a fast path of training is added or gives other bits: an exact resume needs the same one.
+TRAINING_REVISION = 2
 
 
 def _from_environment() -> bool:
@@ -77,8 +82,8 @@ class set_fast_paths(contextlib.ContextDecorator):  # noqa: N801  # used like a 
 
     As a call it holds for the process. As a context manager or decorator it holds inside, in this thread or task alone.
     The environment variable ``MEDZOO_FAST_PATHS=0`` switches them off from the start. Outputs agree to rounding either
-    way. It is for debugging, for second derivatives, and to compare the two. With gradient checkpointing the backward
-    pass recomputes, and must run under the same setting.
+    way. It is for debugging, for second derivatives of a Swin encoder, and to compare the two. With gradient
+    checkpointing the backward pass recomputes, and must run under the same setting.
 
     Args:
         enabled: whether fast paths may run.

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from medzoo.kernels.cpu.conv import Shape, channels_last, padded_rows
 
-__all__ = ["NormPlace", "PooledConvInputs", "StageSlab", "StageSlabs", "by_slabs_pays"]
+__all__ = ["NormPlace", "PooledConvInputs", "StageSlab", "StageSlabs", "by_slabs_pays", "is_narrow"]
 
-# Bytes of a slab's convolution. Two of these are in use at a time.
-SLAB_BYTES = 4 * 2**20
+# Bytes of a slab's convolution, of which each thread uses two at a time: of one, of those of all threads together, and
+# the least, below which calling the operators takes as long as they run.
+SLAB_BYTES, ALL_SLABS, LEAST_SLAB = 4 * 2**20, 16 * 2**20, 2**18
 # Bytes of a map from which on slabs are used: with at most ``FEW`` numbers in a kernel, and with more.
-SMALL_MAP, FEW, LARGE_MAP = 4 * 2**20, 64, 32 * 2**20
+SMALL_MAP, FEW, LARGE_MAP = 4 * 2**20, 160, 32 * 2**20
 # Up to so many values in the channels and the first two axes of a sample, PyTorch convolves it alone without oneDNN.
 ONEDNN = 20480
 
@@ -62,6 +63,11 @@ def full_size(inputs: PooledConvInputs) -> list[int]:
     return [n + 2 * inputs.padding - inputs.weight.shape[2] + 1 for n in inputs.x.shape[2:]]
 
 
+def is_narrow(weight: Tensor) -> bool:
+    """Whether all that a kernel multiplies with is no more than the map that it makes, as in a first stage."""
+    return weight[0].numel() <= len(weight)
+
+
 def by_slabs_pays(inputs: PooledConvInputs) -> bool:
     """Whether a stage is to be computed slab by slab, by the size of its map and the arithmetic for each value of it.
 
@@ -99,12 +105,17 @@ class StageSlabs:
 
     def __init__(self, inputs: PooledConvInputs) -> None:
         x, weight = inputs.x, inputs.weight
-        self.full = full_size(inputs)
+        threads, self.full = torch.get_num_threads(), full_size(inputs)
         self.pooled = [n // inputs.pool for n in self.full]
         self.pool, self.complete = inputs.pool, inputs.norm == "before pooling"
         row = inputs.pool * math.prod(self.full[1:]) * len(weight) * x.element_size()
-        samples, rows = SLAB_BYTES // (row * self.pooled[0]), SLAB_BYTES // row
-        if x.shape[1] * x.shape[2] * x.shape[3] <= ONEDNN:
+        # Two for each thread, if there is so much.
+        share = len(x) * self.pooled[0] * row // (2 * threads)
+        size = max(LEAST_SLAB, min(SLAB_BYTES, ALL_SLABS // threads, share))
+        samples, rows = size // (row * self.pooled[0]), size // row
+        if is_narrow(weight):
+            pass  # PyTorch's convolution is not used
+        elif x.shape[1] * x.shape[2] * x.shape[3] <= ONEDNN:
             samples = max(2, samples)
         else:
             rows = max(rows, ONEDNN // (x.shape[1] * x.shape[3] * inputs.pool) + 1)

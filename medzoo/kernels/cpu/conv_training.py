@@ -18,18 +18,20 @@ Axes: b batch, c channels, s any number of spatial axes, n voxels of a slab, k n
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from medzoo.kernels.cpu.conv import CHANNELS_LAST, Shape, channels_last, conv, pack_conv
-from medzoo.kernels.cpu.conv_slabs import PooledConvInputs, StageSlab, StageSlabs
+from medzoo.kernels.cpu.conv_slabs import PooledConvInputs, StageSlab, StageSlabs, is_narrow
 from medzoo.kernels.cpu.recompute import Sums
 from medzoo.kernels.cpu.slabs import keep_freed_memory
+from medzoo.kernels.cpu.threads import in_threads
 
 __all__ = ["PooledConv"]
 
@@ -57,15 +59,15 @@ class PooledConv(torch.autograd.Function):
         out = _empty_map(inputs, slabs)
         pooled = torch.empty_like(out.movedim(1, -1)) if inputs.norm else out.movedim(1, -1)
         positions = torch.empty(pooled.shape, dtype=torch.int32, device="cpu")
-        moments = []
-        for slab in slabs:
+
+        def run(slab: StageSlab) -> tuple[int, Tensor, Tensor] | None:
             y = channels_last(conv(slab.of(inputs), packed, inputs.bias, slabs.shape))
-            if inputs.norm == "before pooling":
-                moments.append(_moments(_by_voxel(y.relu_())))
+            before = _moments(_by_voxel(y.relu_())) if inputs.norm == "before pooling" else None
             _write_maxima(y, inputs, pooled[slab.pooled], positions[slab.pooled])
-            if inputs.norm == "after pooling":
-                moments.append(_moments(pooled[slab.pooled].flatten(0, -2)))
-        mean, variance = _combined(moments, pooled.dtype) if inputs.norm else (None, None)
+            return _moments(pooled[slab.pooled].flatten(0, -2)) if inputs.norm == "after pooling" else before
+
+        moments = [found for found in in_threads(run, list(slabs)) if found is not None]
+        mean, variance = _combined(moments, pooled.dtype) if moments else (None, None)
         ctx.save_for_backward(*inputs[:6], positions, pooled if inputs.norm else None, mean, variance)
         ctx.numbers = inputs[6:]
         if mean is None or variance is None:
@@ -166,11 +168,19 @@ def _write_maxima(y: Tensor, inputs: PooledConvInputs, pooled: Tensor, positions
     found, places = (t.movedim(1, -1) for t in _maxima(y, inputs.sign, inputs.pool))
     torch.clamp_min(found, 0.0, out=pooled)
     channels, sample = y.shape[1], y[0].numel()
-    offsets = torch.arange(MARGIN, MARGIN + channels, dtype=torch.int32, device="cpu")
-    torch.add(offsets, places.to(torch.int32), alpha=channels, out=positions)
+    torch.add(torch.arange(MARGIN, MARGIN + channels, device="cpu"), places, alpha=channels, out=positions)
     for i in range(1, len(y)):
         positions[i] += i * sample
-    positions.masked_fill_(found <= 0, 0)
+    if inputs.norm != "before pooling":  # there, the complete slab passes through ReLU's derivative
+        positions.masked_fill_(found <= 0, 0)
+
+
+class _Piece(NamedTuple):
+    """What a slab adds to the gradients of weight and bias, and to the rows of the input's below its own."""
+
+    to_weight: Tensor | None
+    to_bias: Tensor | None
+    below: Tensor | None
 
 
 class _Backward:
@@ -202,11 +212,13 @@ class _Backward:
 
     def _differentiate_norm(self, pooled: Tensor, mean: Tensor, variance: Tensor) -> None:
         """Compute slope, constant and linear term of the BatchNorm's derivative, as in the head of this file."""
-        total, product = (torch.zeros_like(mean, dtype=torch.float64) for _ in range(2))
-        for slab in self.slabs:
+
+        def run(slab: StageSlab) -> tuple[Tensor, Tensor]:
             grad = self.grad[slab.pooled].reshape(-1, len(mean))
-            total += grad.sum(0)
-            product += (pooled[slab.pooled].flatten(0, -2) - mean).mul_(grad).sum(0)
+            return grad.sum(0), (pooled[slab.pooled].flatten(0, -2) - mean).mul_(grad).sum(0)
+
+        sums = zip(*in_threads(run, list(self.slabs)), strict=True)
+        total, product = (torch.stack(parts).sum(0, dtype=torch.float64) for parts in sums)
         size = self.slabs.full if self.inputs.norm == "before pooling" else self.slabs.pooled
         voxels = len(pooled) * math.prod(size)
         spread = variance.double() + self.inputs.eps
@@ -221,29 +233,46 @@ class _Backward:
         to_norm = [t if need else None for t, need in zip(self.to_norm, needed[3:], strict=True)]
         if not any(needed[:3]):
             return [None, None, None, *to_norm]
-        x, weight, bias = self.inputs[:3]
-        # Of a first stage, with few numbers in a kernel, convolution and gradient are a matrix product each.
-        by_taps = not needed[0] and weight[0].numel() <= len(weight)
-        shape, packed = self.slabs.shape, None if by_taps else pack_conv(weight, self.slabs.shape)
+        x, weight = self.inputs[:2]
         to_x = torch.zeros_like(channels_last(x)) if needed[0] else None
-        sums = Sums(2)
-        for slab in self.slabs:
-            rows, y = slab.of(self.inputs), None
-            if packed is None:
-                taps = _by_tap(rows, weight, shape)
-                if self.inputs.norm == "before pooling":
-                    y = taps.t() @ _as_matrix(weight, bias)
-                product = taps @ self._slab(slab, len(rows), y)
-                sums.add([product[1:].t().reshape(weight.shape), product[0]])
-                continue
-            if self.inputs.norm == "before pooling":
-                y = _by_voxel(channels_last(conv(rows, packed, bias, shape)))
-            grad = self._slab(slab, len(rows), y).view(len(rows), -1, *self.slabs.full[1:], len(weight))
-            to_rows, *to_weights = _through_conv(grad.movedim(-1, 1), rows, weight, shape, needed)
-            sums.add(to_weights)
-            if to_x is not None and to_rows is not None:
-                _add_rows(to_x[slab.pooled[0]], to_rows, slab.first - self.inputs.padding)
+        # Of a first stage, with few numbers in a kernel, convolution and gradient are a matrix product each.
+        if to_x is None and is_narrow(weight):
+            one: Callable[[StageSlab], _Piece] = self._by_taps
+        else:
+            one = functools.partial(self._by_convolution, pack_conv(weight, self.slabs.shape), to_x, needed)
+        sums, slabs, pieces = Sums(2), list(self.slabs), []
+        for piece in in_threads(one, slabs):
+            sums.add(piece[:2])
+            pieces.append(piece.below)
+        for slab, below in zip(slabs, pieces, strict=True):  # now that all have written their own rows
+            if to_x is not None and below is not None:
+                first = slab.last - self.inputs.padding
+                shared = to_x[slab.pooled[0], :, max(0, first) : first + below.shape[2]]
+                shared += below[:, :, max(0, -first) :][:, :, : shared.shape[2]]
         return [to_x, *(t if need else None for t, need in zip(sums.values, needed[1:3], strict=True)), *to_norm]
+
+    def _by_taps(self, slab: StageSlab) -> _Piece:
+        weight, bias = self.inputs[1:3]
+        rows = slab.of(self.inputs)
+        taps = _by_tap(rows, weight, self.slabs.shape)
+        y = taps.t() @ _as_matrix(weight, bias) if self.inputs.norm == "before pooling" else None
+        product = taps @ self._slab(slab, len(rows), y)
+        return _Piece(product[1:].t().reshape(weight.shape), product[0], None)
+
+    def _by_convolution(self, packed: Tensor, to_x: Tensor | None, needed: Sequence[bool], slab: StageSlab) -> _Piece:
+        weight, bias = self.inputs[1:3]
+        rows, y = slab.of(self.inputs), None
+        if self.inputs.norm == "before pooling":
+            y = _by_voxel(channels_last(conv(rows, packed, bias, self.slabs.shape)))
+        grad = self._slab(slab, len(rows), y).view(len(rows), -1, *self.slabs.full[1:], len(weight)).movedim(-1, 1)
+        to_rows, to_weight, to_bias = _through_conv(grad, rows, weight, self.slabs.shape, needed)
+        if to_x is None or to_rows is None:
+            return _Piece(to_weight, to_bias, None)
+        # As many rows as the slab has are written by it alone, those below them by the next ones too.
+        first, last = (row - self.inputs.padding for row in (slab.first, slab.last))
+        own = to_x[slab.pooled[0], :, max(0, first) : max(0, last)]
+        own.copy_(to_rows[:, :, max(0, -first) :][:, :, : own.shape[2]])
+        return _Piece(to_weight, to_bias, to_rows[:, :, last - first :].clone())
 
     def _slab(self, slab: StageSlab, samples: int, y: Tensor | None) -> Tensor:
         """Return a slab of the gradients of the convolution, ``n c``, given its result ``y`` if the norm follows it."""
@@ -259,8 +288,9 @@ class _Backward:
             memory.zero_()
         else:
             torch.addcmul(self.constant, y, self.linear, out=found)
-            torch.ops.aten.threshold_backward.grad_input(found, y, 0, grad_input=found)
         memory.scatter_add_(0, self.positions[slab.pooled].reshape(-1).long(), grad.reshape(-1))
+        if y is not None:
+            torch.ops.aten.threshold_backward.grad_input(found, y, 0, grad_input=found)
         return found
 
 
@@ -281,13 +311,6 @@ def _through_conv(grad: Tensor, x: Tensor, weight: Tensor, shape: Shape, needed:
             needed[:3],
         )
     )
-
-
-def _add_rows(x: Tensor, rows: Tensor, first: int) -> None:
-    """Add the rows that begin at ``first`` to a map, without those outside of it."""
-    last = first + rows.shape[2]
-    inside = rows[:, :, max(0, -first) : rows.shape[2] - max(0, last - x.shape[2])]
-    x[:, :, max(0, first) : last] += inside
 
 
 def _by_tap(x: Tensor, weight: Tensor, shape: Shape) -> Tensor:
