@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import threading
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 import medzoo
 from medzoo.kernels import dispatch
 from medzoo.kernels.cpu import conv_slabs
+from medzoo.kernels.cpu.threads import in_threads
 from medzoo.kernels.dispatch import set_fast_paths
 from medzoo.nn.conv import ConvEncoder, ConvStage, StageTable
 
@@ -239,6 +241,41 @@ def test_the_same_bits_each_time(order, threads, runs, monkeypatch):
         torch.set_num_threads(before)
     for a, b in itertools.chain(zip(first[1].values(), second[1].values(), strict=True), [(first[0], second[0])]):
         assert torch.equal(a, b)
+
+
+def test_slabs_are_those_of_the_forward_pass_where_the_backward_pass_has_other_threads(monkeypatch):
+    monkeypatch.setattr(conv_slabs, "SLAB_BYTES", 2**20)
+    stage, x = make(), torch.randn(4, 2, 12, 12, 12, requires_grad=True)
+    before, grads = torch.get_num_threads(), []
+    for forward, backward in ((1, 1), (2, 1), (1, 3), (3, 2)):
+        torch.set_num_threads(forward)
+        try:
+            y = stage(x)
+            torch.set_num_threads(backward)
+            grads.append(torch.autograd.grad(y.square().sum(), [x, *stage.parameters()]))
+        finally:
+            torch.set_num_threads(before)
+    for found in grads[1:]:
+        for got, want in zip(found, grads[0], strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+def test_threads_that_compute_alone_leave_the_others_as_they_are():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        found = list(in_threads(lambda i: (i, torch.get_num_threads(), torch.is_grad_enabled()), range(20)))
+        elsewhere = []
+        thread = threading.Thread(target=lambda: elsewhere.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        assert found == [(i, 1, False) for i in range(20)]
+        assert [torch.get_num_threads(), *elsewhere] == [3, 3]
+        with pytest.raises(ZeroDivisionError):
+            list(in_threads(lambda i: 1 // i, range(3)))
+        assert [n for n, _ in in_threads(lambda i: (i, 0), [7])] == [7]
+    finally:
+        torch.set_num_threads(before)
 
 
 # Where the plain modules run.

@@ -86,7 +86,7 @@ class ConvStage(nn.Sequential):
                 return y
             # With channels last, as the stage before may return them, PyTorch's BatchNorm sums up in float32 and loses
             # four digits.
-            x = x.contiguous() if "norm" in self._modules else x
+            x = x.contiguous() if x.is_cpu and x.dtype == torch.float32 and "norm" in self._modules else x
         return super().forward(x)  # type: ignore[no-untyped-call]  # torch's
 
     def _run_at_once(self, x: Tensor) -> Tensor | None:

@@ -69,7 +69,8 @@ class PooledConv(torch.autograd.Function):
         moments = [found for found in in_threads(run, list(slabs)) if found is not None]
         mean, variance = _combined(moments, pooled.dtype) if moments else (None, None)
         ctx.save_for_backward(*inputs[:6], positions, pooled if inputs.norm else None, mean, variance)
-        ctx.numbers = inputs[6:]
+        # The positions are those in these slabs, and the backward pass may run where there are other threads.
+        ctx.numbers, ctx.slabs = inputs[6:], slabs
         if mean is None or variance is None:
             return out, None, None
         ctx.mark_non_differentiable(mean, variance)
@@ -86,7 +87,7 @@ class PooledConv(torch.autograd.Function):
         needed = ctx.needs_input_grad[:5]
         if torch.is_grad_enabled() or _is_batched(grad):
             return (*_differentiable(inputs, grad, needed), *[None] * 5)
-        found = _Backward(inputs, positions, pooled, mean, variance, grad.movedim(1, -1)).run(needed)
+        found = _Backward(inputs, ctx.slabs, positions, pooled, mean, variance, grad.movedim(1, -1)).run(needed)
         return (*found, *[None] * 5)
 
 
@@ -188,6 +189,7 @@ class _Backward:
 
     Args:
         inputs: of the forward pass.
+        slabs: of the forward pass.
         positions: of each maximum, see :func:`_write_maxima`.
         pooled: the map before a BatchNorm, ``b *s' c``.
         mean: what the BatchNorm took off, ``c``.
@@ -198,13 +200,14 @@ class _Backward:
     def __init__(
         self,
         inputs: PooledConvInputs,
+        slabs: StageSlabs,
         positions: Tensor,
         pooled: Tensor | None,
         mean: Tensor | None,
         variance: Tensor | None,
         grad: Tensor,
     ) -> None:
-        self.inputs, self.slabs = inputs, StageSlabs(inputs)
+        self.inputs, self.slabs = inputs, slabs
         self.positions, self.pooled, self.grad = positions, pooled, grad
         self.to_norm: tuple[Tensor | None, Tensor | None] = (None, None)
         if pooled is not None and mean is not None and variance is not None:

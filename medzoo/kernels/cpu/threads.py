@@ -23,17 +23,15 @@ R = TypeVar("R")
 
 
 def in_threads(function: Callable[[T], R], pieces: Sequence[T]) -> Iterator[R]:
-    """Yield the results in the order of the pieces; as many run at a time as PyTorch has threads here.
+    """Return the results in the order of the pieces; as many run at a time as PyTorch has threads here.
 
-    The bits of a result do not depend on which threads ran what. Gradients are not recorded.
+    The bits of a result do not depend on which thread computed it. Gradients are not recorded: the caller is in
+    ``no_grad`` too.
     """
     threads = torch.get_num_threads()
-    with torch.no_grad():
-        yield from (
-            map(function, pieces)
-            if min(threads, len(pieces)) < 2
-            else _pool(os.getpid(), threads).map(function, pieces)
-        )
+    if min(threads, len(pieces)) < 2:
+        return map(function, pieces)
+    return _pool(os.getpid(), threads).map(function, pieces)
 
 
 @functools.lru_cache(maxsize=4)
@@ -51,4 +49,5 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
 
 def _compute_alone() -> None:
     torch.set_num_threads(1)
+    torch.get_num_threads()  # otherwise the first operation asks, and takes over what was set elsewhere meanwhile
     torch.set_grad_enabled(False)
