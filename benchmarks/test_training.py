@@ -9,6 +9,10 @@ that an epoch of a second on small images has another ratio, which is measured t
 ``test_data_wait`` trains on cached 64³ masks, without workers and without augmentation; the target is to wait for data
 in less than 10 % of the time. With ``MEDZOO_DATA`` the masks are AdrenalMNIST3D's, otherwise generated ones.
 
+``test_step`` compares a forward and backward pass of the convolutional models with those of the plain modules, as they
+are and with channels last. Gradients must be those of the plain modules. With channels last they are not: there
+PyTorch's BatchNorm sums up in float32. How far off they are is printed.
+
 ``test_frozen_features`` compares an epoch of the frozen model with one of its head on stored features.
 
 The figures are printed, and saved in ``extra_info``.
@@ -16,6 +20,7 @@ The figures are printed, and saved in ``extra_info``.
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from pathlib import Path
@@ -29,10 +34,11 @@ from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader, TensorDataset
 
 import medzoo
-from benchmarks.timing import spread
+from benchmarks.timing import measure_peak, spread
 from medzoo.data.pixels import PixelStore
 from medzoo.data.split import split_from_column
 from medzoo.data.table import Table
+from medzoo.kernels.dispatch import set_fast_paths
 from medzoo.training.datamodule import ImageDataModule
 from medzoo.training.fit import fit
 from medzoo.training.frozen import phase_setup
@@ -49,6 +55,15 @@ CASES = {
 }
 SMALL_CASES = {"xray_cnn": ({"size": 64}, 64, 512)}
 BATCH = 16
+# Options of the model, shape of its input, largest difference of a gradient relative to the norm of its layer's, and
+# targets: times as fast as eager, and as eager with channels last. Where two values of a pooling window differ by less
+# than rounding, the gradient of one goes to the other. One such window is a thousandth of the gradient among the few
+# that the last stage of cnn3d_base has.
+STEPS = {
+    "cnn3d_small": ({}, (8, 1, 64, 64, 64), 1e-4, 3.0, 2.0),
+    "cnn3d_base": ({}, (2, 1, 64, 128, 128), 3e-3, 2.0, None),
+    "xray_cnn": ({"pool": "avg"}, (8, 3, 320, 320), 1e-4, 2.0, None),
+}
 
 
 def adrenal(rows: int) -> np.ndarray:
@@ -245,3 +260,65 @@ def test_frozen_features(benchmark, name, tmp_path):
             f"\n{name}: an epoch takes {seconds['encoder']:.3f} s frozen, {seconds['features']:.3f} s on features, "
             f"{factor:.1f} times less; computing them {computing:.2f} s, {size / 1e6:.2f} MB"
         )
+
+
+class Step:
+    """A forward and backward pass of one of the models that are compared."""
+
+    def __init__(self, model: torch.nn.Module, x: torch.Tensor, fast: bool, channels_last: bool = False) -> None:
+        self.model, self.x, self.fast = copy.deepcopy(model), x, fast
+        if channels_last:
+            layout = torch.channels_last if x.ndim == 4 else torch.channels_last_3d
+            self.model, self.x = self.model.to(memory_format=layout), x.contiguous(memory_format=layout)
+
+    def __call__(self) -> float:
+        """Run and return the seconds."""
+        start = time.perf_counter()
+        self.model.zero_grad(set_to_none=True)
+        with set_fast_paths(self.fast):
+            torch.nn.functional.softplus(self.model(self.x)).mean().backward()
+        return time.perf_counter() - start
+
+    def far_from(self, other: Step) -> float:
+        """Return the largest difference of a gradient, relative to the norm of its layer's."""
+        mine, theirs = (dict(step.model.named_parameters()) for step in (self, other))
+        norms: dict[str, float] = {}
+        for name, parameter in theirs.items():
+            layer = name.rpartition(".")[0]
+            norms[layer] = max(norms.get(layer, 0.0), float(parameter.grad.norm()))
+        return max(float((mine[n].grad - p.grad).norm()) / norms[n.rpartition(".")[0]] for n, p in theirs.items())
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_step(benchmark, name):
+    options, shape, tolerance, *targets = STEPS[name]
+    rounds = 9
+    if benchmark.disabled:
+        spec = medzoo.describe(name)
+        options, shape, rounds = dict(spec.tiny), (2, spec.input_spec.channels, *spec.tiny_size), 1
+    torch.manual_seed(0)
+    model, x = medzoo.create(name, **options, dropout=0.0).train(), torch.randn(shape)
+    ours, plain = Step(model, x, fast=True), Step(model, x, fast=False)
+    steps = {"medzoo": ours, "eager": plain, "channels last": Step(model, x, fast=False, channels_last=True)}
+    for step in steps.values():
+        step()
+    difference = ours.far_from(plain)
+    assert difference <= tolerance
+    peaks = {}
+    for key, step in steps.items():
+        step.model.zero_grad(set_to_none=True)
+        peaks[key] = measure_peak(step, x.device)
+    times = [{key: step() for key, step in steps.items()} for _ in range(rounds)]
+    benchmark.pedantic(ours, rounds=rounds)
+    if benchmark.stats:
+        info = {"gradient_difference": difference, "peaks": peaks, "threads": torch.get_num_threads()}
+        for key, target in zip(("eager", "channels last"), targets, strict=True):
+            ratio = spread([took[key] / took["medzoo"] for took in times])
+            apart = steps[key].far_from(ours)
+            info[key] = {"ratio": ratio, "target": target, "gradient_difference": apart}
+            print(
+                f"\n{name} {shape}: {ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f}) times as fast as "
+                f"{key}, target {target or 'none'}; gradients differ by {apart:.1e}; "
+                f"peaks {(peaks['medzoo'] or 0) / 2**20:.0f} and {(peaks[key] or 0) / 2**20:.0f} MiB"
+            )
+        benchmark.extra_info |= info

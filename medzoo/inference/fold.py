@@ -19,7 +19,7 @@ from medzoo.kernels.conv_stage import FoldedStage
 from medzoo.kernels.cpu.conv import Shape, conv, on_cpu, pack_conv, private
 from medzoo.kernels.cpu.slabs import keep_freed_memory
 from medzoo.kernels.dispatch import kernel_serves
-from medzoo.nn.conv import ConvEncoder, ConvStage
+from medzoo.nn.conv import ConvEncoder, ConvStage, is_standard
 from medzoo.nn.encoder import Encoder
 from medzoo.nn.guards import Watch, hooked, inner
 
@@ -27,8 +27,6 @@ __all__ = ["FoldedConvEncoder", "FoldedEncoder", "can_fold", "fold_stage", "is_l
 
 # Numbers in the largest map of images up to which a GPU runs kernels faster than Python launches them.
 LAUNCH_BOUND = 2**23
-
-_ORDERS = (("relu", "pool"), ("relu", "norm", "pool"), ("relu", "pool", "norm"))
 
 
 def foldable(norm: Any) -> bool:
@@ -46,27 +44,11 @@ def affine(norm: Any) -> tuple[Tensor, Tensor]:
 
 
 def can_fold(stage: nn.Module) -> bool:
-    """Whether a stage has one of the orders above, and consists of plain modules without hooks."""
-    parts: dict[str, Any] = dict(stage.named_children())
-    order = tuple(parts)[1:]
-    if type(stage) is not ConvStage or order not in _ORDERS or stage.training or hooked(stage, *parts.values()):
+    """Whether a stage in eval mode consists of its usual parts, without hooks."""
+    if type(stage) is not ConvStage or stage.training or hooked(stage, *stage.children()) or not is_standard(stage):
         return False
-    convolution, pool, norm = parts["conv"], parts["pool"], parts.get("norm")
-    dims = convolution.weight.ndim - 2
-    one, kernel, padding = (1,) * dims, convolution.kernel_size, convolution.padding
-    return (
-        type(convolution) in (nn.Conv2d, nn.Conv3d)
-        and type(parts["relu"]) is nn.ReLU
-        and type(pool) in (nn.MaxPool2d, nn.MaxPool3d)
-        and (norm is None or (type(norm) in (nn.BatchNorm2d, nn.BatchNorm3d) and foldable(norm)))
-        and (convolution.stride, convolution.dilation, convolution.groups) == (one, one, 1)
-        and convolution.padding_mode == "zeros"
-        and isinstance(padding, tuple)
-        and len({*kernel}) == len({*padding}) == 1
-        and isinstance(pool.kernel_size, int)
-        and (pool.stride, pool.padding, pool.dilation) == (pool.kernel_size, 0, 1)
-        and not (pool.ceil_mode or pool.return_indices)
-    )
+    norm = stage._modules.get("norm")
+    return norm is None or foldable(norm)
 
 
 def fold_stage(stage: nn.Module) -> FoldedStage:

@@ -24,9 +24,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from medzoo.kernels.cpu.conv import CHANNELS_LAST, PairedConv, Shape, channels_last, conv, on_cpu, pack_conv
+from medzoo.kernels.cpu.conv import (
+    CHANNELS_LAST,
+    PairedConv,
+    Shape,
+    channels_last,
+    conv,
+    on_cpu,
+    pack_conv,
+    padded_rows,
+)
 from medzoo.kernels.cpu.slabs import keep_freed_memory
 from medzoo.kernels.dispatch import kernel_serves
 
@@ -115,13 +123,8 @@ class FoldedStage:
 
     def _slab(self, x: Tensor, start: int, stop: int) -> Tensor:
         """Return what the rows ``start`` to ``stop`` of the pooled map are made of, with the zeros around the map."""
-        first = start * self.pool - self.padding
         last = stop * self.pool - self.padding + self.kernel - 1
-        before, after = max(0, -first), max(0, last - x.shape[2])
-        slab = x[:, :, max(0, first) : last]
-        if before or after:
-            slab = F.pad(slab, (*[0, 0] * (self.dims - 1), before, after))
-        return slab
+        return padded_rows(x, start * self.pool - self.padding, last)
 
     def _finish(self, x: Tensor, out: Tensor) -> None:
         """Do what remains after the pooling, ``*s c -> *s c``, into ``out``, which may be ``x``."""

@@ -1,4 +1,4 @@
-"""Which implementation computes an operation of a Swin encoder: on which condition, and in which order.
+"""Which implementation computes an operation of an encoder: on which condition, and in which order.
 
 A layer in :mod:`medzoo.nn` or :mod:`medzoo.models` first checks that its modules may be bypassed
 (:mod:`medzoo.nn.guards`, which also asks :func:`fast_paths_enabled`). Then it hands over its tensors and sizes, and
@@ -30,6 +30,8 @@ from torch.nn import functional as F
 
 from medzoo.errors import ConfigError
 from medzoo.kernels.box_attention import AttentionWeights, BiasMemo, BlockInputs, biased_attention, run_by_sdpa
+from medzoo.kernels.cpu.conv_slabs import NormPlace, PooledConvInputs, by_slabs_pays
+from medzoo.kernels.cpu.conv_training import PooledConv
 from medzoo.kernels.cpu.linear import linear
 from medzoo.kernels.cpu.patch_merging import MergeBySlabs, merge_by_slabs
 from medzoo.kernels.cpu.swin_block import run_by_slabs, run_in_training
@@ -38,19 +40,27 @@ from medzoo.warn import warn
 
 __all__ = [
     "KERNELS",
+    "TRAINING_REVISION",
     "AttentionWeights",
     "BiasMemo",
     "BlockInputs",
     "MergeInputs",
+    "NormPlace",
+    "PooledConvInputs",
     "WindowGeometry",
     "biased_attention",
     "fast_paths_enabled",
     "kernel_serves",
     "linear_patches",
     "patch_merging",
+    "pooled_conv",
     "set_fast_paths",
     "swin_block",
 ]
+
+
+# Increased when a fast path of training is added or gives other bits: an exact resume needs the same one.
+TRAINING_REVISION = 2
 
 
 def _from_environment() -> bool:
@@ -72,8 +82,8 @@ class set_fast_paths(contextlib.ContextDecorator):  # noqa: N801  # used like a 
 
     As a call it holds for the process. As a context manager or decorator it holds inside, in this thread or task alone.
     The environment variable ``MEDZOO_FAST_PATHS=0`` switches them off from the start. Outputs agree to rounding either
-    way. It is for debugging, for second derivatives, and to compare the two. With gradient checkpointing the backward
-    pass recomputes, and must run under the same setting.
+    way. It is for debugging, for second derivatives of a Swin encoder, and to compare the two. With gradient
+    checkpointing the backward pass recomputes, and must run under the same setting.
 
     Args:
         enabled: whether fast paths may run.
@@ -230,6 +240,15 @@ def swin_block(inputs: BlockInputs) -> Tensor | None:
 def patch_merging(inputs: MergeInputs) -> Tensor | None:
     """Merge patches, ``b d h w c -> b d/2 h/2 w/2 2c``, or return ``None`` where the plain layers are to run."""
     return _first(PATCH_MERGING, inputs)
+
+
+def pooled_conv(inputs: PooledConvInputs) -> tuple[Tensor, Tensor | None, Tensor | None] | None:
+    """Run a convolution stage in training, or return ``None`` where the plain layers are to run.
+
+    Returns:
+        The result, ``b c' *s'``, and mean and biased variance of what a BatchNorm normalised, ``c'``, if there is one.
+    """
+    return PooledConv.apply(*inputs) if by_slabs_pays(inputs) else None
 
 
 def linear_patches(patches: Tensor, weight: Tensor, bias: Tensor | None, *, differentiated: bool) -> Tensor:

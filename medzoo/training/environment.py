@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 from medzoo.errors import ConfigError
-from medzoo.kernels.dispatch import fast_paths_enabled
+from medzoo.kernels.dispatch import TRAINING_REVISION, fast_paths_enabled
 from medzoo.training.recipe import TrainSection
 
 __all__ = ["Environment", "numeric_environment", "resolve_environment"]
@@ -63,7 +63,7 @@ class Environment:
             "precision": self.precision,
             "threads": self.threads,
             "channels_last": self.channels_last,
-            "fast_paths": fast_paths_enabled(),
+            "fast_paths": TRAINING_REVISION if fast_paths_enabled() else 0,
             "torch": ".".join(torch.__version__.split(".")[:2]),
             "cpu": torch.backends.cpu.get_cpu_capability(),
         }

@@ -17,7 +17,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["CHANNELS_LAST", "PairedConv", "Shape", "channels_last", "conv", "on_cpu", "pack_conv", "private"]
+__all__ = [
+    "CHANNELS_LAST",
+    "PairedConv",
+    "Shape",
+    "channels_last",
+    "conv",
+    "on_cpu",
+    "pack_conv",
+    "padded_rows",
+    "private",
+]
 
 CHANNELS_LAST = {2: torch.channels_last, 3: torch.channels_last_3d}
 _CONV: dict[int, Any] = {2: F.conv2d, 3: F.conv3d}
@@ -71,6 +81,13 @@ def channels_last(x: Tensor) -> Tensor:
     if x.shape[1] == 1:
         return x[:, 0].contiguous().unsqueeze(-1).movedim(-1, 1)
     return x.contiguous(memory_format=CHANNELS_LAST[x.ndim - 2])
+
+
+def padded_rows(x: Tensor, first: int, last: int) -> Tensor:
+    """Return rows ``first`` to ``last`` of the first spatial axis, with zeros for those outside of the map."""
+    before, after = max(0, -first), max(0, last - x.shape[2])
+    rows = x[:, :, max(0, first) : last]
+    return F.pad(rows, (*[0, 0] * (x.ndim - 3), before, after)) if before or after else rows
 
 
 def pack_conv(weight: Tensor, shape: Shape, size: Sequence[int] | None = None) -> Tensor:
