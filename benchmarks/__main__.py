@@ -1,4 +1,4 @@
-"""``python -m benchmarks run|compare|page``; without a command, ``run``. Runs without click, rich and matplotlib."""
+"""``python -m benchmarks run|studies|compare|page``; without a command, ``run``. Runs without click, rich and matplotlib."""
 
 from __future__ import annotations
 
@@ -34,6 +34,10 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--targets", action="store_true", help="only the rows with a target, each in a new process")
     run.add_argument("--row", action="append", metavar="ID", help="only this row; several: each in a new process")
     run.set_defaults(level="usual")
+    studies = commands.add_parser("studies", help="from files to answers: 200 CT series and 2,000 X-rays; needs 8 GB")
+    studies.add_argument("--results", type=Path, metavar="FOLDER", help="write the result file there")
+    for kind, count in (("ct", 200), ("xray", 2000)):
+        studies.add_argument(f"--{kind}", type=int, default=count, metavar="N", help=f"studies (default: {count})")
     compare = commands.add_parser("compare", help="compare two result files; exits with 1 if anything got worse")
     compare.add_argument("old", type=Path, metavar="OLD.json")
     compare.add_argument("new", type=Path, metavar="NEW.json")
@@ -46,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code: 7 if a model and its peer disagree, 1 for a regression."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    if not given or given[0] not in ("run", "compare", "page", "-h", "--help"):
+    if not given or given[0] not in ("run", "studies", "compare", "page", "-h", "--help"):
         given = ["run", *given]
     options = parser().parse_args(given)
     if options.command == "compare":
@@ -62,9 +66,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         notes = options.folder / "notes.md"
         render(newest(options.folder), options.page, notes.read_text("utf-8") if notes.exists() else "")
         return 0
+    if options.command == "studies":
+        return _studies(options)
     if options.allocators:
         return _run_for_each_allocator([argument for argument in given if argument != "--allocators"])
     return _run(options)
+
+
+def _studies(options: argparse.Namespace) -> int:
+    """Measure from files to answers, print the table, and write what the options ask for."""
+    import tempfile
+
+    from benchmarks.results import write_result
+    from benchmarks.studies import run, table
+
+    with tempfile.TemporaryDirectory() as folder:
+        result = run(Path(folder), {"ct": options.ct, "xray": options.xray})
+    lines = [table(result["studies"])]
+    if options.results:
+        lines.append(str(write_result(result, options.results)))
+    sys.stdout.write("\n".join(lines) + "\n")
+    return 0
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -7,9 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import HEADERS, cells, markdown, seconds, size
+from benchmarks.studies import table
 from benchmarks.targets import Headline, check_targets, headlines, setting
 
-OPENING = """# Benchmarks
+TITLE = "# Benchmarks\n"
+STUDIES = """## From files to answers
+
+The time from the paths of studies to their logits, beside pipelines that users write with other libraries, for the same
+files and weights (`python -m benchmarks studies`). The studies are phantoms. All ways take turns, each in a process of
+its own. *times as fast* is the peer's time over medzoo's, the median and the quartiles over the turns; *peak memory*
+is that of all processes of a way together, libraries and weights included; *difference* is the largest from medzoo's
+logits, whose largest is in the line of medzoo: other pipelines resize by other filters.
+"""
+OPENING = """## Models
 
 Inference of each model beside the fastest other implementation with the same weights. Outputs are compared before
 anything is timed. *times as fast* is the peer's time over medzoo's: the median, and the quartiles over the rounds.
@@ -70,9 +80,12 @@ def render(files: list[Path], page: Path, notes: str = "") -> None:
     from benchmarks.plots import draw, draw_summary  # needs matplotlib
 
     images = page.parent / "images"
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    read = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    files = [file for file, result in zip(files, read, strict=True) if "studies" not in result]
+    results = [result for result in read if "studies" not in result]
     groups = headlines(results)
-    parts = [OPENING]
+    studies = [_studies(result) for result in read if "studies" in result]
+    parts = [TITLE, *([STUDIES, *studies] if studies else []), OPENING]
     if groups:
         draw_summary(groups, images / "benchmark-summary.svg")
         parts += [_summary(groups), "\n![inference speed of each model](images/benchmark-summary.svg)\n"]
@@ -80,6 +93,11 @@ def render(files: list[Path], page: Path, notes: str = "") -> None:
     for file, result in zip(files, results, strict=True):
         parts.append(_section(result, draw(result, images, f"benchmark-{file.stem}")))
     page.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _studies(result: dict[str, Any]) -> str:
+    """Return the table of one result, with its machine."""
+    return "\n".join([f"### {_where(result['environment'])}\n", table(result["studies"]), "", _machine(result)])
 
 
 def _summary(groups: list[list[Headline]]) -> str:
@@ -154,10 +172,11 @@ def _machine(result: dict[str, Any]) -> str:
     lines = [MACHINE, *([CUDA] if "cuda" in environment else []), *([CARD] if environment.get("gpu") else [])]
     pages = "" if "cuda" in environment else f"transparent huge pages `{environment['huge_pages']}`, "
     versions = ", ".join(f"{name} {version}" for name, version in environment["versions"].items())
-    measured = {name: value for name, value in result["ceilings"].items() if not name.startswith("matmul")}
+    ceilings_of = result.get("ceilings", {})  # none where no model is timed by itself
+    measured = {name: value for name, value in ceilings_of.items() if not name.startswith("matmul")}
     ceilings = ", ".join(f"{name} {_rate(name, value)}" for name, value in measured.items())
     lines = [line.format_map(environment | {"pages": pages, "versions": versions}) for line in lines]
-    return "\n".join([*lines, f"- ceilings: {ceilings}\n"])
+    return "\n".join([*lines, *([f"- ceilings: {ceilings}"] if measured else []), ""])
 
 
 def _rate(name: str, value: float) -> str:

@@ -35,7 +35,7 @@ def result_name(environment: dict[str, Any]) -> str:
     """
     device = re.sub(r"[^a-z0-9]+", "-", environment["device"].lower()).strip("-")
     torch_version = environment["versions"]["torch"].partition("+")[0]
-    setting = "_alone" if environment.get("alone") else ""
+    setting = "_studies" if environment.get("studies") else "_alone" if environment.get("alone") else ""
     setting += "" if environment["allocator"] == "default" else f"_{environment['allocator']}"
     return f"{environment['date'][:10]}_{device}_torch{torch_version}{setting}.json"
 
@@ -55,7 +55,8 @@ def newest(folder: Path) -> list[Path]:
     latest: dict[tuple[Any, ...], Path] = {}
     for file in sorted(folder.glob("*.json")):
         environment = json.loads(file.read_text(encoding="utf-8"))["environment"]
-        latest[environment["device"], environment["allocator"], environment.get("alone", False)] = file
+        what = environment.get("studies", False), environment.get("alone", False)
+        latest[environment["device"], environment["allocator"], *what] = file
     return list(latest.values())
 
 
