@@ -1,4 +1,4 @@
-"""``python -m benchmarks run|studies|compare|page``; without a command, ``run``. Runs without click, rich and matplotlib."""
+"""``python -m benchmarks run|studies|compare|page``; without a command, ``run``. Needs no click, rich or matplotlib."""
 
 from __future__ import annotations
 

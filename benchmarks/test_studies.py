@@ -1,4 +1,4 @@
-"""From files to answers: every way gives what medzoo's own steps give, before ``python -m benchmarks studies`` times it."""
+"""From files to answers: the ways that ``python -m benchmarks studies`` times give the same logits for every study."""
 
 from __future__ import annotations
 
