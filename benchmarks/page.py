@@ -17,7 +17,7 @@ The time from the paths of studies to their logits, beside pipelines that users 
 files and weights (`python -m benchmarks studies`). The studies are phantoms. All ways take turns, each in a process of
 its own. *times as fast* is the peer's time over medzoo's, the median and the quartiles over the turns; *peak memory*
 is that of all processes of a way together, libraries and weights included; *difference* is the largest from medzoo's
-logits, whose largest is in the line of medzoo: other pipelines resize by other filters.
+logits, over the largest of these: other pipelines resize by other filters.
 """
 OPENING = """## Models
 

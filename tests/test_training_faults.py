@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,8 @@ import torch
 from tensors import TINY
 from training_children import STEPS, Crash, Killer, TrainingServer, digest, recipe, setup, table
 
+import medzoo
+from medzoo import registry
 from medzoo.errors import ConfigError, TrainError
 from medzoo.training import checkpoints, lock, numerics, signals
 from medzoo.training.fit import fit
@@ -284,7 +287,15 @@ def test_fault_103_another_state_format_is_refused(stopped, monkeypatch):
 def test_fault_103_the_fast_paths_are_a_numeric_choice(stopped):
     from medzoo import set_fast_paths
 
-    with set_fast_paths(False), pytest.raises(ConfigError, match=r"fast_paths is False, was True"):
+    with set_fast_paths(False), pytest.raises(ConfigError, match=r"fast_paths is 0, was 2"):
+        train(stopped)
+
+
+def test_fault_103_another_preprocessing_of_the_model_is_refused_though_the_recipe_is_the_same(stopped, monkeypatch):
+    spec = medzoo.describe("cnn3d_small")
+    other = replace(spec, preprocessing=replace(spec.preprocessing, resample="reference"))
+    monkeypatch.setitem(registry._MODELS, "cnn3d_small", other)
+    with pytest.raises(ConfigError, match=r"another training.*preprocessing.resample is 'reference', was 'triangle'"):
         train(stopped)
 
 

@@ -39,7 +39,7 @@ logger = logging.getLogger("medzoo")
 
 CacheMode = Literal["off", "memory", "disk"]
 
-PREPROCESSING_VERSION = 1
+PREPROCESSING_VERSION = 2
 """Part of the key of every cached file: raise it when the same image gives other preprocessed values."""
 
 # What resamples, beside what decodes.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from typing import Any
 
 from medzoo.errors import ConfigError
@@ -21,6 +22,7 @@ def facts_of(setup: Setup, environment: Environment) -> dict[str, Any]:
     """Return what determines the weights, as plain values."""
     return {
         "recipe": _fields(setup.recipe),
+        "preprocessing": _preprocessing(setup),  # what the model's own defaults made of the recipe's
         "labels": list(setup.table.labels),
         "task": setup.table.task,
         "data": data_fingerprint(setup),
@@ -36,6 +38,12 @@ def _fields(recipe: Recipe) -> dict[str, Any]:
     if recipe.model.name.startswith("local-dir:"):
         del values["model"]["name"]  # the folder may have moved, and the checkpoint has the weights
     return flat(values)
+
+
+def _preprocessing(setup: Setup) -> dict[str, Any]:
+    """Return what is done to every image, as a checkpoint stores it, by dotted names."""
+    how = asdict(setup.pixels.transform.preprocessing)
+    return {f"preprocessing.{name}": list(x) if isinstance(x, tuple) else x for name, x in how.items()}
 
 
 def flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -75,6 +83,7 @@ def check_facts(there: dict[str, Any], here: dict[str, Any], *, folder: Any, ine
     """
     found = [
         *differences(there["recipe"], here["recipe"]),
+        *differences(there.get("preprocessing", {}), here["preprocessing"]),
         *differences(*({key: facts[key] for key in ("labels", "task")} for facts in (there, here))),
     ]
     if there["data"] != here["data"]:

@@ -77,7 +77,7 @@ class DataSection(Section):
     labels: see :class:`~medzoo.data.label_rules.LabelOptions`, which calls the first ``names`` and the fourth ``none``.
 
     ``size`` replaces the spatial size of the model's preprocessing, ``spacing``, ``intensity``, ``window`` and ``fit``
-    theirs, and so do ``orientation`` and ``foreground``. ``patch`` are the sides in mm of the box around the point of a
+    theirs, and so do ``orientation``, ``foreground`` and ``resample``. ``patch`` are the sides in mm of the box around the point of a
     row, which the columns ``point`` give in ``points_frame``; it replaces spacing and foreground.
 
     ``source`` is the layout of a published set; ``missing``, ``findings``, ``mapping``, ``negatives``, ``sample_seed``,
@@ -124,6 +124,7 @@ class DataSection(Section):
     patch: tuple[Positive, Positive, Positive] | None = None
     orientation: Annotated[Text, Field(pattern=r"^[RLAPSI]{3}$")] | None = None
     foreground: Flag | None = None
+    resample: Literal["reference", "triangle"] | None = None
     allow_mismatch: Flag = False
     cache: Literal["off", "memory", "disk"] = "disk"
     cache_quota_gb: Positive = 100.0

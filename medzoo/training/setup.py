@@ -39,7 +39,7 @@ __all__ = ["LEAKS", "Setup", "builder_options", "make_task", "preprocessing_chan
 LEAKS = "Its split leaks on purpose, for medzoo.reproduce: no figure of it says anything about new patients."
 """The caution of a run whose split is :func:`~medzoo.data.split.leaking_split`."""
 
-_OVERRIDES = ("spacing", "intensity", "window", "fit", "patch", "orientation", "foreground")
+_OVERRIDES = ("spacing", "intensity", "window", "fit", "patch", "orientation", "foreground", "resample")
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,9 @@ MOST = 200
 SEED = "train.seed"
 
 # The other fields of the section change which rows there are, or what they are labelled.
-_HOW_IMAGES_ARE_READ = {"size", "spacing", "intensity", "window", "fit", "patch", "orientation", "foreground"}
+_HOW_IMAGES_ARE_READ = {
+    "size", "spacing", "intensity", "window", "fit", "patch", "orientation", "foreground", "resample",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
