@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="each kind of a GPU's rows, at toy sizes (device: cpu)")
     run.add_argument("--allocators", action="store_true", help="run once per allocator setting, each in a new process")
     run.add_argument("--targets", action="store_true", help="only the rows with a target, each in a new process")
+    run.add_argument("--busy", action="store_true", help="one row per model, beside as many busy processes as cores")
     run.add_argument("--row", action="append", metavar="ID", help="only this row; several: each in a new process")
     run.set_defaults(level="usual")
     studies = commands.add_parser("studies", help="from files to answers: 200 CT series and 2,000 X-rays; needs 8 GB")
@@ -68,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if options.command == "studies":
         return _studies(options)
+    if options.busy:
+        return _run_beside_busy_processes([argument for argument in given if argument != "--busy"], bool(options.row))
     if options.allocators:
         return _run_for_each_allocator([argument for argument in given if argument != "--allocators"])
     return _run(options)
@@ -140,6 +143,21 @@ def _run_for_each_allocator(given: list[str]) -> int:
     clean = {name: value for name, value in os.environ.items() if name not in ALLOCATORS["thp"]}
     command = [sys.executable, "-m", "benchmarks", *given]
     return max(subprocess.run(command, env=clean | each, check=False).returncode for each in ALLOCATORS.values())
+
+
+def _run_beside_busy_processes(given: list[str], has_rows: bool) -> int:
+    """Run the command in a process, beside as many processes that compute as there are cores."""
+    from benchmarks.environment import BUSY
+    from benchmarks.targets import HEADLINES
+
+    count = os.cpu_count() or 1
+    rows = [] if has_rows else [part for row in HEADLINES["cpu"] for part in ("--row", row)]
+    command = [sys.executable, "-m", "benchmarks", *given, *rows]
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            busy = stack.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+            stack.callback(busy.kill)  # before the context above waits for its end
+        return subprocess.run(command, env=os.environ | {BUSY: str(count)}, check=False).returncode
 
 
 @contextlib.contextmanager

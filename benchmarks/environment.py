@@ -26,6 +26,8 @@ from medzoo.version import __version__
 
 # torch reads the variable once, at its first large allocation: a setting needs a process of its own.
 ALLOCATORS = {"default": {}, "thp": {"THP_MEM_ALLOC_ENABLE": "1"}}
+# How many processes ``python -m benchmarks run --busy`` has started, for the processes that measure beside them.
+BUSY = "MEDZOO_BENCHMARKS_BUSY"
 VARIABLES = ("THP_MEM_ALLOC_ENABLE", "LD_PRELOAD", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF")
 # Fields of nvidia-smi; it adds the units, MHz and W.
 CLOCKS = tuple(f"clocks.{which}.{unit}" for which in ("current", "max") for unit in ("sm", "memory"))
@@ -49,6 +51,7 @@ def describe_environment(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "memory_gb": round(kilobytes("/proc/meminfo", "MemTotal") * 1024 / 1e9, 1),
+        "busy": int(os.environ.get(BUSY, 0)),
         "load_before": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "allocator": "thp" if os.environ.get("THP_MEM_ALLOC_ENABLE") == "1" else "default",
         "huge_pages": _read("/sys/kernel/mm/transparent_hugepage/enabled"),

@@ -25,9 +25,10 @@ Inference of each model beside the fastest other implementation with the same we
 anything is timed. *times as fast* is the peer's time over medzoo's: the median, and the quartiles over the rounds.
 *peak memory* is what a call needs on top of the weights and the input.
 
-The ratio on a CPU depends on the cost of fresh memory, so it is measured in three settings. *own process*: each row in
-a process of its own, as in a user's program. *shared process*: all rows in one process, whose memory is warm. *huge
-pages*: own process with `THP_MEM_ALLOC_ENABLE=1`.
+The ratio on a CPU depends on the cost of fresh memory and on other work, so it is measured in four settings. *own
+process*: each row in a process of its own, as in a user's program. *shared process*: all rows in one process, whose
+memory is warm. *huge pages*: own process with `THP_MEM_ALLOC_ENABLE=1`. *busy machine*: own process, beside as many
+processes that compute as there are cores.
 """
 
 METHOD = """## How it is measured
@@ -37,6 +38,8 @@ In a clone of the repository, after `pip install -e ".[bench]"`:
 ```sh
 python -m benchmarks run                                           # every model beside its peers, as a table
 python -m benchmarks run --targets --allocators --results FOLDER   # the rows with a target, per allocator
+python -m benchmarks run --busy --results FOLDER                   # a row of each model, on a busy machine
+python -m benchmarks studies --results FOLDER                      # from files to answers
 pytest benchmarks/ --results FOLDER                                # all rows, in pytest-benchmark
 python benchmarks/gpu.py FOLDER                                    # on a GPU: its tests, then its rows
 python -m benchmarks page benchmarks/results docs/benchmarks.md    # writes this page

@@ -27,7 +27,7 @@ SETTINGS = ("device", "threads", "allocator", "variables", "versions")
 
 
 def result_name(environment: dict[str, Any]) -> str:
-    """Return the file name ``<date>_<device>_<torch>.json``, with a suffix for isolated rows and another allocator.
+    """Return the file name ``<date>_<device>_<torch>.json``, with a suffix for each other way of measuring.
 
     >>> result_name({"date": "2026-01-31 10:00 UTC", "device": "AMD EPYC 9", "versions": {"torch": "2.15.0+cu132"},
     ...              "allocator": "thp"})
@@ -36,6 +36,7 @@ def result_name(environment: dict[str, Any]) -> str:
     device = re.sub(r"[^a-z0-9]+", "-", environment["device"].lower()).strip("-")
     torch_version = environment["versions"]["torch"].partition("+")[0]
     setting = "_studies" if environment.get("studies") else "_alone" if environment.get("alone") else ""
+    setting += "_busy" if environment.get("busy") else ""
     setting += "" if environment["allocator"] == "default" else f"_{environment['allocator']}"
     return f"{environment['date'][:10]}_{device}_torch{torch_version}{setting}.json"
 
@@ -55,7 +56,7 @@ def newest(folder: Path) -> list[Path]:
     latest: dict[tuple[Any, ...], Path] = {}
     for file in sorted(folder.glob("*.json")):
         environment = json.loads(file.read_text(encoding="utf-8"))["environment"]
-        what = environment.get("studies", False), environment.get("alone", False)
+        what = [environment.get(name, False) for name in ("studies", "alone", "busy")]
         latest[environment["device"], environment["allocator"], *what] = file
     return list(latest.values())
 

@@ -14,8 +14,18 @@ import pytest
 import medzoo
 from benchmarks import gpu
 from benchmarks.__main__ import main, parser
+from benchmarks.targets import check_targets
 
 ROOT = Path(__file__).parents[2]
+# Prints the command line of each process of this user, where /proc lists them.
+PROCESSES = """
+import glob, pathlib
+for path in glob.glob("/proc/[0-9]*/cmdline"):
+    try:
+        print(pathlib.Path(path).read_bytes().replace(b"\\0", b" ").decode(errors="replace"))
+    except OSError:
+        pass
+"""
 
 
 def run(*command, **variables):
@@ -48,6 +58,21 @@ def test_the_options_of_a_run():
         True,
         3.0,
     )
+
+
+@pytest.mark.slow
+def test_a_busy_machine_is_recorded_and_its_processes_end(tmp_path):
+    """A run beside busy processes: its own file, which states how many there were, and none that stays."""
+    row = "xray_cnn-320x320-b1-float32-forward"
+    done = run("-m", "benchmarks", "run", "--quick", "--busy", "--row", row, "--results", tmp_path)
+    assert done.returncode == 0, done.stderr
+    (file,) = tmp_path.glob("*_busy.json")
+    result = json.loads(file.read_text())
+    assert result["environment"]["busy"] == os.cpu_count()
+    assert [found["id"] for found in result["rows"]] == [row]
+    (verdict,) = [line for line in check_targets(result) if line[0] == row]
+    assert verdict[:4] == (row, "time", "eager PyTorch", "≥ 1")
+    assert "while True: pass" not in run("-c", PROCESSES).stdout
 
 
 def test_the_benchmarks_need_neither_click_nor_rich_nor_monai_nor_matplotlib():
