@@ -23,8 +23,8 @@ __all__ = ["EXCLUDING_KEYWORDS", "READ_KEYWORDS", "HeaderRecord", "one_object", 
 
 _T = TypeVar("_T", bound=Hashable)
 
-State = tuple[int, int, int]
-"""Size, time of modification in ns, and inode of a file."""
+State = tuple[int, int, int, int]
+"""Size, time of modification and of change in ns, and inode of a file."""
 
 _Shared = tuple[str, str | None, tuple[Element, ...]]
 
@@ -110,7 +110,8 @@ class HeaderRecord:
 
 def state_of(found: os.stat_result) -> State:
     """Return what shows that a file was changed, unless it is rewritten in one tick of its clock, a few ms."""
-    return found.st_size, found.st_mtime_ns, found.st_ino
+    # The time of modification is set back by whoever keeps it, such as a tool that removes names; that of change is not.
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
 def record_of(layout: HeaderLayout, state: State) -> HeaderRecord | None:
