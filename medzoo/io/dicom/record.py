@@ -47,6 +47,8 @@ EXCLUDING_KEYWORDS = (
 )  # fmt: skip
 """Elements that reading looks at too, and that are not kept; the last only where BodyPartExamined is empty."""
 
+_FORM = ("SamplesPerPixel", "PhotometricInterpretation")
+_GREY = ("MONOCHROME1", "MONOCHROME2")
 _LARGEST = 4096  # bytes of the elements that are kept
 _PIXEL_DATA = 0x7FE00010
 
@@ -138,10 +140,11 @@ def record_of(layout: HeaderLayout, state: State) -> HeaderRecord | None:
         return None
     ds = dataset_of(layout.syntax, (found[tag] for tag in checked if tag in found))
     try:
-        patient, age, samples = text(ds, "PatientID"), age_of(ds), sample_count(ds)
+        patient, age = text(ds, "PatientID"), age_of(ds)
+        grey = sample_count(ds) == 1 and text(ds, "PhotometricInterpretation").upper() in _GREY
     except ElementError:  # reading it names the element
         return None
-    if samples != 1:
+    if not grey:  # of colour, the number of samples may be missing
         return None
     shared = one_object((layout.syntax, layout.vr, elements))
     return HeaderRecord(state, shared, mine, hash_text(patient) if patient else "", age, layout.offset, layout.length)
@@ -167,4 +170,4 @@ def _tags() -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int, int
 
     shared = sorted(set(tags(*READ_KEYWORDS)) - set(tags(*_OWN, *_PATIENT)))
     region, part = tags("AnatomicRegionSequence", "BodyPartExamined")
-    return tuple(shared), tags(*_OWN), tags("SpecificCharacterSet", "SamplesPerPixel", *_PATIENT), region, part
+    return tuple(shared), tags(*_OWN), tags("SpecificCharacterSet", *_FORM, *_PATIENT), region, part
