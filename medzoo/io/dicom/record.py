@@ -112,7 +112,7 @@ class HeaderRecord:
 
 def state_of(found: os.stat_result) -> State:
     """Return what shows that a file was changed, unless it is rewritten in one tick of its clock, a few ms."""
-    # The time of modification is set back by whoever keeps it, such as a tool that removes names; that of change is not.
+    # A tool that edits a file in place may set the time of modification back; that of change it cannot.
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
