@@ -45,6 +45,7 @@ def test_info_shows_what_describe_returns(name):
     assert f"{spec.parameters:,}" in text
     assert spec.cam_layer in text
     assert spec.outputs.labels[-1] in text
+    assert f"resample {spec.preprocessing.resample}" in text
 
 
 @pytest.mark.parametrize(

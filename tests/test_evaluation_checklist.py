@@ -121,4 +121,5 @@ def test_the_run_and_the_model_answer(tmp_path):
     assert known["TRIPOD+AI", "13"] == "Loss not weighted."
     for place in (("CLAIM 2024", "9"), ("TRIPOD+AI", "7"), ("TRIPOD+AI", "12b")):
         assert "brought to " in known[place]
+        assert "voxels are resampled by an antialiased triangle filter" in known[place]
     assert answers(replace(minimal(), facts={"weights": "sha256:12"}))["CLAIM 2024", "24"] == ""

@@ -102,6 +102,17 @@ def test_a_header_with_more_than_is_kept_has_no_record(tmp_path, what):
     assert read_header(save(ds, tmp_path / "both"), 2**20).record is not None
 
 
+@pytest.mark.parametrize("space", ["RGB", "YBR_FULL"])
+def test_colour_without_its_number_of_samples_is_read_after_a_scan(tmp_path, space):
+    pixels = np.arange(8 * 6 * 3, dtype=np.uint8).reshape(8, 6, 3)
+    path = write_dicom(tmp_path / "colour", pixels, PhotometricInterpretation=space, SamplesPerPixel=None)
+    (item,) = scan(tmp_path)
+    assert item.headers[0].record is None
+    np.testing.assert_array_equal(
+        read_scanned(item.headers, ReadOptions()).array, read_dicom(path, ReadOptions()).array
+    )
+
+
 @pytest.mark.parametrize(("tag", "vr"), [(b"\x28\0\x02\0US", b"LO"), (b"\x10\0\x10\x10AS", b"FD")])
 def test_an_element_that_cannot_be_read_is_reported_by_reading(tmp_path, tag, vr):
     """SamplesPerPixel and PatientAge: a scan lists the slice with its series, as it does not look at them."""

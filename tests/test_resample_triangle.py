@@ -121,8 +121,12 @@ def test_either_end_of_an_axis_has_the_same_weights() -> None:
     torch.testing.assert_close(turned, resize_by_triangle(x, size), atol=CLOSE, rtol=0)
 
 
-def test_planes_longer_than_the_kernel_counts_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = torch.rand(1, 9, 20, 30)
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (1, 0, 2, 3)], ids=["by channel", "by plane"])
+@pytest.mark.parametrize("shape", [(1, 9, 20, 30), (3, 9, 20, 30), (2, 9, 1, 300)], ids=str)
+def test_planes_longer_than_the_kernel_counts_are_cut(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], order: tuple[int, ...]
+) -> None:
+    x = torch.rand([shape[axis] for axis in order]).permute(order)
     whole = resize_by_triangle(x, (4, 25, 7))
     monkeypatch.setattr(triangle, "LONGEST", 64)
     assert torch.equal(resize_by_triangle(x, (4, 25, 7)), whole)

@@ -306,6 +306,21 @@ def test_a_file_that_changes_after_the_scan_is_parsed_again(parses, tmp_path, ho
     np.testing.assert_array_equal(image.array[0, 1], VOLUME[1].astype(np.int16) - 1024)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows keeps no time of change")
+def test_a_file_that_is_written_in_place_and_keeps_its_time_is_parsed_again(parses, tmp_path):
+    paths = write_series(tmp_path / "ct", VOLUME)
+    (item,) = scan(tmp_path / "ct")
+    found = paths[2].stat()
+    new = write_dicom(tmp_path / "new", VOLUME[2], **slice_fields((-20.0, -30.0, 105.0), 3, RescaleIntercept=-1000))
+    while paths[2].stat().st_ctime_ns == found.st_ctime_ns:  # within one tick of the clock
+        rewrite(paths[2], new.read_bytes(), found.st_mtime_ns)
+    after = paths[2].stat()
+    assert (after.st_size, after.st_mtime_ns, after.st_ino) == (found.st_size, found.st_mtime_ns, found.st_ino)
+    parses.clear()
+    np.testing.assert_array_equal(read_scanned(item.headers, ReadOptions()).array[0, 2], VOLUME[2].astype(int) - 1000)
+    assert parses == {paths[2].name: 1}
+
+
 def test_files_that_are_lost_or_of_another_patient_after_the_scan(tmp_path):
     paths = write_series(tmp_path, VOLUME)
     (item,) = scan(tmp_path)

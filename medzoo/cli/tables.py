@@ -305,7 +305,7 @@ def megabytes(size: int) -> str:
 
 def _steps(how: Preprocessing) -> str:
     orientation = f", orientation {how.orientation}" if how.orientation else ""
-    return f"{how.fit} to {' × '.join(map(str, how.size))}, {how.intensity}{orientation}"
+    return f"{how.fit} to {' × '.join(map(str, how.size))}, {how.intensity}{orientation}, resample {how.resample}"
 
 
 def _shape(spec: medzoo.InputSpec) -> str:

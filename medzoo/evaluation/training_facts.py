@@ -22,6 +22,7 @@ _INTENSITY = {
 }
 _FIT = {"resize": "each axis is scaled", "crop": "cropped or padded around the centre",
         "square": "cropped to the central square and scaled"}  # fmt: skip
+_FILTER = {"reference": "MONAI's filters", "triangle": "an antialiased triangle filter"}
 _NOTHING: tuple[Any, ...] = (0, False, None, [], [1, 1])
 _LOSSES = {"bce": "binary cross-entropy", "cross_entropy": "cross-entropy"}
 
@@ -48,6 +49,8 @@ def _preprocessing(how: Preprocessing) -> str:
         steps.append(f"a box of {' x '.join(f'{mm:g}' for mm in how.patch)} mm around a point is taken")
     size = " x ".join(map(str, how.size))
     steps.append(f"scaled to {size}" if how.patch else f"brought to {size} ({_FIT[how.fit]})")
+    if (how.spacing or how.fit == "resize") and not how.patch and len(how.size) == 3:  # other filters are not chosen
+        steps.append(f"voxels are resampled by {_FILTER[how.resample]}")
     mean, std = (", ".join(f"{value:g}" for value in values) for values in (how.mean, how.std))
     if (mean, std) != ("0", "1"):
         steps.append(f"{mean} is subtracted and the rest divided by {std}, for each channel")

@@ -91,8 +91,9 @@ def _resize_axis(x: Tensor, axis: int, side: int) -> Tensor:
     if shape[axis] == side:
         return x
     if after > LONGEST:
-        step = max(1, LONGEST * shape[axis + 1] // after)
-        return torch.cat([_resize_axis(part, axis, side) for part in torch.split(x, step, axis + 1)], axis + 1)
+        cut = next(other for other in range(axis + 1, x.ndim) if shape[other] > 1)
+        parts = torch.split(x, max(1, LONGEST * shape[cut] // after), cut)
+        return torch.cat([_resize_axis(part, axis, side) for part in parts], cut)
     sides = (shape[axis - 1], shape[axis]) if after == 1 else (shape[axis], after)
     size = (sides[0], side) if after == 1 else (side, after)
     resized = interpolate(x.reshape(1, -1, *sides), size=size, mode="bilinear", antialias=True)

@@ -23,8 +23,8 @@ __all__ = ["EXCLUDING_KEYWORDS", "READ_KEYWORDS", "HeaderRecord", "one_object", 
 
 _T = TypeVar("_T", bound=Hashable)
 
-State = tuple[int, int, int]
-"""Size, time of modification in ns, and inode of a file."""
+State = tuple[int, int, int, int]
+"""Size, time of modification and of change in ns, and inode of a file."""
 
 _Shared = tuple[str, str | None, tuple[Element, ...]]
 
@@ -47,6 +47,8 @@ EXCLUDING_KEYWORDS = (
 )  # fmt: skip
 """Elements that reading looks at too, and that are not kept; the last only where BodyPartExamined is empty."""
 
+_FORM = ("SamplesPerPixel", "PhotometricInterpretation")
+_GREY = ("MONOCHROME1", "MONOCHROME2")
 _LARGEST = 4096  # bytes of the elements that are kept
 _PIXEL_DATA = 0x7FE00010
 
@@ -110,7 +112,8 @@ class HeaderRecord:
 
 def state_of(found: os.stat_result) -> State:
     """Return what shows that a file was changed, unless it is rewritten in one tick of its clock, a few ms."""
-    return found.st_size, found.st_mtime_ns, found.st_ino
+    # A tool that edits a file in place may set the time of modification back; that of change it cannot.
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
 def record_of(layout: HeaderLayout, state: State) -> HeaderRecord | None:
@@ -137,10 +140,11 @@ def record_of(layout: HeaderLayout, state: State) -> HeaderRecord | None:
         return None
     ds = dataset_of(layout.syntax, (found[tag] for tag in checked if tag in found))
     try:
-        patient, age, samples = text(ds, "PatientID"), age_of(ds), sample_count(ds)
+        patient, age = text(ds, "PatientID"), age_of(ds)
+        grey = sample_count(ds) == 1 and text(ds, "PhotometricInterpretation").upper() in _GREY
     except ElementError:  # reading it names the element
         return None
-    if samples != 1:
+    if not grey:  # of colour, the number of samples may be missing
         return None
     shared = one_object((layout.syntax, layout.vr, elements))
     return HeaderRecord(state, shared, mine, hash_text(patient) if patient else "", age, layout.offset, layout.length)
@@ -166,4 +170,4 @@ def _tags() -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], int, int
 
     shared = sorted(set(tags(*READ_KEYWORDS)) - set(tags(*_OWN, *_PATIENT)))
     region, part = tags("AnatomicRegionSequence", "BodyPartExamined")
-    return tuple(shared), tags(*_OWN), tags("SpecificCharacterSet", "SamplesPerPixel", *_PATIENT), region, part
+    return tuple(shared), tags(*_OWN), tags("SpecificCharacterSet", *_FORM, *_PATIENT), region, part
