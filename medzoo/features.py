@@ -116,6 +116,13 @@ class CheckedModel(nn.Module):
         """Leave out what can be made again."""
         return {key: value for key, value in self.__dict__.items() if key != "_fast"}
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move or cast the model as PyTorch does, and free the memory of what was derived from it elsewhere."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch's
+        if self._fast is not None:
+            self._fast.verify()
+        return self
+
     @property
     def intended_use(self) -> IntendedUse:
         """The images the model is for: as set by the user, else as the loaded weights state, else the builder's.

@@ -16,6 +16,7 @@ from medzoo.kernels.cpu import conv as cpu_conv
 from medzoo.kernels.cpu import linear
 from medzoo.kernels.dispatch import set_fast_paths
 from medzoo.models.swin import PatchEmbed
+from medzoo.nn import guards
 from medzoo.nn.guards import Copies
 from medzoo.nn.patch_merging import PatchMerging
 from medzoo.nn.swin_block import SwinBlock
@@ -194,14 +195,22 @@ def test_the_memo_of_biases_is_bounded():
                 torch.testing.assert_close(found, model(x), rtol=1e-4, atol=1e-5)
 
 
-def test_copies_see_every_write_to_a_value_and_take_nan_for_equal():
+@pytest.mark.parametrize("by_c", [True, False])
+def test_copies_see_every_write_to_a_value(by_c, monkeypatch):
+    """C compares bits, for which NaN is equal to itself."""
+    if not by_c:
+        monkeypatch.setattr(guards, "_memcmp", lambda: None)
+    fill = float("nan") if by_c else 1.0
     channels_last = torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last)
-    tensors = [torch.randn(4, 6), torch.randn(3), torch.tensor(7), channels_last, torch.full((2, 2), float("nan"))]
-    tensors += [torch.randn(5, 4).bfloat16()[1:], torch.randn(9)[1:]]
+    tensors = [torch.randn(4, 6), torch.randn(3), torch.tensor(7), channels_last, torch.full((2, 2), fill)]
+    tensors += [torch.randn(5, 4).bfloat16()[1:], torch.randn(9)[1:], torch.full((3,), fill)]
+    tensors += [torch.randn(6, 9)[:, :4], torch.zeros(0)]
     copies = Copies(tensors)
     assert copies.same()
     for tensor in tensors:
-        flat = tensor.data.view(-1) if tensor.is_contiguous() else tensor.data[0, 0, 0]
+        if not tensor.numel():
+            continue
+        flat = tensor.data.view(-1) if tensor.is_contiguous() else tensor.data[(0,) * (tensor.ndim - 1)]
         before = flat[-1].clone()
         flat[-1] = 3
         assert not copies.same()
@@ -209,6 +218,15 @@ def test_copies_see_every_write_to_a_value_and_take_nan_for_equal():
         assert copies.same()
     tensors[0].data.copy_(tensors[0].flip(0))
     assert not copies.same()
+
+
+def test_copies_see_another_view_of_the_same_memory():
+    for change in (lambda t: t.t(), lambda t: t[:2], lambda t: t[:1].expand(4, 4)):
+        tensor = nn.Parameter(torch.arange(16.0).reshape(4, 4))
+        copies = Copies([tensor])
+        tensor.data = change(tensor.data)
+        assert not copies.same()
+        assert not copies.in_place()
 
 
 @pytest.mark.gpu

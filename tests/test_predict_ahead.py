@@ -131,6 +131,29 @@ def test_readers_use_one_thread_of_pytorch_and_others_as_many_as_before():
 
 
 @pytest.mark.usefixtures("cores")
+def test_new_threads_of_a_server_keep_their_threads_of_pytorch():
+    """Requests come while others start readers, and each is the first use of PyTorch in its thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        numbers = []
+
+        def request():
+            list(reading.read_all(Source(4), 0, 1))
+            numbers.append(torch.get_num_threads())
+
+        for _ in range(20):
+            threads = [threading.Thread(target=request) for _ in range(6)]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        assert set(numbers) == {3}
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("cores")
 @pytest.mark.parametrize("name", ["xray_cnn", "cnn3d_small"])
 def test_results_are_those_of_one_image_after_the_other(name, tmp_path, monkeypatch):
     model = medzoo.create(name, **medzoo.describe(name).tiny).eval()

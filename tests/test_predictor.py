@@ -25,7 +25,7 @@ from torch import nn
 import medzoo
 from medzoo.errors import ConfigError, InputError
 from medzoo.inference import fold
-from medzoo.inference.optimize import FEW
+from medzoo.inference.optimize import FEW, _Guard, optimized_view
 from medzoo.visual.phantoms import write_ct, write_xray
 
 # One of our own encoders and one of timm's; the others of their kinds take longer, or have no norm.
@@ -80,11 +80,17 @@ def swap_two_channels(model):
     weight.copy_(weight.flip(0))
 
 
+def transpose(model):
+    weight = conv_of(model).weight
+    weight.data = weight.data.transpose(-1, -2)
+
+
 CHANGES = {
     "write in place": lambda m: conv_of(m).weight.detach().mul_(0.5),
     "write through data": lambda m: conv_of(m).weight.data.mul_(0.5),
     "write one value through data": write_one_value,
     "reorder through data": swap_two_channels,
+    "set data to a view of it": transpose,
     "set data": lambda m: setattr(conv_of(m).weight, "data", conv_of(m).weight.data * 0.5),
     "write a statistic through data": lambda m: norm_of(m).running_var.data.mul_(3),
     "write the scale of a norm through data": lambda m: norm_of(m).weight.data.neg_(),
@@ -108,8 +114,16 @@ def _halve(module):
 
 # By default those that differ by the kind of encoder; the others once more, slowly, for each model that is folded.
 BRIEF = {
-    "cnn3d_base": ("write through data", "set data", "replace the encoder", "hook the encoder", "load", "cast"),
-    "resnet18_multilabel": ("reorder through data", "write a statistic through data"),
+    "cnn3d_base": (
+        "write through data",
+        "set data to a view of it",
+        "set data",
+        "replace the encoder",
+        "hook the encoder",
+        "load",
+        "cast",
+    ),
+    "resnet18_multilabel": ("reorder through data", "set data to a view of it", "write a statistic through data"),
     "densenet121_xray": (),
 }
 
@@ -167,7 +181,7 @@ def test_what_is_kept_goes_with_the_model_and_is_in_no_copy(name):
     kept.append(weakref.ref(model._fast))
     assert len(pickle.dumps(model)) == size
     assert list(model.state_dict()) == keys
-    assert [type(m) for m in model.modules()].count(type(model._fast)) == (name == "none")
+    assert all(module is not model._fast for module in model.modules())
     for other in (copy.deepcopy(model), copy.copy(model), pickle.loads(pickle.dumps(model))):
         assert other._fast is None
     gc.collect()
@@ -177,6 +191,44 @@ def test_what_is_kept_goes_with_the_model_and_is_in_no_copy(name):
         assert [ref() for ref in kept] == [None, None, None]
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("name", TWO_KINDS)
+def test_what_is_kept_is_freed_when_the_model_is_moved_or_cast(name):
+    model = tiny(name)
+    logits(model, image_for(model))
+    kept = weakref.ref(conv_of(model).weight.untyped_storage())
+    derived = copy.copy(model._fast.__dict__)
+    model.to("cpu").float()  # nothing moves
+    assert model._fast.__dict__ == derived
+    del derived
+    model.double()
+    assert kept() is None
+
+
+def test_a_write_through_data_drops_the_graphs_that_read_what_was_derived():
+    fast = medzoo.optimize(tiny("resnet18_multilabel"), cuda_graph=True)
+    with torch.inference_mode():
+        fast(torch.from_numpy(image_for(fast))[None])
+    fast._graphs._guard = _Guard(fast)  # as after a capture
+    optimized_view(fast, None)
+    assert fast._graphs._guard is not None
+    swap_two_channels(fast)
+    assert fast._graphs._guard.holds()  # PyTorch counts no such write
+    optimized_view(fast, None)
+    assert fast._graphs._guard is None
+
+
+@pytest.mark.gpu
+def test_predict_sees_a_write_through_data_of_a_model_with_graphs():
+    fast = medzoo.optimize(tiny("resnet18_multilabel").cuda(), cuda_graph=True)
+    image = image_for(fast)
+    before = logits(fast, image)
+    assert len(fast._graphs) == 1
+    swap_two_channels(fast)
+    after = logits(fast, image)
+    assert after != before
+    assert after == logits(medzoo.optimize(fast), image)
 
 
 @pytest.fixture

@@ -108,11 +108,12 @@ class FoldedConvEncoder(ConvEncoder):
             self._folded[i] = found
         return found[1]
 
-    def verify(self) -> None:
-        """Drop what was folded from values that are others now."""
-        for i, (watch, _) in list(self._folded.items()):
-            if not watch.verify():
-                self._folded.pop(i, None)
+    def verify(self) -> bool:
+        """Drop what was folded from values that are others now; return whether there was none."""
+        changed = [i for i, (watch, _) in list(self._folded.items()) if not watch.verify()]
+        for i in changed:
+            self._folded.pop(i, None)
+        return not changed
 
     def summary(self) -> list[str]:
         """Describe what is done to the stages, line by line."""
@@ -193,11 +194,13 @@ class FoldedEncoder:
         count = self._current()[1]
         return [f"{count} BatchNorms folded, channels last" if count else "unchanged, because it has hooks"]
 
-    def verify(self) -> None:
-        """Drop what was folded from values that are others now."""
+    def verify(self) -> bool:
+        """Drop what was folded from values that are others now; return whether there was none."""
         found = self._found
-        if found is not None and not found[0].verify():
-            self._found = None
+        if found is None or found[0].verify():
+            return True
+        self._found = None
+        return False
 
     def _current(self) -> tuple[Any, int]:
         found = self._found  # once: another thread may drop it

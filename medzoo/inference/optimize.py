@@ -135,8 +135,8 @@ def optimized_view(model: Classifier, images: int | None) -> Classifier:
             often that was, so that each call gives the same numbers.
     """
     if isinstance(model, OptimizedClassifier):
-        if model._fast is not None:
-            model._fast.verify()
+        if model._fast is not None and not model._fast.verify() and model._graphs is not None:
+            model._graphs.clear()  # they read what was dropped
         return model
     folds_soon = type(model.encoder) is ConvEncoder or images is None or images >= FEW
     if type(model) is not Classifier or not folds_soon:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import functools
 import itertools
 import multiprocessing
 import os
+import sys
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
@@ -190,13 +193,11 @@ def _start_threads(
     readers: int, reader: ImageReader, tasks: SimpleQueue[tuple[int, Future[PreparedItem]] | None]
 ) -> list[threading.Thread]:
     """Start threads that read; fewer, or none, where the system allows no more."""
-    count, ready = torch.get_num_threads(), threading.Semaphore(0)
 
     def work() -> None:
         # More would compete with the forward pass for the cores. What is computed does not depend on the number.
-        torch.get_num_threads()  # before it is asked, a thread has none of its own
-        torch.set_num_threads(1)
-        ready.release()
+        torch.get_num_threads()  # PyTorch sets the number of a thread when it first needs it, and then never again
+        _openmp_setter()(1)
         while (task := tasks.get()) is not None:
             index, future = task
             if future.set_running_or_notify_cancel():
@@ -214,10 +215,24 @@ def _start_threads(
         except RuntimeError:  # a limit of the system
             break
         threads.append(thread)
-        ready.acquire()
-    if threads:
-        torch.set_num_threads(count)  # PyTorch gives new threads of anybody the number that was set last
     return threads
+
+
+@functools.cache
+def _openmp_setter() -> Callable[[int], object]:
+    """Return what sets how many threads of OpenMP the calling thread uses, or what does nothing without OpenMP.
+
+    ``torch.set_num_threads`` also sets the number for whatever thread is new to PyTorch, such as that of a request to a
+    server: one that comes before the number is set back would keep it, and pass it on.
+    """
+    try:
+        # The library that PyTorch itself uses: there may be others in the process.
+        setter: Callable[[int], object] = ctypes.CDLL(
+            "libiomp5md" if sys.platform == "win32" else torch._C.__file__
+        ).omp_set_num_threads
+    except (AttributeError, OSError):
+        return lambda _: None
+    return setter
 
 
 def _check_workers(loader: Iterable[PreparedItem]) -> Generator[PreparedItem]:
