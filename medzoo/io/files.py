@@ -14,7 +14,7 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def _without_warnings() -> Iterator[None]:
         return
     filters: Any = warnings.filters
     if not filters or filters[0] is not _FILTER:
-        if _FILTER in filters:
+        with suppress(ValueError):  # not there, or another thread has just taken it out
             filters.remove(_FILTER)
         filters.insert(0, _FILTER)
     yield

@@ -77,8 +77,8 @@ class DataSection(Section):
     labels: see :class:`~medzoo.data.label_rules.LabelOptions`, which calls the first ``names`` and the fourth ``none``.
 
     ``size`` replaces the spatial size of the model's preprocessing, ``spacing``, ``intensity``, ``window`` and ``fit``
-    theirs, and so do ``orientation``, ``foreground`` and ``resample``. ``patch`` are the sides in mm of the box around the point of a
-    row, which the columns ``point`` give in ``points_frame``; it replaces spacing and foreground.
+    theirs, and so do ``orientation``, ``foreground`` and ``resample``. ``patch`` are the sides in mm of the box around
+    the point of a row, which the columns ``point`` give in ``points_frame``; it replaces spacing and foreground.
 
     ``source`` is the layout of a published set; ``missing``, ``findings``, ``mapping``, ``negatives``, ``sample_seed``,
     ``sequence``, ``roi`` and ``same_person`` are for it: see
