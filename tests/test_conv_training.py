@@ -121,6 +121,25 @@ def test_scales_of_any_sign(order, training, runs):
     same(stage, torch.randn(2, 2, *SIZES[3]), runs)
 
 
+@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf], ids=str)
+def test_infinity_is_where_the_plain_modules_have_it(pool, value, runs, monkeypatch):
+    monkeypatch.setattr(conv_slabs, "SLAB_BYTES", 2**20)
+    monkeypatch.setattr(conv_slabs, "LEAST_SLAB", 2**20)
+    stage = make(pool=pool, kernel=1, padding=0, chans=(2, 4))
+    x = torch.randn(2, 2, *SIZES[3])
+    x[0, 0, 2:4, 2:4, 2:4], x[0, 0, 4:6, 4, 4] = value, -value
+    x[0, :, 4:6, 6:8, 4:6] = value
+    with torch.no_grad():
+        stage.norm.weight.copy_(torch.tensor([1.0, -1.0, 0.0, -0.3]))
+        stage.conv.weight[:, 0, 0, 0, 0] = 1.0
+    stage.norm.eval()
+    found = [step(stage, x, fast=fast)[0] for fast in (True, False)]
+    assert runs[0] is not None
+    assert found[1].isinf().any()
+    torch.testing.assert_close(*found, equal_nan=True)
+
+
 @pytest.mark.parametrize("order", ORDERS[:2], ids="-".join)
 @pytest.mark.parametrize("momentum", [0.1, 0.0, 1.0, None])
 @pytest.mark.parametrize(("track", "affine"), [(True, True), (False, True), (True, False)])

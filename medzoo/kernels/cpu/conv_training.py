@@ -160,7 +160,10 @@ def _maxima(y: Tensor, sign: Tensor | None, pool: int) -> tuple[Tensor, Tensor]:
     maximum = _POOL[y.ndim - 2]
     if sign is None:
         return maximum(y, pool, return_indices=True)
-    places = maximum(y * sign.reshape(-1, *[1] * (y.ndim - 2)), pool, return_indices=True)[1]
+    # After ReLU: a scale of 0 makes NaN of infinity, but not of what is 0 by then. Of a window of
+    # -inf alone, PyTorch may return any place.
+    signed = (y.relu() * sign.reshape(-1, *[1] * (y.ndim - 2))).clamp_min_(torch.finfo(y.dtype).min)
+    places = maximum(signed, pool, return_indices=True)[1]
     by_sample = places.movedim(1, -1)
     values = y.movedim(1, -1).flatten(1, -2).gather(1, by_sample.flatten(1, -2)).view(by_sample.shape)
     return values.movedim(-1, 1), places
