@@ -95,16 +95,20 @@ def _cpu() -> list[Case]:
         Case("cnn3d_small", CUBE[96], peers=conv, level="quick"),
         Case("cnn3d_small", CUBE[96], dtype="bfloat16", peers=conv),
         Case("cnn3d_small", CUBE[64], mode="train", peers=(EAGER,)),
+        Case("cnn3d_small", CUBE[64], batch=8, mode="train", peers=(EAGER,)),
         Case("cnn3d_base", BASE_SIZE, peers=(*conv, ONNXRUNTIME), level="quick"),
         Case("cnn3d_base", CUBE[64], batch=4, peers=conv),
         Case("cnn3d_base", BASE_SIZE, dtype="bfloat16", peers=(*conv, CHANNELS_LAST)),
-        Case("cnn3d_base", BASE_SIZE, mode="train", peers=(EAGER,)),
+        # Of one volume, the mean of what the last BatchNorm returns is a constant, and every gradient before it noise.
+        Case("cnn3d_base", BASE_SIZE, batch=2, mode="train", peers=(EAGER,)),
     ]
     for model, peers in (("xray_cnn", conv), ("resnet18_multilabel", flat)):
         case = Case(model, XRAY_SIZE, peers=peers)
         rows.append(replace(case, level="quick", peers=(*peers, ONNXRUNTIME)))
         rows += [replace(case, batch=8), replace(case, dtype="bfloat16")]
         rows.append(replace(case, mode="train", peers=peers[:1]))
+    # Channels last it has no BatchNorm that would sum up in float32, and its gradients agree.
+    rows.append(Case("xray_cnn", XRAY_SIZE, batch=8, mode="train", peers=(EAGER, CHANNELS_LAST)))
     case = Case("densenet121_xray", (224, 224), peers=flat)
     rows += [replace(case, peers=(*flat, ONNXRUNTIME)), replace(case, batch=8)]
     rows += [

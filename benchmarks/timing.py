@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from benchmarks.build import OURS, BuiltCase, build_case, full_float32
 from benchmarks.cases import CREATED, ONNXRUNTIME, Case
 from benchmarks.environment import kilobytes
-from benchmarks.peers import matched_parameters
+from benchmarks.peers import TABLES, matched_parameters
 
 # Seconds that one measurement lasts at least: a shorter call is repeated.
 MIN_SECONDS = 0.01
@@ -40,6 +40,9 @@ COMPARED = 64
 GRADIENT_TOLERANCE = {"cpu": 2e-5, "cuda": 1e-4}
 # Batch statistics over a few voxels amplify the rounding errors of a tiny model.
 TINY_TOLERANCE = 2e-4
+# Where two values of a pooling window differ by less than rounding, the gradient of one goes to the other. One window
+# may have a hundredth of a gradient; tests/test_conv_training.py compares gradients without such windows.
+TIES_TOLERANCE = 2e-2
 # Samples at once in the float32 forward pass that bfloat16 is compared with: it needs twice the memory.
 EXACT_BATCH = 4
 
@@ -87,12 +90,18 @@ def differences(built: BuiltCase) -> dict[str, Difference]:
             relative = _gradient_differences(built.modules[OURS], built.modules[name])
             gradient = float(torch.tensor(relative).max())  # unlike Python's max, it returns NaN if there is one
             if exact is None:
-                ok = ok and gradient <= (TINY_TOLERANCE if built.case.tiny else GRADIENT_TOLERANCE[x.device.type])
+                ok = ok and gradient <= _gradient_tolerance(built.case, x.device.type)
             else:
                 mine, other = (_gradient_differences(built.modules[who], exact[1]) for who in (OURS, name))
                 ok = ok and sum(mine) <= BFLOAT16_FACTOR * sum(other)
         found[name] = Difference(output, gradient, ok)
     return found
+
+
+def _gradient_tolerance(case: Case, device: str) -> float:
+    if case.tiny:
+        return TINY_TOLERANCE
+    return TIES_TOLERANCE if case.model in TABLES else GRADIENT_TOLERANCE[device]
 
 
 def _exact(case: Case, x: Tensor) -> tuple[Tensor, nn.Module]:

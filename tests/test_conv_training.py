@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 import medzoo
 from medzoo.kernels import dispatch
-from medzoo.kernels.cpu import conv_slabs
+from medzoo.kernels.cpu import conv_slabs, threads
 from medzoo.kernels.cpu.threads import in_threads
 from medzoo.kernels.dispatch import set_fast_paths
 from medzoo.nn.conv import ConvEncoder, ConvStage, StageTable
@@ -102,6 +102,15 @@ def test_any_slab_gives_the_same(order, size, chans, limit, onednn, runs, monkey
     same(stage, torch.randn(5, chans[0], *size), runs, wanted=chans[0] == 9)
 
 
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+@pytest.mark.parametrize(("kernel", "padding", "pool"), [(1, 3, 1), (2, 5, 2), (1, 5, 2), (3, 4, 1)])
+@pytest.mark.parametrize("wanted", [True, False], ids=["to input", "to weight"])
+def test_padding_larger_than_the_kernel(order, kernel, padding, pool, wanted, runs):
+    # In float64, for most of such a map is the bias: a variance of almost nothing makes much of rounding.
+    stage = make(order, 3, kernel, padding, pool, chans=(1, 6)).double()
+    same(stage, torch.randn(2, 1, 2, 5, 3, dtype=torch.float64), runs, wanted=wanted)
+
+
 @pytest.mark.parametrize("order", ORDERS[:2], ids="-".join)
 @pytest.mark.parametrize("training", [True, False], ids=["batch", "running"])
 def test_scales_of_any_sign(order, training, runs):
@@ -110,6 +119,25 @@ def test_scales_of_any_sign(order, training, runs):
         stage.norm.weight.copy_(torch.tensor([1.0, -1.0, 0.0, -0.3, 2.0]))
     stage.norm.train(training)
     same(stage, torch.randn(2, 2, *SIZES[3]), runs)
+
+
+@pytest.mark.parametrize("pool", [1, 2])
+@pytest.mark.parametrize("value", [torch.inf, -torch.inf], ids=str)
+def test_infinity_is_where_the_plain_modules_have_it(pool, value, runs, monkeypatch):
+    monkeypatch.setattr(conv_slabs, "SLAB_BYTES", 2**20)
+    monkeypatch.setattr(conv_slabs, "LEAST_SLAB", 2**20)
+    stage = make(pool=pool, kernel=1, padding=0, chans=(2, 4))
+    x = torch.randn(2, 2, *SIZES[3])
+    x[0, 0, 2:4, 2:4, 2:4], x[0, 0, 4:6, 4, 4] = value, -value
+    x[0, :, 4:6, 6:8, 4:6] = value
+    with torch.no_grad():
+        stage.norm.weight.copy_(torch.tensor([1.0, -1.0, 0.0, -0.3]))
+        stage.conv.weight[:, 0, 0, 0, 0] = 1.0
+    stage.norm.eval()
+    found = [step(stage, x, fast=fast)[0] for fast in (True, False)]
+    assert runs[0] is not None
+    assert found[1].isinf().any()
+    torch.testing.assert_close(*found, equal_nan=True)
 
 
 @pytest.mark.parametrize("order", ORDERS[:2], ids="-".join)
@@ -166,7 +194,6 @@ def test_equal_values_give_the_gradient_to_the_first(order, dims, runs):
     x = torch.ones(2, 1, *SIZES[dims])
     x[..., :3] = 0.5
     same(stage, x, runs)
-    stage.norm = nn.Identity()
     places = []
     for fast in (True, False):
         conv = make(("relu", "pool"), dims, 1, 0, chans=(1, 4))
@@ -208,6 +235,61 @@ def test_derivatives_in_float64(order, dims, runs):
         assert torch.autograd.gradcheck(run, leaves)
     assert torch.autograd.gradgradcheck(run, (x, *stage.parameters()), fast_mode=True)
     assert None not in runs
+
+
+def clear_gradient(stage, x):
+    """Return the exact result of a stage, and a gradient of it with nothing for windows whose maximum is a near-tie.
+
+    There rounding decides which value is the largest, and all of the gradient goes to one or the other.
+    """
+    parts = dict(stage.named_children())
+    last = list(parts).index("pool")
+    with torch.no_grad():
+        windows = before = nn.Sequential(*list(parts.values())[:last])(x)
+        for axis in range(2, x.ndim):
+            windows = windows.unfold(axis, parts["pool"].kernel_size, parts["pool"].kernel_size)
+        two = windows.flatten(x.ndim).topk(2, dim=-1).values
+        clear = (two[..., 0] - two[..., 1] > 1e-4 * before.std()).double()
+        y = stage(x)
+    grad = torch.randn(y.shape, dtype=torch.float64) * clear
+    if list(parts)[-1] == "norm":
+        # The statistics would give every window a part of the gradient: of a constant, and of one linear in its value.
+        clear, values, wanted = (t.transpose(0, 1).flatten(1) for t in (clear, y, grad))
+        spread = torch.stack([clear, clear * (values - values.mean(1, keepdim=True))], dim=-1)
+        wanted = wanted[..., None] - spread @ torch.linalg.lstsq(spread, wanted[..., None]).solution
+        grad = wanted.view(y.shape[1], len(y), *y.shape[2:]).transpose(0, 1)
+    return y, grad
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "size"), [("cnn3d_small", (64, 64, 64)), ("cnn3d_base", (48, 64, 64)), ("xray_cnn", (320, 320))]
+)
+def test_no_farther_from_float64_than_the_plain_modules(name, size, monkeypatch):
+    sizes = {key: getattr(conv_slabs, key) for key in ("SMALL_MAP", "LARGE_MAP")}
+    monkeypatch.undo()  # slabs as they are in use
+    for key, value in sizes.items():
+        monkeypatch.setattr(conv_slabs, key, value)
+    torch.manual_seed(0)
+    model = medzoo.create(name).train()
+    x = torch.randn(2, model.input_spec.channels, *size)
+    for i, stage in enumerate(model.encoder.stages):
+        y, grad = clear_gradient(copy.deepcopy(stage).double(), x.double())
+        found = []
+        for dtype, fast in ((torch.float64, False), (torch.float32, True), (torch.float32, False)):
+            run, leaf = copy.deepcopy(stage).to(dtype), x.to(dtype, copy=True).requires_grad_(i > 0)
+            with set_fast_paths(fast):
+                run(leaf).backward(grad.to(dtype))
+            found.append({n: p.grad.double() for n, p in (*run.named_parameters(), ("x", leaf)) if p.grad is not None})
+        for n, want in found[0].items():
+            # Those of the norm, and of a bias before it, cancel to almost nothing.
+            like = {"conv": found[0]["conv.weight"].norm(), "norm": max(want.norm(), grad.norm())}
+            ours, plain = (
+                float((grads[n] - want).norm() / like.get(n.partition(".")[0], want.norm())) for grads in found[1:]
+            )
+            # Below that it is the rounding of oneDNN, which with channels last is up to three times as large.
+            assert ours <= 1.5 * plain + 3e-6, (i, n)
+        x = y.float()
 
 
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
@@ -278,6 +360,35 @@ def test_threads_that_compute_alone_leave_the_others_as_they_are():
         torch.set_num_threads(before)
 
 
+def test_a_process_that_may_start_no_more_threads_says_so(monkeypatch):
+    """And does not wait for those that never start."""
+    pool, start, started = threads._pool.__wrapped__, threading.Thread.start, []
+
+    def limited(thread):
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    before = torch.get_num_threads()
+    try:
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            pool(0, 4)
+        assert torch.get_num_threads() == before
+        monkeypatch.undo()
+        for thread in started:
+            thread.join(timeout=10)
+        assert not any(thread.is_alive() for thread in started)
+        elsewhere = []
+        other = threading.Thread(target=lambda: elsewhere.append(torch.get_num_threads()))
+        other.start()
+        other.join()
+        assert elsewhere == [before]
+    finally:
+        torch.set_num_threads(before)
+
+
 # Where the plain modules run.
 
 
@@ -304,7 +415,7 @@ def changed_by(name):
         stage.conv.stride = (1, 2, 1)
     elif name == "pooling that pads":
         stage.pool.padding = 1
-    elif name == "synchronised norm":
+    elif name == "norm taken out":
         stage.norm = nn.Identity()
     elif name == "circular padding":
         stage.conv = nn.Conv3d(2, 5, 3, padding=1, padding_mode="circular")
@@ -324,7 +435,7 @@ def changed_by(name):
         "further part",
         "stride",
         "pooling that pads",
-        "synchronised norm",
+        "norm taken out",
         "circular padding",
     ],
 )
@@ -446,7 +557,6 @@ def test_what_observes_saved_tensors_works(order, runs, recwarn):
         offloaded = step(stage, x)
     with torch.autograd.set_detect_anomaly(True, check_nan=True):
         checked = step(stage, x)
-    stage.norm = stage._modules.get("norm") or nn.Identity()
     for found in (offloaded, checked):
         assert torch.equal(found[0], expected[0])
         assert all(torch.equal(found[1][name], g) for name, g in expected[1].items())
@@ -512,6 +622,40 @@ def test_the_result_may_be_written_over(order, runs):
         stage.conv.weight.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+@pytest.mark.parametrize("order", ORDERS, ids="-".join)
+@pytest.mark.parametrize("graph", [False, True], ids=["first", "second derivative"])
+@pytest.mark.parametrize("wanted", [True, False], ids=["to input", "to weight"])
+def test_a_backward_pass_under_autocast_gets_the_same_gradients(order, graph, wanted):
+    stage, x = make(order, kernel=3, chans=(1, 32)), torch.randn(2, 1, *SIZES[3], requires_grad=wanted)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as other threads have no autocast
+    try:
+        loss = stage(x).square().sum()
+        leaves = [*stage.parameters(), *[x] * wanted]
+        expected = torch.autograd.grad(loss, leaves, create_graph=graph, retain_graph=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = torch.autograd.grad(loss, leaves, create_graph=graph)
+    finally:
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, found, expected))
+
+
+def test_a_plain_step_may_be_followed_by_a_fast_one_before_both_go_back(runs, monkeypatch):
+    """As where images of several sizes, or a validation, come between."""
+    stage, x = make(), torch.randn(2, 2, *SIZES[3])
+    grads = []
+    for fast in (True, False):
+        run, losses = copy.deepcopy(stage), []
+        for training, enabled in ((True, False), (True, fast), (False, False), (True, fast)):
+            with set_fast_paths(enabled):
+                losses.append(run.train(training)(x).square().sum())
+        sum(losses).backward()
+        grads.append(run.conv.weight.grad)
+    assert len(runs) == 2
+    assert None not in runs
+    assert (grads[0] - grads[1]).norm() <= 1e-4 * grads[1].norm()
 
 
 def test_parameters_of_a_functional_call_get_the_gradients(runs):

@@ -167,8 +167,9 @@ def _record(norm: Any, mean: Tensor, variance: Tensor, voxels: int) -> None:
         if norm.momentum is None:
             momentum = 1.0 / float(norm.num_batches_tracked)
     if norm.running_mean is not None:
-        norm.running_mean.mul_(1 - momentum).add_(mean, alpha=momentum)
-        norm.running_var.mul_(1 - momentum).add_(variance, alpha=momentum * voxels / max(1, voxels - 1))
+        # PyTorch does not count these writes either: it saves both for a backward pass that does not read them.
+        norm.running_mean.data.mul_(1 - momentum).add_(mean, alpha=momentum)
+        norm.running_var.data.mul_(1 - momentum).add_(variance, alpha=momentum * voxels / max(1, voxels - 1))
 
 
 class ConvEncoder(Encoder):

@@ -85,8 +85,11 @@ def channels_last(x: Tensor) -> Tensor:
 
 def padded_rows(x: Tensor, first: int, last: int) -> Tensor:
     """Return rows ``first`` to ``last`` of the first spatial axis, with zeros for those outside of the map."""
-    before, after = max(0, -first), max(0, last - x.shape[2])
-    rows = x[:, :, max(0, first) : last]
+    # Where the padding is larger than the kernel, all of them may be outside.
+    start, stop = (min(max(0, row), x.shape[2]) for row in (first, last))
+    before = min(max(0, -first), last - first)
+    after = last - first - before - (stop - start)
+    rows = x[:, :, start:stop]
     return F.pad(rows, (*[0, 0] * (x.ndim - 3), before, after)) if before or after else rows
 
 

@@ -85,9 +85,11 @@ class PooledConv(torch.autograd.Function):
         *tensors, positions, pooled, mean, variance = ctx.saved_tensors
         inputs = PooledConvInputs(*tensors, *ctx.numbers)
         needed = ctx.needs_input_grad[:5]
-        if torch.is_grad_enabled() or _is_batched(grad):
-            return (*_differentiable(inputs, grad, needed), *[None] * 5)
-        found = _Backward(inputs, ctx.slabs, positions, pooled, mean, variance, grad.movedim(1, -1)).run(needed)
+        # The forward pass ran without: autocast of the caller would compute again in another precision.
+        with torch.autocast("cpu", enabled=False):
+            if torch.is_grad_enabled() or _is_batched(grad):
+                return (*_differentiable(inputs, grad, needed), *[None] * 5)
+            found = _Backward(inputs, ctx.slabs, positions, pooled, mean, variance, grad.movedim(1, -1)).run(needed)
         return (*found, *[None] * 5)
 
 
@@ -158,7 +160,10 @@ def _maxima(y: Tensor, sign: Tensor | None, pool: int) -> tuple[Tensor, Tensor]:
     maximum = _POOL[y.ndim - 2]
     if sign is None:
         return maximum(y, pool, return_indices=True)
-    places = maximum(y * sign.reshape(-1, *[1] * (y.ndim - 2)), pool, return_indices=True)[1]
+    # After ReLU: a scale of 0 makes NaN of infinity, but not of what is 0 by then. Of a window of
+    # -inf alone, PyTorch may return any place.
+    signed = (y.relu() * sign.reshape(-1, *[1] * (y.ndim - 2))).clamp_min_(torch.finfo(y.dtype).min)
+    places = maximum(signed, pool, return_indices=True)[1]
     by_sample = places.movedim(1, -1)
     values = y.movedim(1, -1).flatten(1, -2).gather(1, by_sample.flatten(1, -2)).view(by_sample.shape)
     return values.movedim(-1, 1), places
@@ -250,7 +255,7 @@ class _Backward:
         for slab, below in zip(slabs, pieces, strict=True):  # now that all have written their own rows
             if to_x is not None and below is not None:
                 first = slab.last - self.inputs.padding
-                shared = to_x[slab.pooled[0], :, max(0, first) : first + below.shape[2]]
+                shared = to_x[slab.pooled[0], :, max(0, first) : max(0, first + below.shape[2])]
                 shared += below[:, :, max(0, -first) :][:, :, : shared.shape[2]]
         return [to_x, *(t if need else None for t, need in zip(sums.values, needed[1:3], strict=True)), *to_norm]
 

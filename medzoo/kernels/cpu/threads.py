@@ -38,12 +38,19 @@ def in_threads(function: Callable[[T], R], pieces: Sequence[T]) -> Iterator[R]:
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """Start threads that each compute with one; a forked process starts its own."""
     del process
+    before = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, "medzoo", _compute_alone)
     started = threading.Barrier(threads)
-    for future in [pool.submit(started.wait) for _ in range(threads)]:
-        future.result()
-    # PyTorch gives threads that are new to it the last number that was set anywhere.
-    torch.set_num_threads(threads)
+    try:
+        for future in [pool.submit(started.wait) for _ in range(threads)]:
+            future.result()
+    except RuntimeError:  # no more threads may be started, and those that were would wait for ever
+        started.abort()
+        pool.shutdown()
+        raise
+    finally:
+        # PyTorch gives threads that are new to it the last number that was set anywhere.
+        torch.set_num_threads(before)
     return pool
 
 
