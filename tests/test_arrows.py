@@ -67,6 +67,7 @@ ALLOWED = {
         "features",
         "input_spec",
         "io",
+        "kernels.cpu.threads",
         "nn",
         "provenance",
         "transforms",

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import itertools
 import multiprocessing
 import os
-import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
@@ -25,6 +22,7 @@ from medzoo.inference.result import Prediction
 from medzoo.io.image import Image
 from medzoo.io.options import ReadOptions
 from medzoo.io.read import read_image, read_scanned
+from medzoo.kernels.cpu.threads import compute_alone
 from medzoo.transforms.transform import Prepared, Transform
 
 __all__ = ["ImageReader", "PreparedItem", "read_all", "read_planned"]
@@ -196,8 +194,7 @@ def _start_threads(
 
     def work() -> None:
         # More would compete with the forward pass for the cores. What is computed does not depend on the number.
-        torch.get_num_threads()  # PyTorch sets the number of a thread when it first needs it, and then never again
-        _openmp_setter()(1)
+        compute_alone()
         while (task := tasks.get()) is not None:
             index, future = task
             if future.set_running_or_notify_cancel():
@@ -216,23 +213,6 @@ def _start_threads(
             break
         threads.append(thread)
     return threads
-
-
-@functools.cache
-def _openmp_setter() -> Callable[[int], object]:
-    """Return what sets how many threads of OpenMP the calling thread uses, or what does nothing without OpenMP.
-
-    ``torch.set_num_threads`` also sets the number for whatever thread is new to PyTorch, such as that of a request to a
-    server: one that comes before the number is set back would keep it, and pass it on.
-    """
-    try:
-        # The library that PyTorch itself uses: there may be others in the process.
-        setter: Callable[[int], object] = ctypes.CDLL(
-            "libiomp5md" if sys.platform == "win32" else torch._C.__file__
-        ).omp_set_num_threads
-    except (AttributeError, OSError):
-        return lambda _: None
-    return setter
 
 
 def _check_workers(loader: Iterable[PreparedItem]) -> Generator[PreparedItem]:

@@ -7,8 +7,10 @@ of the threads from running. Threads that each run all operations of a piece mee
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +18,7 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["in_threads"]
+__all__ = ["compute_alone", "in_threads"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -29,17 +31,27 @@ def in_threads(function: Callable[[T], R], pieces: Sequence[T]) -> Iterator[R]:
     ``no_grad`` too.
     """
     threads = torch.get_num_threads()
-    if min(threads, len(pieces)) < 2:
+    if min(threads, len(pieces)) < 2 or _openmp_setter() is None:
         return map(function, pieces)
     return _pool(os.getpid(), threads).map(function, pieces)
+
+
+def compute_alone() -> None:
+    """Let the calling thread use one thread for each operation from now on, where PyTorch's OpenMP can be reached.
+
+    ``torch.set_num_threads`` also sets the number for whatever thread is new to PyTorch, such as that of a request to a
+    server: one that comes before the number is set back would keep it, and pass it on.
+    """
+    torch.get_num_threads()  # PyTorch sets the number of a thread when it first needs it, and then never again
+    if (setter := _openmp_setter()) is not None:
+        setter(1)
 
 
 @functools.lru_cache(maxsize=4)
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """Start threads that each compute with one; a forked process starts its own."""
     del process
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, "medzoo", _compute_alone)
+    pool = ThreadPoolExecutor(threads, "medzoo", _begin)
     started = threading.Barrier(threads)
     try:
         for future in [pool.submit(started.wait) for _ in range(threads)]:
@@ -48,13 +60,21 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
         started.abort()
         pool.shutdown()
         raise
-    finally:
-        # PyTorch gives threads that are new to it the last number that was set anywhere.
-        torch.set_num_threads(before)
     return pool
 
 
-def _compute_alone() -> None:
-    torch.set_num_threads(1)
-    torch.get_num_threads()  # otherwise the first operation asks, and takes over what was set elsewhere meanwhile
+def _begin() -> None:
+    compute_alone()
     torch.set_grad_enabled(False)
+
+
+@functools.cache
+def _openmp_setter() -> Callable[[int], object] | None:
+    """Return what sets how many threads of OpenMP the calling thread uses; ``None`` where it is not found."""
+    try:
+        # The library that PyTorch itself uses: there may be others in the process.
+        library = ctypes.CDLL("libiomp5md" if sys.platform == "win32" else torch._C.__file__)
+        setter: Callable[[int], object] = library.omp_set_num_threads
+    except (AttributeError, OSError):
+        return None
+    return setter
