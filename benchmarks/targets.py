@@ -22,8 +22,8 @@ class Target(NamedTuple):
 
 
 SWIN_TARGETS = (
-    Target("forward", "time", DEFAULT, 5.0, 10.0),
-    Target("forward", "time", FLASH, 1.8, 3.5),
+    Target("forward", "time", DEFAULT, 8.0, 15.0),
+    Target("forward", "time", FLASH, 3.5, 5.0),
     Target("forward", "peak", FLASH, 5.0, 10.0),
     Target("forward", "difference", DEFAULT, 2e-5, 6e-6),
     Target("train", "time", DEFAULT, 2.5, 4.0),
@@ -47,6 +47,7 @@ TARGETS = [
     Target("xray_cnn-320x320-b8-float32-train", "time", EAGER, 2.0, 3.0),
     Target("resnet18_multilabel-320x320-b1-float32-forward", "time", TIMM, 1.2, 1.6),
     Target("resnet18_multilabel-320x320-b8-float32-forward", "time", TIMM, 1.2, 1.6),
+    Target("densenet121_xray-224x224-b1-float32-forward", "time", TIMM, 1.0, 1.4),
     Target("startup/import", "seconds", "import torch", 0.1, 0.02),
     Target("startup/create", "share", "init + torch.load + load_state_dict", 2 / 3, 0.5),
     Target("scaling/batch 1 to 8", "growth", "linear", 1.2, 1.0),
