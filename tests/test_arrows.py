@@ -74,7 +74,9 @@ ALLOWED = {
         "version",
     },
     "inference.optimize": {"classifier", "errors", "features", "inference", "kernels", "nn"},
-    "inference.fold": {"kernels", "nn"},
+    "inference.fold": {"inference.dense_block", "inference.norms", "kernels", "nn"},
+    "inference.dense_block": {"inference.norms"},
+    "inference.norms": set(),
     "data": {
         "atomic",
         "contract",

@@ -21,6 +21,7 @@ from training_children import STEPS, Crash, Killer, TrainingServer, digest, reci
 
 from medzoo.data.loader import PlacedLoader
 from medzoo.errors import ConfigError, TrainError
+from medzoo.kernels.cpu import conv_slabs, conv_training
 from medzoo.training.checkpoints import find_checkpoint
 from medzoo.training.environment import Environment, numeric_environment, resolve_environment
 from medzoo.training.fit import fit
@@ -119,6 +120,22 @@ def test_killed_after_the_last_checkpoint_the_model_still_gets_the_average(tmp_p
     assert whole("ema")[0] != whole("plain")[0]
     crash(tmp_path, "ema", "train_end", 0)
     assert run(tmp_path, "ema")[:2] == whole("ema")[:2]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_stages_that_are_trained_by_slabs(threads, tmp_path, monkeypatch):
+    """Such small maps would be computed by the plain layers."""
+    monkeypatch.setattr(conv_slabs, "SMALL_MAP", 0)
+    monkeypatch.setattr(conv_slabs, "LARGE_MAP", 0)
+    monkeypatch.setitem(SECTIONS, "slabs", {"train": {"epochs": 2, "threads": threads}})
+    stages = []
+    apply = conv_training.PooledConv.apply
+    monkeypatch.setattr(conv_training.PooledConv, "apply", lambda *given: stages.append(1) or apply(*given))
+    expected = run(tmp_path / "whole", "slabs")
+    assert len(stages) == 2 * STEPS * 3  # all three stages in every step
+    crash(tmp_path / "a", "slabs", "batch", 5)
+    assert run(tmp_path / "a", "slabs") == expected
+    assert expected[0] != whole("plain")[0]  # sums are rounded otherwise
 
 
 def test_a_frozen_encoder_stays_in_eval_mode_in_an_epoch_that_is_continued(tmp_path):

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medzoo.inference.dense_block import fold_dense, parts_of_dense
+from medzoo.inference.norms import affine, foldable, is_batchnorm
 from medzoo.kernels.conv_stage import FoldedStage
 from medzoo.kernels.cpu.conv import Shape, conv, on_cpu, pack_conv, private
 from medzoo.kernels.cpu.slabs import keep_freed_memory
@@ -27,20 +29,6 @@ __all__ = ["FoldedConvEncoder", "FoldedEncoder", "can_fold", "fold_stage", "is_l
 
 # Numbers in the largest map of images up to which a GPU runs kernels faster than Python launches them.
 LAUNCH_BOUND = 2**23
-
-
-def foldable(norm: Any) -> bool:
-    """Whether a BatchNorm takes its statistics from training and not from the batch."""
-    return not norm.training and isinstance(norm.running_mean, Tensor)
-
-
-def affine(norm: Any) -> tuple[Tensor, Tensor]:
-    """Return scale and shift of a BatchNorm, ``c`` and ``c``, in float64."""
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    shift = -norm.running_mean.double() * scale
-    return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
 
 
 def can_fold(stage: nn.Module) -> bool:
@@ -216,7 +204,7 @@ class FoldedEncoder:
 
 def _folded_tensors(encoder: nn.Module) -> list[Tensor]:
     """List the tensors that :func:`_fold` reads; all others are shared with its copy."""
-    found: dict[int, Tensor] = {}
+    found = {id(t): t for part in parts_of_dense(encoder) for t in (*part.parameters(), *part.buffers())}
     for block in encoder.modules():
         parts = dict(block.named_children())
         for first, second, _ in _chains(block):
@@ -230,7 +218,7 @@ def _fold(encoder: nn.Module) -> tuple[nn.Module, int]:
     """Return a copy with each foldable norm in the convolution before it, and their number."""
     tensors: list[Tensor] = [*encoder.parameters(), *encoder.buffers()]
     folded = copy.deepcopy(encoder, {id(tensor): tensor for tensor in tensors})
-    count = 0
+    count = fold_dense(folded)
     for block in list(folded.modules()):
         for first, second, third in _chains(block):
             parts = dict(block.named_children())
@@ -259,12 +247,8 @@ def _chains(block: nn.Module) -> Iterator[tuple[str, str, str]]:
 
 def _can_fold(plain: nn.Module, norm: nn.Module) -> bool:
     """Whether the two are a plain Conv2d and a BatchNorm in eval mode, perhaps timm's with an activation."""
-    normal = type(norm) is nn.BatchNorm2d or (
-        type(norm).__qualname__ == "BatchNormAct2d" and type(getattr(norm, "drop", None)) is nn.Identity
-    )
     return (
-        normal
-        and foldable(norm)
+        is_batchnorm(norm)
         and type(plain) is nn.Conv2d
         and plain.padding_mode == "zeros"
         and isinstance(plain.padding, tuple)
