@@ -1,6 +1,6 @@
 """timm's DenseNet for inference on a CPU: blocks that join no maps, and transitions that pool before they convolve.
 
-Every layer of a block normalises all maps before it, and timm joins them anew each time. Here a block writes into one
+Every layer of a block normalises all maps before it, and timm joins them again each time. Here a block writes into one
 map, channels last, of which each layer reads the channels it needs. A 1 × 1 convolution is a matrix product of voxels
 and kernel, so of BatchNorm, ReLU and the convolution behind them only a threshold is left in front of the product:
 ``relu(s x + t)`` is ``s max(x, -t / s) + t`` where s is positive, with a minimum where it is negative, and the product

@@ -36,11 +36,11 @@ def optimize(model: M, *, cuda_graph: bool = False) -> M:
 
     On a CPU in float32 or bfloat16, the convolution stages of ``cnn3d_small``, ``cnn3d_base`` and ``xray_cnn`` fold
     their BatchNorm, pool before ReLU, run in slabs that stay in the cache, and use oneDNN where PyTorch alone would
-    not; timm's encoders fold BatchNorm and ReLU and use channels-last memory, and the blocks of its DenseNets write into
-    one map instead of joining their maps in each layer. On a GPU, BatchNorm is folded and memory
-    is channels last; where Triton is installed, its kernels pool and do what follows in a single pass. A few images run
-    the plain stages there, which are launched faster. What cannot be changed safely, such as a stage that was replaced,
-    is left unchanged; printing the model shows what was done.
+    not; timm's encoders fold BatchNorm and ReLU and use channels-last memory, and a block of its DenseNets writes into
+    one map instead of joining maps in each layer. On a GPU, BatchNorm is folded and memory is channels last; where
+    Triton is installed, its kernels pool and do what follows in a single pass. A few images run the plain stages there,
+    which are launched faster. What cannot be changed safely, such as a stage that was replaced, is left unchanged;
+    printing the model shows what was done.
     ``swin_encoder_mlp`` is copied unchanged: its layers are fast by themselves.
 
     The modules and tensors of the copy are those of the original: ``state_dict`` and ``save_pretrained`` return its
