@@ -8,7 +8,9 @@ What is done, all of it exact but for rounding:
   map.
 - The maximum is taken along one axis after the other, channels last, without the indices that ``max_pool3d`` keeps.
 - 3 × 3 × 3 convolutions of many channels run by pairs of planes, see :class:`medzoo.kernels.cpu.conv.PairedConv`.
-- The first spatial axis is cut into slabs that stay in the cache. Rows that the pooling drops are not computed.
+- The first spatial axis of a large map is cut into slabs that stay in the cache. Each is computed by one thread, so
+  that threads meet once in a stage: beside other processes, each of them may have to wait for a core. Rows that the
+  pooling drops are not computed.
 
 On a GPU the library convolves, without the bias, and one kernel pools, adds the bias and does what follows in a single
 pass; with one input channel the convolution is part of that kernel, see :mod:`medzoo.kernels.cuda.conv_pool`. Without
@@ -19,6 +21,7 @@ Axes: b batch, c channels, s any number of spatial axes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,12 +39,13 @@ from medzoo.kernels.cpu.conv import (
     padded_rows,
 )
 from medzoo.kernels.cpu.slabs import keep_freed_memory
+from medzoo.kernels.cpu.threads import in_threads
 from medzoo.kernels.dispatch import kernel_serves
 
 __all__ = ["FoldedStage"]
 
-# Bytes of a slab's convolution: a few of these fit the last-level cache.
-SLAB_BYTES = 8 * 2**20
+# Bytes of a convolved map that is computed in one piece, and of a slab of a larger one: a few fit the cache of a core.
+MAP_BYTES, SLAB_BYTES = 8 * 2**20, 2 * 2**20
 
 
 class FoldedStage:
@@ -104,10 +108,20 @@ class FoldedStage:
         row = len(self.bias) * x.element_size() * self.pool
         for n in full[1:]:
             row *= n
-        for i in range(len(x)):
-            one = x[i : i + 1].contiguous(memory_format=CHANNELS_LAST[self.dims])
-            for start, stop in _spans(pooled[0], max(1, SLAB_BYTES // row)):
-                self._fill(out[i, start:stop], one, start, in_one_piece=stop - start == pooled[0])
+        whole = pooled[0] * row <= MAP_BYTES
+        spans = list(_spans(pooled[0], pooled[0] if whole else max(1, SLAB_BYTES // row)))
+        samples = [x[i : i + 1].contiguous(memory_format=CHANNELS_LAST[self.dims]) for i in range(len(x))]
+
+        def fill(slab: tuple[int, tuple[int, int]]) -> None:
+            i, (start, stop) = slab
+            self._fill(out[i, start:stop], samples[i], start, in_one_piece=stop - start == pooled[0])
+
+        slabs = list(itertools.product(range(len(x)), spans))
+        if whole:
+            for slab in slabs:
+                fill(slab)
+        else:
+            in_threads(fill, slabs)
         return out.movedim(-1, 1)
 
     def _fill(self, out: Tensor, x: Tensor, start: int, in_one_piece: bool) -> None:

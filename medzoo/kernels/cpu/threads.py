@@ -12,9 +12,10 @@ import functools
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Any, TypeVar
 
 import torch
 
@@ -24,16 +25,41 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def in_threads(function: Callable[[T], R], pieces: Sequence[T]) -> Iterator[R]:
+def in_threads(function: Callable[[T], R], pieces: Sequence[T]) -> list[R]:
     """Return the results in the order of the pieces; as many run at a time as PyTorch has threads here.
 
-    The bits of a result do not depend on which thread computed it. Gradients are not recorded: the caller is in
-    ``no_grad`` too.
+    The calling thread takes pieces too, so that it waits at the end alone, and for no thread that has not begun. The
+    bits of a result do not depend on which thread computed it. Gradients are not recorded: the caller is in ``no_grad``
+    or ``inference_mode`` too.
     """
-    threads = torch.get_num_threads()
-    if min(threads, len(pieces)) < 2 or _openmp_setter() is None:
-        return map(function, pieces)
-    return _pool(os.getpid(), threads).map(function, pieces)
+    threads, setter = torch.get_num_threads(), _openmp_setter()
+    if min(threads, len(pieces)) < 2 or setter is None:
+        return list(map(function, pieces))
+    results: list[Any] = [None] * len(pieces)
+    left, inference = deque(range(len(pieces))), torch.is_inference_mode_enabled()
+
+    def work() -> None:
+        with torch.inference_mode(inference):
+            while left:
+                try:
+                    i = left.popleft()
+                except IndexError:  # another thread was faster
+                    return
+                results[i] = function(pieces[i])
+
+    pool = _pool(os.getpid(), threads)
+    others = [pool.submit(work) for _ in range(min(threads, len(pieces)) - 1)]
+    setter(1)
+    try:
+        work()
+    finally:
+        setter(threads)
+        left.clear()
+        begun = [other for other in others if not other.cancel()]
+        wait(begun)
+    for other in begun:
+        other.result()
+    return results
 
 
 def compute_alone() -> None:
@@ -51,10 +77,10 @@ def compute_alone() -> None:
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """Start threads that each compute with one; a forked process starts its own."""
     del process
-    pool = ThreadPoolExecutor(threads, "medzoo", _begin)
-    started = threading.Barrier(threads)
+    pool = ThreadPoolExecutor(threads - 1, "medzoo", _begin)
+    started = threading.Barrier(threads - 1)
     try:
-        for future in [pool.submit(started.wait) for _ in range(threads)]:
+        for future in [pool.submit(started.wait) for _ in range(threads - 1)]:
             future.result()
     except RuntimeError:  # no more threads may be started, and those that were would wait for ever
         started.abort()
