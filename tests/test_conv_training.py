@@ -360,6 +360,29 @@ def test_threads_that_compute_alone_leave_the_others_as_they_are():
         torch.set_num_threads(before)
 
 
+def test_threads_are_in_inference_mode_where_the_caller_is():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with torch.inference_mode():
+            out = torch.zeros(20, 4)
+            in_threads(lambda i: out[i].fill_(i), range(20))
+        assert torch.equal(out[:, 0], torch.arange(20.0))
+        assert not torch.is_inference_mode_enabled()
+        assert not any(in_threads(lambda _: torch.is_inference_mode_enabled(), range(20)))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_pieces_run_in_the_calling_thread_where_no_more_threads_may_be_started(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threads, "_pool", refuse)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert in_threads(lambda i: threading.current_thread(), range(3)) == [threading.current_thread()] * 3
+
+
 def test_a_process_that_may_start_no_more_threads_says_so(monkeypatch):
     """And does not wait for those that never start."""
     pool, start, started = threads._pool.__wrapped__, threading.Thread.start, []

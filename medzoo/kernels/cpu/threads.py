@@ -35,11 +35,15 @@ def in_threads(function: Callable[[T], R], pieces: Sequence[T]) -> list[R]:
     threads, setter = torch.get_num_threads(), _openmp_setter()
     if min(threads, len(pieces)) < 2 or setter is None:
         return list(map(function, pieces))
+    try:
+        pool = _pool(os.getpid(), threads)
+    except RuntimeError:  # a limit of the system
+        return list(map(function, pieces))
     results: list[Any] = [None] * len(pieces)
     left, inference = deque(range(len(pieces))), torch.is_inference_mode_enabled()
 
     def work() -> None:
-        with torch.inference_mode(inference):
+        with torch.inference_mode(inference), torch.no_grad():  # without inference mode, the first enables gradients
             while left:
                 try:
                     i = left.popleft()
@@ -47,7 +51,6 @@ def in_threads(function: Callable[[T], R], pieces: Sequence[T]) -> list[R]:
                     return
                 results[i] = function(pieces[i])
 
-    pool = _pool(os.getpid(), threads)
     others = [pool.submit(work) for _ in range(min(threads, len(pieces)) - 1)]
     setter(1)
     try:
@@ -77,7 +80,7 @@ def compute_alone() -> None:
 def _pool(process: int, threads: int) -> ThreadPoolExecutor:
     """Start threads that each compute with one; a forked process starts its own."""
     del process
-    pool = ThreadPoolExecutor(threads - 1, "medzoo", _begin)
+    pool = ThreadPoolExecutor(threads - 1, "medzoo", compute_alone)
     started = threading.Barrier(threads - 1)
     try:
         for future in [pool.submit(started.wait) for _ in range(threads - 1)]:
@@ -87,11 +90,6 @@ def _pool(process: int, threads: int) -> ThreadPoolExecutor:
         pool.shutdown()
         raise
     return pool
-
-
-def _begin() -> None:
-    compute_alone()
-    torch.set_grad_enabled(False)
 
 
 @functools.cache
