@@ -80,11 +80,14 @@ def _studies(options: argparse.Namespace) -> int:
     """Measure from files to answers, print the table, and write what the options ask for."""
     import tempfile
 
+    from benchmarks.pipelines import WAYS
     from benchmarks.results import write_result
-    from benchmarks.studies import run, table
+    from benchmarks.studies import TURNS, run, table
 
-    with tempfile.TemporaryDirectory() as folder:
-        result = run(Path(folder), {"ct": options.ct, "xray": options.xray})
+    copies = {"ct": options.ct, "xray": options.xray}
+    turns = sum(len(WAYS[kind]) * min(TURNS, count) for kind, count in copies.items())
+    with tempfile.TemporaryDirectory() as folder, progress(turns) as report:
+        result = run(Path(folder), copies, report)
     lines = [table(result["studies"])]
     if options.results:
         lines.append(str(write_result(result, options.results)))

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
@@ -28,8 +28,7 @@ from benchmarks.results import figure, markdown, seconds
 from benchmarks.results import size as bytes_text
 from benchmarks.timing import spread
 
-# Studies of each kind, and the turns that each way takes.
-COPIES = {"ct": 200, "xray": 2000}
+# The turns that each way takes.
 TURNS = 10
 SIZES: dict[str, tuple[int, ...]] = {"ct": (512, 512, 30), "xray": (1024, 1024)}
 SAMPLE_SECONDS = 0.05
@@ -129,7 +128,15 @@ def proportional_bytes(pid: int) -> int:
     return kilobytes(f"/proc/{pid}/smaps_rollup", "Pss") * 1024
 
 
-def measure(kind: str, folder: Path, *, copies: int, turns: int, size: Sequence[int] | None = None) -> dict[str, Any]:
+def measure(
+    kind: str,
+    folder: Path,
+    *,
+    copies: int,
+    turns: int,
+    size: Sequence[int] | None = None,
+    report: Callable[[str, dict[str, Any] | None], object] = lambda _name, _done: None,
+) -> dict[str, Any]:
     """Return what each way takes for the studies of a kind, as a result file stores it.
 
     Args:
@@ -138,6 +145,7 @@ def measure(kind: str, folder: Path, *, copies: int, turns: int, size: Sequence[
         copies: studies in all.
         turns: parts that they are divided into.
         size: of a study; ``None`` is that of :data:`SIZES`.
+        report: called with what begins and ``None``, and once it is done.
     """
     size = tuple(size or SIZES[kind])
     studies = write_studies(kind, folder, copies, size)
@@ -148,12 +156,14 @@ def measure(kind: str, folder: Path, *, copies: int, turns: int, size: Sequence[
         found["absent"] = {name: way.absent for name, way in ways.items() if way.absent}
         ways = {name: way for name, way in ways.items() if not way.absent}
         first = {name: np.array(way.run(studies[:1])[1]) for name, way in ways.items()}
-        for part in np.array_split(np.array(studies), turns):
+        for i, part in enumerate(np.array_split(np.array(studies), turns)):
             for name, way in ways.items():
+                report(f"{kind}, turn {i + 1}: {name}", None)
                 took, logits = way.run([str(study) for study in part])
                 # All studies have the same pixels, so each way has one answer; assert_allclose compares the shapes too.
                 np.testing.assert_allclose(logits, np.repeat(first[name], len(part), 0), rtol=1e-4, atol=1e-4)
                 seconds.setdefault(name, []).append(took / len(part))
+                report(name, {})
         peaks = {name: way.peak for name, way in ways.items()}
     found["ways"] = {
         name: {
@@ -167,13 +177,13 @@ def measure(kind: str, folder: Path, *, copies: int, turns: int, size: Sequence[
     return found
 
 
-def run(folder: Path, copies: dict[str, int] | None = None) -> dict[str, Any]:
+def run(folder: Path, copies: dict[str, int], report: Callable[[str, dict[str, Any] | None], object]) -> dict[str, Any]:
     """Measure both kinds; ``folder`` is for the studies, which are deleted by the caller."""
     environment = describe_environment(torch.device("cpu")) | {"studies": True}
     kinds = []
-    for kind, count in (copies or COPIES).items():
+    for kind, count in copies.items():
         (folder / kind).mkdir()
-        kinds.append(measure(kind, folder / kind, copies=count, turns=min(TURNS, count)))
+        kinds.append(measure(kind, folder / kind, copies=count, turns=min(TURNS, count), report=report))
     return {"environment": environment, "studies": kinds}
 
 
