@@ -31,6 +31,8 @@ Resampled = tuple[Tensor, NDArray[np.float64]]
 # Voxels that the axes of two grids may drift apart across a volume and be taken for parallel: a file states the
 # direction of an axis in float32.
 SHEAR = 0.02
+# What a step adds; it does not name the filter of the reference.
+BY_TRIANGLE = " by the triangle filter"
 
 
 def resample_image(
@@ -116,7 +118,8 @@ def resample_volume(
         x, to_source = _crop_to_foreground(x, to_source, how, label, steps)
     done = list[str]()
     if (before := tuple(x.shape[1:])) != how.size:
-        done.append(_fit_step(before, how))
+        by_triangle = how.resample == "triangle" and how.fit != "crop"
+        done.append(_fit_step(before, how) + (BY_TRIANGLE if by_triangle else ""))
         x, to_source = _fit(x, to_source, how)
     if scaled_last:
         x = _scale_intensity(x.flip(flips) if flips else x, image, how, steps, statistics).contiguous()
@@ -157,7 +160,7 @@ def _to_spacing(
         change = np.linalg.inv(affine) @ np.asarray(asked.peek_pending_affine())
         drift = np.abs(change[:3, :3] - np.diag(np.diag(change)[:3])) @ np.subtract(size, 1)
         if drift.max() < SHEAR:
-            steps.append(step)
+            steps.append(step + BY_TRIANGLE)
             grid = [AxisGrid(change[axis, 3], change[axis, axis], side) for axis, side in enumerate(size)]
             return resample_by_triangle(x, grid), to_source @ change
         step += " linearly, as the axes of the file are not at right angles"
