@@ -104,7 +104,10 @@ def compare(of_model, of_file):
     a, b = of_model.to_dict(), of_file.to_dict()
     for name in ("probabilities", "logits"):
         assert list(b[name]) == list(a[name])
-        assert list(b.pop(name).values()) == pytest.approx(list(a.pop(name).values()), rel=1e-5, abs=2e-6)
+        expected = list(a.pop(name).values())
+        # An optimized model is exact relative to its largest output; those of these random weights reach hundreds.
+        close = 2e-6 * max([1.0, *map(abs, expected)])
+        assert list(b.pop(name).values()) == pytest.approx(expected, rel=1e-5, abs=close)
     assert b["provenance"].pop("engine") == f"onnxruntime {onnxruntime.__version__}"
     assert b == a
 
