@@ -100,7 +100,7 @@ def render(files: list[Path], page: Path, notes: str = "") -> None:
 
 def _studies(result: dict[str, Any]) -> str:
     """Return the table of one result, with its machine."""
-    return "\n".join([f"### {_where(result['environment'])}\n", table(result["studies"]), "", _machine(result)])
+    return "\n".join([f"### {result['environment']['device']}\n", table(result["studies"]), "", _machine(result)])
 
 
 def _summary(groups: list[list[Headline]]) -> str:
