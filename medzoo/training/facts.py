@@ -22,7 +22,8 @@ def facts_of(setup: Setup, environment: Environment) -> dict[str, Any]:
     """Return what determines the weights, as plain values."""
     return {
         "recipe": _fields(setup.recipe),
-        "preprocessing": _preprocessing(setup),  # what the model's own defaults made of the recipe's
+        # What the model's own defaults made of the recipe's.
+        "preprocessing": flat(asdict(setup.pixels.transform.preprocessing), "preprocessing."),
         "labels": list(setup.table.labels),
         "task": setup.table.task,
         "data": data_fingerprint(setup),
@@ -38,12 +39,6 @@ def _fields(recipe: Recipe) -> dict[str, Any]:
     if recipe.model.name.startswith("local-dir:"):
         del values["model"]["name"]  # the folder may have moved, and the checkpoint has the weights
     return flat(values)
-
-
-def _preprocessing(setup: Setup) -> dict[str, Any]:
-    """Return what is done to every image, as a checkpoint stores it, by dotted names."""
-    how = asdict(setup.pixels.transform.preprocessing)
-    return {f"preprocessing.{name}": list(x) if isinstance(x, tuple) else x for name, x in how.items()}
 
 
 def flat(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -34,6 +34,7 @@ from medzoo.training.recipe_types import (
 
 __all__ = [
     "FORMAT",
+    "PREPROCESSING_FIELDS",
     "AugmentSection",
     "DataSection",
     "DecideSection",
@@ -48,6 +49,9 @@ __all__ = [
 ]
 
 FORMAT = 1
+
+PREPROCESSING_FIELDS = ("spacing", "intensity", "window", "fit", "patch", "orientation", "foreground", "resample")
+"""Fields of ``data`` that replace those of the model's preprocessing as they are; ``size`` may be a single number."""
 
 Axis = Literal["x", "y", "z"]
 

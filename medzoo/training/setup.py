@@ -27,7 +27,7 @@ from medzoo.training.datamodule import ImageDataModule
 from medzoo.training.environment import resolve_environment
 from medzoo.training.incidence import draw_incidence
 from medzoo.training.losses import loss_from_recipe
-from medzoo.training.recipe import DataSection, Recipe
+from medzoo.training.recipe import PREPROCESSING_FIELDS, DataSection, Recipe
 from medzoo.training.task import ClassificationTask
 from medzoo.transforms.augment import Augmentation, Augmenter, check_augmentation
 from medzoo.transforms.transform import transform
@@ -38,8 +38,6 @@ __all__ = ["LEAKS", "Setup", "builder_options", "make_task", "preprocessing_chan
 
 LEAKS = "Its split leaks on purpose, for medzoo.reproduce: no figure of it says anything about new patients."
 """The caution of a run whose split is :func:`~medzoo.data.split.leaking_split`."""
-
-_OVERRIDES = ("spacing", "intensity", "window", "fit", "patch", "orientation", "foreground", "resample")
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +230,7 @@ def builder_options(name: str) -> Mapping[str, Any]:
 
 def preprocessing_changes(how: DataSection) -> dict[str, Any]:
     """Return what a recipe replaces in the model's preprocessing; ``size`` as it was given, a number or sides."""
-    changes = {name: getattr(how, name) for name in _OVERRIDES if getattr(how, name) is not None}
+    changes = {name: getattr(how, name) for name in PREPROCESSING_FIELDS if getattr(how, name) is not None}
     if changes.get("intensity", "window") != "window":
         changes["window"] = None
     if "patch" in changes:

@@ -14,7 +14,7 @@ from typing import Any
 from medzoo.errors import ConfigError
 from medzoo.training.facts import flat
 from medzoo.training.overrides import override, plain_value, resolve_field
-from medzoo.training.recipe import NO_EFFECT, Recipe
+from medzoo.training.recipe import NO_EFFECT, PREPROCESSING_FIELDS, Recipe
 from medzoo.training.run import with_absolute_model
 
 __all__ = ["MOST", "Combination", "Grid", "shared_fields", "value_text"]
@@ -24,9 +24,7 @@ MOST = 200
 SEED = "train.seed"
 
 # The other fields of the section change which rows there are, or what they are labelled.
-_HOW_IMAGES_ARE_READ = {
-    "size", "spacing", "intensity", "window", "fit", "patch", "orientation", "foreground", "resample",
-}  # fmt: skip
+_HOW_IMAGES_ARE_READ = {"size", *PREPROCESSING_FIELDS}
 
 
 @dataclass(frozen=True, eq=False)
