@@ -22,7 +22,7 @@ from medzoo.inference.norms import affine, is_batchnorm
 __all__ = ["FoldedDenseBlock", "FoldedTransition", "fold_dense", "parts_of_dense"]
 
 
-class _Product(nn.Module):
+class _Product:
     """BatchNorm, ReLU and a 1 × 1 convolution, perhaps with the BatchNorm and ReLU behind it: ``n c -> n c'``.
 
     Args:
@@ -32,7 +32,6 @@ class _Product(nn.Module):
     """
 
     def __init__(self, norm: Any, convolution: Any, after: Any = None) -> None:
-        super().__init__()
         scale, shift = affine(norm)
         weight = convolution.weight.detach().double().flatten(1)
         bias = weight @ torch.where(scale == 0, shift.relu(), shift)
@@ -53,7 +52,7 @@ class _Product(nn.Module):
         edges = torch.where(self.low.isinf(), self.high, self.low)
         return all(bool(t.isfinite().all()) for t in (edges, self.weight, self.bias))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Tensor:
         """Compute the product."""
         y = torch.maximum(x, self.low) if self.usual else torch.clamp(x, self.low, self.high)
         y = torch.addmm(self.bias, y, self.weight)
@@ -70,13 +69,13 @@ class FoldedDenseBlock(nn.Module):
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
         layers: list[Any] = list(block.children())
-        self.products = nn.ModuleList([_Product(layer.norm1, layer.conv1, layer.norm2) for layer in layers])
+        self.products = [_Product(layer.norm1, layer.conv1, layer.norm2) for layer in layers]
         self.convolutions = nn.ModuleList([layer.conv2 for layer in layers])
         self.grown = sum(layer.conv2.out_channels for layer in layers)
 
     def exact(self) -> bool:
         """Whether float32 has all that was derived."""
-        return all(product.exact() for product in self.products if isinstance(product, _Product))
+        return all(product.exact() for product in self.products)
 
     def forward(self, x: Tensor) -> Tensor:
         """Run all layers."""
@@ -103,12 +102,12 @@ class FoldedTransition(nn.Module):
     def __init__(self, transition: Any) -> None:
         super().__init__()
         self.norm, self.pool = transition.norm, transition.pool
-        self.register_buffer("weight", transition.conv.weight.detach().flatten(1).t().contiguous(), persistent=False)
+        self.weight = transition.conv.weight.detach().flatten(1).t().contiguous()
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise, pool and convolve."""
         y = self.pool(self.norm(x)).movedim(1, -1)
-        return (y @ self.weight).movedim(-1, 1)
+        return torch.matmul(y, self.weight).movedim(-1, 1)
 
 
 def fold_dense(encoder: nn.Module) -> int:
