@@ -32,9 +32,9 @@ def train_and_score(data: Path, folder: Path, epochs: int) -> dict[tuple[str, st
     for trained in RESAMPLERS:
         overrides: dict[str, Any] = {"epochs": epochs, "data.resample": trained, "cache": "memory"}
         medzoo.train("adrenalmnist3d", data, to=folder / trained, **overrides)
+    table = medzoo.Table.from_npz(data, names=(LABEL,), task="binary")
+    table = table.select(np.flatnonzero(np.array(table.groups["split"]) == "valid"))
     for trained, scored in product(RESAMPLERS, RESAMPLERS):
-        table = medzoo.Table.from_npz(data, names=(LABEL,), task="binary")
-        table = table.select(np.flatnonzero(np.array(table.groups["split"]) == "valid"))
         model = medzoo.create(f"local-dir:{folder / trained / 'model'}")
         model.preprocessing = replace(model.preprocessing, resample=scored)
         found[trained, scored] = medzoo.evaluate(model, table, examples=0, seen="allow").scores
@@ -59,9 +59,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scores = train_and_score(options.data, Path(folder), options.epochs)
-    first, second = RESAMPLERS
-    pairs = [((name, name), (name, second if name == first else first)) for name in RESAMPLERS]
-    lines = [compare(*pair, scores) for pair in [*pairs, ((second, second), (first, first))]]
+    a, b = RESAMPLERS
+    lines = [compare(*pair, scores) for pair in (((a, a), (a, b)), ((b, b), (b, a)), ((b, b), (a, a)))]
     sys.stdout.write(markdown(HEADERS, lines) + "\n")
 
 
