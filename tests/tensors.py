@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -38,3 +40,26 @@ def changed(path: Path, **tensors: Tensor | None) -> None:
     """Rewrite the file with some tensors replaced, or removed if the value is None."""
     merged = load_file(path) | {name.replace("__", "."): tensor for name, tensor in tensors.items()}
     save_file({name: tensor for name, tensor in merged.items() if tensor is not None}, path)
+
+
+@contextmanager
+def pytorch_threads(count: int) -> Iterator[None]:
+    """Let PyTorch use so many threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def process_group(folder: Path) -> Iterator[None]:
+    """Let this process be a group of its own inside, as DistributedDataParallel needs."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()

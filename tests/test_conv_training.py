@@ -8,7 +8,7 @@ import threading
 
 import pytest
 import torch
-from tensors import scatter_weights
+from tensors import process_group, pytorch_threads, scatter_weights
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
@@ -311,16 +311,12 @@ def test_frozen_parts_get_no_gradient_and_the_others_the_same(order, moving, bia
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_same_bits_each_time(order, threads, runs, monkeypatch):
-    before = torch.get_num_threads()
     stage, x = make(order, kernel=3, chans=(3, 16)), torch.randn(3, 3, 8, 18, 18)
     monkeypatch.setattr(conv_slabs, "SLAB_BYTES", 2**18)
-    torch.set_num_threads(threads)
-    try:
+    with pytorch_threads(threads):
         first, second = (step(stage, x) for _ in range(2))
         runs.clear()
         same(stage, x, runs)
-    finally:
-        torch.set_num_threads(before)
     for a, b in itertools.chain(zip(first[1].values(), second[1].values(), strict=True), [(first[0], second[0])]):
         assert torch.equal(a, b)
 
@@ -343,9 +339,7 @@ def test_slabs_are_those_of_the_forward_pass_where_the_backward_pass_has_other_t
 
 
 def test_threads_that_compute_alone_leave_the_others_as_they_are():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
+    with pytorch_threads(3):
         found = list(in_threads(lambda i: (i, torch.get_num_threads(), torch.is_grad_enabled()), range(20)))
         elsewhere = []
         thread = threading.Thread(target=lambda: elsewhere.append(torch.get_num_threads()))
@@ -356,22 +350,16 @@ def test_threads_that_compute_alone_leave_the_others_as_they_are():
         with pytest.raises(ZeroDivisionError):
             list(in_threads(lambda i: 1 // i, range(3)))
         assert [n for n, _ in in_threads(lambda i: (i, 0), [7])] == [7]
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_threads_are_in_inference_mode_where_the_caller_is():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
+    with pytorch_threads(3):
         with torch.inference_mode():
             out = torch.zeros(20, 4)
             in_threads(lambda i: out[i].fill_(i), range(20))
         assert torch.equal(out[:, 0], torch.arange(20.0))
         assert not torch.is_inference_mode_enabled()
         assert not any(in_threads(lambda _: torch.is_inference_mode_enabled(), range(20)))
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_pieces_run_in_the_calling_thread_where_no_more_threads_may_be_started(monkeypatch):
@@ -652,16 +640,12 @@ def test_the_result_may_be_written_over(order, runs):
 @pytest.mark.parametrize("wanted", [True, False], ids=["to input", "to weight"])
 def test_a_backward_pass_under_autocast_gets_the_same_gradients(order, graph, wanted):
     stage, x = make(order, kernel=3, chans=(1, 32)), torch.randn(2, 1, *SIZES[3], requires_grad=wanted)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)  # as other threads have no autocast
-    try:
+    with pytorch_threads(1):  # as other threads have no autocast
         loss = stage(x).square().sum()
         leaves = [*stage.parameters(), *[x] * wanted]
         expected = torch.autograd.grad(loss, leaves, create_graph=graph, retain_graph=True)
         with torch.autocast("cpu", torch.bfloat16):
             found = torch.autograd.grad(loss, leaves, create_graph=graph)
-    finally:
-        torch.set_num_threads(before)
     assert all(map(torch.equal, found, expected))
 
 
@@ -691,17 +675,12 @@ def test_parameters_of_a_functional_call_get_the_gradients(runs):
 
 
 def test_distributed_data_parallel_gets_the_same_gradients(tmp_path, runs):
-    import torch.distributed as dist
-
     stage, x = make(), torch.randn(2, 2, *SIZES[3])
     stage(x).square().sum().backward()
     expected = [p.grad.clone() for p in stage.parameters()]
     stage.zero_grad()
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
+    with process_group(tmp_path):
         nn.parallel.DistributedDataParallel(stage)(x).square().sum().backward()
-    finally:
-        dist.destroy_process_group()
     assert len(runs) == 2
     assert all(torch.equal(p.grad, want) for p, want in zip(stage.parameters(), expected, strict=True))
 

@@ -15,6 +15,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from tensors import pytorch_threads
 
 import medzoo
 from medzoo.errors import DataError
@@ -114,9 +115,7 @@ def test_where_no_thread_can_be_started_the_caller_reads(monkeypatch):
 
 @pytest.mark.usefixtures("cores")
 def test_readers_use_one_thread_of_pytorch_and_others_as_many_as_before():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
+    with pytorch_threads(3):
         numbers = []
         items = reading.read_all(Source(6, lambda index: numbers.append(torch.get_num_threads())), 0, 1)
         next(items)
@@ -126,16 +125,12 @@ def test_readers_use_one_thread_of_pytorch_and_others_as_many_as_before():
         list(items)
         assert sorted(numbers) == [-3, 1, 1, 1, 1, 1, 3]
         assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("cores")
 def test_new_threads_of_a_server_keep_their_threads_of_pytorch():
     """Requests come while others start readers, and each is the first use of PyTorch in its thread."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
+    with pytorch_threads(3):
         numbers = []
 
         def request():
@@ -149,8 +144,6 @@ def test_new_threads_of_a_server_keep_their_threads_of_pytorch():
             for thread in threads:
                 thread.join()
         assert set(numbers) == {3}
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.usefixtures("cores")

@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image as Pillow
+from tensors import pytorch_threads
 
 import medzoo
 from medzoo.contract import Preprocessing
@@ -262,14 +263,10 @@ def test_axes_that_are_not_at_right_angles_are_resampled_by_monai() -> None:
 
 def test_threads_change_nothing() -> None:
     image = volume((1, 60, 70, 50), TURNS[5], np.int16)
-    before, found = torch.get_num_threads(), []
-    try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            asked = {"size": (32, 33, 64), "intensity": "zscore"}
+    asked, found = {"size": (32, 33, 64), "intensity": "zscore"}, []
+    for threads in (1, 2):
+        with pytorch_threads(threads):
             found.append([prepare(image, **asked).tensor, prepare(image, **asked, spacing=(1.0, 2.0, 3.0)).tensor])
-    finally:
-        torch.set_num_threads(before)
     assert all(map(torch.equal, *found))
 
 

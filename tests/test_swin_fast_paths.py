@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tensors import scatter_weights
+from tensors import process_group, scatter_weights
 from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
@@ -480,17 +480,12 @@ def test_autocast_trains(monkeypatch):
 
 
 def test_distributed_data_parallel_gets_the_same_gradients(tmp_path):
-    import torch.distributed as dist
-
     block, x = make(), torch.randn(1, 8, 4, 4, 12)
     block(x).square().mean().backward()
     expected = [p.grad.clone() for p in block.parameters()]
     block.zero_grad()
-    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
+    with process_group(tmp_path):
         nn.parallel.DistributedDataParallel(block)(x).square().mean().backward()
-    finally:
-        dist.destroy_process_group()
     for got, p in zip(expected, block.parameters(), strict=True):
         torch.testing.assert_close(got, p.grad)
 
